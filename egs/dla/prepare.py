@@ -1,0 +1,175 @@
+"""Turn a corpus in the DLA layout into manifests.
+
+Reads   CORPUS_DIR/audio/{train,val,test}/{mix,s1,s2} or CORPUS_DIR/audio/{mix,s1,s2}, and CORPUS_DIR/mouths/*.npz
+Writes  DATA_DIR/{train,val,test}.csv (the flat form: test.csv), utterances.csv for dynamic mixing, each with its JSON
+        side file, and failed.csv with what was left out and why
+Run     python egs/dla/prepare.py --data_dir data/dla --corpus_dir CORPUS_DIR --nj 8
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
+
+from utils.data.dla_layout import SAMPLE_RATE_HZ, SPLITS, dla_splits, label_subsets, scan_dla
+from utils.data.manifest import (
+    Manifest,
+    Mixture,
+    Problem,
+    Utterance,
+    read_utterances,
+    validate_manifest,
+    write_failed,
+    write_manifest,
+)
+from utils.errors import OptionParser, UserError, run_cli
+
+
+@dataclass(frozen=True)
+class Utterances:
+    """The single voices for dynamic mixing, and what became of those that others offered."""
+
+    items: list[Utterance]
+    n_train: int  # of them, from the train split
+    n_held_out: int  # left out: the clip is in val or test
+    n_known: int  # left out: the id was there already
+    problems: list[Problem]
+
+
+def main() -> None:
+    """Open everything, list what failed, write the manifests."""
+    args = _parse_args()
+    root = args.corpus_dir.absolute()
+    splits = dla_splits(root)
+    extras = [read_utterances(folder / "utterances.csv", SAMPLE_RATE_HZ) for folder in args.extra_utterances]
+    mixtures: dict[str, list[Mixture]] = {}
+    problems: dict[str, list[Problem]] = {}
+    for split in splits:
+        name = split or "test"
+        mixtures[name], problems[name] = scan_dla(root, split, speaker_pattern=args.speaker_pattern, nj=args.nj)
+    utterances = _collect_utterances(mixtures, extras, args.nj)
+    problems["utterances"] = utterances.problems
+    _write_failures(args.data_dir / "failed.csv", problems, args.max_failed)
+    mixtures = _label(mixtures)
+    _write_manifests(args.data_dir, root, {**mixtures, "utterances": utterances.items})
+    _print_summary(args.data_dir, mixtures, problems, utterances)
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = OptionParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", type=Path, required=True, help="where the manifests go; its name is the corpus'")
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder that holds audio/ and mouths/")
+    parser.add_argument("--speaker_pattern", help="regular expression with one group, the speaker in an id")
+    parser.add_argument(
+        "--extra_utterances", type=Path, nargs="+", default=[], metavar="DIR", help="folders with an utterances.csv"
+    )
+    parser.add_argument("--nj", type=int, default=1, help="processes that open files")
+    parser.add_argument("--max_failed", type=int, default=0, help="mixtures and utterances that may be left out")
+    return parser.parse_args()
+
+
+def _collect_utterances(mixtures: dict[str, list[Mixture]], extras: Sequence[Manifest], nj: int) -> Utterances:
+    """The clips of the train split, each once, and the sound ones of other folders; none that is in val or test."""
+    held_out = {name for split in ("val", "test") for mixture in mixtures.get(split, []) for name in _ids(mixture)}
+    offered = [(utterance, True) for mixture in mixtures.get("train", []) for utterance in _voices(mixture)]
+    problems = []
+    for extra in extras:
+        found = [replace(p, path=str(extra.resolve(p.path))) for p in validate_manifest(extra, deep=True, nj=nj)]
+        broken = {problem.item_id for problem in found}
+        problems += found
+        offered += [(_absolute(extra, item), False) for item in extra.items if item.utterance_id not in broken]
+    kept: dict[str, Utterance] = {}
+    dropped = Counter()
+    for utterance, from_train in offered:
+        name = utterance.utterance_id
+        if name in held_out:
+            dropped["held out"] += 1
+        elif name not in kept:
+            kept[name] = utterance
+            dropped["train"] += from_train
+        elif not from_train:
+            dropped["known"] += 1
+    return Utterances(list(kept.values()), dropped["train"], dropped["held out"], dropped["known"], problems)
+
+
+def _ids(mixture: Mixture) -> list[str]:
+    return [Path(path).stem for path in mixture.mouth_paths]
+
+
+def _voices(mixture: Mixture) -> list[Utterance]:
+    """The single voices of a mixture, as far as their files are there."""
+    return [
+        Utterance(name, speaker, audio, mouth, mixture.length, mixture.frames, mixture.fps)
+        for name, speaker, audio, mouth in zip(
+            _ids(mixture), mixture.speakers, mixture.source_paths, mixture.mouth_paths, strict=True
+        )
+        if audio
+    ]
+
+
+def _absolute(manifest: Manifest, item: Utterance) -> Utterance:
+    """An utterance of another folder, to be read from anywhere."""
+    mouth_path = str(manifest.resolve(item.mouth_path)) if item.mouth_path else ""
+    return replace(item, audio_path=str(manifest.resolve(item.audio_path)), mouth_path=mouth_path)
+
+
+def _write_failures(path: Path, problems: dict[str, list[Problem]], max_failed: int) -> None:
+    """List what cannot be used; stop if that is more than the user allowed."""
+    write_failed(path, [problem for found in problems.values() for problem in found])
+    failed = sum(_left_out(problems).values())
+    if failed > max_failed:
+        raise UserError(
+            f"{path}: {failed} mixtures or utterances cannot be used, for the reasons listed there; mend them, "
+            f"or leave them out with --max_failed {failed}"
+        )
+
+
+def _left_out(problems: dict[str, list[Problem]]) -> dict[str, int]:
+    return {name: len({problem.item_id for problem in found}) for name, found in problems.items()}
+
+
+def _label(mixtures: dict[str, list[Mixture]]) -> dict[str, list[Mixture]]:
+    """Name the subset of each mixture, by whether its speakers are in the train split."""
+    train = {speaker for mixture in mixtures["train"] for speaker in mixture.speakers} if "train" in mixtures else None
+    return {split: label_subsets(items, train) for split, items in mixtures.items()}
+
+
+def _write_manifests(data_dir: Path, root: Path, contents: dict[str, list[Mixture] | list[Utterance]]) -> None:
+    """Write what there is, and remove what an earlier run on another corpus left behind."""
+    for name in (*SPLITS, "utterances"):
+        path, items = data_dir / f"{name}.csv", contents.get(name)
+        if items:
+            shared = {"corpus": data_dir.absolute().name, "data_root": root, "sample_rate": SAMPLE_RATE_HZ}
+            write_manifest(path, split=name, n_src=1 if name == "utterances" else 2, items=items, **shared)
+        elif items is not None and name != "utterances":
+            raise UserError(f"{root}: the {name} split holds no mixture that can be used; see {data_dir / 'failed.csv'}")
+        else:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def _print_summary(
+    data_dir: Path, mixtures: dict[str, list[Mixture]], problems: dict[str, list[Problem]], utterances: Utterances
+) -> None:
+    left_out = _left_out(problems)
+    parts = []
+    for split, items in mixtures.items():
+        subsets = Counter(mixture.subset for mixture in items if mixture.subset)
+        details = [f"{count} {name}" for name, count in sorted(subsets.items())]
+        details += [f"{left_out[split]} left out"] if left_out[split] else []
+        parts.append(f"{split} {len(items)}" + (f" ({', '.join(details)})" if details else ""))
+    print(f"{data_dir}: mixtures: {', '.join(parts)}")
+    others = len(utterances.items) - utterances.n_train
+    print(
+        f"{data_dir}: utterances: {len(utterances.items)} ({utterances.n_train} from train, {others} from other folders; "
+        f"left out: {utterances.n_held_out} in val or test, {utterances.n_known} with an id that was there already, "
+        f"{left_out['utterances']} broken)"
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,85 @@
+"""The visual half of LR-ASD, a network trained to see who is speaking; its frame vectors follow the speech."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+BN_EPS = 1e-3
+CHANNELS = (32, 64, 128)  # of the three blocks
+
+
+class VisualBlock(nn.Module):
+    """Two convolutions over the picture, then two over time, each with batch normalisation and ReLU.
+
+    For inference only: the stored statistics are folded into the convolutions at every call. The 3-D kernels are flat
+    in time or in the picture, so they run as 2-D ones, with the channels last in memory, where going from pictures to
+    time and back moves nothing: two to three times as fast on a CPU as the plain form.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.s_1 = nn.Conv3d(in_channels, half, (1, 5, 5), (1, stride, stride), (0, 2, 2), bias=False)
+        self.s_norm_1 = nn.BatchNorm3d(half, eps=BN_EPS)
+        self.s_2 = nn.Conv3d(half, channels, (1, 3, 3), 1, (0, 1, 1), bias=False)
+        self.s_norm_2 = nn.BatchNorm3d(channels, eps=BN_EPS)
+        self.t_1 = nn.Conv3d(channels, channels, (5, 1, 1), 1, (2, 0, 0), bias=False)
+        self.t_norm_1 = nn.BatchNorm3d(channels, eps=BN_EPS)
+        self.t_2 = nn.Conv3d(channels, channels, (3, 1, 1), 1, (1, 0, 0), bias=False)
+        self.t_norm_2 = nn.BatchNorm3d(channels, eps=BN_EPS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, H, W, in_channels) -> (batch, frames, H / stride, W / stride, channels)."""
+        batch, frames = x.shape[:2]
+        x = _convolve(x.flatten(0, 1), self.s_1, self.s_norm_1)
+        x = _convolve(x, self.s_2, self.s_norm_2)
+        _, height, width, channels = x.shape
+        x = x.reshape(batch, frames, height * width, channels)
+        x = _convolve(x, self.t_1, self.t_norm_1)
+        x = _convolve(x, self.t_2, self.t_norm_2)
+        return x.reshape(batch, frames, height, width, channels)
+
+
+def _convolve(x: torch.Tensor, conv: nn.Conv3d, norm: nn.BatchNorm3d) -> torch.Tensor:
+    """Convolution, normalisation by the stored statistics, ReLU.
+
+    Args:
+        x: (n, rows, columns, channels): rows and columns are those of the picture for a kernel flat in time, else time
+            and the flattened picture.
+    """
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight = conv.weight * scale.view(-1, 1, 1, 1, 1)
+    bias = norm.bias - norm.running_mean * scale
+    if conv.kernel_size[0] == 1:
+        stride, padding, weight = conv.stride[1:], conv.padding[1:], weight.squeeze(2)
+    else:
+        stride, padding, weight = 1, (conv.padding[0], 0), weight.squeeze(4)
+    out = functional.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding).relu_()
+    return out.permute(0, 2, 3, 1).contiguous()
+
+
+class LRASDVisual(nn.Module):
+    """Three blocks, the picture halved between them, then the maximum over the picture: 128 values a frame.
+
+    Its state dict is the part of a public LR-ASD checkpoint under `model.visualEncoder.`, 72 entries.
+    """
+
+    dim = CHANNELS[-1]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block1 = VisualBlock(1, CHANNELS[0], stride=2)
+        self.block2 = VisualBlock(CHANNELS[0], CHANNELS[1], stride=1)
+        self.block3 = VisualBlock(CHANNELS[1], CHANNELS[2], stride=1)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """Normalised grey frames of any size, (batch, frames, H, W) -> (batch, frames, 128)."""
+        x = _halve(self.block1(clips.unsqueeze(-1)))
+        x = _halve(self.block2(x))
+        return self.block3(x).amax(dim=(2, 3))
+
+
+def _halve(x: torch.Tensor) -> torch.Tensor:
+    """(batch, frames, H, W, channels) -> (batch, frames, H / 2, W / 2, channels), by maxima."""
+    pooled = functional.max_pool2d(x.flatten(0, 1).permute(0, 3, 1, 2), 3, 2, 1)
+    return pooled.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])

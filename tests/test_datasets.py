@@ -1,0 +1,150 @@
+"""Examples for training: true levels, faces in step with voices, the same whoever asks."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny_corpus import FPS, RATE_HZ, make_corpus
+from torch.utils.data import DataLoader
+
+from utils.data.datasets import DynamicMixtureDataset, EpochSampler, MixtureDataset, collate
+from utils.data.embedding_store import EmbeddingStore
+from utils.data.mixing import frames_to_samples, mix_at_sir, sir_db
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def dynamic(corpus, **changes):
+    arguments = {"n_src": 2, "segment_sec": 0.4, "seed": 3, **changes}
+    return DynamicMixtureDataset(corpus["utterances"], [EmbeddingStore(corpus["store"])], **arguments)
+
+
+def test_mixing_gives_the_asked_sir_and_adds_up():
+    rng = np.random.default_rng(0)
+    sources = rng.standard_normal((3, 4000)) * [[1.0], [5.0], [0.01]]
+    mixture, scaled = mix_at_sir(sources, np.array([-3.0, 4.5]))
+    assert sir_db(scaled[0], scaled[1]) == pytest.approx(-3.0, abs=1e-4)
+    assert sir_db(scaled[0], scaled[2]) == pytest.approx(4.5, abs=1e-4)
+    np.testing.assert_allclose(mixture, scaled.sum(axis=0), atol=1e-6)
+    with pytest.raises(UserError, match="silent"):
+        mix_at_sir(np.zeros((2, 10)), np.array([0.0]))
+
+
+def test_frames_begin_on_whole_samples_at_any_rate():
+    assert frames_to_samples(3, 16000, 25) == 1920
+    assert frames_to_samples(30000, 16000, 30000 / 1001) == 16016000
+    assert frames_to_samples(1, 16000, 30000 / 1001) == 533  # rounded down
+
+
+def test_dynamic_mixtures_have_a_true_sir_within_the_range_and_different_speakers(corpus):
+    dataset = dynamic(corpus, size=60)
+    speakers = {item.mouth_path: item.speaker for item in corpus["utterances"].items}
+    store = EmbeddingStore(corpus["store"])
+    sirs_db = []
+    for index in range(60):
+        example = dataset[0, index]
+        sources = example["sources"].numpy()
+        sirs_db.append(sir_db(sources[0], sources[1]))
+        torch.testing.assert_close(example["mixture"], example["sources"].sum(0))
+        who = [
+            next(speakers[key] for key in store.keys() if _contains(store.get(key), cue.numpy()))
+            for cue in example["visual"]
+        ]
+        assert who[0] != who[1]
+    assert -5 <= min(sirs_db) < -3 and 3 < max(sirs_db) <= 5
+
+
+def _contains(clip, cue):
+    return any(np.array_equal(clip[start : start + len(cue)], cue) for start in range(len(clip) - len(cue) + 1))
+
+
+def test_faces_and_voices_of_a_segment_belong_together(corpus):
+    """The corpus' first cue says when its voice sounds, so energy must sit in those frames, wherever a segment starts."""
+    dataset = dynamic(corpus, size=20)
+    for index in range(20):
+        example = dataset[1, index]
+        for source, cue in zip(example["sources"], example["visual"], strict=True):
+            energy = source.reshape(-1, RATE_HZ // FPS).square().mean(dim=1)
+            on = cue[:, 0] > 0.5
+            if on.any() and not on.all():
+                assert energy[on].mean() > 5 * energy[~on].mean()
+
+
+def test_same_speaker_pairs_are_drawn_when_asked(corpus):
+    dataset = dynamic(corpus, same_speaker=1.0)
+    for index in range(len(dataset)):
+        rng = np.random.default_rng(index)
+        first, second = (dataset.items[i] for i in dataset._draw(rng))
+        assert first.speaker == second.speaker and first.utterance_id != second.utterance_id
+
+
+def test_one_speaker_alone_is_refused_with_the_remedy(corpus, tmp_path):
+    from dataclasses import replace
+
+    alone = replace(corpus["utterances"], items=tuple(replace(i, speaker="s1") for i in corpus["utterances"].items))
+    with pytest.raises(UserError, match="--same_speaker 1"):
+        DynamicMixtureDataset(alone, [], 0.4, n_src=2)
+
+
+def test_examples_are_the_same_whatever_the_number_of_workers(corpus):
+    def load(workers):
+        sampler = EpochSampler(8, seed=5)
+        sampler.set_epoch(2)
+        loader = DataLoader(dynamic(corpus), 2, sampler=sampler, num_workers=workers, collate_fn=collate)
+        return torch.cat([batch["mixture"] for batch in loader])
+
+    torch.testing.assert_close(load(0), load(2), rtol=0, atol=0)
+
+
+def test_processes_share_out_training_without_overlap_and_validation_without_doubling():
+    parts = [list(EpochSampler(11, seed=0, rank=rank, world_size=3)) for rank in range(3)]
+    assert [len(part) for part in parts] == [3, 3, 3]
+    assert len({index for part in parts for _, index in part}) == 9
+    parts = [list(EpochSampler(11, seed=None, rank=rank, world_size=3)) for rank in range(3)]
+    assert sorted(index for part in parts for _, index in part) == list(range(11))
+
+
+def test_epochs_differ_and_the_seed_repeats_them():
+    def order(seed, epoch):
+        sampler = EpochSampler(50, seed)
+        sampler.set_epoch(epoch)
+        return [index for _, index in sampler]
+
+    assert order(0, 1) == order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(1, 1)
+
+
+def test_fixed_mixtures_are_the_files_themselves(corpus):
+    dataset = MixtureDataset(corpus["val"], [EmbeddingStore(corpus["store"])], 1.0)
+    item = corpus["val"].items[2]
+    example = dataset[0, 2]
+    audio, _ = soundfile.read(corpus["val"].resolve(item.mixture_path), dtype="float32")
+    np.testing.assert_array_equal(example["mixture"].numpy(), audio)
+    np.testing.assert_array_equal(
+        example["visual"][1].numpy(), EmbeddingStore(corpus["store"]).get(item.mouth_paths[1])
+    )
+
+
+def test_random_segments_of_fixed_mixtures_start_on_whole_frames(corpus):
+    dataset = MixtureDataset(corpus["train"], [], 0.4, seed=1)
+    whole = MixtureDataset(corpus["train"], [], 1.0)[0, 0]["mixture"]
+    starts = set()
+    for epoch in range(20):
+        segment = dataset[epoch, 0]["mixture"]
+        starts.add(next(f for f in range(16) if torch.equal(whole[f * 640 : f * 640 + 6400], segment)))
+    assert len(starts) > 5
+
+
+def test_missing_embeddings_are_named(corpus, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"8 mouth crops have no embeddings .* stage 2"):
+        DynamicMixtureDataset(corpus["utterances"], [EmbeddingStore(tmp_path / "empty")], 0.4, n_src=2)
+
+
+def test_segments_longer_than_everything_are_refused(corpus):
+    with pytest.raises(UserError, match="nothing lasts 3 s"):
+        MixtureDataset(corpus["val"], [], 3.0)

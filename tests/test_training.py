@@ -1,0 +1,222 @@
+"""Training end to end on a tiny corpus: it learns, stops and goes on, runs on two processes, and keeps what it made."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_corpus import DIM, make_corpus
+
+from utils.data.embedding_store import EmbeddingStore
+from utils.engine.config import OptimConf, ResolvedConf, read_conf
+from utils.engine.experiment import load_model
+from utils.engine.losses import fixed_order_loss, permutation_loss
+from utils.engine.schedule import LearningRate
+from utils.engine.training import train
+from utils.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+CONF = {
+    "model": {"n_cues": 2},
+    "filterbank": {"fb_name": "stft", "n_filters": 64, "kernel_size": 64, "stride": 32},
+    "masknet": {"bn_chan": 8, "hid_size": 8, "chunk_size": 16, "hop_size": 16, "n_repeats": 1},
+    "visual": {"visual_chan": 4, "visual_hid": 8, "visual_blocks": 1, "visual_dropout": 0.2},
+    "data": {"segment_sec": 0.4, "epoch_size": 8, "num_workers": 0},
+    "training": {"epochs": 4, "batch_size": 2, "audio_examples": 1},
+    "optim": {"lr": 0.01, "plateau_patience": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"), frames=20)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def conf_file(tmp_path: Path, **changes) -> Path:
+    sections = {section: dict(values) for section, values in CONF.items()}
+    for section, values in changes.items():
+        sections[section] |= values
+    path = tmp_path / "conf.yml"
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+def conf_of(tmp_path: Path, **changes) -> ResolvedConf:
+    return read_conf(conf_file(tmp_path, **changes)).with_visual_dim(DIM)
+
+
+def run(corpus, exp_dir: Path, conf: ResolvedConf) -> dict:
+    stores = [EmbeddingStore(corpus["store"])] if conf.n_cues else []
+    dynamic = corpus["utterances"] if conf.data.dynamic else corpus["train"]
+    return train(conf, exp_dir, dynamic, corpus["val"], stores, stores)
+
+
+def history(exp_dir: Path) -> list[dict[str, str]]:
+    with open(exp_dir / "history.csv", newline="") as handle:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(handle)]
+
+
+def test_training_leaves_an_experiment_that_others_can_read(corpus, tmp_path):
+    conf = conf_of(tmp_path)
+    summary = run(corpus, tmp_path / "exp", conf)
+    network, saved_conf = load_model(tmp_path / "exp" / "best_model.pth")
+    assert saved_conf == conf.nested and not network.training
+    assert summary["epochs"] == 4 and summary["steps"] == 16 and summary["mixtures_seen"] == 32
+    assert len(history(tmp_path / "exp")) == 4
+    for name in ("conf.yml", "curves.png", "training.json", "checkpoints/last.ckpt"):
+        assert (tmp_path / "exp" / name).stat().st_size > 0
+    assert list((tmp_path / "exp" / "log" / "tensorboard").glob("events*"))
+
+
+def test_a_network_learns_one_batch_by_heart(corpus, tmp_path):
+    changes = {"training": {"overfit_batch": True, "epochs": 25}, "optim": {"lr": 0.02}, "visual": {"visual_dropout": 0.0}}
+    run(corpus, tmp_path / "exp", conf_of(tmp_path, **changes))
+    rows = history(tmp_path / "exp")
+    assert float(rows[-1]["val_si_snri"]) > float(rows[0]["val_si_snri"]) + 2
+
+
+def test_fixed_mixtures_and_the_twin_train_too(corpus, tmp_path):
+    conf = conf_of(tmp_path, model={"n_cues": 0}, data={"dynamic": False}, training={"epochs": 1, "accumulate": 2})
+    assert run(corpus, tmp_path / "exp", conf)["steps"] == 1
+
+
+def test_too_large_a_batch_is_refused(corpus, tmp_path):
+    with pytest.raises(UserError, match="lower --batch_size"):
+        run(corpus, tmp_path / "exp", conf_of(tmp_path, training={"batch_size": 9}))
+
+
+def test_a_logger_that_is_not_installed_is_named(corpus, tmp_path):
+    with pytest.raises(UserError, match="comet_ml is not installed"):
+        run(corpus, tmp_path / "exp", conf_of(tmp_path, training={"logger": "comet"}))
+
+
+def stage_3(corpus, exp_dir: Path, conf: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "utils.stages.train", "--conf", str(conf), "--exp_dir", str(exp_dir),
+            "--data_dir", str(corpus["val"].path.parent), *more]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def finish(command: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_network(corpus, tmp_path):
+    conf = conf_file(tmp_path, model={"n_cues": 0}, training={"epochs": 6})
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert finish(stage_3(corpus, whole, conf)).returncode == 0
+
+    process = subprocess.Popen(stage_3(corpus, cut, conf), env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (cut / "history.csv").exists() or len(history(cut)) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (cut / ".done-3.json").exists()
+
+    done = finish(stage_3(corpus, cut, conf))
+    assert done.returncode == 0 and "continuing from" in done.stderr
+    assert history(cut) == history(whole)
+    ours, theirs = (torch.load(d / "best_model.pth", weights_only=True)["model"] for d in (cut, whole))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=0)
+
+    again = finish(stage_3(corpus, cut, conf))
+    assert again.returncode == 0 and "up to date" in again.stderr
+
+
+def test_a_changed_conf_trains_anew_and_keeps_the_old_network(corpus, tmp_path):
+    exp = tmp_path / "exp"
+    conf = conf_file(tmp_path, model={"n_cues": 0}, training={"epochs": 1})
+    assert finish(stage_3(corpus, exp, conf)).returncode == 0
+    again = finish(stage_3(corpus, exp, conf, "--train_args", "--lr 0.5"))
+    assert again.returncode == 0 and "optim.lr: 0.01 -> 0.5" in again.stderr
+    assert len(list(exp.glob("previous-*/best_model.pth"))) == 1
+    assert yaml.safe_load((exp / "conf.yml").read_text())["optim"]["lr"] == 0.5
+
+
+def test_two_processes_share_the_work(corpus, tmp_path):
+    conf = conf_file(tmp_path, model={"n_cues": 0}, training={"epochs": 1, "devices": "2", "strategy": "ddp"})
+    done = finish(stage_3(corpus, tmp_path / "two", conf))
+    assert done.returncode == 0, done.stderr
+    summary = yaml.safe_load((tmp_path / "two" / "training.json").read_text())
+    assert summary["world_size"] == 2 and summary["steps"] == 2 and summary["mixtures_seen"] == 8
+    # The validation of the same network on one process gives the same figure: nothing was counted twice (5 mixtures).
+    network, saved = load_model(tmp_path / "two" / "best_model.pth")
+    from utils.data.datasets import MixtureDataset
+
+    dataset = MixtureDataset(corpus["val"], [], 0.4)
+    losses = [
+        permutation_loss(network(e["mixture"][None]), e["sources"][None])[0].item()
+        for e in (dataset[0, index] for index in range(len(dataset)))
+    ]
+    assert float(history(tmp_path / "two")[0]["val_loss"]) == pytest.approx(sum(losses) / 5, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("more", "said", "code"),
+    [
+        (["--train_args", "--lrr 3"], "unknown key 'lrr'; did you mean 'lr'", 1),
+        (["--train_args", "--lr '3"], "No closing quotation", 2),
+        (["--nonsense", "3"], "unrecognized arguments", 2),
+    ],
+)
+def test_mistakes_are_one_line(corpus, tmp_path, more, said, code):
+    done = finish(stage_3(corpus, tmp_path / "exp", conf_file(tmp_path), *more))
+    assert done.returncode == code and said in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_faces_need_a_front_end(corpus, tmp_path):
+    done = finish(stage_3(corpus, tmp_path / "exp", conf_file(tmp_path)))
+    assert done.returncode == 2 and "give --frontend_weights" in done.stderr
+
+
+def test_a_model_file_of_something_else_is_named(tmp_path):
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "best_model.pth")
+    with pytest.raises(UserError, match="not a model of this recipe"):
+        load_model(tmp_path / "best_model.pth")
+    with pytest.raises(UserError, match="stage 3 makes it"):
+        load_model(tmp_path / "absent.pth")
+
+
+def test_losses_agree_with_the_definition_and_pit_finds_the_order():
+    torch.manual_seed(0)
+    sources = torch.randn(2, 2, 800)
+    estimates = sources + 0.1 * torch.randn(2, 2, 800)
+    fixed, _ = fixed_order_loss(estimates, sources)
+    s, e = (x - x.mean(dim=-1, keepdim=True) for x in (sources, estimates))
+    projected = (e * s).sum(-1, keepdim=True) / s.square().sum(-1, keepdim=True) * s
+    by_hand = 10 * torch.log10(projected.square().sum(-1) / (e - projected).square().sum(-1))
+    assert fixed.item() == pytest.approx(-by_hand.mean().item(), abs=1e-3)
+    pit, ordered = permutation_loss(estimates.flip(1), sources)
+    assert pit.item() == pytest.approx(fixed.item(), abs=1e-4)
+    torch.testing.assert_close(ordered, estimates)
+
+
+def test_learning_rate_warms_up_falls_on_plateaus_and_resumes():
+    conf = OptimConf(lr=1.0, warmup_steps=4, schedule="plateau", plateau_patience=1, plateau_factor=0.5)
+    rate = LearningRate(conf, 100)
+    assert [rate.at(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    for loss in (3.0, 3.0, 3.0):
+        rate.end_epoch(loss)
+    assert rate.at(10) == 0.5
+    again = LearningRate(conf, 100)
+    again.load_state_dict(rate.state_dict())
+    assert again.at(10) == 0.5
+    cosine = LearningRate(replace(conf, schedule="cosine", warmup_steps=0), 100)
+    assert (cosine.at(0), cosine.at(50), cosine.at(100)) == pytest.approx((1.0, 0.5, 0.0))

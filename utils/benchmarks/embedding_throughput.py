@@ -1,0 +1,103 @@
+"""How much of the front end's bare speed is left in stage 2, which also reads, unzips, preprocesses and writes.
+
+Reads the first clips of a corpus' manifests and a front end; writes a store into a temporary folder below --dump_dir
+and removes it. Prints clips per second of the bare forward pass on batches that lie ready in memory, and of the whole
+stage on the same clips, in turns, so that both meet the same machine.
+
+    python -m utils.benchmarks.embedding_throughput --data_dir data/grid --frontend_weights W
+"""
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.data.manifest import Manifest, read_manifest
+from utils.errors import OptionParser, UserError, run_cli
+
+if TYPE_CHECKING:
+    from utils.engine.frontends import Frontend
+
+
+def main() -> None:
+    args = parse_args()
+    manifests = read_clips(args.data_dir, args.clips)
+    if not args.frontend_weights.is_file():
+        raise UserError(f"--frontend_weights {args.frontend_weights}: no such file")
+
+    import torch
+
+    from utils.engine.frontends import load_frontend
+
+    torch.set_num_threads(args.threads)
+    frontend = load_frontend(args.frontend_weights, args.frontend_conf, args.frontend_layer, args.device)
+    print(f"{frontend.name} on {args.device}, {args.threads} threads, batches of {args.batch_size}, {args.nj} readers")
+    print(f"{'round':>6} {'bare clips/s':>13} {'stage clips/s':>14} {'ratio':>7}")
+    ratios = []
+    for number, (bare, stage) in enumerate(measure(manifests, frontend, args), start=1):
+        ratios.append(stage / bare)
+        print(f"{number:>6} {bare:>13.2f} {stage:>14.2f} {ratios[-1]:>7.1%}", flush=True)
+    print(f"median {'':>28} {statistics.median(ratios):>7.1%}")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = OptionParser(prog="embedding_throughput", description=__doc__.partition("\n")[0])
+    parser.add_argument("--data_dir", type=Path, required=True, help="a corpus' manifests, data/<corpus>")
+    parser.add_argument("--frontend_weights", type=Path, required=True, help="weights of the front end")
+    parser.add_argument("--frontend_conf", type=Path, help="its conf/lipreading/*.json")
+    parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"))
+    parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="where the temporary store is made")
+    parser.add_argument("--clips", type=int, default=96, help="clips to measure with")
+    parser.add_argument("--rounds", type=int, default=3, help="times that both are measured")
+    parser.add_argument("--batch_size", type=int, default=16, help="clips a batch")
+    parser.add_argument("--nj", type=int, default=2, help="reading threads")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the network on a CPU")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
+    return parser.parse_args()
+
+
+def read_clips(data_dir: Path, n_clips: int) -> list[Manifest]:
+    """The manifests of a corpus, cut off once they name `n_clips` mouths.
+
+    Raises:
+        UserError: there are none.
+    """
+    manifests, names = [], set()
+    for path in sorted(path for path in data_dir.glob("*.csv") if not path.name.startswith("failed")):
+        manifest = read_manifest(path)
+        kept = []
+        for item in manifest.items:
+            if len(names) < n_clips:
+                kept.append(item)
+                names |= set(dataclasses.replace(manifest, items=(item,)).mouth_paths())
+        manifests += [dataclasses.replace(manifest, items=tuple(kept))] if kept else []
+    if not names:
+        raise UserError(f"--data_dir {data_dir}: no manifest that names mouths; stage 0 (prepare) makes them")
+    return manifests
+
+
+def measure(manifests: list[Manifest], frontend: "Frontend", args: argparse.Namespace):
+    """Yield (bare, stage) clips per second for each round."""
+    from utils.engine.embedding import embed_manifests, forward_batch, load_group, plan_embedding
+
+    args.dump_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-benchmark-", dir=args.dump_dir) as folder:
+        how = ("centre", "float16", args.batch_size, args.nj)
+        groups = plan_embedding(manifests, frontend, Path(folder), *how).groups
+        batches = [batch for group in groups for batch in load_group(group, frontend, "centre")[0]]
+        n_clips = sum(len(batch.clips) for batch in batches)
+        forward_batch(frontend, batches[0].inputs).cpu()  # the first pass pays for the library's set-up
+        for number in range(args.rounds):
+            start = time.perf_counter()
+            for batch in batches:
+                forward_batch(frontend, batch.inputs).cpu()
+            middle = time.perf_counter()
+            embed_manifests(manifests, frontend, Path(folder) / str(number), *how)
+            yield n_clips / (middle - start), n_clips / (time.perf_counter() - middle)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,184 @@
+"""Manifests: what a corpus consists of, as a CSV of mixtures or of single utterances with a JSON side file.
+
+`data/<corpus>/<split>.csv` has a row for each mixture, in the columns of Asteroid's LibriMix CSVs and a few more;
+`<split>.json` beside it says where the paths start (`data_root`), the sample rate and how many rows there are. Every
+field is text (ids such as "00000002026" or "NA" stay as they are), an empty one means "absent". The side file is
+written last: a CSV without it is one that was never finished.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.data.files import read_json, write_json, write_text
+from utils.data.manifest_rows import Mixture, Utterance, format_rows, item_mouths, parse_rows
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why an item cannot be used. `row` is the line of the CSV (the header is line 1), 0 where there is none."""
+
+    row: int
+    item_id: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest in memory, in the order of its rows."""
+
+    path: Path
+    corpus: str
+    split: str
+    data_root: Path
+    sample_rate: int  # Hz
+    n_src: int
+    items: tuple[Mixture, ...] | tuple[Utterance, ...]
+
+    def resolve(self, path: str) -> Path:
+        """Where a path of this manifest lies; absolute ones stay as they are."""
+        return self.data_root / path
+
+    def mouth_paths(self) -> list[str]:
+        """Every mouth once, as written in the CSV, in order: the keys of the embedding store."""
+        return list(dict.fromkeys(path for item in self.items for path in item_mouths(item) if path))
+
+    @property
+    def has_references(self) -> bool:
+        """Whether every item is a mixture with all its source paths."""
+        return all(isinstance(item, Mixture) and all(item.source_paths) for item in self.items)
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Read a CSV and its side file, and check everything that needs no other file.
+
+    Raises:
+        UserError: a file is missing, or a row or column is wrong; says where and what to do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; stage 0 (--stage 0) makes it")
+    side_path = path.with_suffix(".json")
+    if not side_path.is_file():
+        raise UserError(f"{path}: its side file {side_path.name} is missing; run stage 0 again (--stage 0)")
+    side = _read_side(side_path)
+    items, n_src = parse_rows(_read_csv(path), path, side["kind"])
+    for name, found in (("rows", len(items)), ("n_src", n_src)):
+        if side[name] != found:
+            raise UserError(
+                f"{path}: {name} is {found} where {side_path.name} says {side[name]}; "
+                f"run stage 0 again, or correct {side_path.name} if you changed the CSV yourself"
+            )
+    root = Path(side["data_root"])
+    return Manifest(path, side["corpus"], side["split"], root, side["sample_rate"], n_src, items)
+
+
+def read_utterances(path: Path | str, sample_rate: int) -> Manifest:
+    """Read an `utterances.csv` that somebody else may have made: without a side file its paths start at its folder.
+
+    Args:
+        path: the CSV.
+        sample_rate: the rate that the audio must have, Hz; a side file must agree.
+
+    Raises:
+        UserError: as `read_manifest`; or these are no utterances, or of another rate.
+    """
+    path = Path(path)
+    if path.is_file() and not path.with_suffix(".json").exists():
+        items = parse_rows(_read_csv(path), path, "utterances")[0]
+        return Manifest(path, path.parent.name, path.stem, path.parent.absolute(), sample_rate, 1, items)
+    manifest = read_manifest(path)
+    if not isinstance(manifest.items[0], Utterance):
+        raise UserError(f"{path}: lists mixtures where utterances are expected; give the CSV of single voices")
+    if manifest.sample_rate != sample_rate:
+        raise UserError(f"{path}: {manifest.sample_rate} Hz where {sample_rate} Hz is expected; resample that corpus")
+    return manifest
+
+
+def write_manifest(
+    path: Path | str,
+    *,
+    corpus: str,
+    split: str,
+    data_root: Path | str,
+    sample_rate: int,
+    n_src: int,
+    items: Sequence[Mixture] | Sequence[Utterance],
+) -> Manifest:
+    """Write a CSV, then its side file, each atomically; what is written is what `read_manifest` gives back.
+
+    Args:
+        path: the CSV, `data/<corpus>/<split>.csv`.
+        corpus: the corpus' name.
+        split: the split's name, e.g. `train`.
+        data_root: the folder that relative paths start from.
+        sample_rate: of all audio, Hz.
+        n_src: sources in each mixture (1 for utterances).
+        items: mixtures or utterances, at least one, with unique ids.
+
+    Raises:
+        UserError: an item breaks a rule of manifests, e.g. two have the same id.
+    """
+    path = Path(path)
+    kind = "utterances" if items and isinstance(items[0], Utterance) else "mixtures"
+    text = format_rows(items, kind, n_src)
+    parsed, found = parse_rows(text, path, kind)
+    if found != n_src:
+        raise ValueError(f"{path}: n_src is {n_src}, the items have {found}")
+    root = Path(data_root).absolute()
+    side = {"kind": kind, "corpus": corpus, "split": split, "data_root": str(root)}
+    side |= {"sample_rate": sample_rate, "n_src": n_src, "rows": len(parsed)}
+    side_path = path.with_suffix(".json")
+    side_path.unlink(missing_ok=True)  # an old side file must never vouch for a new CSV
+    write_text(path, text)
+    write_json(side_path, side)
+    return Manifest(path, corpus, split, root, sample_rate, n_src, parsed)
+
+
+def write_failed(path: Path | str, problems: Sequence[Problem]) -> None:
+    """Write the list of what cannot be used: row,id,path,reason. No problem leaves the header alone."""
+    buffer = io.StringIO()
+    rows = csv.writer(buffer, lineterminator="\n")
+    rows.writerow(("row", "id", "path", "reason"))
+    rows.writerows((p.row or "", p.item_id, p.path, p.reason) for p in problems)
+    write_text(path, buffer.getvalue().encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def validate_manifest(manifest: Manifest, deep: bool = False, nj: int = 1) -> list[Problem]:
+    """Check a manifest against its files.
+
+    Args:
+        manifest: what `read_manifest` gave.
+        deep: False looks whether the files exist; True opens and decodes each of them.
+        nj: processes of the deep check.
+
+    Returns:
+        The problems in the order of the rows; none when all is well.
+    """
+    from utils.data.validation import find_problems  # it imports numpy and soundfile, which reading need not wait for
+
+    return find_problems(manifest, deep=deep, nj=nj)
+
+
+def _read_csv(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets write a BOM; it must not stick to the first column
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save the CSV as UTF-8") from None
+
+
+def _read_side(path: Path) -> dict:
+    """The side file's values, each of its right type."""
+    side = read_json(path)
+    kinds = {"kind": str, "corpus": str, "split": str, "data_root": str, "sample_rate": int, "n_src": int, "rows": int}
+    for name, kind in kinds.items():
+        value = side.get(name) if isinstance(side, dict) else None
+        if type(value) is not kind or (kind is int and value < 1):
+            raise UserError(f"{path}: '{name}' is {value!r}, no {kind.__name__}; run stage 0 again (--stage 0)")
+    if side["kind"] not in ("mixtures", "utterances"):
+        raise UserError(f"{path}: 'kind' is '{side['kind']}', neither mixtures nor utterances; run stage 0 again")
+    return side

@@ -1,0 +1,158 @@
+"""Whether the files of a corpus are what its manifest says: audio and mouth crops opened one by one, in parallel."""
+
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.data.audio import read_audio
+from utils.data.manifest import Manifest, Problem
+from utils.data.manifest_rows import Mixture, Utterance, item_audio, item_id, item_mouths
+from utils.data.mouths import read_mouths
+from utils.errors import UserError
+
+MP3_SLACK_SAMPLES = 2 * 1152  # decoders without gapless information add up to two MP3 frames; other formats add nothing
+_FILES_A_TASK = 16
+Check = TypeVar("Check")
+
+
+@dataclass(frozen=True)
+class AudioCheck:
+    """What was found in an audio file; a `reason` says why it cannot be used."""
+
+    length: int = 0  # samples
+    power: float = 0.0  # mean square
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class MouthCheck:
+    """What was found in a file of mouth crops; a `reason` says why it cannot be used."""
+
+    frames: int = 0
+    reason: str = ""
+
+
+def check_audio(path: Path, sample_rate: int) -> AudioCheck:
+    """Decode a whole file: mono, `sample_rate` Hz, finite, not empty, not silent."""
+    try:
+        data = read_audio(path, sample_rate=sample_rate)
+    except UserError as error:
+        return AudioCheck(reason=str(error).removeprefix(f"{path}: "))
+    if len(data) == 0:
+        return AudioCheck(reason="holds no sample")
+    power = float(np.mean(np.square(data, dtype=np.float64)))
+    return AudioCheck(len(data), power, "" if power else "is silent: every sample is zero")
+
+
+def check_mouths(path: Path) -> MouthCheck:
+    """Decode a whole file of mouth crops."""
+    try:
+        return MouthCheck(len(read_mouths(path)))
+    except UserError as error:
+        return MouthCheck(reason=str(error).removeprefix(f"{path}: "))
+
+
+def check_files(check: Callable[[Path], Check], paths: Iterable[Path], nj: int, title: str) -> dict[Path, Check]:
+    """Run `check` on every path once, in `nj` processes, with a progress bar.
+
+    Raises:
+        UserError: a worker process was killed, as a machine short of memory does.
+    """
+    unique = list(dict.fromkeys(paths))
+    workers = min(nj, len(unique) // _FILES_A_TASK)  # a process for a handful of files costs more than it gains
+    bar = partial(tqdm, total=len(unique), desc=title, unit="file", disable=None)
+    if workers < 2:
+        return dict(zip(unique, bar(map(check, unique)), strict=True))
+    ignore_ctrl_c = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **ignore_ctrl_c) as pool:
+            return dict(zip(unique, bar(pool.map(check, unique, chunksize=_FILES_A_TASK)), strict=True))
+    except BrokenProcessPool:
+        raise UserError(f"{title}: a worker process was killed, perhaps for memory; try a smaller --nj") from None
+
+
+def lengths_differ(path: str, length: int, wanted: int) -> bool:
+    """Whether a file is shorter or longer than it may be; only an MP3 may be longer, by its decoder's padding."""
+    slack = MP3_SLACK_SAMPLES if path.lower().endswith(".mp3") else 0
+    return not wanted <= length <= wanted + slack
+
+
+def clock_problem(frames: int, length: int, sample_rate: int, fps: float) -> str:
+    """Why video and audio cannot belong together; "" when they last the same, give or take one frame."""
+    expected = length / sample_rate * fps
+    if abs(frames - expected) <= 1:
+        return ""
+    return f"{frames} video frames where {length} samples at {sample_rate} Hz and {fps:g} fps make {expected:.2f}"
+
+
+def find_problems(manifest: Manifest, deep: bool = False, nj: int = 1) -> list[Problem]:
+    """What `utils.data.manifest.validate_manifest` gives back; see there."""
+    if not manifest.data_root.is_dir():
+        reason = "data_root is no folder; if the corpus was moved, run stage 0 on its new place"
+        return [Problem(0, "", str(manifest.data_root), reason)]
+    if not deep:
+        present = {p: manifest.resolve(p).is_file() for i in manifest.items for p in (*item_audio(i), *item_mouths(i)) if p}
+        return _each_row(manifest, lambda item: _missing(item, present) + _clock(manifest, item))
+    audio_paths = (manifest.resolve(path) for item in manifest.items for path in item_audio(item))
+    audio = check_files(partial(check_audio, sample_rate=manifest.sample_rate), audio_paths, nj, "audio")
+    mouths = check_files(check_mouths, map(manifest.resolve, manifest.mouth_paths()), nj, "mouths")
+    return _each_row(
+        manifest,
+        lambda item: _clock(manifest, item) + _audio(manifest, item, audio) + _mouths(manifest, item, mouths),
+    )
+
+
+def find_mouth_problems(manifest: Manifest, mouths: Mapping[Path, MouthCheck]) -> list[Problem]:
+    """The rows whose mouth crops are wrong, given the checks of all their files."""
+    return _each_row(manifest, lambda item: _mouths(manifest, item, mouths))
+
+
+def _each_row(manifest: Manifest, find: Callable[[Mixture | Utterance], list[tuple[str, str]]]) -> list[Problem]:
+    return [
+        Problem(row, item_id(item), path, reason)
+        for row, item in enumerate(manifest.items, start=2)  # the header is line 1
+        for path, reason in find(item)
+    ]
+
+
+def _missing(item: Mixture | Utterance, present: Mapping[str, bool]) -> list[tuple[str, str]]:
+    return [(path, "no such file") for path in (*item_audio(item), *item_mouths(item)) if path and not present[path]]
+
+
+def _clock(manifest: Manifest, item: Mixture | Utterance) -> list[tuple[str, str]]:
+    if not any(item_mouths(item)):
+        return []
+    reason = clock_problem(item.frames, item.length, manifest.sample_rate, item.fps)
+    return [(str(manifest.path), f"columns length and frames: {reason}")] if reason else []
+
+
+def _audio(manifest: Manifest, item: Mixture | Utterance, checks: Mapping[Path, AudioCheck]) -> list[tuple[str, str]]:
+    found = []
+    for path in item_audio(item):
+        check = checks[manifest.resolve(path)]
+        if check.reason:
+            found.append((path, check.reason))
+        elif lengths_differ(path, check.length, item.length):
+            found.append((path, f"{check.length} samples where column length says {item.length}"))
+    return found
+
+
+def _mouths(manifest: Manifest, item: Mixture | Utterance, checks: Mapping[Path, MouthCheck]) -> list[tuple[str, str]]:
+    found = []
+    for path in filter(None, item_mouths(item)):
+        check = checks[manifest.resolve(path)]
+        reason = check.reason or clock_problem(check.frames, item.length, manifest.sample_rate, item.fps)
+        if not reason and abs(check.frames - item.frames) > 1:
+            reason = f"{check.frames} frames where column frames says {item.frames}"
+        if reason:
+            found.append((path, reason))
+    return found

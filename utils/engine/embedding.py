@@ -1,0 +1,323 @@
+"""Mouth crops through a front end into an embedding store: the heart of stage 2, also called by stage 4.
+
+Reads the mouth crops that manifests name; writes `dump/embeddings/<store name>/frontend.json` and below it, for each
+corpus, the store (`utils.data.embedding_store`) and `failed.csv`.
+
+    plan_embedding   which clips are missing, or made from a file that has changed since
+    run_plan         loader threads read, unzip and preprocess whole batches ahead; the network runs; parts are written
+    embed_manifests  both
+
+Batches are cut from the list of all clips, sorted by length, before those that are there are taken out: a resumed or
+a sharded run forms the batches that an undisturbed run forms, and so the same bytes.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from utils.data.embedding_store import EmbeddingStore, EmbeddingWriter, Source
+from utils.data.files import sha256_file, write_json
+from utils.data.manifest import Manifest, Problem, write_failed
+from utils.data.manifest_rows import item_id, item_mouths
+from utils.data.mouths import read_mouths
+from utils.engine.frontends import Frontend, store_name
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_BATCH_FRAMES = 2048  # frames that go through the network at once: bounds the memory
+_CONTEXT_FRAMES = 16  # more than any trunk sees to either side (LR-ASD 9, the lip readers 2)
+
+
+@dataclass(frozen=True)
+class MouthClip:
+    """A mouth file to embed, and the row of the manifest that named it first."""
+
+    key: str  # as written in the manifest
+    path: Path
+    frames: int  # as the manifest has them; the file may differ by one
+    row: int
+    item_id: str
+
+    def problem(self, error: Exception) -> Problem:
+        """Why this clip cannot be embedded; the path is named once."""
+        return Problem(self.row, self.item_id, self.key, str(error).removeprefix(f"{self.path}: "))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of equal length, preprocessed: `inputs` is float32 (batch, frames, height, width)."""
+
+    clips: list[MouthClip]
+    sources: list[Source]
+    inputs: torch.Tensor
+
+
+@dataclass(frozen=True)
+class EmbeddingPlan:
+    """What has to be done for one view of one corpus; `groups` hold the clips that are missing or out of date."""
+
+    root: Path
+    view: str
+    precision: str
+    description: dict = field(repr=False)  # of the front end, as written to frontend.json
+    n_clips: int = 0  # of the manifests, or of this process' share of them
+    groups: list[list[MouthClip]] = field(default_factory=list, repr=False)
+
+    @property
+    def n_pending(self) -> int:
+        """The number of clips to embed."""
+        return sum(len(group) for group in self.groups)
+
+
+def embed_manifests(
+    manifests: Sequence[Manifest],
+    frontend: Frontend,
+    dump_dir: Path,
+    view: str = "centre",
+    precision: str = "float16",
+    batch_size: int = 16,
+    nj: int = 2,
+) -> tuple[EmbeddingStore, list[Problem]]:
+    """Embed every mouth of one corpus' manifests that the store does not hold yet.
+
+    Args:
+        manifests: of the same corpus.
+        frontend: on the device that shall do the work.
+        dump_dir: the store is `<dump_dir>/embeddings/<store name>/<corpus>`.
+        view: "centre" or "flip".
+        precision: what is stored, "float16" or "float32".
+        batch_size: clips a batch at most.
+        nj: loader threads.
+
+    Returns:
+        The store, and the mouths that could not be embedded (also written to `failed.csv` in the store).
+
+    Raises:
+        UserError: manifests that do not fit together, or a damaged store.
+    """
+    plan = plan_embedding(manifests, frontend, dump_dir, view, precision, batch_size, nj)
+    problems = run_plan(plan, frontend, nj)
+    return EmbeddingStore(plan.root), problems
+
+
+def plan_embedding(
+    manifests: Sequence[Manifest],
+    frontend: Frontend,
+    dump_dir: Path,
+    view: str,
+    precision: str,
+    batch_size: int,
+    nj: int,
+    shard: tuple[int, int] = (0, 1),
+    force: bool = False,
+) -> EmbeddingPlan:
+    """Find out which clips are to be embedded; arguments as in `embed_manifests`.
+
+    Args:
+        shard: (rank, number of processes) that share the work.
+        force: all of them, as if the store were empty.
+
+    Raises:
+        UserError: as `embed_manifests`.
+    """
+    rank, world_size = shard
+    corpora = {manifest.corpus for manifest in manifests}
+    if len(corpora) != 1:
+        raise UserError(f"{manifests[0].path.parent}: manifests of several corpora ({', '.join(sorted(corpora))}); part them")
+    root = Path(dump_dir) / "embeddings" / store_name(frontend, view, precision) / manifests[0].corpus
+    groups = _cut_groups(collect_clips(manifests), batch_size)[rank::world_size]
+    n_clips = sum(len(group) for group in groups)
+    if not force and root.is_dir():
+        groups = _without_current(groups, EmbeddingStore(root), nj)
+    return EmbeddingPlan(root, view, precision, frontend.describe(view, precision), n_clips, groups)
+
+
+def run_plan(plan: EmbeddingPlan, frontend: Frontend, nj: int, failed_name: str = "failed.csv") -> list[Problem]:
+    """Embed the clips of a plan; those that cannot be are returned and listed in `failed_name` beside the parts.
+
+    Raises:
+        UserError: a damaged store.
+    """
+    write_json(plan.root.parent / "frontend.json", plan.description)
+    problems: list[Problem] = []
+    with (
+        EmbeddingWriter(plan.root, plan.precision) as writer,
+        tqdm(total=plan.n_pending, disable=None, unit="clip", desc=f"embeddings, {plan.view}") as progress,
+    ):
+        writer.forget({clip.key for group in plan.groups for clip in group})
+        for batch, embeddings in _embed_ahead(frontend, _load_batches(plan, frontend, nj, problems)):
+            for clip, source, embedding in zip(batch.clips, batch.sources, embeddings, strict=True):
+                try:
+                    writer.add(clip.key, embedding, source)
+                except UserError as error:
+                    problems.append(clip.problem(error))
+            writer.commit_if_due()
+            progress.update(len(batch.clips))
+    write_failed(plan.root / failed_name, problems)
+    logger.info(
+        "%s: %d clips, %d already there, %d embedded now, %d failed",
+        plan.root,
+        plan.n_clips,
+        plan.n_clips - plan.n_pending,
+        plan.n_pending - len(problems),
+        len(problems),
+    )
+    return problems
+
+
+def collect_clips(manifests: Iterable[Manifest]) -> list[MouthClip]:
+    """Every mouth of these manifests once, the shortest first.
+
+    Raises:
+        UserError: one path means two files, as the manifests' data_root differ.
+    """
+    clips: dict[str, MouthClip] = {}
+    for manifest in manifests:
+        for row, item in enumerate(manifest.items, start=2):
+            for key in filter(None, item_mouths(item)):
+                clip = MouthClip(key, manifest.resolve(key), item.frames, row, item_id(item))
+                if clips.setdefault(key, clip).path != clip.path:
+                    raise UserError(
+                        f"{manifest.path}, row {row}: {key} is {clip.path} here but {clips[key].path} in another "
+                        f"manifest of this corpus; give all its manifests the same data_root"
+                    )
+    return sorted(clips.values(), key=lambda clip: clip.frames)
+
+
+def load_group(group: list[MouthClip], frontend: Frontend, view: str) -> tuple[list[Batch], list[Problem]]:
+    """Read and preprocess clips; one batch for each length that occurs, which is one as a rule."""
+    by_length: dict[int, list[tuple[MouthClip, Source, torch.Tensor]]] = {}
+    problems = []
+    for clip in group:
+        try:
+            source = _source(clip.path)
+            inputs = frontend.preprocess(read_mouths(clip.path), view)
+        except UserError as error:
+            problems.append(clip.problem(error))
+        else:
+            by_length.setdefault(len(inputs), []).append((clip, source, inputs))
+    batches = []
+    for loaded in by_length.values():
+        clips, sources, inputs = zip(*loaded, strict=True)
+        batches.append(Batch(list(clips), list(sources), torch.stack(inputs)))
+    return batches, problems
+
+
+def forward_batch(frontend: Frontend, inputs: torch.Tensor) -> torch.Tensor:
+    """The front end's vectors of a batch, however long it is.
+
+    A trunk sees a few frames around each one, so long clips go through it in pieces that overlap by more than that:
+    the memory that ten minutes need is that of `_BATCH_FRAMES`. A temporal network gets its clips whole.
+
+    Args:
+        inputs: float32 (batch, frames, height, width), on any device.
+
+    Returns:
+        float32 (batch, frames, dim), on the front end's device.
+    """
+    device = next(frontend.parameters()).device
+    n_frames = inputs.shape[1]
+    if n_frames <= _BATCH_FRAMES or frontend.description["layer"] != "trunk":
+        return frontend(inputs.to(device))
+    pieces = []
+    for start in range(0, n_frames, _BATCH_FRAMES):
+        left = max(start - _CONTEXT_FRAMES, 0)
+        piece = frontend(inputs[:, left : start + _BATCH_FRAMES + _CONTEXT_FRAMES].to(device))
+        pieces.append(piece[:, start - left : start - left + _BATCH_FRAMES])
+    return torch.cat(pieces, dim=1)
+
+
+def _cut_groups(clips: list[MouthClip], batch_size: int) -> list[list[MouthClip]]:
+    """Runs of clips of the same length, none above `batch_size` clips or `_BATCH_FRAMES` frames."""
+    groups: list[list[MouthClip]] = []
+    for clip in clips:
+        group = groups[-1] if groups else []
+        fits = len(group) < batch_size and (len(group) + 1) * clip.frames <= _BATCH_FRAMES
+        if group and fits and group[0].frames == clip.frames:
+            group.append(clip)
+        else:
+            groups.append([clip])
+    return groups
+
+
+def _without_current(groups: list[list[MouthClip]], store: EmbeddingStore, nj: int) -> list[list[MouthClip]]:
+    """Take out the clips whose embedding is there and was made from the file as it is now."""
+    with ThreadPoolExecutor(nj) as pool:
+        current = pool.map(lambda clip: _is_current(clip, store), [clip for group in groups for clip in group])
+        remaining = [[clip for clip in group if not next(current)] for group in groups]
+    return [group for group in remaining if group]
+
+
+def _is_current(clip: MouthClip, store: EmbeddingStore) -> bool:
+    """Whether the store holds a clip, made from the same file: same size and time, else the same content.
+
+    A file that is gone since then leaves its embedding valid.
+    """
+    if clip.key not in store:
+        return False
+    source = store.clip(clip.key).source
+    try:
+        status = clip.path.stat()
+        if (status.st_size, status.st_mtime_ns) == (source.size, source.mtime_ns):
+            return True
+        return status.st_size == source.size and sha256_file(clip.path) == source.sha256
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # loading it says what is wrong
+
+
+def _source(path: Path) -> Source:
+    try:
+        status = path.stat()
+        return Source(status.st_size, status.st_mtime_ns, sha256_file(path))
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _load_batches(plan: EmbeddingPlan, frontend: Frontend, nj: int, problems: list[Problem]) -> Iterator[Batch]:
+    """The batches of a plan, read ahead; the problems met are added to `problems`."""
+    for batches, failed in _read_ahead(lambda group: load_group(group, frontend, plan.view), plan.groups, nj):
+        problems.extend(failed)
+        yield from batches
+
+
+def _read_ahead(load: Callable, groups: Iterable, nj: int) -> Iterator:
+    """`map(load, groups)`, in order, computed by `nj` threads that stay at most `nj` groups ahead.
+
+    Threads do, as unzipping, hashing and arithmetic release the interpreter's lock, and nothing has to be copied
+    between processes. Each computes with one thread: the cores are the network's.
+    """
+    n_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(nj, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque = deque()
+    try:
+        for group in groups:
+            waiting.append(pool.submit(load, group))
+            if len(waiting) > nj:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_threads)  # threads that start later take the last value set
+
+
+def _embed_ahead(frontend: Frontend, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Each batch with its embeddings, float32 (batch, frames, dim); a GPU works on one batch while another is stored."""
+    previous: tuple[Batch, torch.Tensor] | None = None
+    for batch in batches:
+        output = forward_batch(frontend, batch.inputs)
+        if previous:
+            yield previous[0], previous[1].cpu().numpy()
+        previous = batch, output
+    if previous:
+        yield previous[0], previous[1].cpu().numpy()

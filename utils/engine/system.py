@@ -1,0 +1,83 @@
+"""The Lightning module: one step of training, one of validation, the optimiser. No file is read or written here."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from utils.engine.config import OptimConf
+from utils.engine.losses import make_loss, si_snr_db
+from utils.engine.schedule import LearningRate
+
+
+class AVSystem(pl.LightningModule):
+    """Trains a separation network on batches of `mixture`, `sources` and, with faces, `visual`.
+
+    Logs `loss` and `si_snri` (training and `val_`), both in dB, means over mixtures. The audio-only network's voices are
+    put into the best order first.
+
+    Args:
+        network: see `local_models.build_model`.
+        optim: optimiser and learning rate.
+        total_steps: optimiser steps of the whole training.
+        seed: random numbers inside the network (dropout) depend on it and the epoch alone, so that a resumed training
+            goes on as if it had not stopped.
+    """
+
+    def __init__(self, network: nn.Module, optim: OptimConf, total_steps: int, seed: int) -> None:
+        super().__init__()
+        self.network, self.optim, self.seed = network, optim, seed
+        self.loss = make_loss(network.n_cues)
+        self.learning_rate = LearningRate(optim, total_steps)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Voices (batch, n_src, time) of a batch."""
+        return self.network(batch["mixture"], batch.get("visual"))
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        loss, gain = self._step(batch)
+        values = {"loss": loss.detach(), "si_snri": gain}
+        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["sources"]))
+        self.log("step_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._val_sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of loss, of SI-SNRi, of mixtures
+
+    def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
+        size = len(batch["sources"])
+        self._val_sums += torch.stack([value.double() * size for value in (*self._step(batch), torch.ones((), device=self.device))])
+
+    def on_validation_epoch_end(self) -> None:
+        # Summed here and not by Lightning, whose mean over processes with unequal shares is wrong (it halves integers).
+        loss_sum, gain_sum, count = self.trainer.strategy.reduce(self._val_sums, reduce_op="sum").tolist()
+        self.log_dict({"val_loss": loss_sum / count, "val_si_snri": gain_sum / count})
+        self.learning_rate.end_epoch(loss_sum / count)
+
+    def _step(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and mean SI-SNRi of a batch, both in dB."""
+        sources = batch["sources"]
+        loss, estimates = self.loss(self(batch).float(), sources)
+        with torch.no_grad():
+            unprocessed = batch["mixture"].unsqueeze(1).expand_as(sources)
+            gain = (si_snr_db(estimates, sources) - si_snr_db(unprocessed, sources)).mean()
+        return loss, gain
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(self.seed * 100003 + self.current_epoch * 1009 + self.global_rank)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        rate = self.learning_rate.at(self.global_step)
+        for group in self.optimizers().param_groups:
+            group["lr"] = rate
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.optim.optimizer]
+        return kind(self.network.parameters(), lr=self.optim.lr, weight_decay=self.optim.weight_decay)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["learning_rate"] = self.learning_rate.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.learning_rate.load_state_dict(checkpoint["learning_rate"])

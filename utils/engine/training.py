@@ -1,0 +1,215 @@
+"""Training: data, network and Lightning's trainer put together; resumed from the last epoch where there is one."""
+
+import importlib.util
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch.utils.data import DataLoader, Dataset
+
+from local_models import build_model
+from utils.data.datasets import DynamicMixtureDataset, EpochSampler, MixtureDataset, collate
+from utils.data.embedding_store import EmbeddingStore
+from utils.data.files import write_json
+from utils.data.manifest import Manifest
+from utils.engine.callbacks import AudioExamples, EpochReport
+from utils.engine.config import ResolvedConf, write_conf
+from utils.engine.system import AVSystem
+from utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def train(
+    conf: ResolvedConf,
+    exp_dir: Path,
+    train_manifest: Manifest,
+    val_manifest: Manifest,
+    train_stores: Sequence[EmbeddingStore],
+    val_stores: Sequence[EmbeddingStore],
+) -> dict:
+    """Train a network, or go on from `exp_dir/checkpoints/last.ckpt`.
+
+    Args:
+        conf: resolved conf whose `visual_dim` is that of the embeddings.
+        exp_dir: where everything is written.
+        train_manifest: utterances for dynamic mixing, mixtures otherwise.
+        val_manifest: mixtures.
+        train_stores, val_stores: the embeddings, a store for each view; empty for an audio-only network.
+
+    Returns:
+        What training.json holds.
+
+    Raises:
+        UserError: data that the conf cannot be trained on, or a logger that is not installed.
+    """
+    start_sec = time.monotonic()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists are not our news
+    pl.seed_everything(conf.training.seed, workers=True, verbose=False)
+    train_set, val_set = _datasets(conf, train_manifest, val_manifest, train_stores, val_stores)
+    trainer = _trainer(conf, exp_dir)
+    batch_size = conf.training.batch_size
+    steps_per_epoch = len(train_set) // trainer.world_size // batch_size // conf.training.accumulate
+    if steps_per_epoch == 0:
+        raise UserError(
+            f"{train_manifest.path}: {len(train_set)} examples are too few for a step of {batch_size} mixtures x "
+            f"{conf.training.accumulate} batches x {trainer.world_size} processes; lower --batch_size"
+        )
+    network = build_model(conf.nested)
+    system = AVSystem(network, conf.optim, steps_per_epoch * conf.training.epochs, conf.training.seed)
+    if trainer.is_global_zero:
+        write_conf(exp_dir / "conf.yml", conf)
+    last = exp_dir / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        log.info("continuing from %s", last)
+    loaders = (
+        _loader(conf, train_set, EpochSampler(len(train_set), conf.training.seed, trainer.global_rank, trainer.world_size)),
+        _loader(conf, val_set, EpochSampler(len(val_set), None, trainer.global_rank, trainer.world_size)),
+    )
+    trainer.fit(system, *loaders, ckpt_path=last if last.is_file() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    summary = _summary(conf, trainer, network, time.monotonic() - start_sec)
+    if trainer.is_global_zero:
+        write_json(exp_dir / "training.json", summary)
+    return summary
+
+
+def _datasets(
+    conf: ResolvedConf,
+    train_manifest: Manifest,
+    val_manifest: Manifest,
+    train_stores: Sequence[EmbeddingStore],
+    val_stores: Sequence[EmbeddingStore],
+) -> tuple[Dataset, Dataset]:
+    model, data, seed = conf.nested["model"], conf.data, conf.training.seed
+    for manifest in (train_manifest, val_manifest):
+        if manifest.sample_rate != model["sample_rate"]:
+            raise UserError(f"{manifest.path}: {manifest.sample_rate} Hz, the conf says {model['sample_rate']} Hz")
+    if val_manifest.n_src != model["n_src"]:
+        raise UserError(f"{val_manifest.path}: {val_manifest.n_src} voices in a mixture, the conf says {model['n_src']}")
+    val_set = MixtureDataset(val_manifest, val_stores, data.segment_sec)
+    if data.dynamic:
+        train_set = DynamicMixtureDataset(
+            train_manifest,
+            train_stores,
+            data.segment_sec,
+            n_src=model["n_src"],
+            size=data.epoch_size,
+            sir_range_db=data.sir_db,
+            same_speaker=data.same_speaker,
+            seed=seed,
+        )
+    else:
+        train_set = MixtureDataset(train_manifest, train_stores, data.segment_sec, seed)
+    if conf.training.overfit_batch:
+        batch = [train_set[0, index] for index in range(min(conf.training.batch_size, len(train_set)))]
+        return RepeatedBatch(batch, len(train_set)), RepeatedBatch(batch, len(batch))
+    return train_set, val_set
+
+
+class RepeatedBatch(Dataset):
+    """The same few examples over and over, to see whether a network can learn them by heart."""
+
+    def __init__(self, examples: list[dict[str, torch.Tensor]], size: int) -> None:
+        self.examples, self.size = examples, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return self.examples[key[1] % len(self.examples)]
+
+
+def _loader(conf: ResolvedConf, dataset: Dataset, sampler: EpochSampler) -> DataLoader:
+    workers = conf.data.num_workers
+    return DataLoader(
+        dataset,
+        batch_size=conf.training.batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        drop_last=sampler.seed is not None,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _trainer(conf: ResolvedConf, exp_dir: Path) -> pl.Trainer:
+    training = conf.training
+    devices = training.devices
+    return pl.Trainer(
+        max_epochs=training.epochs,
+        accelerator="auto",
+        devices=int(devices) if devices.isdigit() else devices,
+        num_nodes=training.num_nodes,
+        strategy=training.strategy,
+        precision=PRECISIONS[training.precision],
+        gradient_clip_val=training.gradient_clipping or None,
+        accumulate_grad_batches=training.accumulate,
+        callbacks=_callbacks(conf, exp_dir),
+        logger=_loggers(conf, exp_dir),
+        default_root_dir=exp_dir,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        use_distributed_sampler=False,  # EpochSampler shares out the data, without doubling the validation's tail
+        enable_model_summary=False,
+    )
+
+
+def _callbacks(conf: ResolvedConf, exp_dir: Path) -> list[Callback]:
+    callbacks: list[Callback] = [
+        EpochReport(exp_dir, conf.nested),
+        AudioExamples(conf.training.audio_examples, conf.nested["model"]["sample_rate"]),
+        ModelCheckpoint(
+            exp_dir / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        ),
+        TQDMProgressBar(leave=False),
+    ]  # fmt: skip
+    if conf.training.early_stop:
+        callbacks.append(EarlyStopping("val_loss", patience=conf.training.early_stop, check_on_train_epoch_end=False))
+    return callbacks
+
+
+def _loggers(conf: ResolvedConf, exp_dir: Path) -> list[Logger]:
+    loggers: list[Logger] = [TensorBoardLogger(exp_dir, name="log", version="tensorboard")]
+    wanted = conf.training.logger
+    if wanted == "none":
+        return loggers
+    package = {"wandb": "wandb", "comet": "comet_ml"}[wanted]
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"--logger {wanted}: the package {package} is not installed; pip install {package}")
+    if wanted == "wandb":
+        from pytorch_lightning.loggers import WandbLogger
+
+        return [*loggers, WandbLogger(name=exp_dir.name, save_dir=exp_dir)]
+    from pytorch_lightning.loggers import CometLogger
+
+    return [*loggers, CometLogger(name=exp_dir.name)]
+
+
+def _summary(conf: ResolvedConf, trainer: pl.Trainer, network: torch.nn.Module, seconds: float) -> dict:
+    report = next(c for c in trainer.callbacks if isinstance(c, EpochReport))
+    best = report.best
+    return {
+        "seed": conf.training.seed,
+        "epochs": len(report.rows),
+        "steps": report.rows[-1]["steps"],
+        "mixtures_seen": report.rows[-1]["steps"] * conf.training.batch_size * conf.training.accumulate * trainer.world_size,
+        "training_minutes": round(sum(row["seconds"] for row in report.rows) / 60, 2),
+        "this_run_minutes": round(seconds / 60, 2),
+        "best_epoch": best["epoch"],
+        "best_val_loss_db": best["val_loss"],
+        "best_val_si_snri_db": best["val_si_snri"],
+        "params": sum(p.numel() for p in network.parameters()),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+        "world_size": trainer.world_size,
+    }

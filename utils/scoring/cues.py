@@ -1,0 +1,80 @@
+"""The cue test: do the voices follow the faces?
+
+Reads the separations that stage 4 made with the faces swapped (voice k got the face of speaker k+1, the last one that
+of the first) and with faces of other mixtures, `separated/<test name>/cues_swapped/` and `cues_shuffled/`, beside the
+ordinary ones. A network that uses its faces hands over swapped voices, and loses score when the faces are strangers'.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from utils.scoring.items import ScoreItem, read_separated
+from utils.scoring.pool import score_all
+from utils.scoring.scores import cue_item
+
+CUE_FOLDERS = {"swapped": "cues_swapped", "shuffled": "cues_shuffled"}
+
+CUE_DEFINITIONS = {
+    "si_snr_imp": "mean SI-SNRi of each estimate against the reference in its own place",
+    "si_snr_imp_swapped_references": "the same against the reference of the speaker whose face was given",
+    "right_rate": "share of mixtures in which every estimate is nearer (SI-SNR) to the given face's voice than to any other",
+    "both_right_rate": "share of mixtures that are right with their own faces and with swapped ones",
+}
+
+
+def cue_csvs(separated_dir: Path) -> dict[str, Path]:
+    """The CSVs of the cue test that are there, by the name of the cues."""
+    paths = {cues: separated_dir / folder / "separated.csv" for cues, folder in CUE_FOLDERS.items()}
+    return {cues: path for cues, path in paths.items() if path.is_file()}
+
+
+def cue_test(items: list[ScoreItem], csvs: dict[str, Path], nj: int, journal_dir: Path, version: str) -> dict:
+    """Compare own, swapped and shuffled faces over the mixtures that all of them have.
+
+    Returns:
+        {"n": mixtures, "own": {...}, "swapped": {...}, "shuffled": {...}, "both_right_rate", "definitions"}; only
+        what was made.
+
+    Raises:
+        UserError: a CSV is broken.
+    """
+    listed = {"own": items} | {cues: read_separated(path)[0] for cues, path in csvs.items()}
+    matrices = {cues: _matrices(cues, found, nj, journal_dir, version) for cues, found in listed.items()}
+    common = [item.mixture_id for item in items if all(item.mixture_id in found for found in matrices.values())]
+    result: dict = {"n": len(common)}
+    if not common:
+        return result
+    right = {}
+    for cues, found in matrices.items():
+        si_snr, of_mixture = (np.array([found[name][key] for name in common]) for key in ("si_snr", "input_si_snr"))
+        improvement = si_snr - of_mixture[:, np.newaxis, :]
+        result[cues] = {"si_snr_imp": _mean(_places(improvement, 0))}
+        if cues == "swapped":
+            result[cues]["si_snr_imp_swapped_references"] = _mean(_places(improvement, 1))
+        if cues != "shuffled":
+            right[cues] = _is_right(si_snr, shift=int(cues == "swapped"))
+            result[cues]["right_rate"] = round(float(right[cues].mean()), 4)
+    if "swapped" in right:
+        result["both_right_rate"] = round(float((right["own"] & right["swapped"]).mean()), 4)
+    return result | {"definitions": CUE_DEFINITIONS}
+
+
+def _matrices(cues: str, items: list[ScoreItem], nj: int, journal_dir: Path, version: str) -> dict[str, dict]:
+    results, _ = score_all(cue_item, items, nj, journal_dir / f".scored-{cues}.jsonl", version, f"cues {cues}")
+    return {item.mixture_id: result for item, result in zip(items, results, strict=True) if result}
+
+
+def _places(stack: np.ndarray, shift: int) -> np.ndarray:
+    """(mixtures, n_src): the value of estimate k against reference k + shift, from (mixtures, estimates, references)."""
+    n_src = stack.shape[-1]
+    return stack[:, np.arange(n_src), (np.arange(n_src) + shift) % n_src]
+
+
+def _is_right(si_snr: np.ndarray, shift: int) -> np.ndarray:
+    """(mixtures,): every estimate is nearest to reference k + shift; a silent estimate (NaN) is never right."""
+    return (_places(si_snr, shift) >= si_snr.max(axis=2)).all(axis=1)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return None if np.isnan(values).all() else round(float(np.nanmean(values)), 6)

@@ -1,0 +1,159 @@
+"""What `RESULTS.md` says, made from what `final_metrics.json` holds, and where scores come from."""
+
+import importlib.metadata
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+PACKAGES = ("numpy", "scipy", "pesq", "pystoi", "soundfile", "pandas")
+# heading, column, decimals; the improvements are left out where there are no mixtures
+TABLE = (
+    ("SI-SNR", "si_snr", 2), ("SI-SNRi", "si_snr_imp", 2), ("SDR", "sdr", 2), ("SDRi", "sdr_imp", 2),
+    ("SNR", "snr", 2), ("SNRi", "snr_imp", 2), ("PESQ wb", "pesq_wb", 2), ("PESQ nb", "pesq_nb", 2),
+    ("STOI", "stoi", 3), ("ESTOI", "estoi", 3),
+)  # fmt: skip
+
+
+def provenance(argv: list[str], repository: Path) -> dict:
+    """Date, command, git hash and the versions of the packages that scores depend on."""
+    versions = {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "utils.stages.score", *argv]),
+        "git": _git_hash(repository),
+        "versions": versions,
+    }
+
+
+def _git_hash(repository: Path) -> str:
+    command = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (no git repository)"
+
+
+def definitions() -> dict[str, str]:
+    """What each number is, by name."""
+    from utils.metrics import DEFINITIONS, IMPROVEMENT  # brings scipy, which a wrong path need not wait for
+
+    return DEFINITIONS | {"improvement": IMPROVEMENT}
+
+
+def results_text(final: dict) -> str:
+    """The whole of RESULTS.md."""
+    parts = [f"# Scores of {final['title']}", results_table(final), _lines(_notes(final))]
+    if final["cue_test"]:
+        parts += ["## Cue test: do the voices follow the faces?", cue_text(final["cue_test"])]
+    parts += ["## Metrics without a value (NaN)", _lines(_nan_lines(final["nan_reasons"]))]
+    parts += ["## Definitions", _lines(final["definitions"].values())]
+    parts += ["## Where this comes from", _lines(_provenance_lines(final))]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def results_table(final: dict) -> str:
+    """The Markdown table of all groups, the unprocessed mixtures' row under each."""
+    groups = {"all": final["overall"]} | final["subsets"]
+    groups |= {f"separated by {name}": group for name, group in final["separated_by"].items()}
+    columns = [entry for entry in TABLE if entry[1] in final["overall"]["metrics"]]
+    rows = [["", "mixtures", *(heading for heading, _, _ in columns)]]
+    for label, group in groups.items():
+        count = str(group["n"])
+        rows.append([label, count, *(_cell(group, name, digits) for _, name, digits in columns)])
+        if "input_si_snr" in group["metrics"]:
+            rows.append([f"{label}, unprocessed", count, *(_input_cell(group, name, digits) for _, name, digits in columns)])
+    return markdown_table(rows)
+
+
+def markdown_table(rows: list[list[str]]) -> str:
+    """Rows of text, the first one the head, as an aligned table with all but the first column to the right."""
+    rows = [[cell.replace("|", "/") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "".join(_table_line(row, widths) for row in (rows[0], rule, *rows[1:]))
+
+
+def _table_line(row: list[str], widths: list[int]) -> str:
+    cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _cell(group: dict, name: str, digits: int) -> str:
+    metric = group["metrics"][name]
+    text = _number(metric["mean"], digits)
+    if name == "si_snr_imp" and metric["standard_error"] is not None:
+        text += f" ± {metric['standard_error']:.{digits}f}"
+    return text
+
+
+def _input_cell(group: dict, name: str, digits: int) -> str:
+    return f"{0:.{digits}f}" if name.endswith("_imp") else _cell(group, f"input_{name}", digits)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "NaN" if value is None else f"{value:.{digits}f}"
+
+
+def _notes(final: dict) -> list[str]:
+    notes = [
+        f"{final['n_src']} voices a mixture, {', '.join(map(str, final['sample_rates_hz']))} Hz; estimates assigned to "
+        + ("references by the best mean SI-SNR." if final["permute"] else "references in their given order."),
+        "Each number is the mean over the mixtures of the mean over a mixture's voices; ± is the standard error over "
+        "mixtures. dB for SI-SNR, SDR and SNR.",
+    ]
+    if "si_snr_imp" not in final["overall"]["metrics"]:
+        notes.append("No mixtures were given, so there are no improvements.")
+    if final["n_order_unknown"]:
+        notes.append(f"In {final['n_order_unknown']} mixtures no face told the voices' order: there the estimates are "
+                     "assigned by the best mean SI-SNR.")  # fmt: skip
+    if final["n_failed"]:
+        notes.append(f"**{final['n_failed']} mixtures could not be scored** and are in no number: see failed.csv.")
+    if final["n_not_separated"]:
+        notes.append(f"**{final['n_not_separated']} items were not separated** and are in no number: see the failed.csv "
+                     "beside separated.csv.")  # fmt: skip
+    if final["n_trimmed"]:
+        notes.append(f"In {final['n_trimmed']} mixtures the files' lengths differed a little; the longer ones were cut "
+                     "(trimmed_samples in all_metrics.csv).")  # fmt: skip
+    return notes
+
+
+def _nan_lines(reasons: dict[str, dict[str, int]]) -> list[str]:
+    found = [f"{name}: {count} x {reason}" for name, by_reason in reasons.items() for reason, count in by_reason.items()]
+    return found or ["none"]
+
+
+def cue_text(cue_test: dict) -> str:
+    """The cue test as a table and a sentence."""
+    if not cue_test["n"]:
+        return "No mixture was separated with all cues."
+    rows = [["faces", "SI-SNRi", "SI-SNRi to the given face's voice", "right"]]
+    for cues in ("own", "swapped", "shuffled"):
+        if cues in cue_test:
+            entry = cue_test[cues]
+            given = entry.get("si_snr_imp_swapped_references", entry["si_snr_imp"] if cues == "own" else None)
+            right = f"{entry['right_rate']:.1%}" if "right_rate" in entry else ""
+            rows.append([cues, _number(entry["si_snr_imp"], 2), "" if cues == "shuffled" else _number(given, 2), right])
+    text = f"{cue_test['n']} mixtures, separated with each set of faces.\n\n{markdown_table(rows)}\n"
+    if "both_right_rate" in cue_test:
+        text += f"Right with their own faces and with swapped ones: {cue_test['both_right_rate']:.1%} of the mixtures. "
+    return text + "A mixture is right when every estimate is nearest to the voice of the face that was given for it."
+
+
+def _provenance_lines(final: dict) -> list[str]:
+    source = final["provenance"]
+    lines = [f"{name}: {value}" for name, value in final["experiment"].items()]
+    lines += [f"training, {name}: {value}" for name, value in _flat(final["training"])]
+    lines += [f"date: {source['date']}", f"git: {source['git']}", f"command: `{source['command']}`"]
+    return [*lines, "versions: " + ", ".join(f"{name} {version}" for name, version in source["versions"].items())]
+
+
+def _flat(values: dict) -> Iterable[tuple[str, object]]:
+    """Only the plain values: lists (a history, say) have files of their own."""
+    return ((name, value) for name, value in values.items() if isinstance(value, str | int | float))
+
+
+def _lines(texts: Iterable[str]) -> str:
+    return "\n".join(f"- {text}" for text in texts)

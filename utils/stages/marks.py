@@ -1,0 +1,99 @@
+"""Done marks: which inputs a finished stage had, so that a second call knows whether there is anything to do.
+
+Reads and writes one small JSON file beside a stage's outputs (`data/<corpus>/.done-0.json`, `exp/<tag>/.done-3.json`):
+`{"inputs": {name: value}, "finished": ISO time}`. Run by nothing on its own; each stage program does
+
+    mark = StageMark(data_dir / ".done-0.json", {"corpus_dir": ..., "prepare.py": fingerprint_files([...])})
+    changes = mark.changed()
+    if changes == [] and not force: return 0     # up to date
+    ...the work...
+    mark.write()
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from utils.data.files import write_json
+from utils.errors import UserError
+
+_DIGITS_SHOWN = 12
+
+
+class StageMark:
+    """What a stage depended on when it last finished, beside what it depends on now.
+
+    Args:
+        path: the mark's file, beside the stage's outputs.
+        inputs: name -> value of everything whose change must make the stage run again. Values are compared as text;
+            for files give `fingerprint_files`.
+    """
+
+    def __init__(self, path: Path, inputs: dict[str, str]) -> None:
+        self.path = Path(path)
+        self.inputs = {name: str(value) for name, value in inputs.items()}
+
+    def changed(self) -> list[str] | None:
+        """Compare the inputs with those of the last finished run.
+
+        Returns:
+            None when the stage never finished (no mark, or one that cannot be read: the stage is then simply run
+            again), an empty list when it is up to date, else one text `name: old -> new` for each difference.
+        """
+        old = self._finished_inputs()
+        if old is None:
+            return None
+        names = [*self.inputs, *(name for name in old if name not in self.inputs)]
+        return [
+            f"{name}: {_short(old.get(name))} -> {_short(self.inputs.get(name))}"
+            for name in names
+            if old.get(name) != self.inputs.get(name)
+        ]
+
+    def write(self) -> None:
+        """Mark the stage as finished with these inputs, atomically."""
+        finished = datetime.now().astimezone().isoformat(timespec="seconds")
+        write_json(self.path, {"inputs": self.inputs, "finished": finished})
+
+    def _finished_inputs(self) -> dict[str, str] | None:
+        try:
+            inputs = json.loads(self.path.read_text(encoding="utf-8"))["inputs"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return inputs if isinstance(inputs, dict) else None
+
+
+def fingerprint_files(paths: Iterable[Path | str]) -> str:
+    """Hash the names and contents of some small files (manifests, confs, code).
+
+    Args:
+        paths: the files in any order; each counts with its own name, not with the folders above it, so that a tree
+            that was moved keeps its fingerprint.
+
+    Returns:
+        A sha256 as 64 hex digits.
+
+    Raises:
+        UserError: a file is missing or cannot be read.
+    """
+    total = hashlib.sha256()
+    for name, digest in sorted((Path(path).name, _content_hash(Path(path))) for path in paths):
+        total.update(f"{len(name)}:{name}:{digest}\n".encode())
+    return total.hexdigest()
+
+
+def _content_hash(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _short(value: str | None) -> str:
+    """A value as shown to people: hashes are cut, an absent one is said to be so."""
+    if value is None:
+        return "(absent)"
+    is_hash = len(value) == 64 and all(digit in "0123456789abcdef" for digit in value)
+    return value[:_DIGITS_SHOWN] if is_hash else value

@@ -1,0 +1,166 @@
+"""Stage 3: train a separation network.
+
+Reads   data/<corpus>/utterances.csv (dynamic mixing) or train.csv (fixed mixtures), val.csv, the embeddings of stage 2,
+        and a conf.
+Writes  exp/<tag>/: conf.yml, checkpoints/last.ckpt, best_model.pth, history.csv, curves.png, log/ (TensorBoard),
+        frontend.json, training.json.
+Run     python -m utils.stages.train --conf conf/demo.yml --data_dir data/demo --exp_dir exp/demo_demo \\
+            --frontend_weights egs/demo/lipreader.pth.tar
+
+An interrupted training goes on from its last whole epoch and ends with the same network. When the conf, the data or the
+front end changed, what was trained before is kept in exp/<tag>/previous-<time>/ and training starts anew.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shlex
+from datetime import datetime
+from pathlib import Path
+
+from utils.data.files import write_json
+from utils.data.manifest import Manifest, read_manifest
+from utils.engine.config import ResolvedConf, read_conf
+from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
+from utils.stages.marks import StageMark, fingerprint_files
+
+log = logging.getLogger(__name__)
+
+# What a training makes: set aside together when it is started anew.
+PRODUCTS = ("conf.yml", "checkpoints", "best_model.pth", "history.csv", "curves.png", "training.json", "log/tensorboard",
+            "frontend.json", "separated", "results")  # fmt: skip
+NEUTRAL_KEYS = ("num_workers", "logger", "audio_examples")  # they change no number of the result
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = OptionParser(prog="train", description="Stage 3: train a separation network.")
+    parser.add_argument("--conf", type=Path, required=True, help="conf/*.yml")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder of the corpus' CSVs")
+    parser.add_argument("--exp_dir", type=Path, required=True, help="folder of the experiment")
+    parser.add_argument("--train_args", default="", help='keys of the conf to change, "--lr 0.0005 --batch_size 2"')
+    parser.add_argument("--frontend_weights", default="", help="weights of the lip network (not for audio-only confs)")
+    parser.add_argument("--frontend_conf", default="", help="its conf/lipreading/*.json; found out when not given")
+    parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"))
+    parser.add_argument("--views", default="centre", help="crop views to draw from in training: centre or centre,flip")
+    parser.add_argument("--precision", default="float16", choices=("float16", "float32"), help="of the embeddings")
+    parser.add_argument("--dump_dir", type=Path, default=Path("dump"))
+    parser.add_argument("--force", type=flag, default=False, help="train anew although nothing changed")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Check everything that is cheap to check, then train."""
+    args = parse_args()
+    try:
+        words = shlex.split(args.train_args)
+    except ValueError as error:
+        raise UsageError(f"--train_args: {error}") from None
+    conf = read_conf(args.conf, words)
+    if conf.n_cues and not args.frontend_weights:
+        raise UsageError(f"{args.conf} needs mouth embeddings: give --frontend_weights FILE")
+    if conf.n_cues and not Path(args.frontend_weights).is_file():
+        raise UserError(f"{args.frontend_weights}: no such weights; utils/download_weights.sh fetches public ones")
+    train_manifest = read_manifest(args.data_dir / ("utterances.csv" if conf.data.dynamic else "train.csv"))
+    val_manifest = read_manifest(args.data_dir / "val.csv")
+
+    from utils.engine.training import train  # torch is imported here, after the cheap checks
+
+    conf, frontend = _with_frontend(conf, args)
+    stores = _stores(args, frontend, train_manifest, val_manifest)
+    inputs = _inputs(conf, frontend, train_manifest, val_manifest)
+    if os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("SLURM_PROCID", "0") == "0":
+        if _is_finished(args.exp_dir, inputs) and not args.force:
+            log.info("stage 3: up to date, %s was trained with these very inputs", args.exp_dir / "best_model.pth")
+            return 0
+        _set_aside_other_training(args.exp_dir, inputs, args.force)
+        write_json(args.exp_dir / ".started-3.json", {"inputs": inputs})
+        if frontend:
+            write_json(args.exp_dir / "frontend.json", frontend)
+    summary = train(conf, args.exp_dir, train_manifest, val_manifest, *stores)
+    StageMark(args.exp_dir / ".done-3.json", inputs).write()
+    log.info(
+        "stage 3: %d epochs in %.1f min, best validation SI-SNRi %.2f dB (epoch %d): %s",
+        summary["epochs"], summary["training_minutes"], summary["best_val_si_snri_db"], summary["best_epoch"] + 1,
+        args.exp_dir / "best_model.pth",
+    )  # fmt: skip
+    return 0
+
+
+def _with_frontend(conf: ResolvedConf, args: argparse.Namespace) -> tuple[ResolvedConf, dict]:
+    """The conf for the front end's embeddings, and what the experiment must know of it; as it is for audio only."""
+    if not conf.n_cues:
+        return conf, {}
+    from utils.engine.frontends import load_frontend, store_name
+
+    weights = Path(args.frontend_weights)
+    frontend_conf = Path(args.frontend_conf) if args.frontend_conf else None
+    frontend = load_frontend(weights, frontend_conf, args.frontend_layer)
+    views = args.views.split(",")
+    facts = {
+        "weights": str(weights),
+        "conf": str(frontend_conf or ""),
+        "layer": args.frontend_layer,
+        "view": views[0],
+        "precision": args.precision,
+        "store_name": store_name(frontend, views[0], args.precision),
+        "training_stores": [store_name(frontend, view, args.precision) for view in views],
+        "description": frontend.describe(views[0], args.precision),
+    }
+    return conf.with_visual_dim(frontend.dim), facts
+
+
+def _stores(args: argparse.Namespace, frontend: dict, train: Manifest, val: Manifest) -> tuple[list, list]:
+    """The embedding stores for training (a view each) and for validation (the first view)."""
+    if not frontend:
+        return [], []
+    from utils.data.embedding_store import EmbeddingStore
+
+    folder = args.dump_dir / "embeddings"
+    for name in frontend["training_stores"]:
+        if not (folder / name / train.corpus).is_dir():
+            raise UserError(
+                f"{folder / name / train.corpus}: no embeddings of this front end; stage 2 makes them (--stage 2)"
+            )
+    training = [EmbeddingStore(folder / name / train.corpus) for name in frontend["training_stores"]]
+    return training, [EmbeddingStore(folder / frontend["store_name"] / val.corpus)]
+
+
+def _inputs(conf: ResolvedConf, frontend: dict, train: Manifest, val: Manifest) -> dict[str, str]:
+    values = {
+        f"{section}.{key}": json.dumps(value)
+        for section, keys in conf.nested.items()
+        for key, value in keys.items()
+        if key not in NEUTRAL_KEYS
+    }
+    values[train.path.name] = fingerprint_files([train.path])
+    values[val.path.name] = fingerprint_files([val.path])
+    values["embeddings"] = ",".join(frontend.get("training_stores", []))
+    return values
+
+
+def _is_finished(exp_dir: Path, inputs: dict[str, str]) -> bool:
+    return StageMark(exp_dir / ".done-3.json", inputs).changed() == [] and (exp_dir / "best_model.pth").is_file()
+
+
+def _set_aside_other_training(exp_dir: Path, inputs: dict[str, str], force: bool) -> None:
+    """Keep what was trained with other inputs (or is to be trained again) out of the way of the new training."""
+    changes = StageMark(exp_dir / ".started-3.json", inputs).changed()
+    finished_again = force and (exp_dir / ".done-3.json").exists()
+    if not changes and not finished_again:
+        return
+    for change in changes or []:
+        log.info("stage 3: changed since the last training here: %s", change)
+    previous = exp_dir / f"previous-{datetime.now():%Y%m%d-%H%M%S}"
+    moved = [name for name in (*PRODUCTS, ".done-3.json") if (exp_dir / name).exists()]
+    for name in moved:
+        target = previous / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(exp_dir / name, target)
+    if moved:
+        log.info("stage 3: training anew; what was there is kept in %s", previous)
+
+
+if __name__ == "__main__":
+    run_cli(main)
