@@ -39,6 +39,7 @@ def test_what_is_written_is_read_rounded_to_the_precision(tmp_path, precision):
         assert key in store
         assert store.frames(key) == len(embedding)
         assert read.dtype == np.float32
+        assert type(read) is np.ndarray  # not a map, which would keep the part's file open in whoever holds it
         np.testing.assert_array_equal(read, embedding.astype(precision).astype(np.float32))
 
 

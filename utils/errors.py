@@ -8,6 +8,7 @@ its traceback.
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -37,8 +38,8 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def _underscored(arg: str) -> str:
-    """`--max-failed=3` -> `--max_failed=3`; values are left alone."""
-    if not arg.startswith("--"):
+    """`--max-failed=3` -> `--max_failed=3`; values are left alone, such as the words of `--train_args`."""
+    if not re.match(r"--[A-Za-z][\w-]*(=|$)", arg):
         return arg
     name, sign, value = arg.partition("=")
     return "--" + name[2:].replace("-", "_") + sign + value

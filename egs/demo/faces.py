@@ -63,7 +63,7 @@ def make_face(number: int, gender: str) -> Face:
         "corner_drop": uniform(-1.6, 1.4),
         "seam_wave": uniform(0.2, 1.2),
         "skin_tone": uniform(88, 178),
-        "lip_contrast": uniform(-50, -26) + (6 if male else -4),
+        "lip_contrast": uniform(-50, -26) + (1 if male else -4),
         "gloss": uniform(4, 22),
         "teeth_tone": uniform(180, 225),
         "tooth_width": uniform(3.6, 5.0),
@@ -144,13 +144,14 @@ def _beard(face: dict, skin: np.ndarray, noise: np.ndarray) -> np.ndarray:
     if face["beard"] == "none":
         return skin
     bottom = -face["upper_lip"] * 0.5
-    moustache = soft_step(Y - face["nose_y"] - 7 - 0.08 * np.abs(X), 5) * (1 - soft_step(Y - bottom - 3, 6))
-    moustache = moustache * (1 - soft_step(np.abs(X) - face["half_width"] - 1, 8)) * (1 - 0.35 * bump(X, 2.0))
-    jaw = np.maximum(soft_step(np.abs(X) - face["half_width"] - 4, 9) * soft_step(Y + 8, 14), soft_step(Y - 13, 7))
+    moustache = soft_step(Y - face["nose_y"] - 8 - 0.012 * np.square(X), 6) * (1 - soft_step(Y - bottom - 3, 6))
+    moustache = moustache * (1 - soft_step(np.abs(X) - face["half_width"] + 0.2 * Y, 12)) * (1 - 0.35 * bump(X, 2.0))
+    cheeks = soft_step(np.abs(X) - face["half_width"] - 4, 9) * soft_step(Y + 8, 14)
+    jaw = np.maximum(cheeks, soft_step(Y - 10.5 - 0.01 * np.square(X), 6))
     chin = np.maximum(jaw * soft_step(Y + 4, 16), 0.9 * bump(X, 4) * soft_step(Y - 9, 5))
     area = {"stubble": 0.42 * np.maximum(moustache, chin), "moustache": 0.85 * moustache}
     cover = area.get(face["beard"], 0.82 * np.maximum(moustache, chin))
-    hair = np.clip(0.75 + 0.32 * gaussian_filter(noise[0], (1.1, 0.45)) * 1.6 + 0.1 * noise[2], 0.2, 1.25)
+    hair = np.clip(0.8 + 0.3 * gaussian_filter(noise[0], (1.2, 0.5)) + 0.08 * noise[2], 0.3, 1.2)
     return skin + np.clip(cover * hair, 0, 1) * (face["beard_tone"] - skin)
 
 

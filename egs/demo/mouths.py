@@ -1,10 +1,10 @@
 """Draws speaking mouths: 96x96 grey crops of a face whose lips, jaw, teeth and tongue follow a `Motion`.
 
 Lips are the region between curves y(x), so that every edge has an exact coverage and no supersampling is needed. Skin
-is pulled down by the jaw. The whole is then moved with the head, lit and given a sensor's noise. All frames of a clip
-are drawn at once.
+is pulled down by the jaw. The whole is then moved with the head, lit and given a sensor's noise.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from egs.demo.faces import CANVAS, MIDDLE, Face, X, Y, bump, soft_step
 from egs.demo.visemes import Motion
 
 CROP = 96
+_FRAMES_AT_ONCE = 10
 _CLOSE_UP = 1.12  # a lip-reading crop shows little more than the mouth
 
 
@@ -40,12 +41,23 @@ def draw_mouths(face: Face, motion: Motion, rng: np.random.Generator) -> np.ndar
     Returns:
         uint8 (frames, 96, 96).
     """
+    pieces = [_draw(face, piece) for piece in _pieces(motion)]
+    return _film(np.concatenate(pieces), rng)
+
+
+def _pieces(motion: Motion) -> Iterator[Motion]:
+    """A few frames at a time: their arrays stay in the processor's cache, which halves the time."""
+    for start in range(0, len(motion.jaw), _FRAMES_AT_ONCE):
+        yield Motion(*(curve[start : start + _FRAMES_AT_ONCE] for curve in vars(motion).values()))
+
+
+def _draw(face: Face, motion: Motion) -> np.ndarray:
+    """The canvas, before it is filmed, float32 (frames, CANVAS, CANVAS)."""
     lips = _shape_lips(face, motion)
     picture = _pull_skin(face, lips)
     picture = _shade_around(face, lips, picture)
     mouth = _paint_inside(face, motion, lips)
-    picture = _cover(picture, _paint_lips(face, motion, lips, mouth), _lip_coverage(lips))
-    return _film(picture, rng)
+    return _cover(picture, _paint_lips(face, motion, lips, mouth), _lip_coverage(lips)).astype(np.float32)
 
 
 def opening_of(face: Face, motion: Motion) -> np.ndarray:
@@ -183,7 +195,9 @@ def _film(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     sway = _drift(rng, n_frames, 5) * np.array([0.9, 0.8, 0.012, 0.010, 1.0])
     still = rng.uniform(-1, 1, 5) * np.array([1.8, 2.0, 0.035, 0.045, 0.0])
     shift_x, shift_y, roll, zoom, light = (sway + still).T.astype(np.float32)[:, :, None, None]
-    moved = _move(picture, shift_x, shift_y, roll, _CLOSE_UP + zoom)
+    pose = np.stack([shift_x, shift_y, roll, _CLOSE_UP + zoom])
+    pieces = [slice(start, start + _FRAMES_AT_ONCE) for start in range(0, n_frames, _FRAMES_AT_ONCE)]
+    moved = np.concatenate([_move(picture[piece], *pose[:, piece]) for piece in pieces])
     gain = 1 + 0.025 * light + rng.uniform(-0.06, 0.06)
     tilt = 4.0 * _drift(rng, n_frames, 1).astype(np.float32)[:, :, None] * (np.arange(CROP, dtype=np.float32) / CROP - 0.5)
     noise = rng.standard_normal(moved.shape, dtype=np.float32) * rng.uniform(1.2, 2.6)

@@ -70,6 +70,8 @@ _VISEMES: dict[str, tuple[tuple[float, ...], tuple[float, float, float]]] = {
     "u": ((0.22, -1.0, 1.0, 0.0, 0.10, 0.30, 0.0), (1.1, 2.0, 0.8)),
 }
 
+VISEMES = tuple(_VISEMES)
+
 _VISEME_OF = {
     **dict.fromkeys("pbm", "closed"),
     **dict.fromkeys("fv", "labiodental"),
@@ -115,6 +117,19 @@ def visemes_of(label: str) -> list[str]:
     if unknown:
         raise ValueError(f"no viseme for {unknown} in the phoneme '{label}'; add it to egs/demo/visemes.py")
     return [_VISEME_OF[sign] for sign in signs]
+
+
+def label_frames(phones: Sequence[Span], n_frames: int) -> np.ndarray:
+    """Which viseme each frame shows: its index in `VISEMES`, int64 (frames,); times from the first frame's start."""
+    labels = np.zeros(n_frames, dtype=np.int64)  # rest
+    times = (np.arange(n_frames) + 0.5) / FPS + LEAD_SEC
+    for phone in phones:
+        visemes = visemes_of(phone.label)
+        step = (phone.end_sec - phone.start_sec) / max(1, len(visemes))
+        for index, viseme in enumerate(visemes):
+            start = phone.start_sec + index * step
+            labels[(times >= start) & (times < start + step)] = VISEMES.index(viseme)
+    return labels
 
 
 def move_mouth(phones: Sequence[Span], samples: np.ndarray, start_sec: float, n_frames: int) -> Motion:

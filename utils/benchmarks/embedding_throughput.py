@@ -12,8 +12,9 @@ import dataclasses
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from utils.data.manifest import Manifest, read_manifest
 from utils.errors import OptionParser, UserError, run_cli
@@ -35,12 +36,22 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     frontend = load_frontend(args.frontend_weights, args.frontend_conf, args.frontend_layer, args.device)
     print(f"{frontend.name} on {args.device}, {args.threads} threads, batches of {args.batch_size}, {args.nj} readers")
-    print(f"{'round':>6} {'bare clips/s':>13} {'stage clips/s':>14} {'ratio':>7}")
+    print(f"{'round':>6} {'bare clips/s':>13} {'stage clips/s':>14} {'ratio':>7}   {'CPU ms a clip, bare and stage':>30}")
     ratios = []
     for number, (bare, stage) in enumerate(measure(manifests, frontend, args), start=1):
-        ratios.append(stage / bare)
-        print(f"{number:>6} {bare:>13.2f} {stage:>14.2f} {ratios[-1]:>7.1%}", flush=True)
+        ratios.append(bare.wall_sec / stage.wall_sec)
+        speeds = f"{bare.clips / bare.wall_sec:>13.2f} {stage.clips / stage.wall_sec:>14.2f} {ratios[-1]:>7.1%}"
+        cpu_ms = f"{1e3 * bare.cpu_sec / bare.clips:>20.1f} {1e3 * stage.cpu_sec / stage.clips:>9.1f}"
+        print(f"{number:>6} {speeds}   {cpu_ms}", flush=True)
     print(f"median {'':>28} {statistics.median(ratios):>7.1%}")
+
+
+class Cost(NamedTuple):
+    """What it took to embed some clips."""
+
+    clips: int
+    wall_sec: float
+    cpu_sec: float  # of all threads of this process: tells the stage's own cost where others use the machine, too
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,8 +90,8 @@ def read_clips(data_dir: Path, n_clips: int) -> list[Manifest]:
     return manifests
 
 
-def measure(manifests: list[Manifest], frontend: "Frontend", args: argparse.Namespace):
-    """Yield (bare, stage) clips per second for each round."""
+def measure(manifests: list[Manifest], frontend: "Frontend", args: argparse.Namespace) -> Iterator[tuple[Cost, Cost]]:
+    """Yield what the bare forward pass took, and the whole stage, for each round."""
     from utils.engine.embedding import embed_manifests, forward_batch, load_group, plan_embedding
 
     args.dump_dir.mkdir(parents=True, exist_ok=True)
@@ -89,14 +100,22 @@ def measure(manifests: list[Manifest], frontend: "Frontend", args: argparse.Name
         groups = plan_embedding(manifests, frontend, Path(folder), *how).groups
         batches = [batch for group in groups for batch in load_group(group, frontend, "centre")[0]]
         n_clips = sum(len(batch.clips) for batch in batches)
-        forward_batch(frontend, batches[0].inputs).cpu()  # the first pass pays for the library's set-up
-        for number in range(args.rounds):
-            start = time.perf_counter()
+
+        def run_bare() -> None:
             for batch in batches:
                 forward_batch(frontend, batch.inputs).cpu()
-            middle = time.perf_counter()
-            embed_manifests(manifests, frontend, Path(folder) / str(number), *how)
-            yield n_clips / (middle - start), n_clips / (time.perf_counter() - middle)
+
+        run_bare()  # the first pass pays for the library's set-up
+        for number in range(args.rounds):
+            bare = _cost(run_bare, n_clips)
+            store = Path(folder) / str(number)
+            yield bare, _cost(lambda store=store: embed_manifests(manifests, frontend, store, *how), n_clips)
+
+
+def _cost(work: Callable[[], object], n_clips: int) -> Cost:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Cost(n_clips, time.perf_counter() - wall, time.process_time() - cpu)
 
 
 if __name__ == "__main__":

@@ -222,16 +222,16 @@ def _file_problems(
 ) -> Iterator[tuple[str, str]]:
     broken = {path: check.reason for path, check in (sounds | crops).items() if check.reason}
     yield from broken.items()
+    if any(path in broken for path in sounds):
+        return  # without its sound there is nothing to compare with
     length = _length(sounds)
-    if not any(path in broken for path in sounds):
-        for path, check in sounds.items():
-            if lengths_differ(path, check.length, length):
-                yield path, f"{check.length} samples, another file of this mixture has {length}"
-    if candidate.mixture_path not in broken:
-        for path, check in crops.items():
-            reason = clock_problem(check.frames, sounds[candidate.mixture_path].length, SAMPLE_RATE_HZ, VIDEO_FPS)
-            if reason and path not in broken:
-                yield path, reason
+    for path, check in sounds.items():
+        if lengths_differ(path, check.length, length):
+            yield path, f"{check.length} samples, another file of this mixture has {length}"
+    for path, check in crops.items():
+        reason = clock_problem(check.frames, length, SAMPLE_RATE_HZ, VIDEO_FPS)
+        if reason and path not in broken:
+            yield path, reason
 
 
 def _speaker_problems(candidate: _Candidate, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:

@@ -154,11 +154,10 @@ class EmbeddingStore:
                 f"({self.root}); check this clip's frames in the manifest, or make its mouth crops again"
             )
         part = self._parts[self._clips[key][0]]
-        stretch = part[clip.start + start_frame : clip.start + min(end_frame, clip.frames)].astype(np.float32)
+        stretch = part[clip.start + start_frame : clip.start + min(end_frame, clip.frames)]
         if end_frame > clip.frames:
-            last = part[clip.start + clip.frames - 1].astype(np.float32)
-            stretch = np.concatenate([stretch, last[None]])
-        return stretch
+            stretch = np.concatenate([stretch, part[clip.start + clip.frames - 1][None]])
+        return np.array(stretch, dtype=np.float32)
 
 
 class EmbeddingWriter:

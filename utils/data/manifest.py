@@ -77,6 +77,11 @@ def read_manifest(path: Path | str) -> Manifest:
     return Manifest(path, side["corpus"], side["split"], root, side["sample_rate"], n_src, items)
 
 
+def find_manifests(data_dir: Path | str) -> list[Path]:
+    """The finished manifests of a prepared corpus: its CSVs that have a side file, by name."""
+    return sorted(path for path in Path(data_dir).glob("*.csv") if path.with_suffix(".json").is_file())
+
+
 def read_utterances(path: Path | str, sample_rate: int) -> Manifest:
     """Read an `utterances.csv` that somebody else may have made: without a side file its paths start at its folder.
 

@@ -47,7 +47,7 @@ def _load(path: Path | str) -> np.ndarray:
         with np.load(path, allow_pickle=False) as archive:
             if "data" not in archive:
                 raise UserError(f"{path}: no key `data`, only {sorted(archive.files)}; save the crops under `data`")
-            return archive["data"]
+            data = archive["data"]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except ValueError as error:
@@ -57,3 +57,6 @@ def _load(path: Path | str) -> np.ndarray:
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, MemoryError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: damaged npz ({text}); copy or cut the crops again") from None
+    if not isinstance(data, np.ndarray):  # numpy hands over a member that is no array as its bytes
+        raise UserError(f"{path}: `data` is no array; save the crops under `data` with numpy")
+    return data

@@ -1,12 +1,14 @@
 """Whether the files of a corpus are what its manifest says: audio and mouth crops opened one by one, in parallel."""
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,12 +74,22 @@ def check_files(check: Callable[[Path], Check], paths: Iterable[Path], nj: int, 
     bar = partial(tqdm, total=len(unique), desc=title, unit="file", disable=None)
     if workers < 2:
         return dict(zip(unique, bar(map(check, unique)), strict=True))
-    ignore_ctrl_c = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
     try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **ignore_ctrl_c) as pool:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
             return dict(zip(unique, bar(pool.map(check, unique, chunksize=_FILES_A_TASK)), strict=True))
     except BrokenProcessPool:
         raise UserError(f"{title}: a worker process was killed, perhaps for memory; try a smaller --nj") from None
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and never outlive one that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
 
 
 def lengths_differ(path: str, length: int, wanted: int) -> bool:

@@ -5,6 +5,7 @@ configurations in `conf/lipreading`. Writes nothing.
 """
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -104,23 +105,19 @@ def _load(path: Path) -> Any:
     scalars = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar]
     dtypes = [np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)), type(np.dtype(np.int64))]
     try:
-        with torch.serialization.safe_globals(scalars + dtypes):
+        with torch.serialization.safe_globals(scalars + dtypes), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, AttributeError) as error:
+        if any(sign in str(error) for sign in ("GLOBAL", "Unsupported class", "TorchScript")):
             raise UserError(
-                f"{path}: holds pickled objects that would run code when read, so it is refused; save its state_dict "
-                f"alone (torch.save(model.state_dict(), ...)) where you trust it, and give that"
-            ) from None
-        raise _not_a_checkpoint(path) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError) as error:
-        raise _not_a_checkpoint(path) from error
-
-
-def _not_a_checkpoint(path: Path) -> UserError:
-    return UserError(
-        f"{path} ({path.stat().st_size} bytes): not a torch checkpoint, or cut short; fetch it again ({HOW_TO_GET})"
-    )
+                f"{path}: holds pickled objects or TorchScript, which run code when read, so it is refused; save the "
+                f"network's state_dict alone (torch.save(model.state_dict(), ...)) where you trust it, and give that"
+            ) from error
+        raise UserError(
+            f"{path} ({path.stat().st_size} bytes): not a torch checkpoint, or cut short; fetch it again ({HOW_TO_GET})"
+        ) from error
 
 
 def zoo_names() -> list[str]:
@@ -249,9 +246,9 @@ def _mismatch(checkpoint: Checkpoint, conf: dict, source: str, wanted: dict[str,
     """One line: how the file differs from its configuration, and what to give instead."""
     found = _signature(checkpoint.state)
     fitting = _fitting_name(checkpoint)
-    remedy = f"it fits conf/lipreading/{fitting}.json: give that as --frontend_conf, or none" if fitting else (
-        "none of conf/lipreading fits either; give the configuration that it was trained with as --frontend_conf"
-    )
+    remedy = "none of conf/lipreading fits either; give the configuration that it was trained with as --frontend_conf"
+    if fitting:
+        remedy = f"it fits conf/lipreading/{fitting}.json: give that as --frontend_conf, or none"
     return f"{checkpoint.path}: does not fit {source}: {_difference(found, wanted, conf)}; {remedy}"
 
 

@@ -1,270 +1,72 @@
-"""Separation of a manifest's mixtures: the heart of stage 4.
+"""Separation of planned mixtures into a folder of voices: the heart of stage 4.
 
-Reads the mixtures, the embeddings of their mouths and trained networks; writes voices and the journal of
-`utils.data.estimates`. What lies on disk already, made from the same files by the same network, is left alone.
-
-    plan_tasks        a task for each mixture that can be separated, a problem for each that cannot
-    separate_tasks    do those that are not done yet, batched where mixtures are equally long
+Reads the mixtures and the embeddings of their mouths; writes voices and the journal of `utils.data.estimates`. What
+lies there already, made from the same files by the same network, is left alone.
 """
 
-import hashlib
-import json
-import logging
-import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from utils.data.audio import probe_audio, read_audio
+from utils.data.audio import read_audio
 from utils.data.embedding_store import EmbeddingStore
-from utils.data.estimates import ORDER_UNKNOWN, Journal, Made, are_complete, voice_paths, write_voices
-from utils.data.files import sha256_file
-from utils.data.manifest import Manifest, Mixture, Problem
-from utils.data.validation import lengths_differ
-from utils.engine.experiment import load_model
+from utils.data.estimates import Journal, Made, are_complete, voice_paths, write_voices
+from utils.data.manifest import Problem
+from utils.engine.separation_plan import SeparationOptions, Task
 from utils.errors import UserError
-from utils.overlap_add import check_frames, check_windows, frames_covering, separate_blocks, separate_window
-
-logger = logging.getLogger(__name__)
+from utils.overlap_add import check_windows, frames_covering, separate_blocks, separate_window
 
 
 @dataclass(frozen=True)
-class SeparationOptions:
-    """How to separate, whatever the network."""
+class Separated:
+    """What `separate_tasks` did."""
 
-    window_sec: float
-    hop_sec: float
-    subtype: str = "float"
-    batch_size: int = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Separator:
-    """A trained network, ready to separate."""
-
-    network: nn.Module  # (batch, time), (batch, faces, frames, dim) | None -> (batch, voices, time)
-    separated_by: str
-    sha256: str  # of the file it came from
-    n_src: int  # voices of the audio-only network; with faces there are as many voices as faces
-    needs_faces: bool
-    sample_rate: int  # Hz
-    fps: float
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One mixture to be separated."""
-
-    row: int  # line of the manifest's CSV
-    item: Mixture
-    path: Path
-    length: int  # samples; an MP3's may be a little more than the manifest says
-    separator: Separator
-    faces: tuple[str, ...]  # keys of the embedding store, one for each voice; () for an audio-only network
-    stamp: str  # of all that the voices depend on
-    repeats_faces: bool = False  # a face's embedding is begun anew where it ends too early: it belongs elsewhere
-
-    def problem(self, error: Exception) -> Problem:
-        """Why this task failed."""
-        return Problem(self.row, self.item.mixture_id, self.item.mixture_path, str(error))
-
-
-class EachFaceAlone(nn.Module):
-    """A target-speaker network (one face in, one voice out) run for every face of a mixture.
-
-    Shape:
-        - mixture (batch, time), visual (batch, faces, frames, dim) -> (batch, faces, time)
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, mixture: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
-        faces = visual.shape[1]
-        voices = self.network(mixture.repeat_interleave(faces, dim=0), visual.flatten(0, 1).unsqueeze(1))
-        return voices.reshape(len(mixture), faces, -1)
-
-
-def load_separator(exp_dir: Path, device: str) -> Separator:
-    """Load the network of an experiment.
-
-    Raises:
-        UserError: there is none, or it cannot be loaded.
-    """
-    path = exp_dir / "best_model.pth"
-    network, _ = load_model(path)
-    needs_faces = network.n_cues > 0
-    name = exp_dir.resolve().name
-    return Separator(
-        network=(EachFaceAlone(network) if network.n_cues == 1 else network).eval().to(device),
-        separated_by=name if needs_faces else f"{name} {ORDER_UNKNOWN}",
-        sha256=sha256_file(path),
-        n_src=network.n_src,
-        needs_faces=needs_faces,
-        sample_rate=network.sample_rate,
-        fps=network.video_fps,
-    )
-
-
-def plan_tasks(
-    manifest: Manifest,
-    separator: Separator,
-    fallback: Separator | None,
-    store: EmbeddingStore | None,
-    mouth_reasons: dict[str, str],
-    options: SeparationOptions,
-) -> tuple[list[Task], list[Problem]]:
-    """Find out which mixtures can be separated, and by which network.
-
-    Args:
-        manifest: mixtures.
-        separator: the network asked for.
-        fallback: an audio-only network for the mixtures whose faces cannot be used.
-        store: embeddings; None for an audio-only network.
-        mouth_reasons: why a mouth of the manifest has no embedding, by its path.
-        options: they are part of the stamps.
-
-    Raises:
-        UserError: network and manifest do not belong together.
-    """
-    for used in filter(None, (separator, fallback)):
-        _check_fit(manifest, used)
-    tasks, problems = [], []
-    for row, item in enumerate(manifest.items, start=2):
-        chosen, faces = separator, item.mouth_paths if separator.needs_faces else ()
-        try:
-            path = manifest.resolve(item.mixture_path)
-            length = _checked_length(manifest, item, path)
-            reason = _face_problem(item, faces, separator, store, mouth_reasons)
-            if reason and fallback is None:
-                raise UserError(reason)
-            if reason:
-                logger.warning("%s: separated by %s, as %s", item.mixture_id, fallback.separated_by, reason)
-                chosen, faces = fallback, ()
-            stamp = _stamp(chosen, options, path, faces, store)
-            tasks.append(Task(row, item, path, length, chosen, faces, stamp))
-        except UserError as error:
-            problems.append(Problem(row, item.mixture_id, _path_at_fault(item, str(error)), str(error)))
-    return tasks, problems
-
-
-def with_swapped_faces(tasks: Sequence[Task]) -> list[Task]:
-    """The tasks with the faces of each mixture rolled by one: the voices must follow."""
-    return [_with_faces(task, task.faces[1:] + task.faces[:1], False) for task in tasks if len(task.faces) > 1]
-
-
-def with_shuffled_faces(tasks: Sequence[Task], seed: int = 0) -> list[Task]:
-    """The tasks with each face replaced by one that is not of its mixture: the cues then say nothing.
-
-    Which one depends on the seed, the mixture and the faces that there are, not on the order of the tasks.
-    """
-    pool = sorted({face for task in tasks for face in task.faces})
-    shuffled = []
-    for task in tasks:
-        strangers = [face for face in pool if face not in task.faces]
-        if len(strangers) >= len(task.faces) > 0:
-            draw = random.Random(f"{seed}:{task.item.mixture_id}")
-            shuffled.append(_with_faces(task, tuple(draw.sample(strangers, len(task.faces))), True))
-    return shuffled
+    journal: Journal
+    problems: list[Problem]
+    audio_sec: float  # of the mixtures that were separated now
 
 
 def separate_tasks(
     tasks: Sequence[Task], folder: Path, store: EmbeddingStore | None, n_src: int, options: SeparationOptions
-) -> tuple[Journal, list[Problem], float]:
+) -> Separated:
     """Bring a folder of voices up to date; voices of mixtures that have no task any more are removed.
 
-    Returns:
-        The journal, the mixtures that failed, and the seconds of sound that were separated now.
+    Batches are cut before the tasks that are done are taken out: a run that goes on after a kill computes the batches
+    of an undisturbed one, and so the same values.
     """
     for leftover in folder.glob("s*/.tmp-*"):
         leftover.unlink(missing_ok=True)
     journal = Journal(folder)
     for mixture_id in journal.keep_only(task.item.mixture_id for task in tasks):
-        for path in voice_paths(folder, mixture_id, n_src):
-            path.unlink(missing_ok=True)
-    pending = [task for task in tasks if not _is_done(task, journal, folder, n_src)]
+        _remove(voice_paths(folder, mixture_id, n_src))
+    pending = {task for task in tasks if not _is_done(task, journal, folder, n_src)}
     problems: list[Problem] = []
-    done_samples = 0
+    done_sec = 0.0
     with tqdm(total=len(tasks), initial=len(tasks) - len(pending), disable=None, unit="mix", desc=folder.name) as progress:
-        for batch in _batches(pending, options):
-            made = _separate_batch(batch, folder, store, n_src, options, journal, problems)
-            done_samples += sum(task.length for task in made)
-            progress.update(len(batch))
-    return journal, problems, done_samples / tasks[0].separator.sample_rate if tasks else 0.0
+        for batch in _batches(tasks, options):
+            if pending.isdisjoint(batch):
+                continue
+            for task, voices in _voices(batch, store, options):
+                if task not in pending:
+                    continue
+                try:
+                    _write(task, voices, folder, n_src, options.subtype, journal)
+                    done_sec += task.length / task.separator.sample_rate
+                except UserError as error:
+                    problems.append(task.problem(error))
+                    _remove(voice_paths(folder, task.item.mixture_id, n_src))
+                progress.update()
+    return Separated(journal, problems, done_sec)
 
 
-def _check_fit(manifest: Manifest, separator: Separator) -> None:
-    if manifest.sample_rate != separator.sample_rate:
-        raise UserError(
-            f"{manifest.path}: sampled at {manifest.sample_rate} Hz where {separator.separated_by} was trained for "
-            f"{separator.sample_rate} Hz; resample the corpus"
-        )
-    if not separator.needs_faces and separator.n_src != manifest.n_src:
-        raise UserError(
-            f"{manifest.path}: mixtures of {manifest.n_src} voices where {separator.separated_by} gives {separator.n_src}"
-        )
-
-
-def _checked_length(manifest: Manifest, item: Mixture, path: Path) -> int:
-    """The samples of a mixture, from its header.
-
-    Raises:
-        UserError: missing, not audio, or other than the manifest says.
-    """
-    info = probe_audio(path)
-    same_kind = (info.sample_rate, info.channels) == (manifest.sample_rate, 1)
-    if not same_kind or lengths_differ(item.mixture_path, info.length, item.length):
-        raise UserError(
-            f"{path}: {info.length} samples of {info.channels} channel(s) at {info.sample_rate} Hz where the manifest "
-            f"says {item.length} of 1 at {manifest.sample_rate} Hz; make the manifest again"
-        )
-    return info.length
-
-
-def _face_problem(
-    item: Mixture, faces: Sequence[str], separator: Separator, store: EmbeddingStore | None, reasons: dict[str, str]
-) -> str:
-    """Why the faces of a mixture cannot be used, "" if they can."""
-    for k, face in enumerate(faces, start=1):
-        if not face:
-            return f"voice {k} has no mouth (mouth_{k}_path is empty)"
-        if face not in store:
-            return f"{face}: {reasons.get(face, 'no embedding')}"
-        try:
-            check_frames(store.frames(face), frames_covering(item.length, separator.sample_rate, separator.fps))
-        except UserError as error:
-            return f"{face}: {error}"
-    if faces and abs(item.fps - separator.fps) > 1e-3:
-        return f"video at {item.fps:g} frames/s where {separator.separated_by} was trained at {separator.fps:g}"
-    return ""
-
-
-def _path_at_fault(item: Mixture, reason: str) -> str:
-    """The file that a reason speaks of: a mouth, or else the mixture."""
-    return next((face for face in item.mouth_paths if face and reason.startswith(face)), item.mixture_path)
-
-
-def _stamp(
-    separator: Separator, options: SeparationOptions, path: Path, faces: Sequence[str], store: EmbeddingStore | None
-) -> str:
-    """Hash all that a mixture's voices depend on; files count by size and time, faces by what was embedded."""
-    status = path.stat()
-    how = (options.window_sec, options.hop_sec, options.subtype)
-    cues = [(store.root.parent.name, face, store.clip(face).source_sha256) for face in faces]
-    facts = [separator.sha256, separator.separated_by, how, status.st_size, status.st_mtime_ns, cues]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _with_faces(task: Task, faces: tuple[str, ...], repeats_faces: bool) -> Task:
-    stamp = hashlib.sha256(json.dumps([task.stamp, faces]).encode()).hexdigest()
-    return replace(task, faces=faces, stamp=stamp, repeats_faces=repeats_faces)
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _is_done(task: Task, journal: Journal, folder: Path, n_src: int) -> bool:
@@ -288,51 +90,32 @@ def _batches(tasks: Sequence[Task], options: SeparationOptions) -> Iterator[list
     yield from waiting.values()
 
 
-def _separate_batch(
-    batch: Sequence[Task],
-    folder: Path,
-    store: EmbeddingStore | None,
-    n_src: int,
-    options: SeparationOptions,
-    journal: Journal,
-    problems: list[Problem],
-) -> list[Task]:
-    """Separate and write; what fails is added to `problems`, the rest is given back."""
-    made = []
-    for task, blocks in _voices(batch, store, options, problems):
-        mixture_id, separated_by = task.item.mixture_id, task.separator.separated_by
-        journal.write(Made(mixture_id, "", separated_by, 1.0))
-        try:
-            paths = voice_paths(folder, mixture_id, n_src)
-            gain = write_voices(paths, blocks, task.separator.sample_rate, options.subtype)
-        except UserError as error:
-            problems.append(task.problem(error))
-        else:
-            journal.write(Made(mixture_id, task.stamp, separated_by, gain))
-            made.append(task)
-    return made
+def _write(task: Task, voices: Iterable[np.ndarray], folder: Path, n_src: int, subtype: str, journal: Journal) -> None:
+    """Write the blocks (n_src, samples) of a mixture's voices, and what they are into the journal."""
+    mixture_id, separated_by = task.item.mixture_id, task.separator.separated_by
+    journal.write(Made(mixture_id, "", separated_by, 1.0))
+    gain = write_voices(voice_paths(folder, mixture_id, n_src), voices, task.separator.sample_rate, subtype)
+    journal.write(Made(mixture_id, task.stamp, separated_by, gain))
 
 
 def _voices(
-    batch: Sequence[Task], store: EmbeddingStore | None, options: SeparationOptions, problems: list[Problem]
+    batch: Sequence[Task], store: EmbeddingStore | None, options: SeparationOptions
 ) -> Iterator[tuple[Task, Iterable[np.ndarray]]]:
-    """Each task with the blocks (n_src, samples) of its voices; a single task is streamed, several are one pass."""
-    if len(batch) == 1:
-        yield batch[0], _stream(batch[0], store, options)
-        return
-    mixtures = {}
-    for task in batch:
-        try:
-            mixtures[task] = _read_mixture(task, 0, task.length)
-        except UserError as error:
-            problems.append(task.problem(error))
-    if not mixtures:
+    """Each task with its voices; several are one pass, a single one, or each of those that hold a bad file, is streamed.
+
+    A file that cannot be read is only met when its voices are asked for.
+    """
+    try:
+        mixtures = torch.stack([_read_mixture(task, 0, task.length) for task in batch]) if len(batch) > 1 else None
+    except UserError:
+        mixtures = None
+    if mixtures is None:
+        yield from ((task, _stream(task, store, options)) for task in batch)
         return
     separator, n_frames = batch[0].separator, _n_frames(batch[0])
-    visual = torch.stack([_read_faces(task, store, 0, n_frames) for task in mixtures]) if separator.needs_faces else None
-    voices = separate_window(separator.network, torch.stack(list(mixtures.values())), visual).numpy()
-    for task, estimates in zip(mixtures, voices, strict=True):
-        yield task, [estimates]
+    visual = torch.stack([_read_faces(task, store, 0, n_frames) for task in batch]) if separator.needs_faces else None
+    for task, voices in zip(batch, separate_window(separator.network, mixtures, visual).numpy(), strict=True):
+        yield task, [voices]
 
 
 def _stream(task: Task, store: EmbeddingStore | None, options: SeparationOptions) -> Iterator[np.ndarray]:

@@ -18,7 +18,7 @@ CUE_FOLDERS = {"swapped": "cues_swapped", "shuffled": "cues_shuffled"}
 CUE_DEFINITIONS = {
     "si_snr_imp": "mean SI-SNRi of each estimate against the reference in its own place",
     "si_snr_imp_swapped_references": "the same against the reference of the speaker whose face was given",
-    "right_rate": "share of mixtures in which every estimate is nearer (SI-SNR) to the given face's voice than to any other",
+    "right_rate": "share of mixtures in which every estimate is nearest (SI-SNR) to the voice of the given face",
     "both_right_rate": "share of mixtures that are right with their own faces and with swapped ones",
 }
 
@@ -66,7 +66,7 @@ def _matrices(cues: str, items: list[ScoreItem], nj: int, journal_dir: Path, ver
 
 
 def _places(stack: np.ndarray, shift: int) -> np.ndarray:
-    """(mixtures, n_src): the value of estimate k against reference k + shift, from (mixtures, estimates, references)."""
+    """From (mixtures, estimates, references): estimate k against reference k + shift, (mixtures, n_src)."""
     n_src = stack.shape[-1]
     return stack[:, np.arange(n_src), (np.arange(n_src) + shift) % n_src]
 

@@ -31,6 +31,7 @@ def plot_histogram(voices: pd.DataFrame, path: Path, title: str) -> None:
     for axis, (label, values) in zip(axes, panels.items(), strict=True):
         _draw(axis, label, values, edges)
     axes[-1].set_xlabel(f"{name} of a voice, dB")
+    figure.align_ylabels()
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)

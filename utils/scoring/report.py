@@ -33,7 +33,7 @@ def _git_hash(repository: Path) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown (no git repository)"
+        return "unknown"
 
 
 def definitions() -> dict[str, str]:
@@ -45,7 +45,12 @@ def definitions() -> dict[str, str]:
 
 def results_text(final: dict) -> str:
     """The whole of RESULTS.md."""
-    parts = [f"# Scores of {final['title']}", results_table(final), _lines(_notes(final))]
+    parts = [
+        f"# Scores of {final['title']}",
+        results_table(final),
+        _lines(_notes(final)),
+        "![histogram](histogram.png)",
+    ]
     if final["cue_test"]:
         parts += ["## Cue test: do the voices follow the faces?", cue_text(final["cue_test"])]
     parts += ["## Metrics without a value (NaN)", _lines(_nan_lines(final["nan_reasons"]))]
@@ -94,7 +99,7 @@ def _input_cell(group: dict, name: str, digits: int) -> str:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "NaN" if value is None else f"{value:.{digits}f}"
+    return "NaN" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus zeros
 
 
 def _notes(final: dict) -> list[str]:
@@ -112,8 +117,8 @@ def _notes(final: dict) -> list[str]:
     if final["n_failed"]:
         notes.append(f"**{final['n_failed']} mixtures could not be scored** and are in no number: see failed.csv.")
     if final["n_not_separated"]:
-        notes.append(f"**{final['n_not_separated']} items were not separated** and are in no number: see the failed.csv "
-                     "beside separated.csv.")  # fmt: skip
+        notes.append(f"**{final['n_not_separated']} mixtures were not separated** and are in no number: see the "
+                     "failed.csv beside separated.csv.")  # fmt: skip
     if final["n_trimmed"]:
         notes.append(f"In {final['n_trimmed']} mixtures the files' lengths differed a little; the longer ones were cut "
                      "(trimmed_samples in all_metrics.csv).")  # fmt: skip

@@ -98,8 +98,8 @@ def main() -> int:
     failed = _score(job, args.nj)
     if failed > args.max_failed:
         raise UserError(
-            f"{failed} mixtures could not be scored (--max_failed {args.max_failed}), see {job.out_dir / 'failed.csv'}; "
-            f"the results of the others are in {job.out_dir}"
+            f"{failed} mixtures could not be scored (--max_failed {args.max_failed}), the results of the others are in "
+            f"{job.out_dir}; see {job.out_dir / 'failed.csv'}"
         )
     mark.write()
     logger.info("stage 5: the results are in %s", job.out_dir)
@@ -132,7 +132,7 @@ def _experiment_job(args: argparse.Namespace) -> Job | None:
         experiment={"experiment": args.exp_dir.name, "test": args.test_name},
         experiment_files=files,
         training=read_json(training) if training in files else {},
-        n_not_separated=_count_rows(folder / "failed.csv"),
+        n_not_separated=_count_ids(folder / "failed.csv"),
     )
 
 
@@ -151,11 +151,12 @@ def _folder_job(args: argparse.Namespace) -> Job:
     )
 
 
-def _count_rows(path: Path) -> int:
+def _count_ids(path: Path) -> int:
+    """How many mixtures a failed.csv names."""
     if not path.is_file():
         return 0
     with open(path, newline="", encoding="utf-8") as handle:
-        return max(sum(1 for _ in csv.reader(handle)) - 1, 0)
+        return len({row["id"] for row in csv.DictReader(handle)})
 
 
 def _inputs(job: Job) -> dict[str, str]:

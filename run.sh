@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# From a corpus of talking faces to separated voices with a table of scores.
+#
+#   ./run.sh                                                   everything, on the demo corpus that it makes itself
+#   ./run.sh --corpus dla --corpus_dir DIR --frontend_weights FILE    train, separate and score on your own corpus
+#   ./run.sh --stage 4 --test_dir DIR                          separate DIR with the trained model, and score it
+#
+# Stages: 0 prepare, 1 mouths, 2 embeddings, 3 train, 4 separate, 5 score. What is up to date is skipped, what was
+# interrupted goes on. Everything is written below data/, dump/ and exp/; logs are in exp/<tag>/log and data/<corpus>/log.
+# Paths are relative to the folder of this file. Exit codes: 0 done, 1 a stage failed, 2 wrong usage.
+set -euo pipefail
+
+stage=0             # the first stage to run
+stop_stage=5        # the last stage to run
+force=false         # run the stages even where they are up to date
+nj=$(nproc)         # processes for what runs on the CPU
+id=                 # GPUs, e.g. 0 or 0,1; cpu: none; empty: all that are visible
+max_failed=0        # items of a stage that may fail (each is listed in a failed.csv) before the stage fails
+
+corpus=demo         # a folder of egs/
+corpus_dir=         # where the raw corpus lies; the demo needs none
+corpus_args=        # further options of egs/<corpus>/prepare.py, as one text
+data_dir=           # the prepared corpus; empty: data/<corpus>
+dump_dir=dump       # where embeddings are kept
+
+frontend_weights=   # checkpoint of the lip-reading front end; empty: the demo's own for the demo
+frontend_conf=      # its conf/lipreading/*.json; empty: found out from the checkpoint
+frontend_layer=trunk # trunk or tcn: the output whose features are used
+views=centre        # crops to embed: centre or centre,flip
+precision=float16   # of the stored embeddings: float16 or float32
+
+conf=               # the model and its training; empty: conf/demo.yml for the demo, else conf/avdprnn.yml
+train_args=         # keys of the conf to change, e.g. "--lr 0.0005 --batch_size 2"
+tag=                # name of the experiment; empty: <conf>_<corpus>_<train_args>
+exp_dir=            # folder of the experiment; empty: exp/<tag>
+
+test_dir=           # what to separate: a folder (audio/mix, mouths) or a CSV; empty: <data_dir>/test.csv
+test_name=          # name of its outputs; empty: the folder's name, or <corpus>_<split>
+cue_test=false      # also separate with the faces swapped and shuffled, and score that
+fallback_exp_dir=   # audio-only experiment for mixtures without a usable mouth; empty: these are left out and listed
+subtype=float       # sample format of the separated voices: float or pcm16
+
+COMMAND=("$0" "$@")
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$ROOT/utils/parse_options.sh"
+cd "$ROOT"
+. utils/log.sh
+. utils/recipe.sh
+
+runs() { ((stage <= $1 && $1 <= stop_stage)); }
+
+run_stage() { # number, name, then the options that the stage's script gets
+    local number=$1 name=$1_$2 option status=0 log_dir=$data_dir/log
+    local -a arguments=()
+    shift 2
+    runs "$number" || return 0
+    for option in "$@"; do arguments+=("--$option=${!option}"); done
+    log "stage $name"
+    "utils/stages/$name.sh" "${arguments[@]}" || status=$?
+    ((status != 0)) || return 0
+    ((number < 3)) || log_dir=$exp_dir/log
+    report_failure "$name" "$status" "$log_dir/$name.log" "$(printf '%q ' "${COMMAND[@]}")--stage $number"
+}
+
+((0 <= stage && stage <= stop_stage && stop_stage <= 5)) ||
+    usage_error "--stage $stage --stop_stage $stop_stage: stages run from 0 to 5, the first not after the last"
+[[ $tag != */* && $tag != .* ]] || usage_error "--tag $tag: it names a folder of exp/; a path is given with --exp_dir"
+data_dir=${data_dir:-data/$corpus}
+own_weights=$frontend_weights # stage 4 takes what the experiment was trained with, unless told otherwise
+if [[ $corpus == demo ]]; then
+    conf=${conf:-conf/demo.yml}
+    frontend_weights=${frontend_weights:-egs/demo/lipreader.pth.tar}
+fi
+conf=${conf:-conf/avdprnn.yml}
+exp_dir=${exp_dir:-exp/${tag:-$(experiment_tag "$conf" "$corpus" "$train_args")}}
+exp_dir=${exp_dir%/}
+
+if runs 0; then check_corpus "$corpus" "$corpus_dir"; fi
+if runs 2 || runs 3; then check_conf "$conf"; fi
+if { runs 2 || runs 3; } && ! is_audio_only "$conf" "$train_args"; then check_weights "$frontend_weights"; fi
+if runs 4 && [[ -n $test_dir ]]; then check_test_dir "$test_dir"; fi
+if ((stage >= 4)); then check_experiment "$exp_dir"; fi
+test_dir=${test_dir:-$data_dir/test.csv}
+test_name=${test_name:-$(name_of_test "$test_dir")}
+
+export AVSEP_RUN_PID=$$ # stages end when this process does
+. ./path.sh
+if ((stop_stage >= 3)); then log "experiment $exp_dir"; fi
+
+run_stage 0 prepare corpus corpus_dir corpus_args data_dir nj max_failed force
+run_stage 1 mouths data_dir nj max_failed force
+if ! is_audio_only "$conf" "$train_args"; then
+    run_stage 2 embeddings data_dir frontend_weights frontend_conf frontend_layer views precision dump_dir nj id \
+        max_failed force
+elif runs 2; then
+    log "stage 2_embeddings: skipped, $conf is an audio-only model"
+fi
+run_stage 3 train conf data_dir exp_dir train_args frontend_weights frontend_conf frontend_layer views precision \
+    dump_dir id force
+frontend_weights=$own_weights
+run_stage 4 separate exp_dir test_dir test_name cue_test fallback_exp_dir frontend_weights subtype dump_dir nj id \
+    max_failed force
+run_stage 5 score exp_dir test_name nj max_failed force
+if runs 5; then log "results: $exp_dir/results/$test_name/RESULTS.md"; fi

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Stage 4, separate: the voices of every mixture of a test set.
+#
+# Reads <exp_dir>/best_model.pth (stage 3) and --test_dir, a folder with audio/mix and mouths/ or a prepared CSV; its
+# table and embeddings are made when missing. Writes <exp_dir>/separated/<test name>/{s1,s2}/<mixture>.wav,
+# separated.csv, failed.csv, and log/4_separate.log. An interrupted call goes on where it stopped.
+#   utils/stages/4_separate.sh --exp_dir exp/demo_demo --test_dir /data/meetings
+set -euo pipefail
+
+exp_dir=           # folder of the experiment
+test_dir=          # what to separate: a folder or a CSV
+test_name=         # name of the outputs; empty: the folder's name, or <corpus>_<split>
+cue_test=false     # also separate with the faces swapped and shuffled
+fallback_exp_dir=  # audio-only experiment for mixtures without a usable mouth; empty: these are left out and listed
+frontend_weights=  # where the experiment's front end lies now; empty: where it was
+subtype=float      # sample format of the voices: float or pcm16
+window_sec=8.0     # longer mixtures are separated in windows of that length
+hop_sec=6.0        # from window to window
+batch_size=4       # equally long mixtures separated at once
+dump_dir=dump      # where embeddings are kept
+data_root_dir=data # where the table of a folder is made
+nj=$(nproc)        # processes and threads that read files
+id=                # GPU, e.g. 0; cpu: none; empty: the first that is visible
+max_failed=0       # mixtures that may fail before the stage does
+force=false        # separate again although nothing changed
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+[[ -f $ROOT/utils/parse_options.sh ]] || ROOT=${SLURM_SUBMIT_DIR:-$PWD} # sbatch runs a copy of this file
+. "$ROOT/utils/parse_options.sh"
+cd "$ROOT"
+. utils/log.sh
+
+[[ -f $exp_dir/best_model.pth ]] || die "--exp_dir $exp_dir: no best_model.pth there; stage 3 makes it"
+[[ -n $test_dir ]] || usage_error "--test_dir is needed: a folder with audio/mix and mouths/, or a prepared CSV"
+start_program "$exp_dir/log/4_separate.log" separate exp_dir test_dir test_name cue_test fallback_exp_dir \
+    frontend_weights subtype window_sec hop_sec batch_size dump_dir data_root_dir nj id max_failed force

@@ -1,0 +1,137 @@
+"""Stage 0: a corpus becomes manifests.
+
+Reads   --corpus_dir, by way of egs/<corpus>/prepare.py, which knows that corpus' layout
+Writes  data/<corpus>/<split>.csv with their side files, failed.csv, and the done mark .done-0.json
+Run     python -m utils.stages.prepare --corpus dla --corpus_dir /data/dla_dataset --nj 8
+"""
+
+import argparse
+import hashlib
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils.data.manifest import find_manifests, read_manifest, validate_manifest
+from utils.errors import OptionParser, UsageError, UserError, run_cli
+from utils.stages.marks import StageMark, fingerprint_files
+
+log = logging.getLogger(__name__)
+EGS = Path(__file__).resolve().parents[2] / "egs"
+
+
+def main() -> int:
+    """Run the corpus' own preparation unless nothing changed, then check what it wrote."""
+    args = _parse_args()
+    script = _find_script(args.corpus)
+    corpus_args = _split(args.corpus_args)
+    corpus_dir = Path(args.corpus_dir) if args.corpus_dir else None
+    if corpus_dir and not corpus_dir.is_dir():
+        raise UserError(f"--corpus_dir {corpus_dir}: no such folder; give the folder of the corpus '{args.corpus}'")
+    data_dir = Path(args.data_dir or Path("data", args.corpus))
+    inputs = _inputs(args, script, corpus_dir, corpus_args)
+    changes = _mark(data_dir, inputs).changed()
+    if changes == [] and not args.force:
+        log.info("stage 0: up to date (%s)", data_dir)
+        return 0
+    for change in changes or []:
+        log.info("stage 0: runs again, %s", change)
+    command = [sys.executable, str(script), "--data_dir", str(data_dir)]
+    command += ["--corpus_dir", str(corpus_dir)] if corpus_dir else []
+    code = _run([*command, "--nj", str(args.nj), "--max_failed", str(args.max_failed), *corpus_args])
+    if code:
+        return code  # the corpus' own program has said why
+    _check(data_dir, script)
+    _mark(data_dir, inputs).write()
+    return 0
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = OptionParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", default="demo", help="a folder of egs/")
+    parser.add_argument("--corpus_dir", default="", help="where the corpus lies; some corpora need none")
+    parser.add_argument("--corpus_args", default="", help="further options of egs/<corpus>/prepare.py, as one text")
+    parser.add_argument("--data_dir", default="", help="where the manifests go; empty: data/<corpus>")
+    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--max_failed", type=int, default=0, help="items that may be left out")
+    parser.add_argument("--force", action="store_true", help="run even if nothing changed")
+    return parser.parse_args()
+
+
+def _find_script(corpus: str) -> Path:
+    scripts = {path.parent.name: path for path in sorted(EGS.glob("*/prepare.py"))}
+    if corpus not in scripts:
+        raise UserError(f"--corpus {corpus}: there is no egs/{corpus}/prepare.py; the corpora are {', '.join(scripts)}")
+    return scripts[corpus]
+
+
+def _split(corpus_args: str) -> list[str]:
+    try:
+        return shlex.split(corpus_args)
+    except ValueError as error:
+        raise UsageError(f"--corpus_args {corpus_args}: {error}; mend the quotes") from None
+
+
+def _inputs(args: argparse.Namespace, script: Path, corpus_dir: Path | None, corpus_args: list[str]) -> dict[str, str]:
+    """What the manifests depend on; folders named in `--corpus_args` count like the corpus itself."""
+    inputs = {"corpus": args.corpus, "corpus_args": args.corpus_args, "max_failed": str(args.max_failed)}
+    inputs["egs/prepare.py"] = fingerprint_files(script.parent.glob("*.py"))
+    if corpus_dir:
+        inputs["corpus_dir"] = str(corpus_dir.absolute())
+    folders = [corpus_dir] if corpus_dir else []
+    folders += [Path(arg) for arg in corpus_args if Path(arg).is_dir()]
+    return inputs | {f"files of {folder}": fingerprint_tree(folder) for folder in folders}
+
+
+def _mark(data_dir: Path, inputs: dict[str, str]) -> StageMark:
+    """The done mark; a manifest that was deleted since counts as a change too."""
+    names = " ".join(path.name for path in find_manifests(data_dir))
+    return StageMark(data_dir / ".done-0.json", {**inputs, "manifests": names})
+
+
+def fingerprint_tree(folder: Path) -> str:
+    """Hash the names, sizes and times of all files below a folder; no file is opened."""
+    total = hashlib.sha256()
+    for line in sorted(_stat_lines(str(folder), "")):
+        total.update(line)
+    return total.hexdigest()
+
+
+def _stat_lines(folder: str, prefix: str) -> Iterator[bytes]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_dir():
+                yield from _stat_lines(entry.path, name + "/")
+            else:
+                stat = entry.stat(follow_symlinks=entry.is_file())  # a broken link has only its own times
+                yield os.fsencode(name) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
+
+
+def _run(command: list[str]) -> int:
+    """Run a program to its end: its exit code, if it is one that it can have meant."""
+    code = subprocess.run(command, check=False).returncode
+    if code < 0:
+        raise UserError(f"{command[1]}: killed by signal {-code}; the same command continues")
+    return code
+
+
+def _check(data_dir: Path, script: Path) -> None:
+    """The cheap validation of every manifest."""
+    paths = find_manifests(data_dir)
+    if not paths:
+        raise UserError(f"{data_dir}: {script} wrote no manifest there; see its messages above")
+    for path in paths:
+        manifest = read_manifest(path)
+        problems = validate_manifest(manifest)
+        if problems:
+            first = problems[0]
+            raise UserError(f"{path}, row {first.row}: {first.path}: {first.reason} ({len(problems)} problems in all)")
+        log.info("stage 0: %s: %d rows", path, len(manifest.items))
+
+
+if __name__ == "__main__":
+    run_cli(main)
