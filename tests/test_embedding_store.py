@@ -3,6 +3,9 @@
 import json
 import multiprocessing
 import pickle
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -127,6 +130,69 @@ def test_orphans_of_a_killed_writer_are_removed_and_never_read(tmp_path):
     assert {path.suffix for path in tmp_path.iterdir() if path.name != ".lock"} == {".npy", ".json"}
     assert len(list(tmp_path.glob("*.npy"))) == 1
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+KILLED_WRITER = """
+import os, signal, sys
+import numpy as np
+from utils.data import embedding_store, files
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def die_halfway(handle, array):
+    handle.write(b"half of it")
+    handle.flush()
+    die()
+
+root, moment = sys.argv[1:]
+with embedding_store.EmbeddingWriter(root) as writer:
+    for key in ("kept", "lost"):
+        writer.add(key, np.ones((2, 6), np.float32), embedding_store.Source(1, 2, "ab"))
+        if key == "lost" and moment == "in the data":
+            np.save = die_halfway
+        elif key == "lost" and moment == "between data and index":
+            embedding_store.write_text = die
+        elif key == "lost":
+            replace = os.replace
+            files.os.replace = lambda old, new: die() if str(new).endswith(".json") else replace(old, new)
+        writer.commit()
+"""
+
+
+@pytest.mark.parametrize("moment", ["in the data", "between data and index", "before the index counts"])
+def test_a_commit_killed_at_any_moment_loses_that_part_alone_and_leaves_no_litter(tmp_path, repo_root, moment):
+    command = [sys.executable, "-c", KILLED_WRITER, str(tmp_path), moment]
+    assert subprocess.run(command, cwd=repo_root).returncode == -signal.SIGKILL
+    assert EmbeddingStore(tmp_path).keys() == {"kept"}
+    assert len(list(tmp_path.iterdir())) > 3  # something was left: the lock, a part and litter
+    with EmbeddingWriter(tmp_path) as writer:
+        writer.add("lost", make_embedding(1), SOURCE)
+    assert EmbeddingStore(tmp_path).keys() == {"kept", "lost"}
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def write_and_forget(root: Path, rank: int) -> None:
+    for round_number in range(15):
+        with EmbeddingWriter(root, "float32") as writer:
+            writer.forget({f"{rank}-{i}" for i in range(3)})
+            for i in range(3):
+                writer.add(f"{rank}-{i}", np.full((2, DIM), 100 * rank + round_number, np.float32), SOURCE)
+                writer.commit()
+
+
+def test_writers_at_the_same_time_do_not_disturb_each_other(tmp_path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write_and_forget, args=(tmp_path, rank)) for rank in range(3)]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join(timeout=60)
+    assert [process.exitcode for process in writers] == [0, 0, 0]
+    store = EmbeddingStore(tmp_path)
+    assert store.keys() == {f"{rank}-{i}" for rank in range(3) for i in range(3)}
+    assert all((store.get(key) == 100 * int(key[0]) + 14).all() for key in store.keys())  # noqa: SIM118
+    assert len(list(tmp_path.glob("part-*.json"))) == 9
 
 
 def test_forgotten_clips_are_gone_and_the_others_stay(tmp_path):

@@ -22,7 +22,7 @@ from pathlib import Path
 from utils.data.files import write_json
 from utils.data.manifest import Manifest, read_manifest
 from utils.engine.config import ResolvedConf, read_conf
-from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
+from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.stages.marks import StageMark, fingerprint_files
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--views", default="centre", help="crop views to draw from in training: centre or centre,flip")
     parser.add_argument("--precision", default="float16", choices=("float16", "float32"), help="of the embeddings")
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"))
-    parser.add_argument("--force", type=flag, default=False, help="train anew although nothing changed")
+    parser.add_argument("--force", action="store_true", help="train anew although nothing changed")
     return parser.parse_args()
 
 

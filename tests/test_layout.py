@@ -1,0 +1,155 @@
+"""The house rules: who may import whom, how long a file may be, and that every script and conf can be read."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+TOP_LEVEL = ("egs", "local_models", "utils", "conf", "tests", "docs", "run.sh", "path.sh", "requirements.txt",
+             "requirements-dev.txt", "README.md", "LICENSE", ".ci/run")  # fmt: skip
+OUTPUTS = {"data", "dump", "exp"}
+LONGEST = {"run.sh": 150}
+LONGEST_OTHERWISE = 400
+
+# What the code of each place may import of the recipe itself. A file directly in utils/ is a place of its own.
+GROUND = {"utils.errors", "utils.data"}
+MACHINERY = {"utils.metrics", "utils.overlap_add", "utils.macs", "utils.complexity"}
+ALLOWED = {
+    "local_models": {"local_models"},
+    "utils.errors": set(),
+    "utils.environment": set(),
+    "utils.macs": set(),
+    "utils.metrics": GROUND,
+    "utils.overlap_add": GROUND,
+    "utils.data": GROUND,
+    "utils.video": GROUND | {"utils.video"},
+    "utils.engine": GROUND | {"utils.engine", "local_models", "utils.overlap_add", "utils.metrics"},
+    "utils.scoring": GROUND | {"utils.scoring", "utils.metrics"},
+    "utils.complexity": GROUND | {"utils.engine", "utils.macs", "local_models"},
+    "utils.stages": GROUND | MACHINERY | {"utils.engine", "utils.scoring", "utils.video", "utils.stages", "local_models"},
+    "utils.benchmarks": GROUND | MACHINERY | {"utils.engine", "utils.benchmarks", "local_models"},
+    "egs": {"egs", "utils.errors", "utils.data", "local_models"},
+}
+NETWORKS = {"torch", "torchaudio", "asteroid", "asteroid_filterbanks", "pytorch_lightning", "torchmetrics"}
+NETWORKS_ALLOWED = {
+    "utils.data": {"torch"},  # in datasets.py alone: see below
+    "utils.video": set(),
+    "utils.scoring": set(),
+    "utils.errors": set(),
+    "utils.environment": set(),
+    "local_models": {"torch", "asteroid", "asteroid_filterbanks"},
+}
+
+
+def _files(*suffixes: str) -> list[Path]:
+    found = []
+    for folder, folders, names in os.walk(ROOT):
+        here = Path(folder)
+        hidden = [name for name in folders if name.startswith(".") and name != ".ci"]
+        for name in [*hidden, *(OUTPUTS if here == ROOT else ()), "__pycache__"]:
+            if name in folders:
+                folders.remove(name)
+        found += [here / name for name in names if name.endswith(suffixes)]
+    return sorted(found)
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+PYTHON = [path for path in _files(".py") if path.relative_to(ROOT).parts[0] in ("utils", "local_models", "egs")]
+SHELL = [*_files(".sh"), ROOT / ".ci/run"]
+
+
+def _place(module: str) -> str:
+    """`utils.data.files` -> `utils.data`; `egs.demo.voices` -> `egs`."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "utils" else parts[0]
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str]]:
+    package = _name(path).replace("/", ".").split(".")[:-2]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*package[: len(package) - node.level + 1], node.module or ""]) if node.level else node.module
+            whole_package = base in ("utils", "")
+            yield from ((node.lineno, f"{base}.{alias.name}" if whole_package else base) for alias in node.names)
+
+
+def test_the_import_reader_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    path = tmp_path / "utils/data/x.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("import torch.nn as nn\nfrom utils import metrics\ndef f():\n    from ..engine import y\n", "utf-8")
+    assert [name for _, name in _imports(path)] == ["torch.nn", "utils.metrics", "utils.engine"]
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=_name)
+def test_imports_go_downwards(path: Path) -> None:
+    place = _place(_name(path)[:-3].replace("/", ".").removesuffix(".__init__"))
+    if place == "utils":
+        place = "utils.errors"  # utils/__init__.py imports nothing
+    assert place in ALLOWED, f"{_name(path)}: say in this test what {place} may import"
+    for line, module in _imports(path):
+        top = module.split(".")[0]
+        where = f"{_name(path)}, line {line}: {place} must not import {module}"
+        if top in ("utils", "local_models", "egs"):
+            assert _place(module) in ALLOWED[place], where
+        if top in NETWORKS:
+            assert top in NETWORKS_ALLOWED.get(place, NETWORKS), where
+        if place == "local_models":
+            allowed = sys.stdlib_module_names | NETWORKS_ALLOWED[place] | {"local_models"}
+            assert top in allowed, where
+
+
+def test_in_the_data_package_only_the_datasets_know_torch() -> None:
+    users = {path.name for path in PYTHON if path.parent.name == "data"
+             for _, module in _imports(path) if module.split(".")[0] == "torch"}  # fmt: skip
+    assert users <= {"datasets.py"}
+
+
+@pytest.mark.parametrize("path", [*_files(".py"), *SHELL], ids=_name)
+def test_no_file_is_too_long(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LONGEST.get(_name(path), LONGEST_OTHERWISE)
+
+
+@pytest.mark.parametrize("path", SHELL, ids=_name)
+def test_every_script_is_valid_bash_and_clean_for_shellcheck(path: Path) -> None:
+    syntax = subprocess.run(["bash", "-n", path], capture_output=True, text=True, check=False)
+    assert syntax.returncode == 0, syntax.stderr
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    style = subprocess.run([shellcheck, path], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert style.returncode == 0, style.stdout
+
+
+@pytest.mark.parametrize("path", SHELL, ids=_name)
+def test_every_script_but_the_sourced_ones_can_be_executed(path: Path) -> None:
+    sourced = not path.read_text(encoding="utf-8").startswith("#!")
+    assert os.access(path, os.X_OK) != sourced
+
+
+@pytest.mark.parametrize("name", TOP_LEVEL)
+def test_the_top_level_is_as_promised(name: str) -> None:
+    assert (ROOT / name).exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yml")), ids=_name)
+def test_every_conf_is_a_table_of_sections_whose_keys_are_unique(path: Path) -> None:
+    conf = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert all(isinstance(section, dict) for section in conf.values())
+    keys = [key for section in conf.values() for key in section]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in (ROOT / "egs").glob("*/prepare.py")), ids=_name)
+def test_every_corpus_has_its_three_files(folder: Path) -> None:
+    assert [name for name in ("README.md", "prepare.py", "run.sh") if not (folder / name).is_file()] == []
