@@ -2,7 +2,7 @@
 # The environment. Sourced by run.sh and by every stage: `. ./path.sh` puts the right python3 first on PATH.
 #
 # The active environment (conda, venv, else the system's python3) is used when it satisfies requirements.txt; otherwise
-# .venv, which is made the first time: about 4.6 GB, a minute or more. Afterwards this costs well under 0.3 s.
+# .venv, which is made the first time: about 5 GB, a minute or more. Afterwards this costs well under 0.3 s.
 
 _avsep_environment() {
     local root=$1 ours=$1/.venv/bin/python3 active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} wanted python made="" lacks=""

@@ -51,7 +51,7 @@ def test_dynamic_mixtures_have_a_true_sir_within_the_range_and_different_speaker
         sirs_db.append(sir_db(sources[0], sources[1]))
         torch.testing.assert_close(example["mixture"], example["sources"].sum(0))
         who = [
-            next(speakers[key] for key in store.keys() if _contains(store.get(key), cue.numpy()))
+            next(speakers[key] for key in speakers if _contains(store.get(key), cue.numpy()))
             for cue in example["visual"]
         ]
         assert who[0] != who[1]

@@ -254,7 +254,7 @@ def test_an_empty_split_and_a_corpus_without_mouths_are_refused(corpus):
         scan_dla(corpus, None)
 
 
-def test_several_processes_find_the_same(tmp_path):
+def test_several_threads_find_the_same(tmp_path):
     for k in range(12):
         write_mixture(tmp_path, f"a{k}_b{k}")
         write_crops(tmp_path, f"a{k}", f"b{k}", frames=10 if k else 3)

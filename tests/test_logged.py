@@ -16,9 +16,8 @@ CHATTY = r"import sys; print('out'); print('err', file=sys.stderr); sys.stderr.w
 FAMILY = """
 import os, sys, time
 from pathlib import Path
-child = os.fork()
-if child:
-    Path(sys.argv[1] + ".new").write_text(f"{os.getpid()} {child}")
+if os.fork() == 0:
+    Path(sys.argv[1] + ".new").write_text(f"{os.getppid()} {os.getpid()}")
     os.rename(sys.argv[1] + ".new", sys.argv[1])
 time.sleep(600)
 """
@@ -86,13 +85,13 @@ def test_a_reader_that_went_away_does_not_end_the_stage(tmp_path: Path) -> None:
     assert "still logged\n" in (tmp_path / "log").read_text(encoding="utf-8")
 
 
-def test_a_grandchild_that_lives_on_is_not_waited_for(tmp_path: Path) -> None:
-    command = ("bash", "-c", "sleep 600 & echo $!")
-    process = start(tmp_path / "log", *command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def test_what_the_program_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    process = start(tmp_path / "log", "bash", "-c", "sleep 600 & echo $!", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.wait(30) == 0
     assert process.stdout is not None
-    os.kill(int(process.stdout.readline()), signal.SIGKILL)
+    pid = int(process.stdout.readline())
     process.stdout.close()
+    assert wait_until(lambda: not is_running(pid))
 
 
 def family(tmp_path: Path, process: subprocess.Popen) -> list[int]:
@@ -101,10 +100,10 @@ def family(tmp_path: Path, process: subprocess.Popen) -> list[int]:
     return [int(word) for word in pids.read_text(encoding="utf-8").split()]
 
 
-def run_sh(tmp_path: Path) -> subprocess.Popen:
+def run_sh(tmp_path: Path, program: str = FAMILY) -> subprocess.Popen:
     """Something that starts a stage as run.sh does."""
     script = 'export AVSEP_RUN_PID=$$; "$@"; echo unreachable'
-    words = ["bash", "-c", script, "run.sh", *LOGGED, str(tmp_path / "log"), sys.executable, "-c", FAMILY]
+    words = ["bash", "-c", script, "run.sh", *LOGGED, str(tmp_path / "log"), sys.executable, "-c", program]
     return subprocess.Popen(
         [*words, str(tmp_path / "pids")], env=clean_environment(), stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -124,6 +123,15 @@ def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
     process = run_sh(tmp_path)
     pids = family(tmp_path, process)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does at Ctrl-C
+    process.wait(30)
+    assert wait_until(lambda: not any(is_running(pid) for pid in pids))
+
+
+def test_a_worker_that_ignores_the_interrupt_ends_with_the_program(tmp_path: Path) -> None:
+    ignoring = FAMILY.replace("    Path(", "    signal.signal(2, signal.SIG_IGN)\n    Path(", 1)
+    process = run_sh(tmp_path, "import signal" + ignoring)
+    pids = family(tmp_path, process)
+    os.killpg(process.pid, signal.SIGINT)
     process.wait(30)
     assert wait_until(lambda: not any(is_running(pid) for pid in pids))
 

@@ -49,7 +49,7 @@ if ! missing=$("$python" utils/environment.py build); then
 fi
 
 if [[ $(state) == unfinished || ! -x .venv/bin/python3 ]]; then
-    say "making .venv from requirements.txt: about 4.6 GB to download and unpack, a minute or more"
+    say "making .venv from requirements.txt: about 5 GB to download and unpack, a minute or more"
     rm -rf .venv
     mkdir .venv
     write_mark unfinished

@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 

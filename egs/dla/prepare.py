@@ -67,7 +67,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--extra_utterances", type=Path, nargs="+", default=[], metavar="DIR", help="folders with an utterances.csv"
     )
-    parser.add_argument("--nj", type=int, default=1, help="processes that open files")
+    parser.add_argument("--nj", type=int, default=1, help="threads that open files")
     parser.add_argument("--max_failed", type=int, default=0, help="mixtures and utterances that may be left out")
     return parser.parse_args()
 

@@ -76,7 +76,7 @@ def scan_dla(
         split: train, val or test; None for the flat form.
         speaker_pattern: a regular expression whose one group is the speaker, searched in each id;
             None leaves the speakers empty.
-        nj: processes that open files.
+        nj: threads that open files.
 
     Returns:
         The mixtures that can be used, by name, their paths relative to `root`; and why others cannot.

@@ -196,10 +196,9 @@ class EmbeddingWriter:
         Raises:
             UserError: it holds values that are not finite, or that this precision cannot hold.
         """
-        with np.errstate(over="ignore"):
-            rounded = embedding.astype(self._dtype)
-        if not np.isfinite(rounded).all():
+        if not np.abs(embedding).max() <= np.finfo(self._dtype).max:  # NaN is not, either
             raise UserError(f"the embedding is not finite in {self._dtype}; look at the weights, or take float32")
+        rounded = embedding.astype(self._dtype)
         self._clips.append(Clip(key, self._frames, len(rounded), *source))
         self._data.append(rounded)
         self._frames += len(rounded)

@@ -159,7 +159,7 @@ def validate_manifest(manifest: Manifest, deep: bool = False, nj: int = 1) -> li
     Args:
         manifest: what `read_manifest` gave.
         deep: False looks whether the files exist; True opens and decodes each of them.
-        nj: processes of the deep check.
+        nj: threads of the deep check.
 
     Returns:
         The problems in the order of the rows; none when all is well.

@@ -7,12 +7,20 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from utils.engine.config import Conf
 from utils.engine.experiment import draw_curves, save_model, write_history
 
 log = logging.getLogger(__name__)
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's progress bar without the logger's version, which is always the same here."""
+
+    def get_metrics(self, trainer: pl.Trainer, system: pl.LightningModule) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(trainer, system).items() if name != "v_num"}
 
 
 class EpochReport(pl.Callback):

@@ -39,8 +39,7 @@ def separate_tasks(
     Batches are cut before the tasks that are done are taken out: a run that goes on after a kill computes the batches
     of an undisturbed one, and so the same values.
     """
-    for leftover in folder.glob("s*/.tmp-*"):
-        leftover.unlink(missing_ok=True)
+    _remove([*folder.glob(".tmp-*"), *folder.glob("s*/.tmp-*")])  # what a killed run left
     journal = Journal(folder)
     for mixture_id in journal.keep_only(task.item.mixture_id for task in tasks):
         _remove(voice_paths(folder, mixture_id, n_src))

@@ -46,8 +46,8 @@ class AVSystem(pl.LightningModule):
         self._val_sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of loss, of SI-SNRi, of mixtures
 
     def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
-        size = len(batch["sources"])
-        self._val_sums += torch.stack([value.double() * size for value in (*self._step(batch), torch.ones((), device=self.device))])
+        loss, gain = self._step(batch)
+        self._val_sums += torch.stack([loss, gain, torch.ones_like(loss)]).double() * len(batch["sources"])
 
     def on_validation_epoch_end(self) -> None:
         # Summed here and not by Lightning, whose mean over processes with unequal shares is wrong (it halves integers).

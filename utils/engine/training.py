@@ -2,13 +2,15 @@
 
 import importlib.util
 import logging
+import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch.utils.data import DataLoader, Dataset
 
@@ -17,7 +19,7 @@ from utils.data.datasets import DynamicMixtureDataset, EpochSampler, MixtureData
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.files import write_json
 from utils.data.manifest import Manifest
-from utils.engine.callbacks import AudioExamples, EpochReport
+from utils.engine.callbacks import AudioExamples, EpochReport, Progress
 from utils.engine.config import ResolvedConf, write_conf
 from utils.engine.system import AVSystem
 from utils.errors import UserError
@@ -51,7 +53,7 @@ def train(
         UserError: data that the conf cannot be trained on, or a logger that is not installed.
     """
     start_sec = time.monotonic()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists are not our news
+    _quieten_lightning()
     pl.seed_everything(conf.training.seed, workers=True, verbose=False)
     train_set, val_set = _datasets(conf, train_manifest, val_manifest, train_stores, val_stores)
     trainer = _trainer(conf, exp_dir)
@@ -80,6 +82,13 @@ def train(
     if trainer.is_global_zero:
         write_json(exp_dir / "training.json", summary)
     return summary
+
+
+def _quieten_lightning() -> None:
+    """Hide its tips, its device lists and the warnings about what is meant here."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in ("Checkpoint directory .* exists", ".*treespec, LeafSpec", "The number of training", ".*num_workers"):
+        warnings.filterwarnings("ignore", message)
 
 
 def _datasets(
@@ -157,6 +166,7 @@ def _trainer(conf: ResolvedConf, exp_dir: Path) -> pl.Trainer:
         callbacks=_callbacks(conf, exp_dir),
         logger=_loggers(conf, exp_dir),
         default_root_dir=exp_dir,
+        enable_progress_bar=sys.stderr.isatty(),  # a log file wants the line an epoch, not the bar
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         use_distributed_sampler=False,  # EpochSampler shares out the data, without doubling the validation's tail
@@ -172,8 +182,9 @@ def _callbacks(conf: ResolvedConf, exp_dir: Path) -> list[Callback]:
             exp_dir / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False,
             save_on_train_epoch_end=True,
         ),
-        TQDMProgressBar(leave=False),
     ]  # fmt: skip
+    if sys.stderr.isatty():
+        callbacks.append(Progress())
     if conf.training.early_stop:
         callbacks.append(EarlyStopping("val_loss", patience=conf.training.early_stop, check_on_train_epoch_end=False))
     return callbacks

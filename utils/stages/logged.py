@@ -26,7 +26,7 @@ from typing import BinaryIO
 
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 _POLL_SEC = 0.5
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux' prctl
 
 
 class LogLines:
@@ -77,6 +77,7 @@ def _relay(command: list[str], log: BinaryIO) -> int:
     together = os.path.sameopenfile(1, 2)
     stderr_end, stderr_slave = (stdout_end, stdout_slave) if together else _channel(2)
     parent = _run_sh()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # workers whose parent died become our children, so that they can be found
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=stdout_slave, stderr=stderr_slave, preexec_fn=_die_with_parent
     )
@@ -96,13 +97,14 @@ def _relay(command: list[str], log: BinaryIO) -> int:
             for key, _ in ready:
                 if not _copy(key.fd, *targets[key.fd]):
                     selector.unregister(key.fd)
-            if not ready and child.poll() is not None:
-                break  # a grandchild that outlived the program still holds the other end
-            if parent is not None and os.getppid() != parent:
-                _kill_tree(child.pid)
+            program_ended = not ready and child.poll() is not None
+            run_was_killed = parent is not None and os.getppid() != parent
+            if program_ended or run_was_killed:
+                _kill_descendants()
     for _, lines in targets.values():
         lines.close()
     code = child.wait()
+    _kill_descendants()
     return code if code >= 0 else 128 - code
 
 
@@ -139,17 +141,20 @@ def _run_sh() -> int | None:
     return parent if os.environ.get("AVSEP_RUN_PID") == str(parent) else None
 
 
-def _die_with_parent() -> None:
+def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(option, value)
 
 
-def _kill_tree(pid: int) -> None:
-    """Kill a process and all that it started (workers of a pool would otherwise wait for it for ever)."""
-    doomed = [pid, *_descendants(pid)]
-    for number in doomed:
+def _die_with_parent() -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _kill_descendants() -> None:
+    """Kill all that we started and all that they started, workers that were left behind included."""
+    for pid in _descendants(os.getpid()):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
 
 
 def _descendants(pid: int) -> list[int]:

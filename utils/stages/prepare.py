@@ -55,7 +55,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--corpus_dir", default="", help="where the corpus lies; some corpora need none")
     parser.add_argument("--corpus_args", default="", help="further options of egs/<corpus>/prepare.py, as one text")
     parser.add_argument("--data_dir", default="", help="where the manifests go; empty: data/<corpus>")
-    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--nj", type=int, default=1, help="parallel workers")
     parser.add_argument("--max_failed", type=int, default=0, help="items that may be left out")
     parser.add_argument("--force", action="store_true", help="run even if nothing changed")
     return parser.parse_args()

@@ -1,0 +1,107 @@
+"""Measures what the demo's lip reader sees: ridge regressions from its vectors, on voices and faces it never saw.
+
+Reads the demo corpus (--data_dir) and a checkpoint; writes nothing. Prints, for both layers, the correlation of what a
+ridge regression predicts with the loudness of the voice and with each articulator. The regression is fitted on
+training speakers, its penalty chosen on the validation speakers, and the numbers are those of the test speakers.
+
+    python egs/demo/probe_lipreader.py --frontend_weights egs/demo/lipreader.pth.tar
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from utils.errors import OptionParser, UserError, run_cli
+
+HERE = Path(__file__).resolve().parent
+PENALTIES = (1e1, 1e2, 1e3, 1e4)
+N_CLIPS = {"train": 104, "val": 40, "test": 96}
+
+
+def main() -> int:
+    args = _parse_args()
+    from dataclasses import fields
+
+    from egs.demo.visemes import Motion
+
+    names = ["loudness", *(field.name for field in fields(Motion))]
+    print("| layer | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
+    targets = {split: _targets(args, split) for split in N_CLIPS}
+    for layer in ("trunk", "tcn"):
+        vectors = {split: _vectors(args, split, layer) for split in N_CLIPS}
+        print(f"| {layer} | " + " | ".join(f"{value:.2f}" for value in _probe(vectors, targets)) + " |")
+    return 0
+
+
+def _parse_args():
+    parser = OptionParser(prog="egs/demo/probe_lipreader.py", description="Measures what the lip reader's vectors know.")
+    parser.add_argument("--frontend_weights", type=Path, default=HERE / "lipreader.pth.tar", help="the checkpoint")
+    parser.add_argument("--data_dir", type=Path, default=Path("data/demo"), help="the demo corpus, made with seed 0")
+    parser.add_argument("--cache_dir", type=Path, default=Path("dump/demo_lipreader"), help="the clips are kept here")
+    parser.add_argument("--nj", type=int, default=2, help="processes that draw clips")
+    args = parser.parse_args()
+    if not (args.data_dir / "test.csv").is_file():
+        raise UserError(f"{args.data_dir / 'test.csv'}: no such file; python egs/demo/prepare.py makes it")
+    return args
+
+
+def _clips(args, split: str):
+    from egs.demo.lipreader_data import corpus_clips
+
+    return corpus_clips(split, N_CLIPS[split], 0, args.nj, args.cache_dir)
+
+
+def _targets(args, split: str):
+    """(frames of all clips, 10): log loudness of each frame's sound, then the articulators."""
+    import numpy as np
+
+    from egs.demo.voices import voices_of
+    from utils.data.audio import read_audio
+
+    clips, voices = _clips(args, split), voices_of(split)
+    rows = []
+    for index, motion in enumerate(clips.motions):
+        name = f"{voices[index % len(voices)].speaker}u{index // len(voices):04d}.wav"
+        power = np.square(read_audio(args.data_dir / "utterances" / name).reshape(len(motion), -1)).mean(axis=1)
+        rows.append(np.column_stack([np.log10(power + 1e-6), motion]))
+    return np.concatenate(rows)
+
+
+def _vectors(args, split: str, layer: str):
+    import numpy as np
+    import torch
+
+    from utils.engine.frontends import load_frontend
+
+    frontend = load_frontend(args.frontend_weights, layer=layer)
+    with torch.inference_mode():
+        clips = [frontend(frontend.preprocess(mouths)[None])[0].numpy() for mouths in _clips(args, split).mouths]
+    return np.concatenate(clips).astype(np.float64)
+
+
+def _probe(vectors: dict, targets: dict) -> list[float]:
+    """Correlation of prediction and target on the test part, each at its best penalty of the validation part."""
+    import numpy as np
+
+    mean, std = vectors["train"].mean(axis=0), vectors["train"].std(axis=0) + 1e-6
+    x = {split: (values - mean) / std for split, values in vectors.items()}
+    centre = targets["train"].mean(axis=0)
+    gram, moment = x["train"].T @ x["train"], x["train"].T @ (targets["train"] - centre)
+    scores = []
+    for penalty in PENALTIES:
+        weights = np.linalg.solve(gram + penalty * np.eye(len(gram)), moment)
+        scores.append([_correlations(x[split] @ weights, targets[split]) for split in ("val", "test")])
+    val, test = np.array(scores).transpose(1, 0, 2)
+    return [float(test[best, column]) for column, best in enumerate(val.argmax(axis=0))]
+
+
+def _correlations(predicted, wanted):
+    import numpy as np
+
+    pairs = zip(predicted.T, wanted.T, strict=True)
+    return np.array([np.corrcoef(ours, truth)[0, 1] for ours, truth in pairs])
+
+
+if __name__ == "__main__":
+    run_cli(main)
