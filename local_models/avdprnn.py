@@ -46,15 +46,11 @@ class AVDPRNN(DPRNN):
         [2] Pan et al., "USEV: Universal speaker extraction with visual cue", IEEE/ACM TASLP 2022.
     """
 
-    def __init__(
-        self, in_chan: int, n_masks: int, visual_chan: int = 0, fuse_every_block: bool = False, **kwargs: Any
-    ) -> None:
+    def __init__(self, in_chan: int, n_masks: int, visual_chan: int = 0, fuse_every_block: bool = False, **kwargs: Any) -> None:
         super().__init__(in_chan, n_masks, **kwargs)
         n_fusions = (self.n_repeats if fuse_every_block else 1) if visual_chan else 0
         # A face's stream hears the mixture, sees its own face and the mean of the others (zero where it is alone).
-        self.fusions = nn.ModuleList(
-            nn.Conv1d(self.bn_chan + 2 * visual_chan, self.bn_chan, 1) for _ in range(n_fusions)
-        )
+        self.fusions = nn.ModuleList(nn.Conv1d(self.bn_chan + 2 * visual_chan, self.bn_chan, 1) for _ in range(n_fusions))
 
     def forward(self, features: torch.Tensor, cues: torch.Tensor | None = None) -> torch.Tensor:
         batch, _, n_frames = features.shape
@@ -98,6 +94,28 @@ def _own_and_others(cues: torch.Tensor) -> torch.Tensor:
     n_cues = cues.shape[1]
     others = (cues.sum(dim=1, keepdim=True) - cues) / max(n_cues - 1, 1)
     return torch.cat([cues, others], dim=2).flatten(0, 1)
+
+
+def fit_to_mixture(voices: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
+    """Scale the voices of a mixture so that together they come nearest to it, in least squares.
+
+    A loss that is blind to scale (SI-SNR) leaves loudness and sign of a voice to chance. Gradients do not pass through the
+    gains, which change nothing that such a loss sees.
+
+    Args:
+        voices: (batch, n_src, time).
+        mixture: (batch, time).
+
+    Returns:
+        (batch, n_src, time).
+    """
+    with torch.no_grad(), torch.autocast(voices.device.type, enabled=False):
+        inverse_level = 1 / (voices.float().square().mean(dim=-1, keepdim=True).sqrt() + EPS)
+        unit = voices.float() * inverse_level
+        gram = unit @ unit.transpose(1, 2) / unit.shape[-1]
+        gram = gram + 1e-4 * torch.eye(gram.shape[1], device=gram.device)  # voices that are alike share the mixture
+        gains = torch.linalg.solve(gram, unit @ mixture.float().unsqueeze(-1) / unit.shape[-1])
+    return voices * (gains * inverse_level)
 
 
 class AVDPRNNTasNet(nn.Module):
@@ -198,7 +216,7 @@ class AVDPRNNTasNet(nn.Module):
         masks = self.masker(self._features(encoded), cues)
         voices = self.decoder(self._masked(masks, encoded.unsqueeze(1)))
         start = self.kernel_size - self.stride
-        return voices[..., start : start + mixture.shape[-1]] * level.unsqueeze(1)
+        return fit_to_mixture(voices[..., start : start + mixture.shape[-1]], mixture)
 
     def _check(self, mixture: torch.Tensor, visual: torch.Tensor | None) -> None:
         if mixture.ndim != 2:

@@ -50,10 +50,7 @@ def test_dynamic_mixtures_have_a_true_sir_within_the_range_and_different_speaker
         sources = example["sources"].numpy()
         sirs_db.append(sir_db(sources[0], sources[1]))
         torch.testing.assert_close(example["mixture"], example["sources"].sum(0))
-        who = [
-            next(speakers[key] for key in speakers if _contains(store.get(key), cue.numpy()))
-            for cue in example["visual"]
-        ]
+        who = [next(speakers[key] for key in speakers if _contains(store.get(key), cue.numpy())) for cue in example["visual"]]
         assert who[0] != who[1]
     assert -5 <= min(sirs_db) < -3 and 3 < max(sirs_db) <= 5
 
@@ -124,9 +121,7 @@ def test_fixed_mixtures_are_the_files_themselves(corpus):
     example = dataset[0, 2]
     audio, _ = soundfile.read(corpus["val"].resolve(item.mixture_path), dtype="float32")
     np.testing.assert_array_equal(example["mixture"].numpy(), audio)
-    np.testing.assert_array_equal(
-        example["visual"][1].numpy(), EmbeddingStore(corpus["store"]).get(item.mouth_paths[1])
-    )
+    np.testing.assert_array_equal(example["visual"][1].numpy(), EmbeddingStore(corpus["store"]).get(item.mouth_paths[1]))
 
 
 def test_random_segments_of_fixed_mixtures_start_on_whole_frames(corpus):

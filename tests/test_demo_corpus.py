@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from egs.demo.clips import Clip, make_clip
 from egs.demo.faces import make_face
+from egs.demo.lipreader_data import normalise
 from egs.demo.mouths import opening_of
-from egs.demo.speech import SAMPLE_RATE, Speech, speak
-from egs.demo.visemes import FPS, LEAD_SEC, visemes_of
+from egs.demo.speech import SAMPLE_RATE, Span, Speech, speak
+from egs.demo.visemes import FPS, LEAD_SEC, VISEMES, label_frames, visemes_of
 from egs.demo.vocabulary import WORDS
 from egs.demo.voices import VOICES, voices_of
 from utils.data.manifest import read_manifest, validate_manifest
+from utils.engine.checkpoints import load_lipreading, read_checkpoint
 
 SIZES = {"train": 6, "val": 4, "test": 5}
 
@@ -214,6 +217,31 @@ def test_crops_are_grey_centred_on_the_mouth_and_differ_between_faces(clips):
     means = [clip.mouths.mean(axis=0) for _, clip in clips]
     pairs = [(a, b) for a in range(len(means)) for b in range(a)]
     assert min(np.abs(means[a] - means[b]).mean() for a, b in pairs) > 5
+
+
+def test_each_frame_is_labelled_with_the_viseme_that_its_lips_show():
+    labels = label_frames((Span("p", 0.0, 0.2), Span("aɪ", 0.2, 0.6)), 25)
+    shown = [VISEMES[label] for label in labels]
+    assert shown[:3] == ["closed"] * 3 and shown[3] == "a"  # 60 ms early: frame 3 shows what sounds at 0.20 s
+    assert shown[8:13] == ["i"] * 5 and set(shown[14:]) == {"rest"}
+
+
+def test_the_committed_lip_reader_reads_words_of_voices_and_faces_it_never_saw(clips, repo_root):
+    path = repo_root / "egs/demo/lipreader.pth.tar"
+    assert path.stat().st_size < 6e6
+    name, network = load_lipreading(read_checkpoint(path), None)
+    assert name == "demo_snv05x"
+    windows, labels = [], []
+    for _, clip in clips:
+        for word in clip.words:
+            middle = ((word.start_sec + word.end_sec) / 2 - LEAD_SEC) * FPS
+            start = int(np.clip(round(middle) - 8, 0, 34))
+            windows.append(normalise(clip.mouths[start : start + 16]))
+            labels.append(WORDS.index(word.label))
+    with torch.inference_mode():
+        guesses = network.eval()(torch.from_numpy(np.stack(windows))).argmax(dim=1)
+    assert len(labels) > 20
+    assert (guesses.numpy() == labels).mean() > 0.4  # chance is 1 in 144
 
 
 def test_a_corpus_too_small_to_split_is_refused(repo_root, tmp_path):

@@ -125,9 +125,7 @@ def test_an_active_environment_that_does_not_is_named_and_left_alone(recipe: Pat
     assert f"{recipe}/lacking/bin/python3 does not satisfy requirements.txt: torch==2.11.0" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("given", "seen"), [({}, None), ({"OMP_NUM_THREADS": "3"}, "3"), ({"SLURM_CPUS_PER_TASK": "2"}, "2")]
-)
+@pytest.mark.parametrize(("given", "seen"), [({}, None), ({"OMP_NUM_THREADS": "3"}, "3"), ({"SLURM_CPUS_PER_TASK": "2"}, "2")])
 def test_path_and_threads_are_set(recipe: Path, given: dict[str, str], seen: str | None) -> None:
     *_, last = source(recipe, **given).stdout.splitlines()
     python_path, locale, threads = last.split()

@@ -50,7 +50,7 @@ def script(tmp_path: Path) -> Path:
         (["--tag", "5", "--tag", "abc"], "0|abc|false|"),
         (["--tag", "a=b"], "0|a=b|false|"),
         (["--tag", "x\ny"], "0|x\ny|false|"),
-        (["--tag", "it's \"é\" \\n"], "0|it's \"é\" \\n|false|"),
+        (["--tag", 'it\'s "é" \\n'], '0|it\'s "é" \\n|false|'),
     ],
 )
 def test_values_arrive_as_they_were_written(script: Path, words: list[str], expected: str) -> None:

@@ -65,9 +65,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
     """A demo lip reader with random weights, whose normalisations know what passes through them."""
     torch.manual_seed(0)
     model = Lipreading(json.loads((repo_root / "conf/lipreading/demo_snv05x.json").read_text()), 5).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0  # one pass tells them all
     with torch.no_grad():
-        for _ in range(20):
-            model.features(torch.randn(2, 3, 88, 88))
+        model.features(torch.randn(2, 3, 88, 88))
     path = tmp_path_factory.mktemp("weights") / "lipreader.pth.tar"
     torch.save({"model_state_dict": model.state_dict(), "config": "demo_snv05x"}, path)
     return path
@@ -277,7 +279,7 @@ def test_killed_and_run_again_the_bytes_are_those_of_an_undisturbed_run(
     args = arguments(tmp_path, weights)
     folder = store_folder(tmp_path, frontend)
     process = subprocess.Popen([sys.executable, "-c", SLOW_STAGE, *args], cwd=repo_root)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(folder.glob("part-*.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -348,6 +350,12 @@ def test_wrong_paths_fail_before_torch_is_imported(tmp_path, repo_root, corpus, 
     result = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, check=True)
     assert result.stdout.startswith(f"{wrong} {tmp_path / 'nowhere'}: no such f")
     assert result.stdout.endswith(" False False\n")
+
+
+def test_a_folder_without_manifests_names_the_stage_that_makes_them(tmp_path, weights, monkeypatch):
+    (tmp_path / "data/tiny").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds no manifest.*stage 0"):
+        run_stage(monkeypatch, arguments(tmp_path, weights))
 
 
 def test_the_benchmark_measures_both_and_leaves_nothing_behind(tmp_path, corpus, weights, monkeypatch, capsys):

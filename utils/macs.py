@@ -2,9 +2,8 @@
 
 Reads and writes nothing; imported by `utils.complexity`. Counted are the products with weights and between signals:
 convolutions, linear layers, recurrent layers (for an LSTM of d inputs and h cells 4h(d + h) for each step and direction,
-and the projection if any) and matrix products. Biases, norms, activations and element-wise masks are
-not. What a network calls is counted, whether by a module or a function, so that nothing is missed that a
-module's forward does by itself.
+and the projection if any) and matrix products. Biases, norms, activations and element-wise masks are not. What a network
+calls is counted, whether by a module or a function, so that nothing is missed that a module's forward does by itself.
 """
 
 import math

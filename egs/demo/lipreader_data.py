@@ -107,7 +107,5 @@ def _cached(orders: list[tuple], path: Path, nj: int) -> LipClips:
 
 def _make(order: tuple[Voice, int, int, int | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, int]]]:
     clip = make_clip(*order)
-    words = [
-        (round(((word.start_sec + word.end_sec) / 2 - LEAD_SEC) * FPS), WORDS.index(word.label)) for word in clip.words
-    ]
+    words = [(round(((word.start_sec + word.end_sec) / 2 - LEAD_SEC) * FPS), WORDS.index(word.label)) for word in clip.words]
     return clip.mouths, label_frames(clip.phones, CLIP_FRAMES), clip.motion.stacked(), words

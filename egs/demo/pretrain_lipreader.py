@@ -6,7 +6,7 @@ kept in --cache_dir for a second run. So that minutes on a CPU are enough, it le
 and trunk, from frames drawn anywhere, by visemes and articulators (two linear layers that are not saved); then the
 temporal network, from words, on the trunk's output. The committed file was made by
 
-    python egs/demo/pretrain_lipreader.py --seed 0
+    python egs/demo/pretrain_lipreader.py --steps 240 --seed 0
 """
 
 import csv
@@ -50,7 +50,7 @@ def _parse_args():
     parser.add_argument("--out", type=Path, default=HERE / "lipreader.pth.tar", help="the checkpoint")
     parser.add_argument("--cache_dir", type=Path, default=Path("dump/demo_lipreader"), help="the clips are kept here")
     parser.add_argument("--n_clips", type=int, default=1000, help="clips of 2 s, each with a face of its own")
-    parser.add_argument("--steps", type=int, default=300, help="steps of the trunk")
+    parser.add_argument("--steps", type=int, default=240, help="steps of the trunk")
     parser.add_argument("--batch_size", type=int, default=128, help="frames a step")
     parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate of the trunk")
     parser.add_argument("--tcn_epochs", type=int, default=40, help="epochs of the temporal network alone")

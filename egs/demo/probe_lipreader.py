@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from utils.errors import OptionParser, UserError, run_cli
 
 HERE = Path(__file__).resolve().parent
-PENALTIES = (1e1, 1e2, 1e3, 1e4)
+PENALTIES = (1e2, 1e3, 1e4, 1e5)
 N_CLIPS = {"train": 104, "val": 40, "test": 96}
 
 
@@ -28,8 +28,9 @@ def main() -> int:
     names = ["loudness", *(field.name for field in fields(Motion))]
     print("| layer | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
     targets = {split: _targets(args, split) for split in N_CLIPS}
+    network = _load(args.frontend_weights)
     for layer in ("trunk", "tcn"):
-        vectors = {split: _vectors(args, split, layer) for split in N_CLIPS}
+        vectors = {split: _vectors(args, network, split, layer) for split in N_CLIPS}
         print(f"| {layer} | " + " | ".join(f"{value:.2f}" for value in _probe(vectors, targets)) + " |")
     return 0
 
@@ -41,8 +42,9 @@ def _parse_args():
     parser.add_argument("--cache_dir", type=Path, default=Path("dump/demo_lipreader"), help="the clips are kept here")
     parser.add_argument("--nj", type=int, default=2, help="processes that draw clips")
     args = parser.parse_args()
-    if not (args.data_dir / "test.csv").is_file():
-        raise UserError(f"{args.data_dir / 'test.csv'}: no such file; python egs/demo/prepare.py makes it")
+    for path, remedy in ((args.data_dir / "test.csv", "prepare.py"), (args.frontend_weights, "pretrain_lipreader.py")):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; python egs/demo/{remedy} makes it")
     return args
 
 
@@ -53,9 +55,11 @@ def _clips(args, split: str):
 
 
 def _targets(args, split: str):
-    """(frames of all clips, 10): log loudness of each frame's sound, then the articulators."""
+    """(frames of all clips, 10): log loudness of the sound that each frame's lips make, then the articulators."""
     import numpy as np
 
+    from egs.demo.speech import SAMPLE_RATE
+    from egs.demo.visemes import LEAD_SEC
     from egs.demo.voices import voices_of
     from utils.data.audio import read_audio
 
@@ -63,20 +67,35 @@ def _targets(args, split: str):
     rows = []
     for index, motion in enumerate(clips.motions):
         name = f"{voices[index % len(voices)].speaker}u{index // len(voices):04d}.wav"
-        power = np.square(read_audio(args.data_dir / "utterances" / name).reshape(len(motion), -1)).mean(axis=1)
+        sound = np.roll(read_audio(args.data_dir / "utterances" / name), -round(LEAD_SEC * SAMPLE_RATE))
+        power = np.square(sound.reshape(len(motion), -1)).mean(axis=1)
         rows.append(np.column_stack([np.log10(power + 1e-6), motion]))
     return np.concatenate(rows)
 
 
-def _vectors(args, split: str, layer: str):
+def _load(weights: Path):
+    import torch
+
+    from local_models.lipreading import Lipreading
+    from utils.data.files import read_json
+
+    content = torch.load(weights, weights_only=True)
+    conf = read_json(HERE.parents[1] / "conf" / "lipreading" / f"{content['config']}.json")
+    network = Lipreading(conf, len(content["vocabulary"]))
+    network.load_state_dict(content["model_state_dict"])
+    return network.eval()
+
+
+def _vectors(args, network, split: str, layer: str):
+    """(frames of all clips, values a frame)."""
     import numpy as np
     import torch
 
-    from utils.engine.frontends import load_frontend
+    from egs.demo.lipreader_data import normalise
 
-    frontend = load_frontend(args.frontend_weights, layer=layer)
     with torch.inference_mode():
-        clips = [frontend(frontend.preprocess(mouths)[None])[0].numpy() for mouths in _clips(args, split).mouths]
+        views = (torch.from_numpy(normalise(mouths))[None] for mouths in _clips(args, split).mouths)
+        clips = [network.features(view, layer)[0].numpy() for view in views]
     return np.concatenate(clips).astype(np.float64)
 
 

@@ -19,9 +19,7 @@ class BasicBlock(nn.Module):
         self.relu2 = make_activation(relu_type, channels)
         self.downsample = None
         if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(frames, in_channels, H, W) -> (frames, channels, H / stride, W / stride)."""
@@ -46,9 +44,7 @@ class ResNetTrunk(nn.Module):
 
     @staticmethod
     def _stage(in_channels: int, channels: int, stride: int, relu_type: str) -> nn.Sequential:
-        return nn.Sequential(
-            BasicBlock(in_channels, channels, stride, relu_type), BasicBlock(channels, channels, 1, relu_type)
-        )
+        return nn.Sequential(BasicBlock(in_channels, channels, stride, relu_type), BasicBlock(channels, channels, 1, relu_type))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(frames, 64, H, W) -> (frames, 512)."""

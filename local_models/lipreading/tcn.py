@@ -85,9 +85,7 @@ class PlainBlock(nn.Module):
     The public checkpoints hold its layers twice, under their own names and as `net.N`: `net` runs, the names register.
     """
 
-    def __init__(
-        self, in_channels: int, channels: int, kernel: int, dilation: int, dropout: float, relu_type: str
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, kernel: int, dilation: int, dropout: float, relu_type: str) -> None:
         super().__init__()
         padding = (kernel - 1) * dilation
         self.conv1 = nn.Conv1d(in_channels, channels, kernel, padding=padding, dilation=dilation)

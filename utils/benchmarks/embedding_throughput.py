@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from utils.data.manifest import Manifest, read_manifest
+from utils.data.manifest import Manifest, find_manifests, read_manifest
 from utils.errors import OptionParser, UserError, run_cli
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--frontend_conf", type=Path, help="its conf/lipreading/*.json")
     parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"))
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="where the temporary store is made")
-    parser.add_argument("--clips", type=int, default=96, help="clips to measure with")
-    parser.add_argument("--rounds", type=int, default=3, help="times that both are measured")
+    parser.add_argument("--clips", type=int, default=48, help="clips to measure with")
+    parser.add_argument("--rounds", type=int, default=5, help="times that both are measured")
     parser.add_argument("--batch_size", type=int, default=16, help="clips a batch")
     parser.add_argument("--nj", type=int, default=2, help="reading threads")
     parser.add_argument("--threads", type=int, default=2, help="threads of the network on a CPU")
@@ -77,8 +77,7 @@ def read_clips(data_dir: Path, n_clips: int) -> list[Manifest]:
         UserError: there are none.
     """
     manifests, names = [], set()
-    for path in sorted(path for path in data_dir.glob("*.csv") if not path.name.startswith("failed")):
-        manifest = read_manifest(path)
+    for manifest in map(read_manifest, find_manifests(data_dir)):
         kept = []
         for item in manifest.items:
             if len(names) < n_clips:

@@ -33,6 +33,7 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 _BATCH_FRAMES = 2048  # frames that go through the network at once: bounds the memory
+_MAX_READERS = 8  # more threads wait for the interpreter and hold batches in memory
 _CONTEXT_FRAMES = 16  # more than any trunk sees to either side (LR-ASD 9, the lip readers 2)
 
 
@@ -95,7 +96,7 @@ def embed_manifests(
         view: "centre" or "flip".
         precision: what is stored, "float16" or "float32".
         batch_size: clips a batch at most.
-        nj: loader threads.
+        nj: threads that read ahead.
 
     Returns:
         The store, and the mouths that could not be embedded (also written to `failed.csv` in the store).
@@ -291,12 +292,13 @@ def _load_batches(plan: EmbeddingPlan, frontend: Frontend, nj: int, problems: li
 
 
 def _read_ahead(load: Callable, groups: Iterable, nj: int) -> Iterator:
-    """`map(load, groups)`, in order, computed by `nj` threads that stay at most `nj` groups ahead.
+    """`map(load, groups)`, in order, computed by `nj` threads (`_MAX_READERS` at most), each of them one group ahead.
 
     Threads do, as unzipping, hashing and arithmetic release the interpreter's lock, and nothing has to be copied
     between processes. Each computes with one thread: the cores are the network's.
     """
     n_threads = torch.get_num_threads()
+    nj = min(nj, _MAX_READERS)
     pool = ThreadPoolExecutor(nj, initializer=torch.set_num_threads, initargs=(1,))
     waiting: deque = deque()
     try:

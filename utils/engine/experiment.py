@@ -1,10 +1,10 @@
 """An experiment's files: the trained network, its conf, and the history of its epochs.
 
-    exp/<tag>/conf.yml            every key of the conf as trained
-    exp/<tag>/best_model.pth      the network of the epoch with the lowest validation loss: {model, conf, infos}
-    exp/<tag>/frontend.json       the front end whose embeddings it was trained on (absent for an audio-only network)
-    exp/<tag>/history.csv         one row an epoch
-    exp/<tag>/training.json       what the training cost
+exp/<tag>/conf.yml            every key of the conf as trained
+exp/<tag>/best_model.pth      the network of the epoch with the lowest validation loss: {model, conf, infos}
+exp/<tag>/frontend.json       the front end whose embeddings it was trained on (absent for an audio-only network)
+exp/<tag>/history.csv         one row an epoch
+exp/<tag>/training.json       what the training cost
 """
 
 import csv

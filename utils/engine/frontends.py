@@ -41,9 +41,7 @@ class Frontend(nn.Module):
 
     crop_size = CROP_SIZE
 
-    def __init__(
-        self, network: nn.Module, name: str, dim: int, normalisation: tuple[float, float], description: dict
-    ) -> None:
+    def __init__(self, network: nn.Module, name: str, dim: int, normalisation: tuple[float, float], description: dict) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
         self.name = name

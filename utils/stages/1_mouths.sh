@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Stage 1, mouths: every mouth crop that the tables name is opened and checked.
 #
-# Reads <data_dir>/<split>.csv (stage 0) and the mouth crops; writes <data_dir>/failed.csv and log/1_mouths.log.
+# Reads <data_dir>/<split>.csv (stage 0) and the mouth crops; writes <data_dir>/failed_mouths.csv and log/1_mouths.log.
 #   utils/stages/1_mouths.sh --data_dir data/dla
 set -euo pipefail
 
 data_dir=data/demo # the prepared corpus
-nj=$(nproc)        # processes
+nj=$(nproc)        # threads that read files
 max_failed=0       # rows with broken mouths that may pass before the stage fails
 force=false        # check again although nothing changed
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.data.manifest import Manifest, read_manifest
+from utils.data.manifest import Manifest, find_manifests, read_manifest
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.stages.marks import StageMark, fingerprint_files
 
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--precision", default="float16", choices=("float16", "float32"), help="of what is stored")
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="the stores are dump_dir/embeddings/...")
     parser.add_argument("--batch_size", type=_positive, default=16, help="clips a batch")
-    parser.add_argument("--nj", type=_positive, default=2, help="threads that read and unzip ahead of the network")
+    parser.add_argument("--nj", type=_positive, default=2, help="threads that read ahead of the network, 8 at most")
     parser.add_argument("--id", default="", help="GPUs, e.g. 0 or 0,1, one a process; cpu; empty: a GPU if there is one")
     parser.add_argument("--max_failed", type=int, default=0, help="mouths that may fail before the stage does")
     parser.add_argument("--force", action="store_true", help="embed everything anew")
@@ -74,9 +74,9 @@ def read_manifests(args: argparse.Namespace) -> list[Manifest]:
         raise UserError(f"--frontend_conf {args.frontend_conf}: no such file; see conf/lipreading/*.json")
     if not args.data_dir.is_dir():
         raise UserError(f"--data_dir {args.data_dir}: no such folder; stage 0 (prepare) makes it")
-    paths = [path for path in sorted(args.data_dir.glob("*.csv")) if not path.name.startswith("failed")]
+    paths = find_manifests(args.data_dir)
     if not paths:
-        raise UserError(f"--data_dir {args.data_dir}: holds no manifest (*.csv); stage 0 (prepare) makes them")
+        raise UserError(f"--data_dir {args.data_dir}: holds no manifest (*.csv with *.json); stage 0 (prepare) makes them")
     return [read_manifest(path) for path in paths]
 
 

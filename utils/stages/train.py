@@ -120,9 +120,7 @@ def _stores(args: argparse.Namespace, frontend: dict, train: Manifest, val: Mani
     folder = args.dump_dir / "embeddings"
     for name in frontend["training_stores"]:
         if not (folder / name / train.corpus).is_dir():
-            raise UserError(
-                f"{folder / name / train.corpus}: no embeddings of this front end; stage 2 makes them (--stage 2)"
-            )
+            raise UserError(f"{folder / name / train.corpus}: no embeddings of this front end; stage 2 makes them (--stage 2)")
     training = [EmbeddingStore(folder / name / train.corpus) for name in frontend["training_stores"]]
     return training, [EmbeddingStore(folder / frontend["store_name"] / val.corpus)]
 
