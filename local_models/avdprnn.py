@@ -28,6 +28,7 @@ class AVDPRNN(DPRNN):
         n_masks (int): Masks that each stream gives: 1 with faces (one stream for each), n_src without.
         visual_chan (int): Channels of a face's cues; 0 makes the audio-only network, which is Asteroid's DPRNN.
         fuse_every_block (bool): Fuse the cues before each dual-path block instead of before the first one only.
+        see_others (bool): A face's stream sees the mean of the other faces' cues too (zero where it is alone).
         **kwargs: Those of `asteroid.masknn.recurrent.DPRNN`.
 
     Shape:
@@ -46,11 +47,20 @@ class AVDPRNN(DPRNN):
         [2] Pan et al., "USEV: Universal speaker extraction with visual cue", IEEE/ACM TASLP 2022.
     """
 
-    def __init__(self, in_chan: int, n_masks: int, visual_chan: int = 0, fuse_every_block: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        in_chan: int,
+        n_masks: int,
+        visual_chan: int = 0,
+        fuse_every_block: bool = False,
+        see_others: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(in_chan, n_masks, **kwargs)
+        self.see_others = see_others
         n_fusions = (self.n_repeats if fuse_every_block else 1) if visual_chan else 0
-        # A face's stream hears the mixture, sees its own face and the mean of the others (zero where it is alone).
-        self.fusions = nn.ModuleList(nn.Conv1d(self.bn_chan + 2 * visual_chan, self.bn_chan, 1) for _ in range(n_fusions))
+        fused_chan = self.bn_chan + visual_chan * (2 if see_others else 1)
+        self.fusions = nn.ModuleList(nn.Conv1d(fused_chan, self.bn_chan, 1) for _ in range(n_fusions))
 
     def forward(self, features: torch.Tensor, cues: torch.Tensor | None = None) -> torch.Tensor:
         batch, _, n_frames = features.shape
@@ -58,7 +68,7 @@ class AVDPRNN(DPRNN):
         n_streams = 1
         if cues is not None:
             n_streams = cues.shape[1]
-            cues = _own_and_others(cues)
+            cues = (_own_and_others(cues) if self.see_others else cues).flatten(0, 1)
             stream = stream.repeat_interleave(n_streams, dim=0)
             stream = stream + self.fusions[0](torch.cat([stream, cues], dim=1))
         chunks = self._segment(stream)
@@ -90,10 +100,10 @@ class AVDPRNN(DPRNN):
 
 
 def _own_and_others(cues: torch.Tensor) -> torch.Tensor:
-    """(batch, n_cues, chan, frames) -> own cue and mean of the other faces' cues (batch * n_cues, 2 * chan, frames)."""
+    """(batch, n_cues, chan, frames) -> own cue and mean of the other faces' cues (batch, n_cues, 2 * chan, frames)."""
     n_cues = cues.shape[1]
     others = (cues.sum(dim=1, keepdim=True) - cues) / max(n_cues - 1, 1)
-    return torch.cat([cues, others], dim=2).flatten(0, 1)
+    return torch.cat([cues, others], dim=2)
 
 
 def fit_to_mixture(voices: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
@@ -125,7 +135,8 @@ class AVDPRNNTasNet(nn.Module):
         n_src (int): Voices to give. With faces this is the number of faces that training shows; any other number of
             faces works too.
         n_cues (int): Faces for each mixture: n_src for separation, 1 with n_src 1 for target-speaker extraction, 0 for
-            the audio-only twin (train it with PIT).
+            the audio-only twin (train it with PIT). A network for extraction may be shown several faces at once: it
+            treats each as if it were alone.
         sample_rate (int): Hz.
         fb_name (str): Asteroid's filterbank: `free` (learned, real masks after a ReLU) or `stft` (fixed, complex masks
             by a complex product).
@@ -193,6 +204,7 @@ class AVDPRNNTasNet(nn.Module):
             n_masks=1 if n_cues else n_src,
             visual_chan=visual_chan if n_cues else 0,
             fuse_every_block=fuse_every_block,
+            see_others=n_cues > 1,
             bn_chan=bn_chan,
             hid_size=hid_size,
             chunk_size=chunk_size,

@@ -37,6 +37,14 @@ def test_one_face_in_gives_one_voice_out():
     assert net(torch.randn(3, 3200), torch.randn(3, 1, 5, 6)).shape == (3, 1, 3200)
 
 
+def test_an_extraction_network_takes_each_of_several_faces_as_if_alone():
+    net, mix, faces = tiny(n_src=1, n_cues=1), torch.randn(1, 3200), torch.randn(1, 2, 5, 6)
+    features, cues = torch.randn(1, 16, 50), net._cues(faces, 50)
+    both = net.masker(features, cues)
+    torch.testing.assert_close(both[:, :1], net.masker(features, cues[:, :1]))
+    assert net(mix, faces).shape == (1, 2, 3200)
+
+
 def test_swapped_faces_swap_the_voices_exactly():
     net, mix, faces = tiny(fuse_every_block=True), torch.randn(1, 3200), torch.randn(1, 2, 5, 6)
     torch.testing.assert_close(net(mix, faces.flip(1)), net(mix, faces).flip(1))

@@ -71,6 +71,13 @@ def test_faces_and_voices_of_a_segment_belong_together(corpus):
                 assert energy[on].mean() > 5 * energy[~on].mean()
 
 
+def test_one_target_is_mixed_with_a_voice_that_is_none(corpus):
+    example = dynamic(corpus, n_src=1)[0, 3]
+    assert example["sources"].shape[0] == example["visual"].shape[0] == 1
+    rest = example["mixture"] - example["sources"][0]
+    assert -5.001 <= sir_db(example["sources"][0].numpy(), rest.numpy()) <= 5.001
+
+
 def test_same_speaker_pairs_are_drawn_when_asked(corpus):
     dataset = dynamic(corpus, same_speaker=1.0)
     for index in range(len(dataset)):

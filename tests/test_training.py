@@ -92,6 +92,11 @@ def test_fixed_mixtures_and_the_twin_train_too(corpus, tmp_path):
     assert run(corpus, tmp_path / "exp", conf)["steps"] == 1
 
 
+def test_an_extraction_network_trains_with_one_face_and_is_validated_on_each(corpus, tmp_path):
+    conf = conf_of(tmp_path, model={"n_src": 1, "n_cues": 1}, training={"epochs": 1})
+    assert run(corpus, tmp_path / "exp", conf)["epochs"] == 1
+
+
 def test_too_large_a_batch_is_refused(corpus, tmp_path):
     with pytest.raises(UserError, match="lower --batch_size"):
         run(corpus, tmp_path / "exp", conf_of(tmp_path, training={"batch_size": 9}))

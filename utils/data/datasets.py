@@ -108,7 +108,7 @@ class DynamicMixtureDataset(Dataset):
         manifest: utterances.
         stores: embedding stores to draw a view from; empty for audio only.
         segment_sec: length of an example; shorter utterances are left out and counted.
-        n_src: voices in a mixture.
+        n_src: voices to separate. With one, the target, another voice is mixed in that is no target and has no face.
         size: mixtures in an epoch; 0 takes as many as there are utterances.
         sir_range_db: the first voice's SIR over each other one is uniform in ±sir_range_db.
         same_speaker: share of the mixtures whose voices are all of one speaker.
@@ -131,6 +131,7 @@ class DynamicMixtureDataset(Dataset):
         seed: int = 0,
     ) -> None:
         self.manifest, self.stores, self.n_src, self.seed = manifest, list(stores), n_src, seed
+        self.n_voices = max(n_src, 2)
         self.sir_range_db, self.same_speaker = sir_range_db, same_speaker
         self.items: list[Utterance] = _long_enough(manifest, segment_sec)
         self.segment_frames = round(segment_sec * self.items[0].fps)
@@ -139,14 +140,14 @@ class DynamicMixtureDataset(Dataset):
         for index, item in enumerate(self.items):
             self.by_speaker[item.speaker or item.utterance_id].append(index)
         self.speakers = sorted(self.by_speaker)
-        self.talkative = [s for s in self.speakers if len(self.by_speaker[s]) >= n_src]
-        if same_speaker < 1 and len(self.speakers) < n_src:
+        self.talkative = [s for s in self.speakers if len(self.by_speaker[s]) >= self.n_voices]
+        if same_speaker < 1 and len(self.speakers) < self.n_voices:
             raise UserError(
-                f"{manifest.path}: {len(self.speakers)} speaker(s) cannot make mixtures of {n_src} different ones; "
+                f"{manifest.path}: {len(self.speakers)} speaker(s) cannot make mixtures of {self.n_voices} different ones; "
                 "--same_speaker 1 mixes utterances of one speaker"
             )
         if same_speaker > 0 and not self.talkative:
-            raise UserError(f"{manifest.path}: no speaker has {n_src} utterances, so --same_speaker must be 0")
+            raise UserError(f"{manifest.path}: no speaker has {self.n_voices} utterances, so --same_speaker must be 0")
         _check_embeddings(manifest, self.stores, [item.mouth_path for item in self.items])
 
     def __len__(self) -> int:
@@ -157,11 +158,12 @@ class DynamicMixtureDataset(Dataset):
         rng = np.random.default_rng([self.seed, 1, epoch, index])
         view = int(rng.integers(max(len(self.stores), 1)))
         drawn = [self._segment(item_index, rng) for item_index in self._draw(rng)]
-        sirs_db = rng.uniform(-self.sir_range_db, self.sir_range_db, self.n_src - 1)
+        sirs_db = rng.uniform(-self.sir_range_db, self.sir_range_db, self.n_voices - 1)
         mixture, sources = mix_at_sir(np.stack([audio for audio, _, _ in drawn]), sirs_db)
-        example = {"mixture": torch.from_numpy(mixture), "sources": torch.from_numpy(sources)}
+        example = {"mixture": torch.from_numpy(mixture), "sources": torch.from_numpy(sources[: self.n_src])}
         if self.stores:
-            cues = [self.stores[view].get(item.mouth_path, start, self.segment_frames) for _, item, start in drawn]
+            shown = drawn[: self.n_src]
+            cues = [self.stores[view].get(item.mouth_path, start, self.segment_frames) for _, item, start in shown]
             example["visual"] = torch.from_numpy(np.stack(cues))
         return example
 
@@ -169,13 +171,13 @@ class DynamicMixtureDataset(Dataset):
         """Indices of the utterances of one mixture, in random order."""
         if self.same_speaker and rng.random() < self.same_speaker:
             speaker = self.talkative[rng.integers(len(self.talkative))]
-            return [int(i) for i in rng.choice(self.by_speaker[speaker], self.n_src, replace=False)]
+            return [int(i) for i in rng.choice(self.by_speaker[speaker], self.n_voices, replace=False)]
         first = int(rng.integers(len(self.items)))  # every utterance is as likely, however many its speaker has
         own = self.items[first].speaker or self.items[first].utterance_id
         others = [s for s in self.speakers if s != own]
-        chosen = rng.choice(others, self.n_src - 1, replace=False)
+        chosen = rng.choice(others, self.n_voices - 1, replace=False)
         drawn = [first, *(int(rng.choice(self.by_speaker[s])) for s in chosen)]
-        return [drawn[i] for i in rng.permutation(self.n_src)]
+        return [drawn[i] for i in rng.permutation(self.n_voices)]
 
     def _segment(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, Utterance, int]:
         """A segment of an utterance with a voice in it: samples (time,), the utterance, first frame."""

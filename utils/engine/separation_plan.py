@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from utils.data.audio import probe_audio
@@ -69,23 +68,6 @@ class Task:
         return Problem(self.row, self.item.mixture_id, self.item.mixture_path, str(error))
 
 
-class EachFaceAlone(nn.Module):
-    """A target-speaker network (one face in, one voice out) run for every face of a mixture.
-
-    Shape:
-        - mixture (batch, time), visual (batch, faces, frames, dim) -> (batch, faces, time)
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, mixture: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
-        faces = visual.shape[1]
-        voices = self.network(mixture.repeat_interleave(faces, dim=0), visual.flatten(0, 1).unsqueeze(1))
-        return voices.reshape(len(mixture), faces, -1)
-
-
 def load_separator(exp_dir: Path, device: str) -> Separator:
     """Load the network of an experiment.
 
@@ -97,7 +79,7 @@ def load_separator(exp_dir: Path, device: str) -> Separator:
     needs_faces = network.n_cues > 0
     name = exp_dir.resolve().name
     return Separator(
-        network=(EachFaceAlone(network) if network.n_cues == 1 else network).eval().to(device),
+        network=network.to(device),
         separated_by=name if needs_faces else f"{name} {ORDER_UNKNOWN}",
         sha256=sha256_file(path),
         n_src=network.n_src,

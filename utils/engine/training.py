@@ -102,7 +102,7 @@ def _datasets(
     for manifest in (train_manifest, val_manifest):
         if manifest.sample_rate != model["sample_rate"]:
             raise UserError(f"{manifest.path}: {manifest.sample_rate} Hz, the conf says {model['sample_rate']} Hz")
-    if val_manifest.n_src != model["n_src"]:
+    if val_manifest.n_src != model["n_src"] and model["n_cues"] != 1:  # an extraction network takes each face for itself
         raise UserError(f"{val_manifest.path}: {val_manifest.n_src} voices in a mixture, the conf says {model['n_src']}")
     val_set = MixtureDataset(val_manifest, val_stores, data.segment_sec)
     if data.dynamic:
