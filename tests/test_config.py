@@ -27,7 +27,7 @@ def test_defaults_of_the_conf_are_those_of_the_network():
     assert ours == {name: p.default for name, p in signature.items() if name != "hop_size"}
 
 
-@pytest.mark.parametrize("twin,model", [("dprnn", "avdprnn"), ("demo_audio", "demo")])
+@pytest.mark.parametrize("twin,model", [("dprnn", "avdprnn"), ("demo_audio", "demo"), ("small_audio", "small")])
 def test_a_twin_differs_from_its_model_by_the_faces_alone(twin, model):
     ours, theirs = (read_conf(CONFS[0].parent / f"{name}.yml").nested for name in (twin, model))
     for conf in (ours, theirs):
