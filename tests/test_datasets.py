@@ -1,5 +1,7 @@
 """Examples for training: true levels, faces in step with voices, the same whoever asks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile
@@ -59,16 +61,17 @@ def _contains(clip, cue):
     return any(np.array_equal(clip[start : start + len(cue)], cue) for start in range(len(clip) - len(cue) + 1))
 
 
-def test_faces_and_voices_of_a_segment_belong_together(corpus):
-    """The corpus' first cue says when its voice sounds, so energy must sit in those frames, wherever a segment starts."""
-    dataset = dynamic(corpus, size=20)
+@pytest.mark.parametrize("speed", [0.0, 0.25])
+def test_faces_and_voices_of_a_segment_belong_together(corpus, speed):
+    """The corpus' first cue says when its voice sounds, so energy must sit in those frames, at whatever start and speed."""
+    dataset = dynamic(corpus, size=20, speed=speed)
     for index in range(20):
         example = dataset[1, index]
         for source, cue in zip(example["sources"], example["visual"], strict=True):
             energy = source.reshape(-1, RATE_HZ // FPS).square().mean(dim=1)
-            on = cue[:, 0] > 0.5
-            if on.any() and not on.all():
-                assert energy[on].mean() > 5 * energy[~on].mean()
+            on, off = cue[:, 0] > 0.99, cue[:, 0] < 0.01
+            if on.any() and off.any():
+                assert energy[on].mean() > 5 * energy[off].mean()
 
 
 def test_one_target_is_mixed_with_a_voice_that_is_none(corpus):
@@ -76,6 +79,22 @@ def test_one_target_is_mixed_with_a_voice_that_is_none(corpus):
     assert example["sources"].shape[0] == example["visual"].shape[0] == 1
     rest = example["mixture"] - example["sources"][0]
     assert -5.001 <= sir_db(example["sources"][0].numpy(), rest.numpy()) <= 5.001
+
+
+def test_speed_moves_the_pitch_and_keeps_the_length(corpus):
+    tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / RATE_HZ).astype(np.float32)
+    path = corpus["utterances"].data_root / "audio" / "tone.wav"
+    soundfile.write(path, tone, RATE_HZ, subtype="FLOAT")
+    dataset = dynamic(corpus, speed=0.3)
+    dataset.items[0] = replace(dataset.items[0], audio_path="audio/tone.wav")
+    peaks_hz = set()
+    for seed in range(8):
+        audio, _, _, n_frames = dataset._segment(0, np.random.default_rng(seed))
+        assert len(audio) == 6400
+        peak_hz = np.abs(np.fft.rfft(audio * np.hanning(6400))).argmax() * RATE_HZ / 6400
+        assert peak_hz == pytest.approx(1000 * n_frames / 10, abs=5)
+        peaks_hz.add(round(peak_hz))
+    assert len(peaks_hz) > 3
 
 
 def test_same_speaker_pairs_are_drawn_when_asked(corpus):
@@ -87,8 +106,6 @@ def test_same_speaker_pairs_are_drawn_when_asked(corpus):
 
 
 def test_one_speaker_alone_is_refused_with_the_remedy(corpus, tmp_path):
-    from dataclasses import replace
-
     alone = replace(corpus["utterances"], items=tuple(replace(i, speaker="s1") for i in corpus["utterances"].items))
     with pytest.raises(UserError, match="--same_speaker 1"):
         DynamicMixtureDataset(alone, [], 0.4, n_src=2)

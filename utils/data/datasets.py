@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from scipy.signal import resample_poly
 from torch.utils.data import Dataset, Sampler
 
 from utils.data.audio import read_audio
@@ -112,6 +113,8 @@ class DynamicMixtureDataset(Dataset):
         size: mixtures in an epoch; 0 takes as many as there are utterances.
         sir_range_db: the first voice's SIR over each other one is uniform in ±sir_range_db.
         same_speaker: share of the mixtures whose voices are all of one speaker.
+        speed: a voice and its face are played at 1 - speed to 1 + speed of their speed, which also moves pitch and
+            formants: more voices than there are speakers. Held to what the utterance is long enough for.
         seed: of everything that is drawn.
 
     Raises:
@@ -128,11 +131,12 @@ class DynamicMixtureDataset(Dataset):
         size: int = 0,
         sir_range_db: float = 5.0,
         same_speaker: float = 0.0,
+        speed: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.manifest, self.stores, self.n_src, self.seed = manifest, list(stores), n_src, seed
         self.n_voices = max(n_src, 2)
-        self.sir_range_db, self.same_speaker = sir_range_db, same_speaker
+        self.sir_range_db, self.same_speaker, self.speed = sir_range_db, same_speaker, speed
         self.items: list[Utterance] = _long_enough(manifest, segment_sec)
         self.segment_frames = round(segment_sec * self.items[0].fps)
         self.size = size or len(self.items)
@@ -159,13 +163,22 @@ class DynamicMixtureDataset(Dataset):
         view = int(rng.integers(max(len(self.stores), 1)))
         drawn = [self._segment(item_index, rng) for item_index in self._draw(rng)]
         sirs_db = rng.uniform(-self.sir_range_db, self.sir_range_db, self.n_voices - 1)
-        mixture, sources = mix_at_sir(np.stack([audio for audio, _, _ in drawn]), sirs_db)
+        mixture, sources = mix_at_sir(np.stack([audio for audio, _, _, _ in drawn]), sirs_db)
         example = {"mixture": torch.from_numpy(mixture), "sources": torch.from_numpy(sources[: self.n_src])}
         if self.stores:
-            shown = drawn[: self.n_src]
-            cues = [self.stores[view].get(item.mouth_path, start, self.segment_frames) for _, item, start in shown]
+            cues = [self._cues(self.stores[view], *where) for _, *where in drawn[: self.n_src]]
             example["visual"] = torch.from_numpy(np.stack(cues))
         return example
+
+    def _cues(self, store: EmbeddingStore, item: Utterance, start_frame: int, n_frames: int) -> np.ndarray:
+        """Embeddings of a stretch, played in the frames of a segment: (segment_frames, dim)."""
+        cues = store.get(item.mouth_path, start_frame, n_frames)
+        if n_frames == self.segment_frames:
+            return cues
+        positions = (np.arange(self.segment_frames) + 0.5) * n_frames / self.segment_frames - 0.5
+        before = np.clip(np.floor(positions).astype(int), 0, n_frames - 2)
+        weight = np.clip(positions - before, 0, 1)[:, None].astype(np.float32)
+        return cues[before] * (1 - weight) + cues[before + 1] * weight
 
     def _draw(self, rng: np.random.Generator) -> list[int]:
         """Indices of the utterances of one mixture, in random order."""
@@ -179,15 +192,23 @@ class DynamicMixtureDataset(Dataset):
         drawn = [first, *(int(rng.choice(self.by_speaker[s])) for s in chosen)]
         return [drawn[i] for i in rng.permutation(self.n_voices)]
 
-    def _segment(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, Utterance, int]:
-        """A segment of an utterance with a voice in it: samples (time,), the utterance, first frame."""
-        item = self.items[index]
+    def _segment(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, Utterance, int, int]:
+        """A voice for a segment: samples (time,), and the utterance, first frame and number of frames they are from."""
+        item, rate = self.items[index], self.manifest.sample_rate
+        frames_there = min(item.frames, samples_to_frames(item.length, rate, item.fps))
+        length = frames_to_samples(self.segment_frames, rate, item.fps)
         for _ in range(MAX_DRAWS):
-            start_frame = int(rng.integers(_last_start(item, self.manifest.sample_rate, self.segment_frames) + 1))
-            start, length = _samples(item, self.manifest.sample_rate, start_frame, self.segment_frames)
-            audio = read_audio(self.manifest.resolve(item.audio_path), start, length, self.manifest.sample_rate)
-            if power(audio) > SILENCE_POWER:
-                return audio, item, start_frame
+            n_frames = self.segment_frames
+            if self.speed:
+                n_frames = min(round(n_frames * rng.uniform(1 - self.speed, 1 + self.speed)), frames_there)
+            start_frame = int(rng.integers(_last_start(item, rate, n_frames) + 1))
+            audio = read_audio(self.manifest.resolve(item.audio_path), *_samples(item, rate, start_frame, n_frames), rate)
+            if power(audio) <= SILENCE_POWER:
+                continue
+            if n_frames != self.segment_frames:
+                audio = resample_poly(audio, self.segment_frames, n_frames)[:length]
+                audio = np.pad(audio, (0, length - len(audio)))
+            return audio, item, start_frame, n_frames
         raise UserError(
             f"{self.manifest.path}: utterance {item.utterance_id} is silent in {MAX_DRAWS} segments of "
             f"{self.segment_frames} frames; remove it from the manifest"

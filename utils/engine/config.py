@@ -35,6 +35,8 @@ class DataConf:
     """Dynamic mixing draws the true SIR of a pair uniformly from -sir_db..sir_db, over the segment."""
     same_speaker: float = 0.0
     """Share of the drawn pairs in which both utterances are of one speaker; 0 keeps speakers apart."""
+    speed: float = 0.0
+    """Dynamic mixing plays each voice with its face at 1 - speed to 1 + speed of its speed."""
     num_workers: int = 1
     """Loader processes for each training process."""
 
@@ -93,10 +95,10 @@ CHOICES = {
     "rnn_type": ("LSTM", "GRU", "RNN"),
 }
 MAY_BE_ZERO = {
-    "epoch_size", "num_workers", "early_stop", "seed", "warmup_steps", "weight_decay", "same_speaker", "n_cues",
+    "epoch_size", "num_workers", "early_stop", "seed", "warmup_steps", "weight_decay", "same_speaker", "speed", "n_cues",
     "visual_dropout", "visual_blocks", "audio_examples", "gradient_clipping", "sir_db", "plateau_patience",
 }  # fmt: skip
-SHARES = ("same_speaker", "visual_dropout", "plateau_factor")
+SHARES = ("same_speaker", "speed", "visual_dropout", "plateau_factor")
 
 # The network's arguments by section: (section, default). A default gives the type; visual_dim comes from the embeddings.
 MODEL_KEYS: dict[str, tuple[str, Any]] = {

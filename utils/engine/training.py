@@ -114,6 +114,7 @@ def _datasets(
             size=data.epoch_size,
             sir_range_db=data.sir_db,
             same_speaker=data.same_speaker,
+            speed=data.speed,
             seed=seed,
         )
     else:
