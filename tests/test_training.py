@@ -145,6 +145,63 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_network(corpus, tmp_pa
     assert again.returncode == 0 and "up to date" in again.stderr
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resuming_gives_the_same_curve_with_dropout_and_loader_processes(corpus, tmp_path, workers):
+    """Regression: workers prefetched the first epoch's data again, and their seeds shifted the dropout."""
+    changes = {"data": {"num_workers": workers}, "training": {"epochs": 3}, "visual": {"visual_dropout": 0.3}}
+    whole = tmp_path / "whole"
+    run(corpus, whole, conf_of(tmp_path, **changes))
+    cut = tmp_path / "cut"
+
+    class Stop(Exception):
+        pass
+
+    def kill(*_):
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr("utils.engine.callbacks.write_history", lambda path, rows: len(rows) == 2 and kill())
+        run(corpus, cut, conf_of(tmp_path, **changes))  # dies in its second epoch, before that one's checkpoint
+    run(corpus, cut, conf_of(tmp_path, **changes))
+    assert history(cut) == history(whole)
+
+
+def test_what_early_stopping_ended_is_not_trained_on(corpus, tmp_path):
+    changes = {"training": {"epochs": 9, "early_stop": 1}, "optim": {"lr": 1e-9}}
+    run(corpus, tmp_path / "exp", conf_of(tmp_path, **changes))
+    before = history(tmp_path / "exp")
+    assert len(before) < 9
+    run(corpus, tmp_path / "exp", conf_of(tmp_path, **changes))
+    assert history(tmp_path / "exp") == before
+
+
+def test_a_damaged_checkpoint_is_named(corpus, tmp_path):
+    checkpoint = tmp_path / "exp" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"PK\x03\x04 half")
+    with pytest.raises(UserError, match="last.ckpt: damaged"):
+        run(corpus, tmp_path / "exp", conf_of(tmp_path))
+
+
+def test_sound_that_vanished_is_one_line_even_from_a_loader_process(corpus, tmp_path):
+    gone = replace(corpus["utterances"], data_root=tmp_path / "nowhere")
+    conf = conf_of(tmp_path, data={"num_workers": 1})
+    stores = [EmbeddingStore(corpus["store"])]
+    with pytest.raises(UserError, match="no such file") as caught:
+        train(conf, tmp_path / "exp", gone, corpus["val"], stores, stores)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_frame_rate_than_the_conf_says_is_refused(corpus, tmp_path):
+    with pytest.raises(UserError, match="25 frames/s where the conf's video_fps is 50"):
+        run(corpus, tmp_path / "exp", conf_of(tmp_path, visual={"video_fps": 50.0}))
+
+
+def test_half_precision_on_a_cpu_falls_back_and_says_so(corpus, tmp_path, caplog):
+    run(corpus, tmp_path / "exp", conf_of(tmp_path, training={"epochs": 1, "precision": "bf16"}))
+    assert "training in 32 bits" in caplog.text or torch.cuda.is_available()
+
+
 def test_a_changed_conf_trains_anew_and_keeps_the_old_network(corpus, tmp_path):
     exp = tmp_path / "exp"
     conf = conf_file(tmp_path, model={"n_cues": 0}, training={"epochs": 1})
@@ -178,6 +235,7 @@ def test_two_processes_share_the_work(corpus, tmp_path):
     [
         (["--train_args", "--lrr 3"], "unknown key 'lrr'; did you mean 'lr'", 1),
         (["--train_args", "--lr '3"], "No closing quotation", 2),
+        (["--train_args", "--n_cues 0 --strategy nonsense"], "--strategy nonsense cannot be had", 1),
         (["--nonsense", "3"], "unrecognized arguments", 2),
     ],
 )

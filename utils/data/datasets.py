@@ -8,6 +8,7 @@ workers or processes, and not on where a training was interrupted.
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,13 @@ SILENCE_POWER = 1e-8  # -80 dB re full scale: no voice in it
 MAX_DRAWS = 20
 
 
+class Clock(NamedTuple):
+    """What audio and video count by."""
+
+    sample_rate: int  # Hz
+    fps: float  # video frames for each second
+
+
 class EpochSampler(Sampler[tuple[int, int]]):
     """Indices (epoch, index) for one process of several; every process draws its own part of the same order.
 
@@ -35,11 +43,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
         seed: of the order; None keeps the given order and every example (validation), otherwise the order is shuffled
             anew in every epoch and the tail that does not fill all processes is left out (training).
         rank, world_size: this process and the number of processes.
+        epoch: the one to begin with. Workers draw their first indices before anybody calls `set_epoch`, so a training
+            that goes on must say where.
     """
 
-    def __init__(self, size: int, seed: int | None, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, size: int, seed: int | None, rank: int = 0, world_size: int = 1, epoch: int = 0) -> None:
         self.size, self.seed, self.rank, self.world_size = size, seed, rank, world_size
-        self.epoch = 0
+        self.epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of `epoch`; Lightning calls it before each one."""
@@ -66,19 +76,26 @@ class MixtureDataset(Dataset):
         stores: embedding stores to draw a view from (the first one in validation); empty for audio only.
         segment_sec: length of an example; shorter mixtures are left out and counted.
         seed: of the segments' starts and the views; None takes the beginning and the first view (validation).
+        fps: video frames for each second.
 
     Raises:
         UserError: no references, no mixture is long enough, or embeddings are missing.
     """
 
     def __init__(
-        self, manifest: Manifest, stores: Sequence[EmbeddingStore], segment_sec: float, seed: int | None = None
+        self,
+        manifest: Manifest,
+        stores: Sequence[EmbeddingStore],
+        segment_sec: float,
+        seed: int | None = None,
+        fps: float = 25.0,
     ) -> None:
         if not manifest.has_references:
             raise UserError(f"{manifest.path}: mixtures without sources cannot be trained on or validated with")
         self.manifest, self.stores, self.seed = manifest, list(stores), seed
-        self.items: list[Mixture] = _long_enough(manifest, segment_sec)
-        self.segment_frames = round(segment_sec * self.items[0].fps)
+        self.segment_frames = round(segment_sec * fps)
+        self.clock = Clock(manifest.sample_rate, fps)
+        self.items: list[Mixture] = _long_enough(manifest, self.segment_frames, self.clock)
         _check_embeddings(manifest, self.stores, [path for item in self.items for path in item.mouth_paths])
 
     def __len__(self) -> int:
@@ -89,9 +106,9 @@ class MixtureDataset(Dataset):
         item, rng = self.items[index], _generator(self.seed, epoch, index)
         start_frame, view = 0, 0
         if rng is not None:
-            start_frame = int(rng.integers(_last_start(item, self.manifest.sample_rate, self.segment_frames) + 1))
+            start_frame = int(rng.integers(_last_start(item, self.clock, self.segment_frames) + 1))
             view = int(rng.integers(max(len(self.stores), 1)))
-        start, length = _samples(item, self.manifest.sample_rate, start_frame, self.segment_frames)
+        start, length = _samples(self.clock, start_frame, self.segment_frames)
         paths = [item.mixture_path, *item.source_paths]
         audio = [read_audio(self.manifest.resolve(p), start, length, self.manifest.sample_rate) for p in paths]
         example = {"mixture": torch.from_numpy(audio[0]), "sources": torch.from_numpy(np.stack(audio[1:]))}
@@ -116,6 +133,7 @@ class DynamicMixtureDataset(Dataset):
         speed: a voice and its face are played at 1 - speed to 1 + speed of their speed, which also moves pitch and
             formants: more voices than there are speakers. Held to what the utterance is long enough for.
         seed: of everything that is drawn.
+        fps: video frames for each second.
 
     Raises:
         UserError: no utterance is long enough, too few speakers for what is asked, or embeddings are missing.
@@ -133,12 +151,14 @@ class DynamicMixtureDataset(Dataset):
         same_speaker: float = 0.0,
         speed: float = 0.0,
         seed: int = 0,
+        fps: float = 25.0,
     ) -> None:
         self.manifest, self.stores, self.n_src, self.seed = manifest, list(stores), n_src, seed
         self.n_voices = max(n_src, 2)
         self.sir_range_db, self.same_speaker, self.speed = sir_range_db, same_speaker, speed
-        self.items: list[Utterance] = _long_enough(manifest, segment_sec)
-        self.segment_frames = round(segment_sec * self.items[0].fps)
+        self.segment_frames = round(segment_sec * fps)
+        self.clock = Clock(manifest.sample_rate, fps)
+        self.items: list[Utterance] = _long_enough(manifest, self.segment_frames, self.clock)
         self.size = size or len(self.items)
         self.by_speaker: dict[str, list[int]] = defaultdict(list)
         for index, item in enumerate(self.items):
@@ -195,14 +215,14 @@ class DynamicMixtureDataset(Dataset):
     def _segment(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, Utterance, int, int]:
         """A voice for a segment: samples (time,), and the utterance, first frame and number of frames they are from."""
         item, rate = self.items[index], self.manifest.sample_rate
-        frames_there = min(item.frames, samples_to_frames(item.length, rate, item.fps))
-        length = frames_to_samples(self.segment_frames, rate, item.fps)
+        frames_there = _last_start(item, self.clock, 0)
+        length = frames_to_samples(self.segment_frames, rate, self.clock.fps)
         for _ in range(MAX_DRAWS):
             n_frames = self.segment_frames
             if self.speed:
                 n_frames = min(round(n_frames * rng.uniform(1 - self.speed, 1 + self.speed)), frames_there)
-            start_frame = int(rng.integers(_last_start(item, rate, n_frames) + 1))
-            audio = read_audio(self.manifest.resolve(item.audio_path), *_samples(item, rate, start_frame, n_frames), rate)
+            start_frame = int(rng.integers(_last_start(item, self.clock, n_frames) + 1))
+            audio = read_audio(self.manifest.resolve(item.audio_path), *_samples(self.clock, start_frame, n_frames), rate)
             if power(audio) <= SILENCE_POWER:
                 continue
             if n_frames != self.segment_frames:
@@ -224,17 +244,16 @@ def _generator(seed: int | None, epoch: int, index: int) -> np.random.Generator 
     return None if seed is None else np.random.default_rng([seed, 2, epoch, index])
 
 
-def _long_enough(manifest: Manifest, segment_sec: float) -> list:
+def _long_enough(manifest: Manifest, segment_frames: int, clock: Clock) -> list:
     """The items that last a segment; the others are counted in the log."""
-    if not manifest.items:
-        raise UserError(f"{manifest.path}: no rows; run stage 0 again")
-    wanted = segment_sec * manifest.sample_rate
-    frames = round(segment_sec * manifest.items[0].fps)
-    kept = [
-        item
-        for item in manifest.items
-        if item.length >= wanted and samples_to_frames(item.length, manifest.sample_rate, item.fps) >= frames
-    ]
+    segment_sec = segment_frames / clock.fps
+    if segment_frames < 1:
+        raise UserError(f"{manifest.path}: a segment must last a video frame at least; choose a larger --segment_sec")
+    for item in manifest.items:
+        has_mouth = any(item.mouth_paths) if isinstance(item, Mixture) else bool(item.mouth_path)
+        if has_mouth and item.fps != clock.fps:
+            raise UserError(f"{manifest.path}: video of {item.fps:g} frames/s where the conf's video_fps is {clock.fps:g}")
+    kept = [item for item in manifest.items if _last_start(item, clock, segment_frames) >= 0]
     if not kept:
         raise UserError(f"{manifest.path}: nothing lasts {segment_sec:g} s; choose a smaller --segment_sec")
     if len(kept) < len(manifest.items):
@@ -243,21 +262,19 @@ def _long_enough(manifest: Manifest, segment_sec: float) -> list:
     return kept
 
 
-def _last_start(item: Mixture | Utterance, sample_rate: int, segment_frames: int) -> int:
-    """The last video frame on which a segment can begin."""
-    last = min(item.frames, samples_to_frames(item.length, sample_rate, item.fps)) - segment_frames
-    needed = frames_to_samples(segment_frames, sample_rate, item.fps)
-    while last > 0 and frames_to_samples(last, sample_rate, item.fps) + needed > item.length:
+def _last_start(item: Mixture | Utterance, clock: Clock, n_frames: int) -> int:
+    """The last video frame on which a stretch of `n_frames` can begin; negative where the item is too short."""
+    frames_there = samples_to_frames(item.length, clock.sample_rate, clock.fps)
+    last = (min(item.frames, frames_there) if item.frames else frames_there) - n_frames
+    while last >= 0 and sum(_samples(clock, last, n_frames)) > item.length:
         last -= 1
-    return max(last, 0)
+    return last
 
 
-def _samples(item: Mixture | Utterance, sample_rate: int, start_frame: int, segment_frames: int) -> tuple[int, int]:
-    """First sample and length of a segment; the length is the same wherever it begins."""
-    return (
-        frames_to_samples(start_frame, sample_rate, item.fps),
-        frames_to_samples(segment_frames, sample_rate, item.fps),
-    )
+def _samples(clock: Clock, start_frame: int, n_frames: int) -> tuple[int, int]:
+    """First sample and length of a stretch; the length is the same wherever it begins."""
+    start, length = (frames_to_samples(frames, clock.sample_rate, clock.fps) for frames in (start_frame, n_frames))
+    return start, length
 
 
 def _check_embeddings(manifest: Manifest, stores: Sequence[EmbeddingStore], paths: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """What happens at the end of an epoch: the history, the best network, audio to listen to, one line to read."""
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from utils.engine.config import Conf
 from utils.engine.experiment import draw_curves, save_model, write_history
+from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +53,15 @@ class EpochReport(pl.Callback):
         row = {
             "epoch": trainer.current_epoch,
             "steps": trainer.global_step,
-            "lr": system.learning_rate.at(max(trainer.global_step - 1, 0)),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
             **{key: round(values[key], 4) for key in ("loss", "si_snri", "val_loss", "val_si_snri")},
             "seconds": round(time.monotonic() - self._epoch_start_sec, 2),
         }
+        if not math.isfinite(row["val_loss"]):
+            raise UserError(
+                f"{self.exp_dir}: the validation loss of epoch {row['epoch'] + 1} is not finite; lower --lr, or look for "
+                "silent or broken sources in the validation set"
+            )
         is_best = self.best is None or row["val_loss"] < self.best["val_loss"]
         self.rows.append(row)
         if not trainer.is_global_zero:

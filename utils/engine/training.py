@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import pickle
 import sys
 import time
 import warnings
@@ -12,15 +13,17 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset
 
 from local_models import build_model
 from utils.data.datasets import DynamicMixtureDataset, EpochSampler, MixtureDataset, collate
 from utils.data.embedding_store import EmbeddingStore
-from utils.data.files import write_json
+from utils.data.files import atomic_path, write_json
 from utils.data.manifest import Manifest
 from utils.engine.callbacks import AudioExamples, EpochReport, Progress
-from utils.engine.config import ResolvedConf, write_conf
+from utils.engine.config import ResolvedConf, TrainingConf, write_conf
 from utils.engine.system import AVSystem
 from utils.errors import UserError
 
@@ -56,32 +59,66 @@ def train(
     _quieten_lightning()
     pl.seed_everything(conf.training.seed, workers=True, verbose=False)
     train_set, val_set = _datasets(conf, train_manifest, val_manifest, train_stores, val_stores)
-    trainer = _trainer(conf, exp_dir)
-    batch_size = conf.training.batch_size
-    steps_per_epoch = len(train_set) // trainer.world_size // batch_size // conf.training.accumulate
-    if steps_per_epoch == 0:
+    last = exp_dir / "checkpoints" / "last.ckpt"
+    resumed = _read_checkpoint(last)
+    trainer = _trainer(conf, exp_dir, resumed)
+    rank, world_size, batch_size = trainer.global_rank, trainer.world_size, conf.training.batch_size
+    batches = len(train_set) // world_size // batch_size
+    if batches == 0:
         raise UserError(
             f"{train_manifest.path}: {len(train_set)} examples are too few for a step of {batch_size} mixtures x "
-            f"{conf.training.accumulate} batches x {trainer.world_size} processes; lower --batch_size"
+            f"{world_size} processes; lower --batch_size"
         )
     network = build_model(conf.nested)
+    steps_per_epoch = -(-batches // conf.training.accumulate)  # Lightning steps on what an epoch's end leaves over
     system = AVSystem(network, conf.optim, steps_per_epoch * conf.training.epochs, conf.training.seed)
     if trainer.is_global_zero:
         write_conf(exp_dir / "conf.yml", conf)
-    last = exp_dir / "checkpoints" / "last.ckpt"
-    if last.is_file():
+    if resumed:
         log.info("continuing from %s", last)
-    loaders = (
-        _loader(conf, train_set, EpochSampler(len(train_set), conf.training.seed, trainer.global_rank, trainer.world_size)),
-        _loader(conf, val_set, EpochSampler(len(val_set), None, trainer.global_rank, trainer.world_size)),
-    )
-    trainer.fit(system, *loaders, ckpt_path=last if last.is_file() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    summary = _summary(conf, trainer, network, time.monotonic() - start_sec)
+    first_epoch = resumed["epoch"] + 1 if resumed else 0
+    train_sampler = EpochSampler(len(train_set), conf.training.seed, rank, world_size, first_epoch)
+    val_sampler = EpochSampler(len(val_set), None, rank, world_size)
+    loaders = _loader(conf, train_set, train_sampler), _loader(conf, val_set, val_sampler)
+    _fit(trainer, system, loaders, last if resumed else None)
+    summary = _summary(conf, trainer, network, batches * batch_size * world_size, time.monotonic() - start_sec)
     if trainer.is_global_zero:
         write_json(exp_dir / "training.json", summary)
     return summary
+
+
+def _fit(trainer: pl.Trainer, system: AVSystem, loaders: tuple[DataLoader, DataLoader], checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(system, *loaders, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # how Lightning ends on Ctrl-C
+        raise KeyboardInterrupt from None
+    except UserError as error:  # one from a loader process carries its traceback in its text
+        raise UserError(str(error).rstrip().splitlines()[-1].removeprefix("utils.errors.UserError: ")) from None
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def _read_checkpoint(path: Path) -> dict | None:
+    """The checkpoint to go on from, if there is one.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: damaged ({reason}); delete it and train anew, or put a copy in its place") from None
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, so that a kill never leaves half of one."""
+
+    def save_checkpoint(self, checkpoint: dict, path: Path | str, storage_options: object = None) -> None:
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 def _quieten_lightning() -> None:
@@ -98,13 +135,13 @@ def _datasets(
     train_stores: Sequence[EmbeddingStore],
     val_stores: Sequence[EmbeddingStore],
 ) -> tuple[Dataset, Dataset]:
-    model, data, seed = conf.nested["model"], conf.data, conf.training.seed
+    model, data, seed, fps = conf.nested["model"], conf.data, conf.training.seed, conf.nested["visual"]["video_fps"]
     for manifest in (train_manifest, val_manifest):
         if manifest.sample_rate != model["sample_rate"]:
             raise UserError(f"{manifest.path}: {manifest.sample_rate} Hz, the conf says {model['sample_rate']} Hz")
     if val_manifest.n_src != model["n_src"] and model["n_cues"] != 1:  # an extraction network takes each face for itself
         raise UserError(f"{val_manifest.path}: {val_manifest.n_src} voices in a mixture, the conf says {model['n_src']}")
-    val_set = MixtureDataset(val_manifest, val_stores, data.segment_sec)
+    val_set = MixtureDataset(val_manifest, val_stores, data.segment_sec, fps=fps)
     if data.dynamic:
         train_set = DynamicMixtureDataset(
             train_manifest,
@@ -116,9 +153,10 @@ def _datasets(
             same_speaker=data.same_speaker,
             speed=data.speed,
             seed=seed,
+            fps=fps,
         )
     else:
-        train_set = MixtureDataset(train_manifest, train_stores, data.segment_sec, seed)
+        train_set = MixtureDataset(train_manifest, train_stores, data.segment_sec, seed, fps)
     if conf.training.overfit_batch:
         batch = [train_set[0, index] for index in range(min(conf.training.batch_size, len(train_set)))]
         return RepeatedBatch(batch, len(train_set)), RepeatedBatch(batch, len(batch))
@@ -149,30 +187,49 @@ def _loader(conf: ResolvedConf, dataset: Dataset, sampler: EpochSampler) -> Data
         drop_last=sampler.seed is not None,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own, or the workers' seeds would shift the network's dropout
     )
 
 
-def _trainer(conf: ResolvedConf, exp_dir: Path) -> pl.Trainer:
+def _trainer(conf: ResolvedConf, exp_dir: Path, resumed: dict | None) -> pl.Trainer:
     training = conf.training
-    devices = training.devices
-    return pl.Trainer(
-        max_epochs=training.epochs,
-        accelerator="auto",
-        devices=int(devices) if devices.isdigit() else devices,
-        num_nodes=training.num_nodes,
-        strategy=training.strategy,
-        precision=PRECISIONS[training.precision],
-        gradient_clip_val=training.gradient_clipping or None,
-        accumulate_grad_batches=training.accumulate,
-        callbacks=_callbacks(conf, exp_dir),
-        logger=_loggers(conf, exp_dir),
-        default_root_dir=exp_dir,
-        enable_progress_bar=sys.stderr.isatty(),  # a log file wants the line an epoch, not the bar
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        use_distributed_sampler=False,  # EpochSampler shares out the data, without doubling the validation's tail
-        enable_model_summary=False,
-    )
+    devices, precision = training.devices, training.precision
+    if precision != "32" and not torch.cuda.is_available():
+        log.warning("precision %s is for GPUs, there is none here: training in 32 bits", precision)
+        precision = "32"
+    try:
+        return pl.Trainer(
+            max_epochs=_last_epoch(training, resumed),
+            accelerator="auto",
+            devices=int(devices) if devices.isdigit() else devices,
+            num_nodes=training.num_nodes,
+            strategy=training.strategy,
+            precision=PRECISIONS[precision],
+            gradient_clip_val=training.gradient_clipping or None,
+            accumulate_grad_batches=training.accumulate,
+            callbacks=_callbacks(conf, exp_dir),
+            plugins=[AtomicCheckpoints()],
+            logger=_loggers(conf, exp_dir),
+            default_root_dir=exp_dir,
+            enable_progress_bar=sys.stderr.isatty(),  # a log file wants the line an epoch, not the bar
+            num_sanity_val_steps=0,
+            log_every_n_steps=10,
+            use_distributed_sampler=False,  # EpochSampler shares out the data, without doubling the validation's tail
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(
+            f"--devices {devices} --num_nodes {training.num_nodes} --strategy {training.strategy} cannot be had on this "
+            f"machine: {' '.join(str(error).split())}"
+        ) from None
+
+
+def _last_epoch(training: TrainingConf, resumed: dict | None) -> int:
+    """How many epochs to train in all: no more than there were where early stopping had ended it already."""
+    for name, state in (resumed or {}).get("callbacks", {}).items():
+        if name.startswith("EarlyStopping") and training.early_stop and state["wait_count"] >= training.early_stop:
+            return resumed["epoch"] + 1
+    return training.epochs
 
 
 def _callbacks(conf: ResolvedConf, exp_dir: Path) -> list[Callback]:
@@ -208,14 +265,14 @@ def _loggers(conf: ResolvedConf, exp_dir: Path) -> list[Logger]:
     return [*loggers, CometLogger(name=exp_dir.name)]
 
 
-def _summary(conf: ResolvedConf, trainer: pl.Trainer, network: torch.nn.Module, seconds: float) -> dict:
+def _summary(conf: ResolvedConf, trainer: pl.Trainer, network: torch.nn.Module, epoch_mixtures: int, seconds: float) -> dict:
     report = next(c for c in trainer.callbacks if isinstance(c, EpochReport))
     best = report.best
     return {
         "seed": conf.training.seed,
         "epochs": len(report.rows),
         "steps": report.rows[-1]["steps"],
-        "mixtures_seen": report.rows[-1]["steps"] * conf.training.batch_size * conf.training.accumulate * trainer.world_size,
+        "mixtures_seen": len(report.rows) * epoch_mixtures,
         "training_minutes": round(sum(row["seconds"] for row in report.rows) / 60, 2),
         "this_run_minutes": round(seconds / 60, 2),
         "best_epoch": best["epoch"],

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import shlex
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -70,22 +71,40 @@ def main() -> int:
     conf, frontend = _with_frontend(conf, args)
     stores = _stores(args, frontend, train_manifest, val_manifest)
     inputs = _inputs(conf, frontend, train_manifest, val_manifest)
-    if os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("SLURM_PROCID", "0") == "0":
-        if _is_finished(args.exp_dir, inputs) and not args.force:
-            log.info("stage 3: up to date, %s was trained with these very inputs", args.exp_dir / "best_model.pth")
-            return 0
+    if _is_finished(args.exp_dir, inputs) and not args.force:
+        log.info("stage 3: up to date, %s was trained with these very inputs", args.exp_dir / "best_model.pth")
+        return 0
+    rank = next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
+    started = args.exp_dir / ".started-3.json"
+    if rank == 0:
         _set_aside_other_training(args.exp_dir, inputs, args.force)
-        write_json(args.exp_dir / ".started-3.json", {"inputs": inputs})
         if frontend:
             write_json(args.exp_dir / "frontend.json", frontend)
+        write_json(started, {"inputs": inputs})
+    else:
+        _wait_for_rank_0(started, inputs)
     summary = train(conf, args.exp_dir, train_manifest, val_manifest, *stores)
-    StageMark(args.exp_dir / ".done-3.json", inputs).write()
-    log.info(
-        "stage 3: %d epochs in %.1f min, best validation SI-SNRi %.2f dB (epoch %d): %s",
-        summary["epochs"], summary["training_minutes"], summary["best_val_si_snri_db"], summary["best_epoch"] + 1,
-        args.exp_dir / "best_model.pth",
-    )  # fmt: skip
+    if rank == 0:
+        StageMark(args.exp_dir / ".done-3.json", inputs).write()
+        log.info(
+            "stage 3: %d epochs in %.1f min, best validation SI-SNRi %.2f dB (epoch %d): %s",
+            summary["epochs"], summary["training_minutes"], summary["best_val_si_snri_db"], summary["best_epoch"] + 1,
+            args.exp_dir / "best_model.pth",
+        )  # fmt: skip
     return 0
+
+
+def _wait_for_rank_0(started: Path, inputs: dict[str, str]) -> None:
+    """Wait until the first process has put aside what was trained with other inputs.
+
+    Raises:
+        UserError: it has not after ten minutes.
+    """
+    for _ in range(600):
+        if StageMark(started, inputs).changed() == []:
+            return
+        time.sleep(1)
+    raise UserError(f"{started}: the first process has not started within ten minutes; look at its log")
 
 
 def _with_frontend(conf: ResolvedConf, args: argparse.Namespace) -> tuple[ResolvedConf, dict]:
