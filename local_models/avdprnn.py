@@ -119,12 +119,15 @@ def fit_to_mixture(voices: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
     Returns:
         (batch, n_src, time).
     """
-    with torch.no_grad(), torch.autocast(voices.device.type, enabled=False):
-        inverse_level = 1 / (voices.float().square().mean(dim=-1, keepdim=True).sqrt() + EPS)
-        unit = voices.float() * inverse_level
-        gram = unit @ unit.transpose(1, 2) / unit.shape[-1]
+    with torch.no_grad():
+        signals = voices.float()
+        inverse_level = 1 / (signals.square().mean(dim=-1, keepdim=True).sqrt() + EPS)
+        unit = signals * inverse_level
+        # Products and means rather than matrix products, which autocast would make in half precision.
+        gram = (unit.unsqueeze(1) * unit.unsqueeze(2)).mean(dim=-1)
         gram = gram + 1e-4 * torch.eye(gram.shape[1], device=gram.device)  # voices that are alike share the mixture
-        gains = torch.linalg.solve(gram, unit @ mixture.float().unsqueeze(-1) / unit.shape[-1])
+        shared = (unit * mixture.float().unsqueeze(1)).mean(dim=-1, keepdim=True)
+        gains = torch.linalg.solve(gram, shared)
     return voices * (gains * inverse_level)
 
 
