@@ -125,7 +125,7 @@ def fit_to_mixture(voices: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
         unit = signals * inverse_level
         # Products and means rather than matrix products, which autocast would make in half precision.
         gram = (unit.unsqueeze(1) * unit.unsqueeze(2)).mean(dim=-1)
-        gram = gram + 1e-4 * torch.eye(gram.shape[1], device=gram.device)  # voices that are alike share the mixture
+        gram = gram + 1e-3 * torch.eye(gram.shape[1], device=gram.device)  # voices that are alike share the mixture
         shared = (unit * mixture.float().unsqueeze(1)).mean(dim=-1, keepdim=True)
         gains = torch.linalg.solve(gram, shared)
     return voices * (gains * inverse_level)

@@ -86,7 +86,7 @@ def calls(root: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def wait_until(condition: Callable[[], bool], timeout_sec: float = 20) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_sec: float = 120) -> bool:
     """Poll a condition; its last value."""
     deadline = time.monotonic() + timeout_sec
     while not condition() and time.monotonic() < deadline:

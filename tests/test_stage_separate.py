@@ -94,7 +94,7 @@ def test_batched_voices_are_those_of_single_mixtures_and_the_network_gets_the_ri
             expected = network(torch.from_numpy(mixture)[None], torch.from_numpy(visual)[None])[0].numpy()
         for k in (0, 1):
             voice, _ = soundfile.read(folder / f"s{k + 1}" / f"{name}.wav", dtype="float32")
-            assert np.abs(voice - expected[k]).max() < 1e-5
+            assert np.abs(voice - expected[k]).max() < 1e-4
 
 
 def test_long_mixtures_are_streamed_in_windows_to_the_same_length(stage, experiment, tmp_path):
@@ -191,7 +191,7 @@ def test_swapped_cues_swap_the_voices_and_shuffled_ones_come_from_other_mixtures
             other, _ = soundfile.read(folder / "cues_swapped" / swapped / f"{name}.wav")
             shuffled, _ = soundfile.read(folder / "cues_shuffled" / own / f"{name}.wav")
             scale = np.abs(voice).max()
-            assert np.abs(voice - other).max() < 1e-5 * scale
+            assert np.abs(voice - other).max() < 1e-4 * scale
             assert shuffled.shape == voice.shape
             assert np.abs(voice - shuffled).max() > 1e-4 * scale
     first = state_of(folder / "cues_shuffled")
