@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from utils.data.manifest import find_manifests, read_manifest, validate_manifest
@@ -21,6 +22,8 @@ from utils.stages.marks import StageMark, fingerprint_files
 
 log = logging.getLogger(__name__)
 EGS = Path(__file__).resolve().parents[2] / "egs"
+
+OUTPUT_OPTIONS = ("--raw_dir", "--raw-dir")  # they name folders that a preparation writes, not reads
 
 
 def main() -> int:
@@ -82,7 +85,8 @@ def _inputs(args: argparse.Namespace, script: Path, corpus_dir: Path | None, cor
     if corpus_dir:
         inputs["corpus_dir"] = str(corpus_dir.absolute())
     folders = [corpus_dir] if corpus_dir else []
-    folders += [Path(arg) for arg in corpus_args if Path(arg).is_dir()]
+    options = ["", *corpus_args]
+    folders += [Path(arg) for option, arg in pairwise(options) if Path(arg).is_dir() and option not in OUTPUT_OPTIONS]
     return inputs | {f"files of {folder}": fingerprint_tree(folder) for folder in folders}
 
 
