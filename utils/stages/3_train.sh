@@ -3,7 +3,7 @@
 #
 # Reads <data_dir>/ (stage 0), <dump_dir>/embeddings (stage 2) and the conf; writes <exp_dir>/ with best_model.pth,
 # checkpoints, curves and log/3_train.log. An interrupted training goes on where it stopped.
-#   sbatch --gres=gpu:2 utils/stages/3_train.sh --conf conf/avdprnn.yml --data_dir data/dla --exp_dir exp/dla \
+#   srun --gres=gpu:2 --ntasks-per-node=2 utils/stages/3_train.sh --conf conf/avdprnn.yml --data_dir data/dla --exp_dir exp/dla \
 #       --frontend_weights lrw_resnet18_mstcn.pth.tar
 set -euo pipefail
 
