@@ -1,10 +1,14 @@
 """Fixtures that all tests share."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Where the tests run as a background job, Ctrl-C is ignored, and so it would be by all they start; some of them press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
