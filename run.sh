@@ -29,8 +29,8 @@ frontend_layer=trunk # trunk or tcn: the output whose features are used
 views=centre        # crops to embed: centre or centre,flip
 precision=float16   # of the stored embeddings: float16 or float32
 
-conf=               # the model and its training; empty: conf/demo.yml for the demo, else conf/avdprnn.yml
-train_args=         # keys of the conf to change, e.g. "--lr 0.0005 --batch_size 2"
+conf=conf/avdprnn.yml # the model and its training
+train_args=         # keys of the conf to change, e.g. "--lr 0.0005 --batch_size 2"; the demo changes some by itself
 tag=                # name of the experiment; empty: <conf>_<corpus>_<train_args>
 exp_dir=            # folder of the experiment; empty: exp/<tag>
 
@@ -67,13 +67,12 @@ run_stage() { # number, name, then the options that the stage's script gets
 [[ $tag != */* && $tag != .* ]] || usage_error "--tag $tag: it names a folder of exp/; a path is given with --exp_dir"
 data_dir=${data_dir:-data/$corpus}
 own_weights=$frontend_weights # stage 4 takes what the experiment was trained with, unless told otherwise
-if [[ $corpus == demo ]]; then
-    conf=${conf:-conf/demo.yml}
-    frontend_weights=${frontend_weights:-egs/demo/lipreader.pth.tar}
-fi
-conf=${conf:-conf/avdprnn.yml}
 exp_dir=${exp_dir:-exp/${tag:-$(experiment_tag "$conf" "$corpus" "$train_args")}}
 exp_dir=${exp_dir%/}
+if [[ $corpus == demo ]]; then
+    frontend_weights=${frontend_weights:-egs/demo/lipreader.pth.tar}
+    train_args="$(<egs/demo/train_args) $train_args" # confs are made for GPUs, the demo for two CPU cores
+fi
 
 if runs 0; then check_corpus "$corpus" "$corpus_dir"; fi
 if runs 2 || runs 3; then check_conf "$conf"; fi

@@ -4,9 +4,11 @@ from typing import Any
 
 from torch import nn
 
+from local_models.avconvtasnet import AVConvTasNet
 from local_models.avdprnn import AVDPRNNTasNet
+from local_models.avtfdprnn import AVTFDPRNN
 
-MODELS: dict[str, type[nn.Module]] = {"avdprnn": AVDPRNNTasNet}
+MODELS: dict[str, type[nn.Module]] = {"avtfdprnn": AVTFDPRNN, "avdprnn": AVDPRNNTasNet, "avconvtasnet": AVConvTasNet}
 
 
 def build_model(conf: dict[str, dict[str, Any]]) -> nn.Module:

@@ -6,18 +6,14 @@ into which the face's cues are fused, and all streams run through the same weigh
 order of the faces by construction, and any number of faces works with the same weights.
 """
 
-import math
 from typing import Any
 
 import torch
 from asteroid.masknn.recurrent import DPRNN
-from asteroid_filterbanks import make_enc_dec
 from torch import nn
-from torch.nn.functional import fold, pad, unfold
+from torch.nn.functional import fold, unfold
 
-from local_models.visual import VisualNet, resample_frames
-
-EPS = 1e-8
+from local_models.separator import SHARED_ARGUMENTS, AVSeparator, own_and_others
 
 
 class AVDPRNN(DPRNN):
@@ -68,7 +64,7 @@ class AVDPRNN(DPRNN):
         n_streams = 1
         if cues is not None:
             n_streams = cues.shape[1]
-            cues = (_own_and_others(cues) if self.see_others else cues).flatten(0, 1)
+            cues = (own_and_others(cues) if self.see_others else cues).flatten(0, 1)
             stream = stream.repeat_interleave(n_streams, dim=0)
             stream = stream + self.fusions[0](torch.cat([stream, cues], dim=1))
         chunks = self._segment(stream)
@@ -99,62 +95,14 @@ class AVDPRNN(DPRNN):
         return self.output_act(self.mask_net(self.net_out(stream) * self.net_gate(stream)))
 
 
-def _own_and_others(cues: torch.Tensor) -> torch.Tensor:
-    """(batch, n_cues, chan, frames) -> own cue and mean of the other faces' cues (batch, n_cues, 2 * chan, frames)."""
-    n_cues = cues.shape[1]
-    others = (cues.sum(dim=1, keepdim=True) - cues) / max(n_cues - 1, 1)
-    return torch.cat([cues, others], dim=2)
-
-
-def fit_to_mixture(voices: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
-    """Scale the voices of a mixture so that together they come nearest to it, in least squares.
-
-    A loss that is blind to scale (SI-SNR) leaves loudness and sign of a voice to chance. Gradients do not pass through the
-    gains, which change nothing that such a loss sees.
-
-    Args:
-        voices: (batch, n_src, time).
-        mixture: (batch, time).
-
-    Returns:
-        (batch, n_src, time).
-    """
-    with torch.no_grad():
-        signals = voices.float()
-        inverse_level = 1 / (signals.square().mean(dim=-1, keepdim=True).sqrt() + EPS)
-        unit = signals * inverse_level
-        # Products and means rather than matrix products, which autocast would make in half precision.
-        gram = (unit.unsqueeze(1) * unit.unsqueeze(2)).mean(dim=-1)
-        gram = gram + 1e-3 * torch.eye(gram.shape[1], device=gram.device)  # voices that are alike share the mixture
-        shared = (unit * mixture.float().unsqueeze(1)).mean(dim=-1, keepdim=True)
-        gains = torch.linalg.solve(gram, shared)
-    return voices * (gains * inverse_level)
-
-
-class AVDPRNNTasNet(nn.Module):
+class AVDPRNNTasNet(AVSeparator):
     """Encoder, audio-visual DPRNN masks, decoder.
 
     Args:
-        n_src (int): Voices to give. With faces this is the number of faces that training shows; any other number of
-            faces works too.
-        n_cues (int): Faces for each mixture: n_src for separation, 1 with n_src 1 for target-speaker extraction, 0 for
-            the audio-only twin (train it with PIT). A network for extraction may be shown several faces at once: it
-            treats each as if it were alone.
-        sample_rate (int): Hz.
-        fb_name (str): Asteroid's filterbank: `free` (learned, real masks after a ReLU) or `stft` (fixed, complex masks
-            by a complex product).
-        n_filters, kernel_size, stride (int): The filterbank's size, in filters and samples.
         bn_chan, hid_size, chunk_size, hop_size, n_repeats, norm_type, rnn_type, bidirectional: Those of
             Asteroid's DPRNN; chunk and hop in encoder frames.
         fuse_every_block (bool): See `AVDPRNN`.
-        visual_dim (int): Size of a mouth embedding.
-        visual_chan, visual_hid, visual_blocks, visual_dropout: The visual branch, see `VisualNet`.
-        video_fps (float): Video frames for each second.
-
-    Shape:
-        - mixture: (batch, time)
-        - visual: (batch, n_cues, video_frames, visual_dim), or None for the audio-only twin
-        - output: (batch, n_src, time), with faces as many voices as faces
+        Others: See `AVSeparator`.
 
     Raises:
         ValueError: values that no such network can have, or a call with the wrong cues.
@@ -165,6 +113,7 @@ class AVDPRNNTasNet(nn.Module):
         n_src: int = 2,
         n_cues: int = 2,
         sample_rate: int = 16000,
+        fit_to_mixture: bool = True,
         fb_name: str = "free",
         n_filters: int = 256,
         kernel_size: int = 40,
@@ -183,27 +132,15 @@ class AVDPRNNTasNet(nn.Module):
         visual_hid: int = 512,
         visual_blocks: int = 5,
         visual_dropout: float = 0.0,
+        envelope_bands: int = 0,
         video_fps: float = 25.0,
     ) -> None:
-        super().__init__()
-        self._config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        if n_cues not in (0, n_src):
-            raise ValueError(f"n_cues is {n_cues} with n_src {n_src}; it is n_src (a face for each voice) or 0 (no video)")
-        if kernel_size % stride:
-            raise ValueError(f"kernel_size ({kernel_size}) must be a multiple of stride ({stride})")
-        if fb_name not in ("free", "stft"):
-            raise ValueError(f"fb_name is '{fb_name}'; known filterbanks: free, stft")
-        self.n_src, self.n_cues, self.visual_dim = n_src, n_cues, visual_dim if n_cues else 0
-        self.sample_rate, self.video_fps = sample_rate, video_fps
-        self.fb_name, self.kernel_size, self.stride = fb_name, kernel_size, stride
-        self.encoder, self.decoder = make_enc_dec(fb_name, n_filters, kernel_size, stride, sample_rate=sample_rate)
-        n_feats = self.encoder.n_feats_out
-        self.visual_net = None
-        if n_cues:
-            self.visual_net = VisualNet(visual_dim, visual_chan, visual_hid, visual_blocks, visual_dropout)
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__(**{name: config[name] for name in SHARED_ARGUMENTS})
+        self._config = config
         self.masker = AVDPRNN(
-            in_chan=n_feats if fb_name == "free" else n_feats // 2 * 3,
-            out_chan=n_feats,
+            in_chan=self.in_chan,
+            out_chan=self.n_feats,
             n_masks=1 if n_cues else n_src,
             visual_chan=visual_chan if n_cues else 0,
             fuse_every_block=fuse_every_block,
@@ -214,61 +151,7 @@ class AVDPRNNTasNet(nn.Module):
             hop_size=hop_size,
             n_repeats=n_repeats,
             norm_type=norm_type,
-            mask_act="relu" if fb_name == "free" else "linear",
+            mask_act=self.mask_act,
             rnn_type=rnn_type,
             bidirectional=bidirectional,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, plain types, to build the same network again."""
-        return dict(self._config)
-
-    def forward(self, mixture: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
-        self._check(mixture, visual)
-        level = mixture.square().mean(dim=-1, keepdim=True).sqrt() + EPS  # the network hears every mixture equally loud
-        encoded = self._encode(mixture / level)
-        cues = None if visual is None else self._cues(visual, encoded.shape[-1])
-        masks = self.masker(self._features(encoded), cues)
-        voices = self.decoder(self._masked(masks, encoded.unsqueeze(1)))
-        start = self.kernel_size - self.stride
-        return fit_to_mixture(voices[..., start : start + mixture.shape[-1]], mixture)
-
-    def _check(self, mixture: torch.Tensor, visual: torch.Tensor | None) -> None:
-        if mixture.ndim != 2:
-            raise ValueError(f"mixture is {tuple(mixture.shape)} where (batch, time) is expected")
-        if (visual is None) != (self.n_cues == 0):
-            raise ValueError("this network is audio-only and takes no faces" if visual is not None else "no faces given")
-        if visual is not None and (visual.ndim != 4 or visual.shape[-1] != self.visual_dim):
-            shape = tuple(visual.shape)
-            raise ValueError(f"visual is {shape} where (batch, n_cues, frames, {self.visual_dim}) is expected")
-
-    def _encode(self, mixture: torch.Tensor) -> torch.Tensor:
-        """(batch, time) -> (batch, n_feats, frames); padded so that every sample is seen by as many frames as any other."""
-        margin = self.kernel_size - self.stride
-        frames = math.ceil(mixture.shape[-1] / self.stride) * self.stride
-        encoded = self.encoder(pad(mixture, (margin, frames - mixture.shape[-1] + margin)).unsqueeze(1))
-        return torch.relu(encoded) if self.fb_name == "free" else encoded
-
-    def _features(self, encoded: torch.Tensor) -> torch.Tensor:
-        """What the masker hears: the learned encoding, or the spectrum's power-compressed parts and magnitude."""
-        if self.fb_name == "free":
-            return encoded
-        real, imag = encoded.chunk(2, dim=1)
-        magnitude = (real.square() + imag.square() + EPS).sqrt()
-        compress = magnitude.sqrt()
-        return torch.cat([real / compress, imag / compress, compress], dim=1)
-
-    def _masked(self, masks: torch.Tensor, encoded: torch.Tensor) -> torch.Tensor:
-        """Masks (batch, n, n_feats, frames) on the encoding: a product, complex for a spectrum."""
-        if self.fb_name == "free":
-            return masks * encoded
-        mask_real, mask_imag = masks.chunk(2, dim=2)
-        real, imag = encoded.chunk(2, dim=2)
-        return torch.cat([mask_real * real - mask_imag * imag, mask_real * imag + mask_imag * real], dim=2)
-
-    def _cues(self, visual: torch.Tensor, n_frames: int) -> torch.Tensor:
-        """Embeddings at the video's rate -> (batch, n_cues, visual_chan, frames) at the encoder's frame centres."""
-        cues = self.visual_net(visual.flatten(0, 1))
-        samples = torch.arange(n_frames, device=visual.device) * self.stride + self.stride - self.kernel_size / 2
-        positions = samples * (self.video_fps / self.sample_rate) - 0.5  # a video frame stands for its whole 1 / fps
-        return resample_frames(cues, positions).unflatten(0, visual.shape[:2])

@@ -37,7 +37,11 @@ class VisualBlock(nn.Module):
 
 
 class VisualNet(nn.Module):
-    """Projection and temporal convolutions over one face's embeddings.
+    """Projection and temporal convolutions over the embeddings of the faces of a mixture.
+
+    A video frame whose embedding is all zeros is one on which no mouth was seen. It gets a learned vector instead, another
+    one for every place in the list of faces: so voices without a face still differ from each other, and a mixture of which
+    no face is seen is separated as an audio-only network would (in an order left to chance).
 
     Args:
         visual_dim (int): Size of one mouth embedding.
@@ -47,19 +51,27 @@ class VisualNet(nn.Module):
         dropout (float): Dropout of whole channels after the projection, in training.
 
     Shape:
-        - input: (batch, video_frames, visual_dim)
-        - output: (batch, out_chan, video_frames)
+        - input: (batch, n_cues, video_frames, visual_dim)
+        - output: (batch, n_cues, out_chan, video_frames)
     """
+
+    PLACES = 8  # faces that can be told apart without being seen; further ones share vectors
 
     def __init__(self, visual_dim: int, out_chan: int, hid_chan: int, n_blocks: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(visual_dim)
         self.project = nn.Conv1d(visual_dim, out_chan, 1)
+        self.unseen = nn.Parameter(torch.randn(self.PLACES, out_chan))
         self.dropout = nn.Dropout1d(dropout)
         self.blocks = nn.Sequential(*(VisualBlock(out_chan, hid_chan) for _ in range(n_blocks)))
 
     def forward(self, visual: torch.Tensor) -> torch.Tensor:
-        return self.blocks(self.dropout(self.project(self.norm(visual).transpose(1, 2))))
+        seen = visual.ne(0).any(dim=-1).unsqueeze(2)
+        faces = visual.flatten(0, 1)
+        projected = self.dropout(self.project(self.norm(faces).transpose(1, 2))).unflatten(0, visual.shape[:2])
+        places = torch.arange(visual.shape[1], device=visual.device) % self.PLACES
+        cues = torch.where(seen, projected, self.unseen[places][:, :, None].to(projected.dtype))
+        return self.blocks(cues.flatten(0, 1)).unflatten(0, visual.shape[:2])
 
 
 def resample_frames(visual: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

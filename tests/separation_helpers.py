@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torch import nn
 
 from local_models import build_model
 from local_models.lipreading import Lipreading
@@ -20,7 +21,10 @@ from utils.engine.frontends import load_frontend, store_name
 from utils.stages import separate
 
 RATE_HZ, FPS = 16000, 25.0
-TINY = "--n_filters 16 --bn_chan 8 --hid_size 4 --chunk_size 40 --hop_size 20 --n_repeats 1 --visual_chan 8 --visual_hid 8"
+TINY = (
+    "--n_filters 64 --kernel_size 64 --stride 32 --bands 8x4 --bn_chan 8 --hid_size 4 --n_repeats 2 --n_audio_repeats 1 "
+    "--visual_chan 8 --visual_hid 8 --visual_blocks 1"
+)
 LENGTHS = {"a_b": 6400, "b_c": 6401, "c_a": 6399}  # samples; 10 video frames, a little more, a little less
 
 
@@ -32,17 +36,25 @@ def make_lips(path: Path) -> Path:
     return path
 
 
+def wake(network: nn.Module) -> nn.Module:
+    """Give weights to what starts as identity (zero weights), as training would: now the network looks at faces."""
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.3)
+    return network
+
+
 def make_experiment(exp_dir: Path, frontend_weights: Path | None, seed: int = 0) -> Path:
     """A network with random weights as stage 3 leaves one; audio-only without a front end."""
     torch.manual_seed(seed)
-    conf = read_conf("conf/avdprnn.yml", [*TINY.split(), "--visual_blocks", "1", "--n_cues", "2" if frontend_weights else "0"])
+    conf = read_conf("conf/avdprnn.yml" if frontend_weights else "conf/dprnn.yml", TINY.split())
     if frontend_weights:
         frontend = load_frontend(frontend_weights)
         conf = conf.with_visual_dim(frontend.dim)
         name = store_name(frontend, "centre", "float32")
         facts = {"weights": str(frontend_weights), "conf": "", "layer": "trunk", "view": "centre", "precision": "float32"}
         write_json(exp_dir / "frontend.json", facts | {"store_name": name})
-    save_model(exp_dir / "best_model.pth", build_model(conf.nested), conf.nested, {})
+    save_model(exp_dir / "best_model.pth", wake(build_model(conf.nested)), conf.nested, {})
     write_conf(exp_dir / "conf.yml", conf)
     return exp_dir
 

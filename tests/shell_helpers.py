@@ -77,6 +77,7 @@ def copy_recipe(root: Path) -> Path:
     for name in ("egs/toy/prepare.py", "egs/demo/prepare.py", "egs/demo/lipreader.pth.tar", "weights.pth"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
+    (root / "egs/demo/train_args").write_text("\n", encoding="utf-8")
     return root
 
 

@@ -18,7 +18,7 @@ from utils.engine.config import read_conf, write_conf
 from utils.errors import UserError
 from utils.macs import MacCounter, count_macs
 
-TINY = "--n_filters 16 --bn_chan 8 --hid_size 6 --chunk_size 40 --hop_size 20 --n_repeats 2 --visual_chan 8 --visual_hid 12"
+TINY = "--bn_chan 8 --hid_size 6 --n_repeats 2 --n_audio_repeats 1 --visual_chan 8 --visual_hid 12"
 
 
 def tiny_conf(*more: str):
@@ -74,10 +74,18 @@ def test_products_and_attention_are_counted_and_hidden_products_refused():
 
 
 @pytest.mark.parametrize(
-    "more", [[], ["--n_cues", "0"], ["--fb_name", "stft", "--n_filters", "40", "--fuse_every_block", "true"]]
+    ("conf", "more"),
+    [
+        ("avdprnn", []),
+        ("avdprnn", ["--fusion", "concat", "--mask", "real", "--share_repeats", "true", "--grid_stride", "1"]),
+        ("dprnn", []),
+        ("avdprnn_time", ["--fb_name", "stft", "--n_filters", "40", "--fuse_every_block", "true"]),
+        ("avdprnn_time", ["--n_filters", "16"]),
+    ],
 )
-def test_macs_of_the_networks_equal_those_of_torch(more):
-    conf = tiny_conf(*more)
+def test_macs_of_the_networks_equal_those_of_torch(conf, more):
+    sizes = TINY.replace("--n_audio_repeats 1", "") if conf == "avdprnn_time" else TINY
+    conf = read_conf(f"conf/{conf}.yml", [*sizes.split(), "--visual_dim", "5", *more])
     network = build_model(conf.nested).eval()
     inputs = torch.rand(1, 4000), torch.rand(1, 2, 7, 5) if conf.n_cues else None
     counted = count_macs(network, *inputs)
@@ -87,7 +95,8 @@ def test_macs_of_the_networks_equal_those_of_torch(more):
 
 def test_macs_of_the_network_agree_with_ptflops_but_for_biases_and_activations():
     ptflops = pytest.importorskip("ptflops")
-    network = build_model(tiny_conf("--n_cues", "0", "--bn_chan", "32", "--hid_size", "32").nested).eval()
+    sizes = "--n_filters 16 --bn_chan 32 --hid_size 32 --chunk_size 40 --hop_size 20 --n_repeats 2"
+    network = build_model(read_conf("conf/dprnn_time.yml", sizes.split()).nested).eval()
     counted = count_macs(network, torch.rand(1, 8000))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from local_models import build_model
-from local_models.avdprnn import AVDPRNNTasNet
-from utils.engine.config import MODEL_KEYS, read_conf, write_conf
+from local_models import MODELS, build_model
+from utils.engine.config import read_conf, write_conf
+from utils.engine.model_keys import MODEL_KEYS
 from utils.errors import UserError
 
 CONFS = sorted((Path(__file__).parent.parent / "conf").glob("*.yml"))
@@ -21,18 +21,54 @@ def test_every_conf_of_the_repository_builds_its_network(path):
     assert network.visual_dim == (7 if conf.n_cues else 0)
 
 
-def test_defaults_of_the_conf_are_those_of_the_network():
-    signature = inspect.signature(AVDPRNNTasNet).parameters
-    ours = {key: default for key, (_, default) in MODEL_KEYS.items() if key not in ("name", "hop_size")}
-    assert ours == {name: p.default for name, p in signature.items() if name != "hop_size"}
+@pytest.mark.parametrize("name", MODELS)
+def test_defaults_of_the_conf_are_those_of_the_network(name):
+    signature = inspect.signature(MODELS[name]).parameters
+    ours = {key: default for key, (_, default) in MODEL_KEYS[name].items() if key != "hop_size"}
+    assert ours == {key: p.default for key, p in signature.items() if key != "hop_size"}
 
 
-@pytest.mark.parametrize("twin,model", [("dprnn", "avdprnn"), ("demo_audio", "demo"), ("small_audio", "small")])
-def test_a_twin_differs_from_its_model_by_the_faces_alone(twin, model):
-    ours, theirs = (read_conf(CONFS[0].parent / f"{name}.yml").nested for name in (twin, model))
-    for conf in (ours, theirs):
-        conf["model"].pop("n_cues"), conf.pop("visual")
+TWINS = {"dprnn": "avdprnn", "dprnn_time": "avdprnn_time", "dprnn_chunks": "avdprnn_chunks", "convtasnet": "avconvtasnet"}
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_twin_differs_from_its_model_by_the_faces_alone(twin):
+    ours, theirs = (read_conf(CONFS[0].parent / f"{name}.yml").nested for name in (twin, TWINS[twin]))
+    assert (ours["model"].pop("n_cues"), theirs["model"].pop("n_cues")) == (0, 2)
+    for key in ("three_voices", "off_screen"):  # there is no such mixture without faces
+        assert ours["data"].pop(key) == 0 and theirs["data"].pop(key) >= 0
     assert ours == theirs
+
+
+def test_a_conf_takes_over_what_its_base_says_and_does_not_say_itself(tmp_path):
+    (tmp_path / "a.yml").write_text("model: {name: avdprnn}\nmasknet: {chunk_size: 20, hop_size: 10}\noptim: {lr: 0.5}\n")
+    (tmp_path / "b.yml").write_text("base: a.yml\nmasknet: {hop_size: 20}\n")
+    (tmp_path / "c.yml").write_text("base: b.yml\noptim: {lr: 0.25}\n")
+    conf = read_conf(tmp_path / "c.yml")
+    assert conf.nested["model"]["name"] == "avdprnn" and conf.optim.lr == 0.25
+    assert (conf.nested["masknet"]["chunk_size"], conf.nested["masknet"]["hop_size"]) == (20, 20)
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("base: a.yml", "c.yml: based on itself"),
+        ("base: none.yml", r"none.yml: no such conf \(base of .*c.yml\)"),
+        ("base: 3", "base is 3 where"),
+    ],
+)
+def test_a_base_that_is_none_is_named(tmp_path, base, said):
+    (tmp_path / "a.yml").write_text("base: c.yml")
+    (tmp_path / "c.yml").write_text(base)
+    with pytest.raises(UserError, match=said):
+        read_conf(tmp_path / "c.yml")
+
+
+def test_what_is_wrong_in_a_base_is_named_with_its_own_file(tmp_path):
+    (tmp_path / "a.yml").write_text("optim: {rl: 1.0}")
+    (tmp_path / "c.yml").write_text("base: a.yml")
+    with pytest.raises(UserError, match=r"a.yml: unknown key 'optim.rl'"):
+        read_conf(tmp_path / "c.yml")
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -52,7 +88,20 @@ def write(tmp_path: Path, text: str) -> Path:
         ("masknet: {bn_chn: 3}", "did you mean 'bn_chan'"),
         ("masknet: {bn_chan: 2.5}", "a whole number"),
         ("masknet: {bn_chan: true}", "a whole number"),
-        ("masknet: {chunk_size: 10, hop_size: 20}", "hop_size is larger"),
+        ("model: {name: avdprnn}\nmasknet: {chunk_size: 10, hop_size: 20}", "hop_size is larger"),
+        ("model: {name: avdprnn}\nmasknet: {chunk_size: 10, hop_size: 4}", "a multiple of masknet.hop_size"),
+        ("masknet: {chunk_size: 10}", "unknown key 'masknet.chunk_size' of network avtfdprnn; it is one of avdprnn"),
+        ("model: {name: avdprn}", "model.name is 'avdprn'; did you mean 'avdprnn'"),
+        ("model: {name: [a]}", "model.name is"),
+        ("masknet: {n_repeats: 2, n_audio_repeats: 2}", "n_audio_repeats must be below"),
+        ("masknet: {bands: 8x7}", "bins even"),
+        ("masknet: {bands: 16by16}", "a list such as '8x4"),
+        ("masknet: {bands: 8x16}", "covers 128 bins where filterbank.n_filters makes 257; make it 256"),
+        ("masknet: {grid_stride: 3}", "grid_stride must be 1 or even"),
+        ("masknet: {bn_chan: -16}", "above zero"),
+        ("masknet: {fusion: fim}", "one of: film, concat"),
+        ("filterbank: {n_filters: 256}", "n_filters >= filterbank.kernel_size"),
+        ("loss: {stft_wieght: 0.1}", "did you mean 'stft_weight'"),
         ("masknt: {bn_chan: 3}", "did you mean 'masknet'"),
         ("model: {n_src: 2, n_cues: 1}", "n_cues must be"),
         ("training: {precision: 8}", "one of: 32, bf16, 16"),
@@ -93,6 +142,8 @@ def test_overrides_keep_their_type_and_are_remembered(tmp_path):
         (["lr", "3"], "stray word"),
         (["--batch_size", "__import__('os').getcwd()"], "whole number"),
         (["--dynamic", "yes"], "true or false"),
+        (["--name", "avdprnn"], "choose another --conf"),
+        (["--chunk_size", "3"], "unknown key 'chunk_size' of network avtfdprnn; it is one of avdprnn"),
     ],
 )
 def test_wrong_overrides_are_named(tmp_path, words, said):

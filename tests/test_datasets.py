@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import soundfile
 import torch
 from tiny_corpus import FPS, RATE_HZ, make_corpus
@@ -11,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from utils.data.datasets import DynamicMixtureDataset, EpochSampler, MixtureDataset, collate
 from utils.data.embedding_store import EmbeddingStore
-from utils.data.mixing import frames_to_samples, mix_at_sir, sir_db
+from utils.data.mixing import frames_to_samples, mix_at_sir, power, sir_db
+from utils.data.visual_augmentation import VisualAugmentation
 from utils.errors import UserError
 
 
@@ -86,13 +88,13 @@ def test_speed_moves_the_pitch_and_keeps_the_length(corpus):
     path = corpus["utterances"].data_root / "audio" / "tone.wav"
     soundfile.write(path, tone, RATE_HZ, subtype="FLOAT")
     dataset = dynamic(corpus, speed=0.3)
-    dataset.items[0] = replace(dataset.items[0], audio_path="audio/tone.wav")
+    dataset.pool.items[0] = replace(dataset.pool.items[0], audio_path="audio/tone.wav")
     peaks_hz = set()
     for seed in range(8):
-        audio, _, _, n_frames = dataset._segment(0, np.random.default_rng(seed))
-        assert len(audio) == 6400
-        peak_hz = np.abs(np.fft.rfft(audio * np.hanning(6400))).argmax() * RATE_HZ / 6400
-        assert peak_hz == pytest.approx(1000 * n_frames / 10, abs=5)
+        voice = dataset.pool.segment(0, np.random.default_rng(seed))
+        assert len(voice.audio) == 6400
+        peak_hz = np.abs(np.fft.rfft(voice.audio * np.hanning(6400))).argmax() * RATE_HZ / 6400
+        assert peak_hz == pytest.approx(1000 * voice.n_frames / 10, abs=5)
         peaks_hz.add(round(peak_hz))
     assert len(peaks_hz) > 3
 
@@ -101,7 +103,7 @@ def test_same_speaker_pairs_are_drawn_when_asked(corpus):
     dataset = dynamic(corpus, same_speaker=1.0)
     for index in range(len(dataset)):
         rng = np.random.default_rng(index)
-        first, second = (dataset.items[i] for i in dataset._draw(rng))
+        first, second = (dataset.pool.items[i] for i in dataset.pool.draw_utterances(2, rng))
         assert first.speaker == second.speaker and first.utterance_id != second.utterance_id
 
 
@@ -119,6 +121,152 @@ def test_examples_are_the_same_whatever_the_number_of_workers(corpus):
         return torch.cat([batch["mixture"] for batch in loader])
 
     torch.testing.assert_close(load(0), load(2), rtol=0, atol=0)
+
+
+def test_plain_settings_draw_as_they_always_did(corpus):
+    """What was trained before the richer mixtures came can be trained again: the order of the draws is part of the recipe."""
+    dataset, store = dynamic(corpus), EmbeddingStore(corpus["store"])
+    items = corpus["utterances"].items
+
+    def stretch(item, rng):
+        audio, _ = soundfile.read(corpus["utterances"].resolve(item.audio_path), dtype="float32")
+        while True:
+            start = int(rng.integers(16))
+            if power(audio[640 * start : 640 * start + 6400]) > 1e-8:
+                return audio[640 * start : 640 * start + 6400], store.get(item.mouth_path, start, 10)
+
+    for index in range(8):
+        rng = np.random.default_rng([3, 1, 4, index])
+        first = int(rng.integers(8))
+        others = [speaker for speaker in ("spk0", "spk1", "spk2") if speaker != items[first].speaker]
+        other = rng.choice(others, 1)[0]
+        second = int(rng.choice([i for i in range(8) if items[i].speaker == other]))
+        pair = [items[(first, second)[i]] for i in rng.permutation(2)]
+        voices, faces = zip(*(stretch(item, rng) for item in pair), strict=True)
+        mixture, sources = mix_at_sir(np.stack(voices), rng.uniform(-5, 5, 1))
+        expected = {"mixture": mixture, "sources": sources, "visual": np.stack(faces)}
+        for name, value in dataset[4, index].items():
+            np.testing.assert_array_equal(value.numpy(), expected[name])
+
+
+def test_three_voices_all_have_faces_and_come_first(corpus):
+    dataset = dynamic(corpus, size=10, three_voices=0.4)
+    for index in range(10):
+        example, n = dataset[0, index], 3 if index < 4 else 2
+        assert len(example["sources"]) == len(example["visual"]) == n
+        torch.testing.assert_close(example["mixture"], example["sources"].sum(0))
+        sirs_db = [sir_db(example["sources"][0].numpy(), other.numpy()) for other in example["sources"][1:]]
+        assert max(map(abs, sirs_db)) <= 5.001
+    assert torch.equal(dataset[2, 9]["mixture"], dynamic(corpus, size=10)[2, 9]["mixture"])  # the others stay as they were
+
+
+@pytest.mark.parametrize("n_src", [1, 2])
+def test_voices_off_screen_are_heard_and_are_no_targets(corpus, n_src):
+    with_none, with_all = dynamic(corpus, n_src=n_src, size=8), dynamic(corpus, n_src=n_src, size=8, off_screen=1.0)
+    some = dynamic(corpus, n_src=n_src, size=80, off_screen=0.5)
+    for index in range(8):
+        example = with_all[0, index]
+        assert len(example["sources"]) == len(example["visual"]) == n_src
+        rest = (example["mixture"] - example["sources"].sum(0)).numpy()
+        if n_src == 2:
+            assert -5.001 <= sir_db(example["sources"][0].numpy(), rest) <= 5.001
+            plain = with_none[0, index]
+            torch.testing.assert_close(plain["mixture"], plain["sources"].sum(0))
+        assert len(with_all.pool.draw(n_src + 1, np.random.default_rng(0))) == n_src + 1
+    same = [torch.equal(some[0, i]["mixture"], dynamic(corpus, n_src=n_src, size=80)[0, i]["mixture"]) for i in range(80)]
+    assert 25 < sum(same) < 55
+
+
+def test_a_silent_voice_keeps_its_face_and_leaves_the_mixture(corpus):
+    plain, dataset = dynamic(corpus, size=30), dynamic(corpus, size=30, silent_voice=1.0)
+    silent = []
+    for index in range(30):
+        example, before = dataset[0, index], plain[0, index]
+        silent.append([i for i, source in enumerate(example["sources"]) if not source.any()])
+        talks = 1 - silent[-1][0]
+        torch.testing.assert_close(example["mixture"], before["sources"][talks], rtol=0, atol=0)
+        torch.testing.assert_close(example["visual"], before["visual"], rtol=0, atol=0)
+    assert sorted(map(len, silent)) == [1] * 30 and {(0,), (1,)} == set(map(tuple, silent))
+
+
+def test_one_target_may_be_silent_while_the_other_voice_talks(corpus):
+    example = dynamic(corpus, n_src=1, silent_voice=1.0)[0, 0]
+    assert not example["sources"].any() and example["mixture"].square().mean() > 1e-6
+
+
+def test_faces_are_augmented_in_training_alone_and_voices_never(corpus):
+    broken, stores = VisualAugmentation(drop_all_faces=1.0), [EmbeddingStore(corpus["store"])]
+    assert not dynamic(corpus, augmentation=broken)[0, 0]["visual"].any()
+    assert torch.equal(dynamic(corpus, augmentation=broken)[0, 0]["mixture"], dynamic(corpus)[0, 0]["mixture"])
+    fixed = MixtureDataset(corpus["train"], stores, 0.4, seed=1, augmentation=broken)
+    assert not fixed[0, 0]["visual"].any() and fixed[0, 0]["sources"].any()
+    assert MixtureDataset(corpus["val"], stores, 0.4, augmentation=broken)[0, 0]["visual"].any()
+
+
+def test_too_few_speakers_for_a_third_voice_are_refused(corpus):
+    two = replace(corpus["utterances"], items=tuple(i for i in corpus["utterances"].items if i.speaker != "spk2"))
+    for share in ("three_voices", "off_screen"):
+        with pytest.raises(UserError, match=r"2 speaker\(s\) cannot make mixtures of 3"):
+            DynamicMixtureDataset(two, [], 0.4, n_src=2, **{share: 0.1})
+    with pytest.raises(UserError, match="no speaker has 4 utterances"):
+        DynamicMixtureDataset(two, [], 0.4, n_src=2, same_speaker=1.0, three_voices=0.5, off_screen=0.5)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_batches_hold_equally_many_voices_on_all_processes_in_random_order(world_size):
+    def kinds(epoch):
+        samplers = [EpochSampler(50, 0, rank, world_size, epoch, batch_size=2, one_more=17) for rank in range(world_size)]
+        orders = np.array([[index for _, index in sampler] for sampler in samplers]).reshape(world_size, -1, 2)
+        assert all(2 * orders.shape[1] == len(sampler) for sampler in samplers)
+        assert len(np.unique(orders)) == orders.size
+        large = orders < 17
+        assert (large == large[:1, :, :1]).all()
+        return large[0, :, 0].tolist(), orders.tolist()
+
+    large, order = kinds(0)
+    assert (sum(large), len(large)) == {1: (8, 24), 3: (2, 7)}[world_size]
+    assert order == kinds(0)[1] != kinds(1)[1]
+    assert len({tuple(kinds(epoch)[0]) for epoch in range(8)}) > 1
+
+
+class Listener(pl.LightningModule):
+    """Learns nothing and remembers what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.heard = []
+
+    def training_step(self, batch, _):
+        self.heard.append((self.current_epoch, len(batch["sources"][0]), batch["mixture"].sum().item()))
+        return self.weight.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_gets_other_batches_each_epoch_and_goes_on_where_it_stopped(corpus, tmp_path, workers):
+    dataset = dynamic(corpus, size=10, three_voices=0.5, silent_voice=0.2, augmentation=VisualAugmentation(drop_face=0.5))
+
+    def fit(first_epoch, last_epoch, checkpoint=None):
+        sampler = EpochSampler(10, 3, epoch=first_epoch, batch_size=2, one_more=dataset.one_more)
+        loader = DataLoader(dataset, 2, sampler=sampler, num_workers=workers, collate_fn=collate, drop_last=True,
+                            persistent_workers=workers > 0)  # fmt: skip
+        trainer = pl.Trainer(max_epochs=last_epoch, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                             enable_model_summary=False, use_distributed_sampler=False, accelerator="cpu")  # fmt: skip
+        listener = Listener()
+        trainer.fit(listener, loader, ckpt_path=checkpoint)
+        if last_epoch == 2:
+            trainer.save_checkpoint(tmp_path / "last.ckpt")
+        return listener.heard
+
+    whole = fit(0, 3)
+    assert [epoch for epoch, _, _ in whole] == [0] * 4 + [1] * 4 + [2] * 4
+    assert all(sorted(n for e, n, _ in whole if e == epoch) == [2, 2, 3, 3] for epoch in range(3))
+    assert len({total for _, _, total in whole}) == 12
+    assert fit(0, 2) + fit(2, 3, tmp_path / "last.ckpt") == whole
 
 
 def test_processes_share_out_training_without_overlap_and_validation_without_doubling():
@@ -146,6 +294,15 @@ def test_fixed_mixtures_are_the_files_themselves(corpus):
     audio, _ = soundfile.read(corpus["val"].resolve(item.mixture_path), dtype="float32")
     np.testing.assert_array_equal(example["mixture"].numpy(), audio)
     np.testing.assert_array_equal(example["visual"][1].numpy(), EmbeddingStore(corpus["store"]).get(item.mouth_paths[1]))
+
+
+def test_a_silent_source_of_a_fixed_mixture_is_passed_on_as_zeros(corpus):
+    item = corpus["val"].items[0]
+    silent = corpus["val"].data_root / "audio" / "silent.wav"
+    soundfile.write(silent, np.zeros(item.length, np.float32), RATE_HZ, subtype="FLOAT")
+    items = (replace(item, source_paths=(item.source_paths[0], "audio/silent.wav")),)
+    example = MixtureDataset(replace(corpus["val"], items=items), [], 1.0)[0, 0]
+    assert example["sources"][0].any() and not example["sources"][1].any()
 
 
 def test_random_segments_of_fixed_mixtures_start_on_whole_frames(corpus):

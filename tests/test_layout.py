@@ -145,6 +145,7 @@ def test_the_top_level_is_as_promised(name: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yml")), ids=_name)
 def test_every_conf_is_a_table_of_sections_whose_keys_are_unique(path: Path) -> None:
     conf = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert isinstance(conf.pop("base", ""), str)
     assert all(isinstance(section, dict) for section in conf.values())
     keys = [key for section in conf.values() for key in section]
     assert len(keys) == len(set(keys))

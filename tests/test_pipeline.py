@@ -15,8 +15,8 @@ import soundfile
 
 ROOT = Path(__file__).parent.parent
 TRAIN_ARGS = (
-    "--epochs 2 --epoch_size 8 --batch_size 4 --num_workers 0 --bn_chan 8 --hid_size 8 --n_repeats 1 --visual_chan 8 "
-    "--visual_hid 8 --visual_blocks 1 --n_filters 128 --kernel_size 128 --stride 64"
+    "--epochs 2 --epoch_size 8 --batch_size 4 --num_workers 0 --bn_chan 8 --hid_size 8 --n_repeats 2 --n_audio_repeats 1 "
+    "--bands 16x4 --visual_chan 8 --visual_hid 8 --visual_blocks 1 --n_filters 128 --kernel_size 128 --stride 64"
 )
 
 

@@ -23,26 +23,29 @@ def run(recipe: Path, *words: object, **environment: str):
 
 
 def test_without_options_all_stages_run_in_order_on_the_demo(recipe: Path) -> None:
-    make_experiment(recipe, "demo_demo")  # what stage 3, a stub here, would leave behind
+    make_experiment(recipe, "avdprnn_demo")  # what stage 3, a stub here, would leave behind
     result = run(recipe)
     assert result.returncode == 0, result.stderr
     modules = [line.split()[1].removeprefix("utils.stages.") for line in calls(recipe)]
     assert modules == ["prepare", "mouths", "embed", "train", "separate", "score"]
-    assert result.stderr.splitlines()[-1].endswith("results: exp/demo_demo/results/demo_test/RESULTS.md")
+    assert result.stderr.splitlines()[-1].endswith("results: exp/avdprnn_demo/results/demo_test/RESULTS.md")
 
 
 def test_each_stage_gets_its_options(recipe: Path) -> None:
-    make_experiment(recipe, "demo_demo")
-    assert run(recipe, "--nj", 3, "--max_failed", 2, "--train_args=--lr 0.0005", "--tag", "demo_demo").returncode == 0
+    make_experiment(recipe, "mine")
+    (recipe / "egs/demo/train_args").write_text("--epochs 3\n")
+    assert run(recipe, "--nj", 3, "--max_failed", 2, "--train_args=--lr 0.0005", "--tag", "mine").returncode == 0
     lines = dict(line.removeprefix("-m utils.stages.").split(" ", 1) for line in calls(recipe))
     assert list(lines) == ["prepare", "mouths", "embed", "train", "separate", "score"]
     assert lines["prepare"] == "--corpus=demo --data_dir=data/demo --nj=3 --max_failed=2"
     assert lines["mouths"] == "--data_dir=data/demo --nj=3 --max_failed=2"
     assert "--frontend_weights=egs/demo/lipreader.pth.tar --frontend_layer=trunk" in lines["embed"]
-    assert "--conf=conf/demo.yml --data_dir=data/demo --exp_dir=exp/demo_demo --train_args=--lr 0.0005" in lines["train"]
+    assert (
+        "--conf=conf/avdprnn.yml --data_dir=data/demo --exp_dir=exp/mine --train_args=--epochs 3 --lr 0.0005" in lines["train"]
+    )
     assert "--test_dir=data/demo/test.csv --test_name=demo_test" in lines["separate"]
     assert "--frontend_weights" not in lines["separate"], "the experiment knows its own front end"
-    assert lines["score"] == "--exp_dir=exp/demo_demo --test_name=demo_test --nj=3 --max_failed=2"
+    assert lines["score"] == "--exp_dir=exp/mine --test_name=demo_test --nj=3 --max_failed=2"
 
 
 def test_only_the_stages_asked_for_run(recipe: Path) -> None:
@@ -58,6 +61,13 @@ def test_an_audio_only_conf_skips_the_embeddings_and_says_so(recipe: Path) -> No
     assert [line.split()[1].split(".")[-1] for line in calls(recipe)] == ["prepare", "mouths", "train"]
 
 
+def test_a_conf_is_audio_only_where_its_base_is(recipe: Path) -> None:
+    (recipe / "conf/mine.yml").write_text("base: dprnn.yml  # the twin\noptim: {lr: 0.1}\n")
+    assert "skipped" in run(recipe, "--corpus", "toy", "--conf", "conf/mine.yml", "--stop_stage", 3).stderr
+    (recipe / "conf/mine.yml").write_text("base: dprnn.yml\nmodel: {n_cues: 2}\n")
+    assert run(recipe, "--corpus", "toy", "--conf", "conf/mine.yml", "--stop_stage", 3).returncode == 2
+
+
 def test_n_cues_of_the_overrides_decides_over_the_conf(recipe: Path) -> None:
     result = run(recipe, "--corpus", "toy", "--train_args", "--lr 0.1 --n_cues 0", "--stop_stage", 3)
     assert "skipped" in result.stderr
@@ -67,11 +77,11 @@ def test_n_cues_of_the_overrides_decides_over_the_conf(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "tag"),
     [
-        ([], "demo_demo"),
-        (["--conf", "conf/avdprnn.yml"], "avdprnn_demo"),
-        (["--train_args", "--lr 0.0005"], "demo_demo_lr0.0005"),
-        (["--train_args", "--lr=0.0005"], "demo_demo_lr0.0005"),
-        (["--train_args", "--lr 1e-3 --batch_size 2"], "demo_demo_lr1e-3_batch_size2"),
+        ([], "avdprnn_demo"),
+        (["--conf", "conf/dprnn.yml"], "dprnn_demo"),
+        (["--train_args", "--lr 0.0005"], "avdprnn_demo_lr0.0005"),
+        (["--train_args", "--lr=0.0005"], "avdprnn_demo_lr0.0005"),
+        (["--train_args", "--lr 1e-3 --batch_size 2"], "avdprnn_demo_lr1e-3_batch_size2"),
         (["--tag", "mine"], "mine"),
         (["--exp_dir", "elsewhere/one"], "../elsewhere/one"),
     ],
@@ -85,11 +95,11 @@ def test_the_experiment_is_named_by_conf_corpus_and_overrides(recipe: Path, word
 
 def test_long_or_odd_overrides_get_a_short_hash_that_tells_them_apart(recipe: Path) -> None:
     def tag(text: str) -> str:
-        script = f'. utils/recipe.sh; experiment_tag conf/demo.yml demo "{text}"'
+        script = f'. utils/recipe.sh; experiment_tag conf/avdprnn.yml demo "{text}"'
         return bash("bash", "-euc", script, cwd=recipe).stdout
 
     odd, other = tag("--logger a/b"), tag("--logger a:b")
-    assert odd != other and odd.startswith("demo_demo_loggera-b_") and len(odd) < 40
+    assert odd != other and odd.startswith("avdprnn_demo_loggera-b_") and len(odd) < 40
     long = tag(" ".join(f"--key_{number} {number}" for number in range(20)))
     assert long == tag(" ".join(f"--key_{number} {number}" for number in range(20))) and len(long) < 60
     assert long != tag(" ".join(f"--key_{number} {number}" for number in range(21)))
@@ -101,19 +111,19 @@ def test_a_missing_experiment_is_answered_with_those_that_exist(recipe: Path) ->
     (recipe / "exp/untrained").mkdir()
     result = run(recipe, "--stage", 4, "--test_dir", recipe)
     assert result.returncode == 1
-    assert "exp/demo_demo/best_model.pth: no such file; stage 3 makes it" in result.stderr
+    assert "exp/avdprnn_demo/best_model.pth: no such file; stage 3 makes it" in result.stderr
     assert "exp/: one, two. Choose one with --tag NAME or --exp_dir DIR" in result.stderr
     assert calls(recipe) == []
 
 
 def test_stage_4_with_a_folder_separates_and_scores_it_with_the_default_experiment(recipe: Path) -> None:
-    make_experiment(recipe, "demo_demo")
+    make_experiment(recipe, "avdprnn_demo")
     (recipe / "my meetings").mkdir()
     result = run(recipe, "--stage", 4, "--test_dir", "my meetings/")
     assert result.returncode == 0, result.stderr
-    assert "experiment exp/demo_demo" in result.stderr
+    assert "experiment exp/avdprnn_demo" in result.stderr
     separate, score = calls(recipe)
-    assert "--exp_dir=exp/demo_demo --test_dir=my meetings/ --test_name=my meetings --subtype=float" in separate
+    assert "--exp_dir=exp/avdprnn_demo --test_dir=my meetings/ --test_name=my meetings --subtype=float" in separate
     assert "--test_name=my meetings" in score
 
 

@@ -3,7 +3,7 @@
 Reads   conf/*.yml, and with --frontend_weights the lip network. Writes the numbers to --json F, and a Markdown table
         to the standard output.
 Run     python -m utils.complexity --conf conf/avdprnn.yml conf/dprnn.yml --frontend_weights egs/demo/lipreader.pth.tar
-        python -m utils.complexity --conf conf/demo.yml --json complexity.json
+        python -m utils.complexity --conf conf/avdprnn.yml --json complexity.json
 
 All is for one mixture of 2 s with its video (batch 1), without reading or preprocessing files. "With lip network" adds
 its forward pass over the mouth crops of all faces, which the cache of embeddings otherwise saves; it is never trained.

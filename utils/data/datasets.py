@@ -5,34 +5,26 @@ An example is a dict of tensors: `mixture` (time,), `sources` (n_src, time) and,
 workers or processes, and not on where a training was interrupted.
 """
 
-import logging
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 from torch.utils.data import Dataset, Sampler
 
+from utils.data.acoustics import AcousticOptions, Acoustics
 from utils.data.audio import read_audio
+from utils.data.dynamic_mixing import VoicePool
 from utils.data.embedding_store import EmbeddingStore
-from utils.data.manifest import Manifest, Mixture, Utterance
-from utils.data.mixing import frames_to_samples, mix_at_sir, power, samples_to_frames
+from utils.data.manifest import Manifest, Mixture
+from utils.data.mixing import sir_gains
+from utils.data.segments import Clock, check_embeddings, last_start, long_enough, sample_range
+from utils.data.visual_augmentation import VisualAugmentation
 from utils.errors import UserError
 
-log = logging.getLogger(__name__)
-
 Example = dict[str, torch.Tensor]
-SILENCE_POWER = 1e-8  # -80 dB re full scale: no voice in it
-MAX_DRAWS = 20
 
-
-class Clock(NamedTuple):
-    """What audio and video count by."""
-
-    sample_rate: int  # Hz
-    fps: float  # video frames for each second
+# What random numbers are for. Each has a generator of its own, so that switching one thing on changes nothing else.
+MIXING, FIXED, EXTRAS, ROOM, NOISE, FACES = range(1, 7)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -41,46 +33,72 @@ class EpochSampler(Sampler[tuple[int, int]]):
     Args:
         size: examples in an epoch, over all processes.
         seed: of the order; None keeps the given order and every example (validation), otherwise the order is shuffled
-            anew in every epoch and the tail that does not fill all processes is left out (training).
+            anew in every epoch and the tail that does not fill a batch on all processes is left out (training).
         rank, world_size: this process and the number of processes.
         epoch: the one to begin with. Workers draw their first indices before anybody calls `set_epoch`, so a training
             that goes on must say where.
+        batch_size: indices that the loader will stack, for each process.
+        one_more: the first so many examples hold a voice more than the others, so that each batch, on all processes
+            at once, is made of them alone or of others alone. The batches of both come in random order.
     """
 
-    def __init__(self, size: int, seed: int | None, rank: int = 0, world_size: int = 1, epoch: int = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        seed: int | None,
+        rank: int = 0,
+        world_size: int = 1,
+        epoch: int = 0,
+        *,
+        batch_size: int = 1,
+        one_more: int = 0,
+    ) -> None:
         self.size, self.seed, self.rank, self.world_size = size, seed, rank, world_size
-        self.epoch = epoch
+        self.epoch, self.batch_size, self.one_more = epoch, batch_size, one_more
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of `epoch`; Lightning calls it before each one."""
         self.epoch = epoch
 
+    @property
+    def step(self) -> int:
+        """Examples of a batch, over all processes."""
+        return self.batch_size * self.world_size
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
         if self.seed is None:
             return iter([(0, index) for index in range(self.rank, self.size, self.world_size)])
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        mine = order[self.rank : len(self) * self.world_size : self.world_size]
-        return iter([(self.epoch, int(index)) for index in mine])
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.size)
+        groups = [order[order < self.one_more], order[order >= self.one_more]]
+        batches = np.concatenate([group[: len(group) // self.step * self.step] for group in groups]).reshape(-1, self.step)
+        if 0 < self.one_more < self.size:
+            batches = rng.permutation(batches)
+        return iter([(self.epoch, int(index)) for index in batches[:, self.rank :: self.world_size].ravel()])
 
     def __len__(self) -> int:
         if self.seed is None:
             return len(range(self.rank, self.size, self.world_size))
-        return self.size // self.world_size
+        return sum(n // self.step for n in (self.one_more, self.size - self.one_more)) * self.batch_size
 
 
 class MixtureDataset(Dataset):
-    """The mixtures of a manifest, or a segment of each.
+    """The mixtures of a manifest, or a segment of each. A source that is silent there stays so: all zeros.
 
     Args:
         manifest: mixtures with references.
         stores: embedding stores to draw a view from (the first one in validation); empty for audio only.
         segment_sec: length of an example; shorter mixtures are left out and counted.
-        seed: of the segments' starts and the views; None takes the beginning and the first view (validation).
+        seed: of the segments' starts, the views and the augmentation; None takes the beginning and the first view of
+            faces that nothing is done to (validation).
         fps: video frames for each second.
+        augmentation: what may go wrong with the faces.
 
     Raises:
         UserError: no references, no mixture is long enough, or embeddings are missing.
     """
+
+    one_more = 0  # all mixtures hold equally many voices
 
     def __init__(
         self,
@@ -89,33 +107,38 @@ class MixtureDataset(Dataset):
         segment_sec: float,
         seed: int | None = None,
         fps: float = 25.0,
+        augmentation: VisualAugmentation | None = None,
     ) -> None:
         if not manifest.has_references:
             raise UserError(f"{manifest.path}: mixtures without sources cannot be trained on or validated with")
         self.manifest, self.stores, self.seed = manifest, list(stores), seed
+        self.augmentation = augmentation or VisualAugmentation()
         self.segment_frames = round(segment_sec * fps)
         self.clock = Clock(manifest.sample_rate, fps)
-        self.items: list[Mixture] = _long_enough(manifest, self.segment_frames, self.clock)
-        _check_embeddings(manifest, self.stores, [path for item in self.items for path in item.mouth_paths])
+        self.items: list[Mixture] = long_enough(manifest, self.segment_frames, self.clock)
+        check_embeddings(manifest, self.stores, [path for item in self.items for path in item.mouth_paths])
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
-        item, rng = self.items[index], _generator(self.seed, epoch, index)
+        item = self.items[index]
         start_frame, view = 0, 0
-        if rng is not None:
-            start_frame = int(rng.integers(_last_start(item, self.clock, self.segment_frames) + 1))
+        if self.seed is not None:
+            rng = np.random.default_rng([self.seed, FIXED, epoch, index])
+            start_frame = int(rng.integers(last_start(item, self.clock, self.segment_frames) + 1))
             view = int(rng.integers(max(len(self.stores), 1)))
-        start, length = _samples(self.clock, start_frame, self.segment_frames)
+        start, length = sample_range(self.clock, start_frame, self.segment_frames)
         paths = [item.mixture_path, *item.source_paths]
         audio = [read_audio(self.manifest.resolve(p), start, length, self.manifest.sample_rate) for p in paths]
         example = {"mixture": torch.from_numpy(audio[0]), "sources": torch.from_numpy(np.stack(audio[1:]))}
         if self.stores:
             store = self.stores[view]
-            cues = [store.get(path, start_frame, self.segment_frames) for path in item.mouth_paths]
-            example["visual"] = torch.from_numpy(np.stack(cues))
+            faces = np.stack([store.get(path, start_frame, self.segment_frames) for path in item.mouth_paths])
+            if self.seed is not None:
+                faces = self.augmentation(faces, np.random.default_rng([self.seed, FACES, epoch, index]))
+            example["visual"] = torch.from_numpy(faces)
         return example
 
 
@@ -132,11 +155,19 @@ class DynamicMixtureDataset(Dataset):
         same_speaker: share of the mixtures whose voices are all of one speaker.
         speed: a voice and its face are played at 1 - speed to 1 + speed of their speed, which also moves pitch and
             formants: more voices than there are speakers. Held to what the utterance is long enough for.
+        three_voices: share of the mixtures with n_src + 1 voices to separate. They are the first of each epoch, for
+            `EpochSampler` to make batches of.
+        off_screen: share of the mixtures with a further voice that is no target and has no face.
+        silent_voice: share of the mixtures in which one target, any of them, is silent: it is left out of the mixture
+            and its source is zeros, while its face is there. The other voices keep the levels they were drawn with.
+        acoustics: rooms and noise, see `utils.data.acoustics`.
+        augmentation: what may go wrong with the faces.
         seed: of everything that is drawn.
         fps: video frames for each second.
 
     Raises:
-        UserError: no utterance is long enough, too few speakers for what is asked, or embeddings are missing.
+        UserError: no utterance is long enough, too few speakers or room responses for what is asked, folders or files of
+            `acoustics` that cannot be used, or embeddings are missing.
     """
 
     def __init__(
@@ -150,138 +181,58 @@ class DynamicMixtureDataset(Dataset):
         sir_range_db: float = 5.0,
         same_speaker: float = 0.0,
         speed: float = 0.0,
+        three_voices: float = 0.0,
+        off_screen: float = 0.0,
+        silent_voice: float = 0.0,
+        acoustics: AcousticOptions | None = None,
+        augmentation: VisualAugmentation | None = None,
         seed: int = 0,
         fps: float = 25.0,
     ) -> None:
-        self.manifest, self.stores, self.n_src, self.seed = manifest, list(stores), n_src, seed
-        self.n_voices = max(n_src, 2)
-        self.sir_range_db, self.same_speaker, self.speed = sir_range_db, same_speaker, speed
-        self.segment_frames = round(segment_sec * fps)
-        self.clock = Clock(manifest.sample_rate, fps)
-        self.items: list[Utterance] = _long_enough(manifest, self.segment_frames, self.clock)
-        self.size = size or len(self.items)
-        self.by_speaker: dict[str, list[int]] = defaultdict(list)
-        for index, item in enumerate(self.items):
-            self.by_speaker[item.speaker or item.utterance_id].append(index)
-        self.speakers = sorted(self.by_speaker)
-        self.talkative = [s for s in self.speakers if len(self.by_speaker[s]) >= self.n_voices]
-        if same_speaker < 1 and len(self.speakers) < self.n_voices:
-            raise UserError(
-                f"{manifest.path}: {len(self.speakers)} speaker(s) cannot make mixtures of {self.n_voices} different ones; "
-                "--same_speaker 1 mixes utterances of one speaker"
-            )
-        if same_speaker > 0 and not self.talkative:
-            raise UserError(f"{manifest.path}: no speaker has {self.n_voices} utterances, so --same_speaker must be 0")
-        _check_embeddings(manifest, self.stores, [item.mouth_path for item in self.items])
+        self.stores, self.n_src, self.seed = list(stores), n_src, seed
+        self.sir_range_db, self.off_screen, self.silent_voice = sir_range_db, off_screen, silent_voice
+        self.augmentation = augmentation or VisualAugmentation()
+        most_voices = max(n_src + (three_voices > 0), 2) + (off_screen > 0)
+        self.pool = VoicePool(
+            manifest,
+            round(segment_sec * fps),
+            fps,
+            most_voices=most_voices,
+            same_speaker=same_speaker,
+            speed=speed,
+        )
+        self.acoustics = Acoustics(acoustics or AcousticOptions(), manifest.sample_rate)
+        self.acoustics.check_voices(most_voices)
+        self.size = size or len(self.pool.items)
+        self.one_more = round(three_voices * self.size)
+        check_embeddings(manifest, self.stores, [item.mouth_path for item in self.pool.items])
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
-        rng = np.random.default_rng([self.seed, 1, epoch, index])
-        view = int(rng.integers(max(len(self.stores), 1)))
-        drawn = [self._segment(item_index, rng) for item_index in self._draw(rng)]
-        sirs_db = rng.uniform(-self.sir_range_db, self.sir_range_db, self.n_voices - 1)
-        mixture, sources = mix_at_sir(np.stack([audio for audio, _, _, _ in drawn]), sirs_db)
-        example = {"mixture": torch.from_numpy(mixture), "sources": torch.from_numpy(sources[: self.n_src])}
+        rngs = {kind: np.random.default_rng([self.seed, kind, epoch, index]) for kind in (MIXING, EXTRAS, ROOM, NOISE, FACES)}
+        n_targets = self.n_src + (index < self.one_more)
+        off_screen, has_silent = rngs[EXTRAS].random(2) < (self.off_screen, self.silent_voice)
+        silent = int(rngs[EXTRAS].integers(n_targets)) if has_silent else None
+
+        view = int(rngs[MIXING].integers(max(len(self.stores), 1)))
+        voices = self.pool.draw(max(n_targets, 2) + int(off_screen), rngs[MIXING])
+        sirs_db = rngs[MIXING].uniform(-self.sir_range_db, self.sir_range_db, len(voices) - 1)
+        heard, early = self.acoustics.place(np.stack([voice.audio for voice in voices]), rngs[ROOM])
+        gains = sir_gains(heard, sirs_db)
+        if silent is not None:
+            gains[silent] = 0
+        mixture = self.acoustics.add_noise((heard * gains).astype(np.float32).sum(axis=0), rngs[NOISE])
+        sources = (early[:n_targets] * gains[:n_targets]).astype(np.float32)
+        example = {"mixture": torch.from_numpy(mixture), "sources": torch.from_numpy(sources)}
         if self.stores:
-            cues = [self._cues(self.stores[view], *where) for _, *where in drawn[: self.n_src]]
-            example["visual"] = torch.from_numpy(np.stack(cues))
+            faces = np.stack([self.pool.face(voice, self.stores[view]) for voice in voices[:n_targets]])
+            example["visual"] = torch.from_numpy(self.augmentation(faces, rngs[FACES]))
         return example
-
-    def _cues(self, store: EmbeddingStore, item: Utterance, start_frame: int, n_frames: int) -> np.ndarray:
-        """Embeddings of a stretch, played in the frames of a segment: (segment_frames, dim)."""
-        cues = store.get(item.mouth_path, start_frame, n_frames)
-        if n_frames == self.segment_frames:
-            return cues
-        positions = (np.arange(self.segment_frames) + 0.5) * n_frames / self.segment_frames - 0.5
-        before = np.clip(np.floor(positions).astype(int), 0, n_frames - 2)
-        weight = np.clip(positions - before, 0, 1)[:, None].astype(np.float32)
-        return cues[before] * (1 - weight) + cues[before + 1] * weight
-
-    def _draw(self, rng: np.random.Generator) -> list[int]:
-        """Indices of the utterances of one mixture, in random order."""
-        if self.same_speaker and rng.random() < self.same_speaker:
-            speaker = self.talkative[rng.integers(len(self.talkative))]
-            return [int(i) for i in rng.choice(self.by_speaker[speaker], self.n_voices, replace=False)]
-        first = int(rng.integers(len(self.items)))  # every utterance is as likely, however many its speaker has
-        own = self.items[first].speaker or self.items[first].utterance_id
-        others = [s for s in self.speakers if s != own]
-        chosen = rng.choice(others, self.n_voices - 1, replace=False)
-        drawn = [first, *(int(rng.choice(self.by_speaker[s])) for s in chosen)]
-        return [drawn[i] for i in rng.permutation(self.n_voices)]
-
-    def _segment(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, Utterance, int, int]:
-        """A voice for a segment: samples (time,), and the utterance, first frame and number of frames they are from."""
-        item, rate = self.items[index], self.manifest.sample_rate
-        frames_there = _last_start(item, self.clock, 0)
-        length = frames_to_samples(self.segment_frames, rate, self.clock.fps)
-        for _ in range(MAX_DRAWS):
-            n_frames = self.segment_frames
-            if self.speed:
-                n_frames = min(round(n_frames * rng.uniform(1 - self.speed, 1 + self.speed)), frames_there)
-            start_frame = int(rng.integers(_last_start(item, self.clock, n_frames) + 1))
-            audio = read_audio(self.manifest.resolve(item.audio_path), *_samples(self.clock, start_frame, n_frames), rate)
-            if power(audio) <= SILENCE_POWER:
-                continue
-            if n_frames != self.segment_frames:
-                audio = resample_poly(audio, self.segment_frames, n_frames)[:length]
-                audio = np.pad(audio, (0, length - len(audio)))
-            return audio, item, start_frame, n_frames
-        raise UserError(
-            f"{self.manifest.path}: utterance {item.utterance_id} is silent in {MAX_DRAWS} segments of "
-            f"{self.segment_frames} frames; remove it from the manifest"
-        )
 
 
 def collate(examples: list[Example]) -> Example:
-    """Stack examples of one length into a batch."""
+    """Stack examples of one length and number of voices into a batch."""
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
-
-
-def _generator(seed: int | None, epoch: int, index: int) -> np.random.Generator | None:
-    return None if seed is None else np.random.default_rng([seed, 2, epoch, index])
-
-
-def _long_enough(manifest: Manifest, segment_frames: int, clock: Clock) -> list:
-    """The items that last a segment; the others are counted in the log."""
-    segment_sec = segment_frames / clock.fps
-    if segment_frames < 1:
-        raise UserError(f"{manifest.path}: a segment must last a video frame at least; choose a larger --segment_sec")
-    for item in manifest.items:
-        has_mouth = any(item.mouth_paths) if isinstance(item, Mixture) else bool(item.mouth_path)
-        if has_mouth and item.fps != clock.fps:
-            raise UserError(f"{manifest.path}: video of {item.fps:g} frames/s where the conf's video_fps is {clock.fps:g}")
-    kept = [item for item in manifest.items if _last_start(item, clock, segment_frames) >= 0]
-    if not kept:
-        raise UserError(f"{manifest.path}: nothing lasts {segment_sec:g} s; choose a smaller --segment_sec")
-    if len(kept) < len(manifest.items):
-        short = len(manifest.items) - len(kept)
-        log.warning("%s: %d of %d are shorter than %g s, left out", manifest.path, short, len(manifest.items), segment_sec)
-    return kept
-
-
-def _last_start(item: Mixture | Utterance, clock: Clock, n_frames: int) -> int:
-    """The last video frame on which a stretch of `n_frames` can begin; negative where the item is too short."""
-    frames_there = samples_to_frames(item.length, clock.sample_rate, clock.fps)
-    last = (min(item.frames, frames_there) if item.frames else frames_there) - n_frames
-    while last >= 0 and sum(_samples(clock, last, n_frames)) > item.length:
-        last -= 1
-    return last
-
-
-def _samples(clock: Clock, start_frame: int, n_frames: int) -> tuple[int, int]:
-    """First sample and length of a stretch; the length is the same wherever it begins."""
-    start, length = (frames_to_samples(frames, clock.sample_rate, clock.fps) for frames in (start_frame, n_frames))
-    return start, length
-
-
-def _check_embeddings(manifest: Manifest, stores: Sequence[EmbeddingStore], paths: Sequence[str]) -> None:
-    for store in stores:
-        missing = sorted({path for path in paths if path not in store})
-        if missing:
-            raise UserError(
-                f"{manifest.path}: {len(missing)} mouth crops have no embeddings in {store.root} (first: {missing[0]}); "
-                "run stage 2 with the same front end"
-            )

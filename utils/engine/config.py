@@ -2,43 +2,26 @@
 
 Second-level keys are unique over all sections (Asteroid's rule), so that `--train_args "--lr 0.0005"` needs no section.
 The sections `model`, `filterbank`, `masknet`, `visual` hold the network's constructor arguments; `data`, `training` and
-`optim` are the fields of the dataclasses below. Nothing here imports torch, so that a typing error costs no time.
+`optim` are the fields of dataclasses (`data_keys.py` and below). Nothing here imports torch, so that a typing error costs
+no time.
 """
 
 import ast
 import difflib
+import math
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from utils.data.files import write_text
+from utils.engine.data_keys import DATA_MAY_BE_NEGATIVE, DATA_MAY_BE_ZERO, DATA_SHARES, DataConf, data_problems
+from utils.engine.model_keys import DEFAULT_MODEL, MODEL_CHOICES, MODEL_KEYS, MODEL_MAY_BE_ZERO, MODEL_SECTIONS, model_problems
 from utils.errors import UserError
 
 Conf = dict[str, dict[str, Any]]
-
-MODEL_SECTIONS = ("model", "filterbank", "masknet", "visual")
-
-
-@dataclass(frozen=True)
-class DataConf:
-    """What the network hears and sees in training."""
-
-    dynamic: bool = True
-    """Mix single utterances anew in every epoch (true), or take the mixtures of train.csv (false)."""
-    segment_sec: float = 2.0
-    """Length of a training and validation example; whole video frames."""
-    epoch_size: int = 0
-    """Mixtures in an epoch of dynamic mixing; 0: as many as there are utterances."""
-    sir_db: float = 5.0
-    """Dynamic mixing draws the true SIR of a pair uniformly from -sir_db..sir_db, over the segment."""
-    same_speaker: float = 0.0
-    """Share of the drawn pairs in which both utterances are of one speaker; 0 keeps speakers apart."""
-    speed: float = 0.0
-    """Dynamic mixing plays each voice with its face at 1 - speed to 1 + speed of its speed."""
-    num_workers: int = 1
-    """Loader processes for each training process."""
 
 
 @dataclass(frozen=True)
@@ -82,50 +65,34 @@ class OptimConf:
     plateau_factor: float = 0.5
 
 
-SECTIONS: dict[str, type] = {"data": DataConf, "training": TrainingConf, "optim": OptimConf}
+@dataclass(frozen=True)
+class LossConf:
+    """What training minimises, see `utils.engine.losses`."""
+
+    signal_loss: str = "si_snr"
+    """si_snr: blind to the voices' level; snr: level counts."""
+    stft_weight: float = 0.0
+    """Weight of the multi-resolution STFT loss beside it."""
+    envelope_weight: float = 0.0
+    """Weight of the task to tell each voice's loudness from its face alone, in `visual.envelope_bands` bands."""
+
+
+SECTIONS: dict[str, type] = {"data": DataConf, "loss": LossConf, "training": TrainingConf, "optim": OptimConf}
 
 CHOICES = {
     "precision": ("32", "bf16", "16"),
     "optimizer": ("adam", "adamw"),
     "schedule": ("plateau", "cosine"),
     "logger": ("none", "wandb", "comet"),
-    "name": ("avdprnn",),
-    "fb_name": ("free", "stft"),
-    "norm_type": ("gLN", "cLN", "cgLN"),
-    "rnn_type": ("LSTM", "GRU", "RNN"),
+    "signal_loss": ("si_snr", "snr"),
+    "name": tuple(MODEL_KEYS),
+    **MODEL_CHOICES,
 }
 MAY_BE_ZERO = {
-    "epoch_size", "num_workers", "early_stop", "seed", "warmup_steps", "weight_decay", "same_speaker", "speed", "n_cues",
-    "visual_dropout", "visual_blocks", "audio_examples", "gradient_clipping", "sir_db", "plateau_patience",
+    "early_stop", "seed", "warmup_steps", "weight_decay", "audio_examples", "gradient_clipping", "plateau_patience",
+    "stft_weight", "envelope_weight", *DATA_MAY_BE_ZERO, *MODEL_MAY_BE_ZERO,
 }  # fmt: skip
-SHARES = ("same_speaker", "speed", "visual_dropout", "plateau_factor")
-
-# The network's arguments by section: (section, default). A default gives the type; visual_dim comes from the embeddings.
-MODEL_KEYS: dict[str, tuple[str, Any]] = {
-    "name": ("model", "avdprnn"),
-    "n_src": ("model", 2),
-    "n_cues": ("model", 2),
-    "sample_rate": ("model", 16000),
-    "fb_name": ("filterbank", "free"),
-    "n_filters": ("filterbank", 256),
-    "kernel_size": ("filterbank", 40),
-    "stride": ("filterbank", 20),
-    "bn_chan": ("masknet", 64),
-    "hid_size": ("masknet", 128),
-    "chunk_size": ("masknet", 100),
-    "hop_size": ("masknet", 50),
-    "n_repeats": ("masknet", 6),
-    "norm_type": ("masknet", "gLN"),
-    "rnn_type": ("masknet", "LSTM"),
-    "bidirectional": ("masknet", True),
-    "fuse_every_block": ("masknet", False),
-    "visual_dim": ("visual", 512),
-    "visual_chan": ("visual", 256),
-    "visual_hid": ("visual", 512),
-    "visual_blocks": ("visual", 5),
-    "visual_dropout": ("visual", 0.0),
-    "video_fps": ("visual", 25.0),
-}
+SHARES = ("visual_dropout", "plateau_factor", *DATA_SHARES)
 
 
 @dataclass(frozen=True)
@@ -153,6 +120,10 @@ class ResolvedConf:
         return OptimConf(**self.nested["optim"])
 
     @property
+    def loss(self) -> LossConf:
+        return LossConf(**self.nested["loss"])
+
+    @property
     def n_cues(self) -> int:
         return self.nested["model"]["n_cues"]
 
@@ -166,6 +137,8 @@ class ResolvedConf:
 def read_conf(path: Path | str, overrides: list[str] | None = None) -> ResolvedConf:
     """Read a conf, apply `--key value` overrides, fill in defaults, check every value.
 
+    A conf may say `base: other.yml`, a file beside it whose keys it takes over where it does not give them itself.
+
     Args:
         path: a `conf/*.yml`, or the `conf.yml` of an experiment.
         overrides: words such as `["--lr", "0.0005", "--batch_size=2"]`.
@@ -174,20 +147,16 @@ def read_conf(path: Path | str, overrides: list[str] | None = None) -> ResolvedC
         UserError: no such file, no YAML, an unknown key (with the nearest right one), or a value no run can use.
     """
     path = Path(path)
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        known = ", ".join(sorted(str(p) for p in path.parent.glob("*.yml"))) or "none"
-        raise UserError(f"{path}: no such conf; there are: {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    nested = {section: dict(defaults) for section, defaults in _defaults().items()}
-    for section, values in _checked_sections(path, given).items():
-        for key, value in values.items():
-            nested[section][key] = _checked_value(f"{path}: {section}.{key}", key, value, nested[section][key])
+    layers = _layers(path)
+    nested = _defaults(_model_name(layers))
+    for file, given in layers:
+        for section, values in _checked_sections(file, given, nested).items():
+            for key, value in values.items():
+                default = nested[section][key]
+                nested[section][key] = _checked_value(f"{file}: {section}.{key}", key, value, default)
     changed = {}
     for key, text in _split_overrides(overrides or []):
-        section = _section_of(key, "--train_args")
+        section = _section_of(key, nested)
         before = nested[section][key]
         nested[section][key] = _checked_value(f"--train_args: --{key}", key, _parsed(text, before), before)
         changed[key] = nested[section][key]
@@ -200,19 +169,47 @@ def write_conf(path: Path | str, conf: ResolvedConf) -> None:
     write_text(path, yaml.safe_dump(conf.nested, sort_keys=False))
 
 
-def _defaults() -> Conf:
+def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, Conf]]:
+    """A conf and what it is based on, the base first: (file, its sections)."""
+    if path in above:
+        raise UserError(f"{path}: based on itself: {' -> '.join(str(file) for file in (*above, path))}")
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        known = ", ".join(sorted(str(p) for p in path.parent.glob("*.yml"))) or "none"
+        raise UserError(f"{path}: no such conf{f' (base of {above[-1]})' if above else ''}; there are: {known}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: a conf is sections of keys, this is a {type(given).__name__}")
+    base = given.pop("base", None)
+    if base is not None and not isinstance(base, str):
+        raise UserError(f"{path}: base is {base!r} where the name of a conf is expected")
+    return [*(_layers(path.parent / base, (*above, path)) if base else []), (path, given)]
+
+
+def _model_name(layers: list[tuple[Path, Conf]]) -> str:
+    """Which network a conf is for; sections that are none are left to the checks that follow."""
+    name = DEFAULT_MODEL
+    for path, given in layers:
+        model = given.get("model")
+        name = model.get("name", name) if isinstance(model, dict) else name
+        if not isinstance(name, str) or name not in MODEL_KEYS:
+            raise UserError(f"{path}: model.name is {name!r}{_nearest(name, MODEL_KEYS)}")
+    return name
+
+
+def _defaults(name: str) -> Conf:
     nested: Conf = {section: {} for section in MODEL_SECTIONS}
-    for key, (section, default) in MODEL_KEYS.items():
+    nested["model"]["name"] = name
+    for key, (section, default) in MODEL_KEYS[name].items():
         nested[section][key] = default
     for section, dataclass_ in SECTIONS.items():
         nested[section] = {f.name: f.default for f in fields(dataclass_)}
     return nested
 
 
-def _checked_sections(path: Path, given: Any) -> Conf:
-    if not isinstance(given, dict):
-        raise UserError(f"{path}: a conf is sections of keys, this is a {type(given).__name__}")
-    defaults = _defaults()
+def _checked_sections(path: Path, given: Any, defaults: Conf) -> Conf:
     for section, values in given.items():
         if section not in defaults:
             raise UserError(f"{path}: unknown section '{section}'{_nearest(section, defaults)}")
@@ -221,9 +218,17 @@ def _checked_sections(path: Path, given: Any) -> Conf:
         for key in values:
             if key not in defaults[section]:
                 home = next((s for s, keys in defaults.items() if key in keys), None)
-                hint = f"; it belongs in section '{home}'" if home else _nearest(key, defaults[section])
+                hint = f"; it belongs in section '{home}'" if home else _hint(key, defaults[section], defaults)
                 raise UserError(f"{path}: unknown key '{section}.{key}'{hint}")
     return given
+
+
+def _hint(key: str, known: Any, defaults: Conf) -> str:
+    """The nearest key, or the networks that would know this one."""
+    networks = [name for name, keys in MODEL_KEYS.items() if key in keys]
+    if networks:
+        return f" of network {defaults['model']['name']}; it is one of {', '.join(networks)} (model.name)"
+    return _nearest(key, known)
 
 
 def _split_overrides(words: list[str]) -> list[tuple[str, str]]:
@@ -243,11 +248,14 @@ def _split_overrides(words: list[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _section_of(key: str, where: str) -> str:
-    for section, keys in _defaults().items():
+def _section_of(key: str, defaults: Conf) -> str:
+    if key == "name":
+        raise UserError("--train_args: --name is the conf's own; choose another --conf")
+    for section, keys in defaults.items():
         if key in keys:
             return section
-    raise UserError(f"{where}: unknown key '{key}'{_nearest(key, [k for s in _defaults().values() for k in s])}")
+    known = [k for s in defaults.values() for k in s]
+    raise UserError(f"--train_args: unknown key '{key}'{_hint(key, known, defaults)}")
 
 
 def _nearest(word: Any, known: Any) -> str:
@@ -280,9 +288,10 @@ def _checked_value(where: str, key: str, value: Any, default: Any) -> Any:
     if key in CHOICES and value not in CHOICES[key]:
         raise UserError(f"{where} is '{value}'; one of: {', '.join(CHOICES[key])}")
     if kind in (int, float):
-        low_ok = value > 0 or (value == 0 and key in MAY_BE_ZERO)
-        if not low_ok or value != value or (kind is float and value == float("inf")):
-            raise UserError(f"{where} is {value!r}; it must be {'zero or more' if key in MAY_BE_ZERO else 'above zero'}")
+        low_ok = value > 0 or (value == 0 and key in MAY_BE_ZERO) or key in DATA_MAY_BE_NEGATIVE
+        if not low_ok or not math.isfinite(value):
+            wanted = "finite" if key in DATA_MAY_BE_NEGATIVE else "zero or more" if key in MAY_BE_ZERO else "above zero"
+            raise UserError(f"{where} is {value!r}; it must be {wanted}")
     if key in SHARES and value > 1:
         raise UserError(f"{where} is {value!r}; it is a share, 0 to 1")
     return value
@@ -293,15 +302,6 @@ def _kind_name(kind: type) -> str:
 
 
 def _check_together(path: Path, nested: Conf) -> None:
-    model, bank, mask = nested["model"], nested["filterbank"], nested["masknet"]
-    problems = [
-        (model["n_cues"] not in (0, model["n_src"]), "model.n_cues must be model.n_src (a face a voice) or 0 (no video)"),
-        (bank["kernel_size"] % bank["stride"] != 0, "filterbank.kernel_size must be a multiple of filterbank.stride"),
-        (bank["fb_name"] == "stft" and bank["n_filters"] < bank["kernel_size"], "an stft needs n_filters >= kernel_size"),
-        (bank["fb_name"] == "stft" and bank["n_filters"] % 2 != 0, "an stft needs an even n_filters"),
-        (mask["hop_size"] > mask["chunk_size"], "masknet.hop_size is larger than masknet.chunk_size: frames would be lost"),
-        (mask["chunk_size"] % mask["hop_size"] != 0, "masknet.chunk_size must be a multiple of masknet.hop_size"),
-    ]
-    for wrong, message in problems:
-        if wrong:
-            raise UserError(f"{path}: {message}")
+    problem = next(chain(model_problems(nested["model"]["name"], nested), data_problems(nested)), None)
+    if problem:
+        raise UserError(f"{path}: {problem}")

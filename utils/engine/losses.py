@@ -1,48 +1,158 @@
-"""Losses: negative SI-SNR in the order of the faces, or over the best permutation where no face gives an order."""
+"""Losses: how far voices are from their sources, in the order of the faces, and in the best order where no face gives one.
 
-from collections.abc import Callable
+For a voice that is silent (a source of zeros) the energy of its estimate counts instead.
+"""
+
+import math
+from itertools import permutations
 
 import torch
-from asteroid.losses import PITLossWrapper, multisrc_neg_sisdr, pairwise_neg_sisdr
+from asteroid.losses import multisrc_neg_sisdr, pairwise_neg_sisdr, pairwise_neg_snr
+from torch import nn
 
-Loss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+from utils.engine.config import LossConf
 
+EPS = 1e-8
+SILENCE_FLOOR = 1e-3  # of the mixture's energy: a silent voice 30 dB below it is silent enough
+STFT_SIZES = (256, 512, 1024)  # samples; windows, each with a hop of a quarter
+ENVELOPE_FLOOR = 1e-3  # of a voice's mean energy
+LEVEL_FLOOR = 1e-3  # of magnitudes in logarithms, re the mixture's level
 
-def fixed_order_loss(estimates: torch.Tensor, sources: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean negative SI-SNR, voice k against source k.
-
-    Args:
-        estimates, sources: (batch, n_src, time).
-
-    Returns:
-        The loss, a scalar in dB, and the estimates.
-    """
-    return multisrc_neg_sisdr(estimates, sources).mean(), estimates
+PAIRWISE = {"si_snr": pairwise_neg_sisdr, "snr": pairwise_neg_snr}
 
 
-_pit = PITLossWrapper(pairwise_neg_sisdr, pit_from="pw_mtx")
-
-
-def permutation_loss(estimates: torch.Tensor, sources: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean negative SI-SNR under the best order of the voices, found for each mixture.
+class SeparationLoss(nn.Module):
+    """Negative (SI-)SNR, with a multi-resolution STFT loss if wanted.
 
     Args:
-        estimates, sources: (batch, n_src, time).
-
-    Returns:
-        The loss, a scalar in dB, and the estimates in the sources' order.
+        conf: `signal_loss` and `stft_weight`.
 
     References
-        Kolbæk et al., "Multitalker speech separation with utterance-level permutation invariant training", 2017.
+        [1] Kolbæk et al., "Multitalker speech separation with utterance-level permutation invariant training", 2017.
+        [2] Wisdom et al., "What's all the fuss about free universal sound separation data?", ICASSP 2021, Eq. 3
+        (silent sources).
+        [3] Yamamoto, Song, Kim, "Parallel WaveGAN", ICASSP 2020, Sec. 2.3 (several resolutions).
     """
-    return _pit(estimates, sources, return_est=True)
+
+    def __init__(self, conf: LossConf) -> None:
+        super().__init__()
+        self.conf, self.pairwise = conf, PAIRWISE[conf.signal_loss]
+        for size in STFT_SIZES if conf.stft_weight else ():
+            self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
+
+    def forward(
+        self, estimates: torch.Tensor, sources: torch.Tensor, mixture: torch.Tensor, faceless: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of a batch.
+
+        Args:
+            estimates, sources: (batch, n_src, time); a silent source is all zeros.
+            mixture: (batch, time).
+            faceless: (batch, n_src), true where no face told which voice was wanted: such voices may change places.
+
+        Returns:
+            The loss, a scalar in dB, and the estimates in the order of the sources.
+        """
+        silent = sources.square().sum(dim=-1) == 0
+        losses = self._pairs(estimates, sources, mixture, silent)
+        order = _best_order(losses.detach(), faceless)
+        loss = losses.gather(1, order.unsqueeze(1)).mean()
+        ordered = estimates.gather(1, order.unsqueeze(-1).expand_as(estimates))
+        if self.conf.stft_weight:
+            loss = loss + self.conf.stft_weight * self._stft_distance(ordered, sources, mixture)
+        return loss, ordered
+
+    def _pairs(
+        self, estimates: torch.Tensor, sources: torch.Tensor, mixture: torch.Tensor, silent: torch.Tensor
+    ) -> torch.Tensor:
+        """Loss of estimate i for source k, dB: (batch, n_src, n_src)."""
+        losses = self.pairwise(estimates, torch.where(silent.unsqueeze(-1), mixture.unsqueeze(1), sources))
+        if not silent.any():
+            return losses
+        energies = estimates.square().sum(dim=-1) / (mixture.square().sum(dim=-1, keepdim=True) + EPS)
+        quiet = 10 * torch.log10(energies + SILENCE_FLOOR)
+        return torch.where(silent.unsqueeze(1), quiet.unsqueeze(2), losses)
+
+    def _stft_distance(self, estimates: torch.Tensor, sources: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
+        """Mean absolute difference of log magnitudes over resolutions, in dB; levels count."""
+        level = mixture.square().mean(dim=-1).sqrt().repeat_interleave(sources.shape[1]).unsqueeze(-1) + EPS
+        ours, theirs = (voices.flatten(0, 1) / level for voices in (estimates, sources))
+        return torch.stack([self._log_distance(ours, theirs, size) for size in STFT_SIZES]).mean()
+
+    def _log_distance(self, ours: torch.Tensor, theirs: torch.Tensor, size: int) -> torch.Tensor:
+        window = getattr(self, f"window_{size}")
+        logs = []
+        for voices in (ours, theirs):
+            spectrum = torch.view_as_real(torch.stft(voices, size, size // 4, window=window, return_complex=True))
+            energy = spectrum.square().sum(dim=-1) / window.square().sum()
+            logs.append(10 * torch.log10(energy + LEVEL_FLOOR**2))
+        return (logs[0] - logs[1]).abs().mean()
 
 
-def make_loss(n_cues: int) -> Loss:
-    """The loss for a network with `n_cues` faces."""
-    return fixed_order_loss if n_cues else permutation_loss
+def envelope_loss(
+    envelopes: torch.Tensor, sources: torch.Tensor, faceless: torch.Tensor, sample_rate: int, fps: float
+) -> torch.Tensor:
+    """How far loudness told from the faces is from that of the sources, over time: means over time do not count.
+
+    Args:
+        envelopes: (batch, n_src, bands, video_frames), see `AVSeparator.envelopes`.
+        sources: (batch, n_src, time).
+        faceless: (batch, n_src), voices that no face was given for: they do not count.
+        sample_rate, fps: Hz, video frames for each second.
+
+    Returns:
+        The mean squared error of logarithms of energies, a scalar; 1 is a factor of ten.
+    """
+    hop = round(sample_rate / fps)
+    voices = sources.flatten(0, 1)
+    window = torch.hann_window(hop, device=sources.device)
+    spectrum = torch.view_as_real(torch.stft(voices, hop, hop, window=window, center=False, return_complex=True))
+    energies = _in_bands(spectrum.square().sum(dim=-1), envelopes.shape[2], sample_rate / hop)
+    floor = ENVELOPE_FLOOR * energies.mean(dim=(1, 2), keepdim=True) + EPS
+    wanted = torch.log10(energies + floor)
+    told = envelopes.flatten(0, 1)
+    n_frames = min(told.shape[-1], wanted.shape[-1])
+    told, wanted = (values[..., :n_frames] - values[..., :n_frames].mean(-1, keepdim=True) for values in (told, wanted))
+    errors = (told - wanted).square().mean(dim=(1, 2))
+    counts = (~faceless.flatten() & (voices.square().sum(dim=-1) > 0)).float()
+    return (errors * counts).sum() / counts.sum().clamp(min=1)
+
+
+def _in_bands(energies: torch.Tensor, n_bands: int, bin_hz: float) -> torch.Tensor:
+    """Mean energies in bands equally wide on the mel scale: (voices, bins, frames) -> (voices, n_bands, frames)."""
+    top_mel = 2595 * math.log10(1 + bin_hz * (energies.shape[1] - 1) / 700)
+    edges = [700 * (10 ** (top_mel * band / n_bands / 2595) - 1) / bin_hz for band in range(n_bands + 1)]
+    ends = [round(edge) for edge in edges]
+    parts = [energies[:, low : max(high, low + 1)] for low, high in zip(ends[:-1], ends[1:], strict=True)]
+    return torch.stack([part.mean(dim=1) for part in parts], dim=1)
+
+
+def faceless(visual: torch.Tensor | None, sources: torch.Tensor) -> torch.Tensor:
+    """Which voices no face was given for: (batch, n_src); all of them for an audio-only network.
+
+    Args:
+        visual: (batch, n_src, frames, dim), a missing face all zeros, or None.
+        sources: (batch, n_src, time).
+    """
+    if visual is None:
+        return torch.ones(sources.shape[:2], dtype=torch.bool, device=sources.device)
+    return ~visual.ne(0).flatten(2).any(dim=-1)
+
+
+def _best_order(losses: torch.Tensor, faceless: torch.Tensor) -> torch.Tensor:
+    """For each source the estimate, (batch, n_src), with the least sum of losses (batch, n_est, n_src) [1]."""
+    n_src = losses.shape[-1]
+    own = torch.arange(n_src, device=losses.device)
+    if not faceless.any():
+        return own.expand(len(losses), -1)
+    orders = torch.tensor(list(permutations(range(n_src))), device=losses.device)  # (orders, n_src)
+    allowed = ((orders == own) | faceless.unsqueeze(1)).all(dim=-1)  # (batch, orders)
+    sums = losses[:, orders, own].sum(dim=-1)
+    return orders[sums.masked_fill(~allowed, torch.inf).argmin(dim=-1)]
 
 
 def si_snr_db(estimates: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
-    """Mean SI-SNR of each mixture's voices, dB: (batch, n_src, time) twice -> (batch,)."""
-    return -multisrc_neg_sisdr(estimates, sources)
+    """Mean SI-SNR of each mixture's voices, dB, silent sources left out: (batch, n_src, time) twice -> (batch,)."""
+    sounding = sources.square().sum(dim=-1) > 0
+    values = -multisrc_neg_sisdr(estimates.flatten(0, 1).unsqueeze(1), sources.flatten(0, 1).unsqueeze(1))
+    return (values.unflatten(0, sounding.shape) * sounding).sum(dim=1) / sounding.sum(dim=1).clamp(min=1)

@@ -6,29 +6,30 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from utils.engine.config import OptimConf
-from utils.engine.losses import make_loss, si_snr_db
+from utils.engine.config import LossConf, OptimConf
+from utils.engine.losses import SeparationLoss, envelope_loss, faceless, si_snr_db
 from utils.engine.schedule import LearningRate
 
 
 class AVSystem(pl.LightningModule):
     """Trains a separation network on batches of `mixture`, `sources` and, with faces, `visual`.
 
-    Logs `loss` and `si_snri` (training and `val_`), both in dB, means over mixtures. The audio-only network's voices are
-    put into the best order first.
+    Logs `loss` and `si_snri` (training and `val_`), both in dB, means over mixtures. Voices without a face, such as all
+    of the audio-only network, are put into the best order first.
 
     Args:
         network: see `local_models.build_model`.
+        loss: what is minimised.
         optim: optimiser and learning rate.
         total_steps: optimiser steps of the whole training.
         seed: random numbers inside the network (dropout) depend on it and the epoch alone, so that a resumed training
             goes on as if it had not stopped.
     """
 
-    def __init__(self, network: nn.Module, optim: OptimConf, total_steps: int, seed: int) -> None:
+    def __init__(self, network: nn.Module, loss: LossConf, optim: OptimConf, total_steps: int, seed: int) -> None:
         super().__init__()
         self.network, self.optim, self.seed = network, optim, seed
-        self.loss = make_loss(network.n_cues)
+        self.loss = SeparationLoss(loss)
         self.learning_rate = LearningRate(optim, total_steps)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -57,10 +58,16 @@ class AVSystem(pl.LightningModule):
 
     def _step(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and mean SI-SNRi of a batch, both in dB."""
-        sources = batch["sources"]
-        loss, estimates = self.loss(self(batch).float(), sources)
+        mixture, sources = batch["mixture"], batch["sources"]
+        unseen = faceless(batch.get("visual"), sources)
+        loss, estimates = self.loss(self(batch).float(), sources, mixture, unseen)
+        network = self.network
+        if network.envelope_head is not None and self.training:
+            told = network.envelopes(batch["visual"]).float()
+            distance = envelope_loss(told, sources, unseen, network.sample_rate, network.video_fps)
+            loss = loss + self.loss.conf.envelope_weight * distance
         with torch.no_grad():
-            unprocessed = batch["mixture"].unsqueeze(1).expand_as(sources)
+            unprocessed = mixture.unsqueeze(1).expand_as(sources)
             gain = (si_snr_db(estimates, sources) - si_snr_db(unprocessed, sources)).mean()
         return loss, gain
 

@@ -15,16 +15,17 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from local_models import build_model
-from utils.data.datasets import DynamicMixtureDataset, EpochSampler, MixtureDataset, collate
+from utils.data.datasets import EpochSampler
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.files import atomic_path, write_json
 from utils.data.manifest import Manifest
 from utils.engine.callbacks import AudioExamples, EpochReport, Progress
 from utils.engine.config import ResolvedConf, TrainingConf, write_conf
 from utils.engine.system import AVSystem
+from utils.engine.training_data import make_datasets, make_loader, make_sampler
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -58,28 +59,23 @@ def train(
     start_sec = time.monotonic()
     _quieten_lightning()
     pl.seed_everything(conf.training.seed, workers=True, verbose=False)
-    train_set, val_set = _datasets(conf, train_manifest, val_manifest, train_stores, val_stores)
+    train_set, val_set = make_datasets(conf, train_manifest, val_manifest, train_stores, val_stores)
     last = exp_dir / "checkpoints" / "last.ckpt"
     resumed = _read_checkpoint(last)
     trainer = _trainer(conf, exp_dir, resumed)
     rank, world_size, batch_size = trainer.global_rank, trainer.world_size, conf.training.batch_size
-    batches = len(train_set) // world_size // batch_size
-    if batches == 0:
-        raise UserError(
-            f"{train_manifest.path}: {len(train_set)} examples are too few for a step of {batch_size} mixtures x "
-            f"{world_size} processes; lower --batch_size"
-        )
+    first_epoch = resumed["epoch"] + 1 if resumed else 0
+    train_sampler = make_sampler(conf, train_set, train_manifest.path, rank, world_size, first_epoch)
+    val_sampler = EpochSampler(len(val_set), None, rank, world_size)
+    batches = len(train_sampler) // batch_size
     network = build_model(conf.nested)
     steps_per_epoch = -(-batches // conf.training.accumulate)  # Lightning steps on what an epoch's end leaves over
-    system = AVSystem(network, conf.optim, steps_per_epoch * conf.training.epochs, conf.training.seed)
+    system = AVSystem(network, conf.loss, conf.optim, steps_per_epoch * conf.training.epochs, conf.training.seed)
     if trainer.is_global_zero:
         write_conf(exp_dir / "conf.yml", conf)
     if resumed:
         log.info("continuing from %s", last)
-    first_epoch = resumed["epoch"] + 1 if resumed else 0
-    train_sampler = EpochSampler(len(train_set), conf.training.seed, rank, world_size, first_epoch)
-    val_sampler = EpochSampler(len(val_set), None, rank, world_size)
-    loaders = _loader(conf, train_set, train_sampler), _loader(conf, val_set, val_sampler)
+    loaders = make_loader(conf, train_set, train_sampler), make_loader(conf, val_set, val_sampler)
     _fit(trainer, system, loaders, last if resumed else None)
     summary = _summary(conf, trainer, network, batches * batch_size * world_size, time.monotonic() - start_sec)
     if trainer.is_global_zero:
@@ -126,69 +122,6 @@ def _quieten_lightning() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in ("Checkpoint directory .* exists", ".*treespec, LeafSpec", "The number of training", ".*num_workers"):
         warnings.filterwarnings("ignore", message)
-
-
-def _datasets(
-    conf: ResolvedConf,
-    train_manifest: Manifest,
-    val_manifest: Manifest,
-    train_stores: Sequence[EmbeddingStore],
-    val_stores: Sequence[EmbeddingStore],
-) -> tuple[Dataset, Dataset]:
-    model, data, seed, fps = conf.nested["model"], conf.data, conf.training.seed, conf.nested["visual"]["video_fps"]
-    for manifest in (train_manifest, val_manifest):
-        if manifest.sample_rate != model["sample_rate"]:
-            raise UserError(f"{manifest.path}: {manifest.sample_rate} Hz, the conf says {model['sample_rate']} Hz")
-    if val_manifest.n_src != model["n_src"] and model["n_cues"] != 1:  # an extraction network takes each face for itself
-        raise UserError(f"{val_manifest.path}: {val_manifest.n_src} voices in a mixture, the conf says {model['n_src']}")
-    val_set = MixtureDataset(val_manifest, val_stores, data.segment_sec, fps=fps)
-    if data.dynamic:
-        train_set = DynamicMixtureDataset(
-            train_manifest,
-            train_stores,
-            data.segment_sec,
-            n_src=model["n_src"],
-            size=data.epoch_size,
-            sir_range_db=data.sir_db,
-            same_speaker=data.same_speaker,
-            speed=data.speed,
-            seed=seed,
-            fps=fps,
-        )
-    else:
-        train_set = MixtureDataset(train_manifest, train_stores, data.segment_sec, seed, fps)
-    if conf.training.overfit_batch:
-        batch = [train_set[0, index] for index in range(min(conf.training.batch_size, len(train_set)))]
-        return RepeatedBatch(batch, len(train_set)), RepeatedBatch(batch, len(batch))
-    return train_set, val_set
-
-
-class RepeatedBatch(Dataset):
-    """The same few examples over and over, to see whether a network can learn them by heart."""
-
-    def __init__(self, examples: list[dict[str, torch.Tensor]], size: int) -> None:
-        self.examples, self.size = examples, size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
-        return self.examples[key[1] % len(self.examples)]
-
-
-def _loader(conf: ResolvedConf, dataset: Dataset, sampler: EpochSampler) -> DataLoader:
-    workers = conf.data.num_workers
-    return DataLoader(
-        dataset,
-        batch_size=conf.training.batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        drop_last=sampler.seed is not None,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own, or the workers' seeds would shift the network's dropout
-    )
 
 
 def _trainer(conf: ResolvedConf, exp_dir: Path, resumed: dict | None) -> pl.Trainer:

@@ -2,7 +2,7 @@
 
 Reads exp/<tag>/separated/<test name>/separated.csv, the sound it names and the mouths of the test set's CSV; writes a PNG.
 
-    python -m utils.scoring.picture --exp_dir exp/demo_demo --manifest data/demo/test.csv --out docs/images/result.png
+    python -m utils.scoring.picture --exp_dir exp/avdprnn_demo --manifest data/demo/test.csv --out docs/images/result.png
 """
 
 import csv

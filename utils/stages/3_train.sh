@@ -7,7 +7,7 @@
 #       --frontend_weights lrw_resnet18_mstcn.pth.tar
 set -euo pipefail
 
-conf=conf/demo.yml   # the model and its training
+conf=conf/avdprnn.yml   # the model and its training
 data_dir=data/demo   # the prepared corpus
 exp_dir=             # folder of the experiment
 train_args=          # keys of the conf to change, e.g. "--lr 0.0005 --batch_size 2"

@@ -4,7 +4,7 @@
 # Reads <exp_dir>/best_model.pth (stage 3) and --test_dir, a folder with audio/mix and mouths/ or a prepared CSV; its
 # table and embeddings are made when missing. Writes <exp_dir>/separated/<test name>/{s1,s2}/<mixture>.wav,
 # separated.csv, failed.csv, and log/4_separate.log. An interrupted call goes on where it stopped.
-#   utils/stages/4_separate.sh --exp_dir exp/demo_demo --test_dir /data/meetings
+#   utils/stages/4_separate.sh --exp_dir exp/avdprnn_demo --test_dir /data/meetings
 set -euo pipefail
 
 exp_dir=           # folder of the experiment

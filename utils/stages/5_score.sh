@@ -3,7 +3,7 @@
 #
 # Reads <exp_dir>/separated/<test name>/ (stage 4) and the references; writes <exp_dir>/results/<test name>/ with
 # all_metrics.csv, final_metrics.json, RESULTS.md, histogram.png, examples/, and log/5_score.log.
-#   utils/stages/5_score.sh --exp_dir exp/demo_demo --test_name demo_test
+#   utils/stages/5_score.sh --exp_dir exp/avdprnn_demo --test_name demo_test
 # Or alone, on any folders of sound files that hold s1/, s2/ ... and match by name:
 #   utils/stages/5_score.sh --mixture_dir M --reference_dir R --estimate_dir E --out_dir O
 set -euo pipefail

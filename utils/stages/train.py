@@ -4,7 +4,7 @@ Reads   data/<corpus>/utterances.csv (dynamic mixing) or train.csv (fixed mixtur
         and a conf.
 Writes  exp/<tag>/: conf.yml, checkpoints/last.ckpt, best_model.pth, history.csv, curves.png, log/ (TensorBoard),
         frontend.json, training.json.
-Run     python -m utils.stages.train --conf conf/demo.yml --data_dir data/demo --exp_dir exp/demo_demo \\
+Run     python -m utils.stages.train --conf conf/avdprnn.yml --data_dir data/demo --exp_dir exp/avdprnn_demo \\
             --frontend_weights egs/demo/lipreader.pth.tar
 
 An interrupted training goes on from its last whole epoch and ends with the same network. When the conf, the data or the
@@ -20,6 +20,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from utils.data.acoustics import AcousticOptions, Acoustics
 from utils.data.files import write_json
 from utils.data.manifest import Manifest, read_manifest
 from utils.engine.config import ResolvedConf, read_conf
@@ -65,12 +66,13 @@ def main() -> int:
         raise UserError(f"{args.frontend_weights}: no such weights; utils/download_weights.sh fetches public ones")
     train_manifest = read_manifest(args.data_dir / ("utterances.csv" if conf.data.dynamic else "train.csv"))
     val_manifest = read_manifest(args.data_dir / "val.csv")
+    acoustics = Acoustics(conf.data.part(AcousticOptions), train_manifest.sample_rate)
 
     from utils.engine.training import train  # torch is imported here, after the cheap checks
 
     conf, frontend = _with_frontend(conf, args)
     stores = _stores(args, frontend, train_manifest, val_manifest)
-    inputs = _inputs(conf, frontend, train_manifest, val_manifest)
+    inputs = _inputs(conf, frontend, train_manifest, val_manifest, acoustics)
     if _is_finished(args.exp_dir, inputs) and not args.force:
         log.info("stage 3: up to date, %s was trained with these very inputs", args.exp_dir / "best_model.pth")
         return 0
@@ -144,7 +146,7 @@ def _stores(args: argparse.Namespace, frontend: dict, train: Manifest, val: Mani
     return training, [EmbeddingStore(folder / frontend["store_name"] / val.corpus)]
 
 
-def _inputs(conf: ResolvedConf, frontend: dict, train: Manifest, val: Manifest) -> dict[str, str]:
+def _inputs(conf: ResolvedConf, frontend: dict, train: Manifest, val: Manifest, acoustics: Acoustics) -> dict[str, str]:
     values = {
         f"{section}.{key}": json.dumps(value)
         for section, keys in conf.nested.items()
@@ -153,6 +155,7 @@ def _inputs(conf: ResolvedConf, frontend: dict, train: Manifest, val: Manifest) 
     }
     values[train.path.name] = fingerprint_files([train.path])
     values[val.path.name] = fingerprint_files([val.path])
+    values["noise and rooms"] = acoustics.fingerprint()
     values["embeddings"] = ",".join(frontend.get("training_stores", []))
     return values
 

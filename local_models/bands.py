@@ -1,0 +1,110 @@
+"""Between a spectrum and a grid of bands and frames: bands narrow where voices have their energy, wide above.
+
+Reads nothing and writes nothing. Each band hears twice its width and a little time; neighbours overlap, so that nothing
+falls between two of them.
+"""
+
+import re
+
+import torch
+from torch import nn
+from torch.nn.functional import pad
+
+
+def parse_bands(bands: str, n_bins: int) -> list[tuple[int, int]]:
+    """`"8x4 2x32"` -> [(8, 4), (2, 32)]: from low to high frequencies, how many bands of how many bins.
+
+    Args:
+        bands: the list; the widths are even.
+        n_bins: bins that the bands must cover; the uppermost band reaches half its width above its end.
+
+    Raises:
+        ValueError: it is not of that form, or covers another number of bins.
+    """
+    words = [re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", word) for word in bands.split()]
+    sizes = [(int(word[1]), int(word[2])) for word in words if word]
+    if not sizes or not all(words) or any(width % 2 for _, width in sizes):
+        raise ValueError(f"bands is '{bands}' where a list such as '8x4 4x8 2x32 2x64' is expected: bands x bins, bins even")
+    covered = sum(count * width for count, width in sizes)
+    if not covered <= n_bins <= covered + sizes[-1][1] // 2:
+        raise ValueError(f"bands '{bands}' covers {covered} bins where the spectrum has {n_bins}; make it {n_bins - 1}")
+    return sizes
+
+
+class BandSplit(nn.Module):
+    """Spectrum to grid, by a strided convolution for each width of band.
+
+    Args:
+        bands (str): See `parse_bands`.
+        n_bins (int): Bins of the spectrum.
+        n_feats (int): Features of a bin.
+        chan (int): Channels of the grid.
+        grid_stride (int): Spectral frames from one frame of the grid to the next; 1 or even.
+
+    Shape:
+        - spectrum: (batch, n_feats, n_bins, frames)
+        - output: (batch, chan, n_bands, ceil(frames / grid_stride))
+    """
+
+    def __init__(self, bands: str, n_bins: int, n_feats: int, chan: int, grid_stride: int) -> None:
+        super().__init__()
+        self.sizes, self.grid_stride = parse_bands(bands, n_bins), grid_stride
+        self.n_bands = sum(count for count, _ in self.sizes)
+        self.margins = _margins(self.sizes, n_bins)
+        self.convs = nn.ModuleList(nn.Conv2d(n_feats, chan, **_window(width, grid_stride)) for _, width in self.sizes)
+        self.place = nn.Parameter(torch.zeros(chan, self.n_bands, 1))  # which band it is
+
+    def forward(self, spectrum: torch.Tensor) -> torch.Tensor:
+        short = -spectrum.shape[-1] % self.grid_stride
+        spectrum = pad(spectrum, (0, short, *self.margins))
+        parts, start = [], self.margins[0]
+        for conv, (count, width) in zip(self.convs, self.sizes, strict=True):
+            parts.append(conv(spectrum[:, :, start - width // 2 : start + count * width + width // 2]))
+            start += count * width
+        return torch.cat(parts, dim=2) + self.place
+
+
+class BandMerge(nn.Module):
+    """Grid to masks on the spectrum, the transpose of `BandSplit`: overlapping bands add up.
+
+    Args:
+        bands, n_bins, grid_stride: As of the split.
+        chan (int): Channels of the grid.
+        n_out (int): Numbers for each bin and frame.
+
+    Shape:
+        - grid: (batch, chan, n_bands, grid frames)
+        - output: (batch, n_out, n_bins, grid frames * grid_stride)
+    """
+
+    def __init__(self, bands: str, n_bins: int, chan: int, n_out: int, grid_stride: int) -> None:
+        super().__init__()
+        self.sizes, self.n_bins = parse_bands(bands, n_bins), n_bins
+        self.margins = _margins(self.sizes, n_bins)
+        self.convs = nn.ModuleList(nn.ConvTranspose2d(chan, n_out, **_window(width, grid_stride)) for _, width in self.sizes)
+
+    def forward(self, grid: torch.Tensor) -> torch.Tensor:
+        masks, start = 0, self.margins[0]
+        n_rows = sum(self.margins) + self.n_bins
+        parts = grid.split([count for count, _ in self.sizes], dim=2)
+        for conv, part, (count, width) in zip(self.convs, parts, self.sizes, strict=True):
+            above = n_rows - start - count * width - width // 2
+            masks = masks + pad(conv(part), (0, 0, start - width // 2, above))
+            start += count * width
+        return masks[:, :, self.margins[0] : self.margins[0] + self.n_bins]
+
+
+def _margins(sizes: list[tuple[int, int]], n_bins: int) -> tuple[int, int]:
+    """Rows to add below and above the spectrum, so that every band finds its whole window."""
+    ends, end = [], 0
+    for count, width in sizes:
+        ends.append((end - width // 2, end + count * width + width // 2))
+        end += count * width
+    return max(0, -min(low for low, _ in ends)), max(0, max(high for _, high in ends) - n_bins)
+
+
+def _window(width: int, grid_stride: int) -> dict[str, tuple[int, int]]:
+    """Kernel, stride and padding of a group's convolution, over bins and frames."""
+    if grid_stride == 1:
+        return {"kernel_size": (2 * width, 3), "stride": (width, 1), "padding": (0, 1)}
+    return {"kernel_size": (2 * width, 2 * grid_stride), "stride": (width, grid_stride), "padding": (0, grid_stride // 2)}

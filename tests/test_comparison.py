@@ -1,0 +1,267 @@
+"""Comparisons: suites that are refused, budgets, tables of made-up scores, and a whole one through real programs."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import yaml
+from shell_helpers import wait_until
+from tiny_corpus import DIM, make_corpus
+
+from utils.benchmarks.comparison_plan import Machine, fit_budget, plan_row, seconds_a_batch
+from utils.benchmarks.comparison_results import Difference, Run, difference, read_runs
+from utils.benchmarks.comparison_runs import Chain, run_chains
+from utils.benchmarks.comparison_suite import choose_rows, read_suite
+from utils.benchmarks.comparison_table import comparison_table, notes
+from utils.data.files import read_json, write_json
+from utils.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+ONE_CORE_EACH = Machine(jobs=2, threads=1, cores=2)
+TINY = {
+    "model": {"name": "avdprnn", "n_cues": 0},
+    "filterbank": {"fb_name": "stft", "n_filters": 64, "kernel_size": 64, "stride": 32},
+    "masknet": {"bn_chan": 8, "hid_size": 4, "chunk_size": 16, "hop_size": 16, "n_repeats": 1},
+    "data": {"segment_sec": 0.4, "epoch_size": 8, "num_workers": 0},
+    "training": {"batch_size": 2, "audio_examples": 0},
+}
+
+
+def suite_file(folder: Path, **changes) -> Path:
+    """A suite of two rows of a tiny audio-only conf."""
+    conf = folder / "tiny.yml"
+    conf.write_text(yaml.safe_dump(TINY))
+    rows = {"small": {"conf": str(conf)}, "wide": {"conf": str(conf), "train_args": "--bn_chan 12"}}
+    path = folder / "suite.yml"
+    path.write_text(yaml.safe_dump({"minutes": 0.001, "common": "--lr 0.01", "rows": rows, "baseline": "small"} | changes))
+    return path
+
+
+def test_a_suite_gives_its_rows_with_their_changes_after_the_common_ones(tmp_path: Path) -> None:
+    suite = read_suite(suite_file(tmp_path, common="--lr 0.01 --bn_chan 10"), minutes=3)
+    assert suite.minutes == 3 and suite.baseline == "small"
+    assert [row.conf.nested["masknet"]["bn_chan"] for row in suite.rows] == [10, 12]
+    assert [row.conf.optim.lr for row in suite.rows] == [0.01, 0.01]
+    assert [row.seeds for row in suite.rows] == [(0,), (0,)]
+    assert [row.name for row in choose_rows(suite, "wide")] == ["wide"]
+    with pytest.raises(UserError, match="no row 'wid'; did you mean 'wide'"):
+        choose_rows(suite, "wid")
+
+
+def row(**keys) -> dict:
+    return {"rows": {"bad": {"conf": "conf/avdprnn.yml"} | keys}, "baseline": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"minuts": 3}, "unknown key 'minuts'; did you mean 'minutes'"),
+        ({"minutes": 0}, "minutes is 0"),
+        ({"minutes": "5"}, "minutes is '5'"),
+        ({"rows": {}}, "'rows' must map"),
+        ({"baseline": "smal"}, "baseline 'smal' is no row; did you mean 'small'"),
+        (row(trainargs="--lr 1"), "row 'bad': unknown key 'trainargs'; did you mean 'train_args'"),
+        (row(conf="conf/none.yml"), "row 'bad': conf/none.yml: no such conf"),
+        (row(conf=3), "row 'bad': must be a mapping with a conf"),
+        (row(train_args="--hid_sise 3"), "row 'bad': --train_args: unknown key 'hid_sise'; did you mean 'hid_size'"),
+        (row(train_args="--lr -1"), "row 'bad': --train_args: --lr"),
+        (row(train_args="--lr '1"), "row 'bad': train_args: No closing quotation"),
+        (row(train_args=3), "row 'bad': train_args is 3 where text"),
+        (row(train_args="--epochs 3"), "row 'bad': --epochs is for the comparison to decide.*'minutes'"),
+        (row(seeds=[1, 1]), "row 'bad': seeds is"),
+        (row(seeds=1), "row 'bad': seeds is"),
+        ({"rows": {"a/b": {"conf": "conf/avdprnn.yml"}}, "baseline": ""}, "row 'a/b': its name makes a folder"),
+    ],
+)
+def test_a_bad_suite_is_refused_in_a_line_that_names_file_and_row(tmp_path: Path, changes: dict, message: str) -> None:
+    path = suite_file(tmp_path, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        read_suite(path)
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "suites").glob("*.yml")), ids=lambda path: path.stem)
+def test_every_suite_of_the_recipe_can_be_read(path: Path) -> None:
+    assert read_suite(path).rows
+
+
+def test_epochs_fill_the_budget_and_shrink_a_little_for_it() -> None:
+    epochs, steps = fit_budget(300, batch_sec=0.5, val_sec=5, steps=100, may_shrink=True)
+    assert (epochs, steps) == (6, 90)  # 5.45 whole epochs of 55 s; 6 x (90 x 0.5 + 5) = 300
+    assert fit_budget(300, 0.5, 5, 100, may_shrink=False) == (5, 100)
+
+
+def test_at_least_four_epochs_fit_where_they_may_shrink() -> None:
+    assert fit_budget(100, 1.0, 5, 1000, may_shrink=True) == (4, 20)
+    assert fit_budget(100, 1.0, 5, 1000, may_shrink=False) == (1, 1000)
+
+
+def test_epochs_do_not_shrink_until_validation_takes_longer_than_training() -> None:
+    epochs, steps = fit_budget(100, 1.0, 20, 1000, may_shrink=True)
+    assert (epochs, steps) == (2, 30)
+    assert fit_budget(1, 1.0, 20, 1000, may_shrink=True) == (1, 1)  # nothing fits: the least there can be
+
+
+@pytest.mark.parametrize("val_sec", [0.1, 3, 30])
+@pytest.mark.parametrize("steps", [1, 7, 400])
+def test_no_plan_that_fits_exceeds_its_budget(val_sec: float, steps: int) -> None:
+    for budget_sec in (40, 61.7, 300, 3000):
+        epochs, planned = fit_budget(budget_sec, 0.9, val_sec, steps, may_shrink=True)
+        assert 1 <= planned <= steps and epochs * (planned * 0.9 + val_sec) <= budget_sec + 1e-6
+
+
+def test_reading_costs_nothing_only_where_a_core_is_left_for_it() -> None:
+    assert seconds_a_batch(1.0, 0.3, 1, ONE_CORE_EACH) == pytest.approx(1.3)
+    assert seconds_a_batch(1.0, 0.3, 0, Machine(1, 1, 8)) == pytest.approx(1.3)
+    assert seconds_a_batch(1.0, 0.3, 1, Machine(1, 1, 8)) == pytest.approx(1.0)
+    assert seconds_a_batch(1.0, 6.0, 2, Machine(1, 1, 8)) == pytest.approx(3.0)
+
+
+def test_a_row_is_planned_from_the_medians_of_what_was_measured(tmp_path: Path) -> None:
+    suite_row = read_suite(suite_file(tmp_path)).rows[0]  # batches of 2
+    measured = {
+        "step_sec": [0.1, 0.2, 9.0], "val_step_sec": [0.1], "read_sec": [0.4], "val_read_sec": [0.4],
+        "n_read": 4, "n_train": 40, "n_val": 5,
+    }  # fmt: skip
+    plan = plan_row(suite_row, measured, 1.0, ONE_CORE_EACH, {})
+    assert plan.step_sec == 0.2 and plan.read_sec == 0.1
+    # 6.7 whole epochs of 8.9 s would fit: 20 steps of 0.4 s, 3 validation batches of 0.3 s
+    assert (plan.epochs, plan.epoch_size) == (7, 38)
+    assert plan.expected_minutes == pytest.approx(7 * (19 * 0.4 + 0.9) / 60, abs=1e-3)
+
+
+def fake_run(folder: Path, name: str, seed: int, gains_db: list[float], searched: int = 0) -> Run:
+    """A scored run with one value a mixture, the first half of which is the subset `one`."""
+
+    def group(values: list[float]) -> dict:
+        mean = sum(values) / len(values)
+        metrics = {key: {"mean": mean, "standard_error": 0.5, "nan": 0} for key in ("si_snr_imp", "pesq_wb", "estoi")}
+        return {"n": len(values), "metrics": metrics}
+
+    exp_dir = folder / f"{name}-seed{seed}"
+    half = len(gains_db) // 2
+    subsets = {"one": group(gains_db[:half]), "two": group(gains_db[half:])}
+    final = {"overall": group(gains_db), "subsets": subsets, "n_order_unknown": searched, "provenance": {"date": "today"}}
+    write_json(exp_dir / "results" / "t" / "final_metrics.json", final)
+    write_json(exp_dir / "training.json", {"mixtures_seen": 800, "training_minutes": 5.04})
+    rows = ["mixture_ID,speaker,si_snr_imp", *(f"m{index},mean,{value}" for index, value in enumerate(gains_db))]
+    (exp_dir / "results" / "t" / "all_metrics.csv").write_text("\n".join([*rows, "m0,1,99"]) + "\n")
+    return Run(seed, exp_dir, final, read_json(exp_dir / "training.json"))
+
+
+def test_the_table_shows_errors_spreads_differences_and_searched_orders(tmp_path: Path) -> None:
+    runs = {
+        "plain": [fake_run(tmp_path, "plain", 0, [1, 2, 3, 4])],
+        "better": [fake_run(tmp_path, "better", 0, [3, 3, 3, 5]), fake_run(tmp_path, "better", 2, [3, 5, 5, 7])],
+        "blind": [fake_run(tmp_path, "blind", 0, [1, 1, 1, 1], searched=4)],
+    }
+    costs = dict.fromkeys(runs, {"params": 1_234_000, "macs_per_audio_second": 2.5e9, "inference_sec": 0.0504})
+    differences = {name: difference(some, runs["plain"], "t") for name, some in runs.items()}
+    assert differences["better"] == Difference(1.75, pytest.approx(0.25))  # 2, 2, 1, 2 dB
+    lines = comparison_table(runs, costs, differences, "plain").splitlines()
+    assert lines[0].startswith("|  | seeds | SI-SNRi, all (dB) | one | two | to plain (dB) | PESQ wb | ESTOI | parameters (M)")
+    assert lines[2].startswith("| plain | 0 | 2.50 ± 0.50 | 1.50 ± 0.50 | 3.50 ± 0.50 | – | 2.50 | 2.500 | 1.23 | 2.50 | 50 |")
+    assert lines[2].endswith("| 800 | 5.04 |")
+    assert lines[3].startswith("| better | 0, 2 | 4.25 [3.50..5.00] | 3.50 [3.00..4.00] |") and "| +1.75 ± 0.25 |" in lines[3]
+    assert "| 1.00 ± 0.50\\* |" in lines[4] and "| -1.50 ± 0.65 |" in lines[4]
+    assert {line.count("|") for line in lines} == {14}
+    below = "\n".join(notes(runs, ["other-seed1"], "plain", 4.0, 2, 2.0))
+    assert "4 test mixtures" in below and "Not run: other-seed1." in below and "best mean SI-SNR was taken" in below
+    assert "More than 10% off the budget: plain-seed0 5.04 min, better-seed0" in below
+    assert "off the budget" not in "".join(notes(runs, [], "", 5.0, 2, 2.0))
+
+
+def test_what_was_not_scored_is_listed(tmp_path: Path) -> None:
+    suite = read_suite(suite_file(tmp_path))
+    fake_run(tmp_path, "wide", 0, [1, 2])
+    runs, missing = read_runs(suite.rows, tmp_path, "t")
+    assert list(runs) == ["wide"] and missing == ["small-seed0"]
+
+
+def program(text: str) -> list[str]:
+    return [sys.executable, "-c", text]
+
+
+def test_a_failed_chain_stops_names_its_last_line_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    say = f"import os; open({str(tmp_path / 'threads')!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"
+    chains = [
+        Chain("bad", tmp_path / "bad", {"1": program("print('start'); exit('error: no luck')"), "2": program(say)}),
+        Chain("good", tmp_path / "good", {"1": program("print('fine')"), "2": program(say)}),
+        Chain("silent", tmp_path / "silent", {"1": program("import os; os.kill(os.getpid(), 9)")}),
+    ]
+    failures = run_chains(chains, jobs=2, threads=3)
+    assert set(failures) == {"bad", "silent"}
+    assert failures["bad"].startswith("1: error: no luck (log: ") and "exit code 137" in failures["silent"]
+    assert not (tmp_path / "bad" / "2.log").exists() and (tmp_path / "threads").read_text() == "3"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ending_a_comparison_ends_what_it_runs(tmp_path: Path, number: int) -> None:
+    pid_file = tmp_path / "pid"
+    sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(300)"
+    chain = f"Chain('x', Path({str(tmp_path)!r}), {{'1': [sys.executable, '-c', {sleeper!r}]}})"
+    text = f"import sys; from pathlib import Path; from utils.benchmarks.comparison_runs import *; run_chains([{chain}], 1, 1)"
+    process = subprocess.Popen(program(text), cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    assert wait_until(lambda: pid_file.is_file() and pid_file.read_text() != "", 30)
+    pid = int(pid_file.read_text())
+    os.kill(process.pid, number)
+    process.wait(30)
+    assert wait_until(lambda: not Path(f"/proc/{pid}").exists(), 30)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    """A corpus of five mixtures, train, validation and test alike."""
+    root = tmp_path_factory.mktemp("corpus")
+    made = make_corpus(root, frames=50)
+    assert DIM == 4
+    for suffix in (".csv", ".json"):
+        (root / "data" / f"test{suffix}").write_bytes((root / "data" / f"val{suffix}").read_bytes())
+    assert soundfile.info(root / made["val"].items[0].mixture_path).duration == 2.0
+    return root / "data"
+
+
+def compare(suite: Path, data_dir: Path, out_dir: Path, *more: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "utils.benchmarks.comparison", "--suite", suite, "--data_dir", data_dir]
+    command += ["--out_dir", out_dir, "--dump_dir", out_dir / "dump", "--jobs", "2", *more]
+    return subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_a_comparison_reports_what_failed_goes_on_and_fills_its_section(data_dir: Path, tmp_path: Path) -> None:
+    suite, out_dir, results = suite_file(tmp_path), tmp_path / "out", tmp_path / "R.md"
+    checkpoint = out_dir / "wide-seed0" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"damaged")
+    first = compare(suite, data_dir, out_dir)
+    assert first.returncode == 1 and "Traceback" not in first.stderr
+    assert first.stderr.splitlines()[-1].startswith("error: 1 runs failed") and "last.ckpt: damaged" in first.stderr
+    assert "| small | 0 | " in first.stdout and "Not run: wide-seed0." in first.stdout
+    plan = read_json(out_dir / "plan.json")
+    with open(out_dir / "small-seed0" / "history.csv", newline="") as handle:
+        assert len(list(csv.DictReader(handle))) == plan["rows"]["small"]["epochs"]
+
+    checkpoint.unlink()
+    second = compare(suite, data_dir, out_dir, "--rows", "wide", "--results", str(results), "--section", "tiny")
+    assert second.returncode == 0, second.stderr
+    assert read_json(out_dir / "plan.json") == plan
+    section = results.read_text()
+    assert section.startswith("<!-- begin tiny -->\n|") and "| wide | 0 | " in section and "git revision: " in section
+    made = read_json(out_dir / "comparison.json")
+    assert set(made["rows"]) == {"small", "wide"} and made["not_run"] == [] and made["failed"] == {}
+    ours, theirs = (made["rows"][name]["seeds"]["0"]["scores"]["all"]["si_snr_imp"] for name in ("wide", "small"))
+    assert made["rows"]["wide"]["to_baseline"]["mean_db"] == pytest.approx(ours - theirs, abs=1e-4)
+    assert (out_dir / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_mistake_ends_in_a_line_before_anything_runs(data_dir: Path, tmp_path: Path) -> None:
+    bad = compare(suite_file(tmp_path, rows={"av": {"conf": "conf/avdprnn.yml"}}, baseline=""), data_dir, tmp_path / "out")
+    assert bad.returncode == 1 and len(bad.stderr.strip().splitlines()) == 1
+    assert "row 'av' needs mouth embeddings: give --frontend_weights" in bad.stderr
+    nothing = compare(suite_file(tmp_path), data_dir, tmp_path / "out", "--table_only")
+    assert nothing.returncode == 1 and "no row was scored" in nothing.stderr.strip().splitlines()[-1]
+    assert not (tmp_path / "out").exists()

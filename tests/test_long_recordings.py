@@ -1,0 +1,124 @@
+"""The cost of long recordings: what is separated, how it is measured, and the table."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from separation_helpers import TINY, make_experiment
+
+from local_models import build_model
+from utils.benchmarks import long_recordings
+from utils.benchmarks.long_recordings import HOP_SEC, MANIFEST, STORE, WINDOW_SEC, make_recording, probe, run_probe, table
+from utils.data.embedding_store import EmbeddingStore
+from utils.data.files import write_json
+from utils.data.manifest import read_manifest
+from utils.engine.config import read_conf
+from utils.engine.experiment import save_model
+from utils.errors import UserError
+from utils.stages import separate
+
+DIM = 4
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Path:
+    exp_dir = tmp_path_factory.mktemp("exp") / "av"
+    conf = read_conf("conf/avdprnn.yml", TINY.split()).with_visual_dim(DIM)
+    torch.manual_seed(0)
+    save_model(exp_dir / "best_model.pth", build_model(conf.nested), conf.nested, {})
+    write_json(exp_dir / "frontend.json", {"store_name": "front", "precision": "float32"})
+    return exp_dir
+
+
+@pytest.fixture
+def arguments(monkeypatch):
+    def give(*words) -> None:
+        monkeypatch.setattr(sys, "argv", ["long_recordings", *map(str, words)])
+
+    return give
+
+
+def test_a_recording_has_the_asked_length_and_embeddings_for_all_its_frames(tmp_path):
+    make_recording(tmp_path, 1.5, 16000, 25.0, (2, DIM), 2, "float32")
+    manifest = read_manifest(tmp_path / MANIFEST)
+    (item,) = manifest.items
+    assert item.length == soundfile.info(tmp_path / "mix.wav").frames == 24000
+    store = EmbeddingStore(tmp_path / STORE)
+    assert [store.get(path).shape for path in item.mouth_paths] == [(38, DIM)] * 2
+    assert soundfile.read(tmp_path / "mix.wav")[0].std() == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_recording_is_separated_in_full_through_windows(tmp_path, experiment, arguments):
+    make_recording(tmp_path, 3.0, 16000, 25.0, (2, DIM), 2, "float32")
+    arguments("--exp_dir", experiment, "--probe", tmp_path, "--window_sec", 1, "--hop_sec", 0.8)
+    measured = probe(long_recordings.parse_args())
+    for k in (1, 2):
+        voice, _ = soundfile.read(tmp_path / f"voices/s{k}/recording.wav")
+        assert len(voice) == 48000 and voice[-100:].any()
+    assert measured["real_time_factor"] > 0
+    weights = sum(p.numel() * 4 for p in torch.load(experiment / "best_model.pth", weights_only=True)["model"].values())
+    assert measured["peak_memory_bytes"] >= weights
+
+
+def test_a_recording_that_does_not_fit_the_network_is_an_error(tmp_path, experiment, arguments):
+    make_recording(tmp_path, 1.0, 8000, 25.0, (2, DIM), 2)
+    arguments("--exp_dir", experiment, "--probe", tmp_path)
+    with pytest.raises(UserError, match="8000 Hz"):
+        probe(long_recordings.parse_args())
+
+
+def test_the_program_measures_in_a_process_of_its_own_and_fills_its_section(tmp_path, experiment, arguments, capsys):
+    results = tmp_path / "R.md"
+    arguments("--exp_dir", experiment, "--minutes", "0.02", "--results", results)
+    assert long_recordings.main() == 0
+    printed = capsys.readouterr().out
+    row = next(line.split(" | ") for line in printed.splitlines() if line.startswith("| 0.02"))
+    assert float(row[1]) > 0 and row[2] == "1.00"
+    assert "<!-- begin long-recordings -->" in results.read_text("utf-8") and "windows of 8 s every 6 s" in printed
+
+
+def test_audio_only_networks_need_no_faces(tmp_path, arguments):
+    exp_dir = make_experiment(tmp_path / "exp", None)
+    make_recording(tmp_path, 1.0, 16000, 25.0, (0, 0), 2)
+    arguments("--exp_dir", exp_dir, "--probe", tmp_path)
+    measured = probe(long_recordings.parse_args())
+    assert measured["mapped_bytes"] == 0 and not (tmp_path / STORE).exists()
+    assert len(soundfile.read(tmp_path / "voices/s2/recording.wav")[0]) == 16000
+
+
+def test_a_failed_process_says_why_in_one_line(tmp_path, experiment, arguments):
+    arguments("--exp_dir", experiment)
+    with pytest.raises(UserError, match=r"failed: error: .*recording.csv: no such file"):
+        run_probe(long_recordings.parse_args(), tmp_path)
+
+
+def test_the_table_compares_memory_with_the_first_length_and_counts_mapped_embeddings_apart():
+    measured = [
+        {"minutes": 1.0, "peak_memory_bytes": 50e6, "mapped_bytes": 10e6, "real_time_factor": 0.1},
+        {"minutes": 10.0, "peak_memory_bytes": 150e6, "mapped_bytes": 100e6, "real_time_factor": 0.1234},
+    ]
+    assert "| 1 | 50 | 1.00 | 10.0 | 40 | 1.00 | 0.100 |\n| 10 | 150 | 3.00 | 100.0 | 50 | 1.25 | 0.123 |" in table(measured)
+
+
+def test_the_windows_are_those_of_stage_4(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["separate", "--exp_dir", "e", "--test_dir", "t"])
+    stage = separate.parse_args()
+    assert (stage.window_sec, stage.hop_sec) == (WINDOW_SEC, HOP_SEC)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--minutes", "1,x"], "no list of minutes"),
+        (["--minutes", "0"], "no list of minutes"),
+        (["--threads", "0"], "at least 1"),
+        (["--hop_sec", "1"], "at least half"),
+        (["--exp_dir", "exp/nowhere"], "stage 3 makes it"),
+    ],
+)
+def test_wrong_options_are_named(experiment, arguments, words, reason):
+    arguments("--exp_dir", experiment, *words)
+    with pytest.raises(UserError, match=reason):
+        long_recordings.main()

@@ -1,0 +1,108 @@
+"""Losses: against their definitions, with silent voices, and with voices that may change places."""
+
+import math
+
+import pytest
+import torch
+
+from utils.engine.config import LossConf
+from utils.engine.losses import SILENCE_FLOOR, SeparationLoss, faceless, si_snr_db
+
+
+def voices(n_src: int = 2, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    sources = torch.randn(batch, n_src, 800)
+    return sources + 0.1 * torch.randn(batch, n_src, 800), sources, sources.sum(dim=1)
+
+
+def seen(*flags: bool) -> torch.Tensor:
+    return ~torch.tensor(flags).expand(2, -1)
+
+
+def test_si_snr_agrees_with_its_definition():
+    estimates, sources, mixture = voices()
+    loss, same = SeparationLoss(LossConf())(3 * estimates, sources, mixture, seen(True, True))
+    s, e = (x - x.mean(dim=-1, keepdim=True) for x in (sources, estimates))
+    projected = (e * s).sum(-1, keepdim=True) / s.square().sum(-1, keepdim=True) * s
+    by_hand = 10 * torch.log10(projected.square().sum(-1) / (e - projected).square().sum(-1))
+    assert loss.item() == pytest.approx(-by_hand.mean().item(), abs=1e-3)
+    assert si_snr_db(estimates, sources).mean().item() == pytest.approx(by_hand.mean().item(), abs=1e-3)
+    torch.testing.assert_close(same, 3 * estimates)
+
+
+def test_snr_hears_level_and_si_snr_does_not():
+    estimates, sources, mixture = voices()
+    for kind, hears in (("si_snr", False), ("snr", True)):
+        loss = SeparationLoss(LossConf(signal_loss=kind))
+        plain, halved = (loss(gain * estimates, sources, mixture, seen(True, True))[0].item() for gain in (1, 0.5))
+        assert (halved - plain > 1.0) == hears
+
+
+def test_voices_without_a_face_may_change_places_and_seen_ones_may_not():
+    estimates, sources, mixture = voices()
+    loss = SeparationLoss(LossConf())
+    right = loss(estimates, sources, mixture, seen(True, True))[0].item()
+    best, ordered = loss(estimates.flip(1), sources, mixture, seen(False, False))
+    assert best.item() == pytest.approx(right, abs=1e-4)
+    torch.testing.assert_close(ordered, estimates)
+    # One face is enough to know both places of two.
+    assert loss(estimates.flip(1), sources, mixture, seen(True, False))[0].item() > 0
+
+
+def test_of_three_voices_only_those_without_a_face_change_places():
+    estimates, sources, mixture = voices(3)
+    turned = estimates[:, [0, 2, 1]]
+    loss = SeparationLoss(LossConf())
+    torch.testing.assert_close(loss(turned, sources, mixture, seen(True, False, False))[1], estimates)
+    torch.testing.assert_close(loss(turned, sources, mixture, seen(True, True, True))[1], turned)
+    torch.testing.assert_close(loss(estimates[:, [2, 0, 1]], sources, mixture, seen(False, False, False))[1], estimates)
+
+
+def test_examples_of_a_batch_are_ordered_each_for_itself():
+    estimates, sources, mixture = voices()
+    given = torch.stack([estimates[0], estimates[1].flip(0)])
+    mask = torch.tensor([[False, False], [True, True]])
+    torch.testing.assert_close(SeparationLoss(LossConf())(given, sources, mixture, mask)[1], estimates)
+
+
+@pytest.mark.parametrize("kind", ["si_snr", "snr"])
+def test_a_silent_voice_is_worth_what_its_estimate_leaves(kind):
+    estimates, sources, mixture = voices()
+    sources[:, 1] = 0
+    loss = SeparationLoss(LossConf(signal_loss=kind))
+    estimates[:, 1] = 0
+    quiet = loss(estimates, sources, mixture, seen(True, True))[0]
+    estimates[:, 1] = mixture
+    loud = loss(estimates, sources, mixture, seen(True, True))[0]
+    assert loud.item() - quiet.item() == pytest.approx(-10 * math.log10(SILENCE_FLOOR) / 2, abs=0.01)
+    assert si_snr_db(estimates, sources).shape == (2,) and si_snr_db(estimates, sources).min() > 15  # the other one's alone
+
+
+def test_gradients_are_finite_where_everything_is_silent():
+    estimates = torch.zeros(2, 2, 2000, requires_grad=True)
+    nothing = torch.zeros(2, 2, 2000)
+    loss, _ = SeparationLoss(LossConf(stft_weight=0.5))(estimates, nothing, nothing[:, 0], seen(True, False))
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(estimates.grad).all()
+
+
+def test_the_stft_loss_is_zero_for_the_sources_themselves_and_hears_level():
+    _, sources, mixture = voices()
+    sources, mixture = sources.repeat(1, 1, 3), mixture.repeat(1, 3)
+    plain = SeparationLoss(LossConf(signal_loss="si_snr"))
+    both = SeparationLoss(LossConf(signal_loss="si_snr", stft_weight=1.0))
+
+    def difference(gain: float) -> float:
+        given = gain * sources, sources, mixture, seen(True, True)
+        return both(*given)[0].item() - plain(*given)[0].item()
+
+    assert difference(1.0) == pytest.approx(0.0, abs=1e-3)
+    assert difference(2.0) == pytest.approx(20 * math.log10(2), abs=0.1)  # everywhere 6 dB more
+
+
+def test_a_face_of_zeros_is_a_missing_face():
+    visual = torch.ones(2, 2, 5, 3)
+    visual[0, 1] = 0
+    visual[1, 0, 1:] = 0  # one frame is enough
+    assert faceless(visual, torch.zeros(2, 2, 10)).tolist() == [[False, True], [False, False]]
+    assert faceless(None, torch.zeros(2, 3, 10)).all()

@@ -1,0 +1,393 @@
+"""Robustness: conditions against oracles that know what they should give, the numbers against stage 5's, the program."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from separation_helpers import TINY, make_experiment
+from tiny_corpus import DIM, FPS, RATE_HZ, make_corpus
+from torch import nn
+
+from local_models import build_model
+from utils.benchmarks import robustness, robustness_conditions
+from utils.benchmarks.robustness import How, Outcome, measure
+from utils.benchmarks.robustness_conditions import (
+    ALL_MISSING,
+    CLEAN,
+    QUIETEST_DB,
+    RIGHT,
+    SI_SNR,
+    SI_SNRI,
+    SI_SNRI_BEST,
+    SILENT_FACE,
+    SWAPPED,
+    Trial,
+    all_conditions,
+    score,
+)
+from utils.benchmarks.robustness_report import both_right, gate, statistic, table
+from utils.benchmarks.robustness_voices import VoiceBank, spread
+from utils.data.audio import write_wav
+from utils.data.embedding_store import EmbeddingStore
+from utils.data.files import write_json
+from utils.data.manifest import read_manifest, write_manifest
+from utils.data.mixing import power
+from utils.engine.config import read_conf, write_conf
+from utils.engine.experiment import save_model
+from utils.errors import UserError
+from utils.metrics import score_mixture
+
+N_MIXTURES, N_FRAMES, N_SAMPLES = 7, 25, 16000
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Mixtures 0+1, 1+2, ... of eight utterances of three speakers, their embeddings, an experiment and its twin."""
+    root = tmp_path_factory.mktemp("robustness")
+    made = make_corpus(root, n_mixtures=N_MIXTURES)
+    (root / "dump/embeddings/front").mkdir(parents=True)
+    made["store"].rename(root / "dump/embeddings/front/tiny")
+    make_experiment(root / "exp/twin", None)
+    conf = read_conf("conf/avdprnn.yml", TINY.split()).with_visual_dim(DIM)
+    torch.manual_seed(0)
+    save_model(root / "exp/av/best_model.pth", build_model(conf.nested), conf.nested, {})
+    write_conf(root / "exp/av/conf.yml", conf)
+    write_json(root / "exp/av/frontend.json", {"store_name": "front", "precision": "float16"})
+    return root
+
+
+@pytest.fixture
+def bank(root) -> VoiceBank:
+    return VoiceBank(read_manifest(root / "data/val.csv"), EmbeddingStore(root / "dump/embeddings/front/tiny"), FPS)
+
+
+@pytest.fixture
+def conditions(bank) -> dict:
+    rng = np.random.default_rng(5)
+    return {condition.name: condition for condition in all_conditions(bank, {"fan": rng.standard_normal(700)}, 3.0)}
+
+
+@pytest.fixture
+def example(bank):
+    return bank.examples(1)[0]
+
+
+class Oracle(nn.Module):
+    """Knows each face's voice; with `deaf_to_order` it gives them in an order of its own."""
+
+    def __init__(self, bank: VoiceBank, deaf_to_order: bool = False) -> None:
+        super().__init__()
+        self.known = [
+            (cues, source)
+            for item in bank.manifest.items
+            for source, cues in zip(bank.example(item).sources, bank.example(item).cues, strict=True)
+        ]
+        self.deaf_to_order = deaf_to_order
+
+    def forward(self, mixture: torch.Tensor, visual: torch.Tensor | None) -> torch.Tensor:
+        voices = np.zeros((*visual.shape[:2], mixture.shape[-1]), np.float32)
+        for place, row in enumerate(visual.numpy()):
+            found = [next(index for index, (cues, _) in enumerate(self.known) if np.array_equal(cues, face)) for face in row]
+            for k, index in enumerate(sorted(found) if self.deaf_to_order else found):
+                voices[place, k] = self.known[index][1]
+        return torch.from_numpy(voices)
+
+
+class Fixed(nn.Module):
+    """Gives the mixture times `gains`, whatever it sees."""
+
+    def __init__(self, *gains: float) -> None:
+        super().__init__()
+        self.gains = torch.tensor(gains)
+
+    def forward(self, mixture: torch.Tensor, visual: torch.Tensor | None) -> torch.Tensor:
+        return mixture[:, None] * self.gains[:, None]
+
+
+def separator(network: nn.Module, needs_faces: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(network=network, needs_faces=needs_faces, sample_rate=RATE_HZ, fps=float(FPS))
+
+
+def level_db(signal: np.ndarray) -> float:
+    return 10 * np.log10(power(signal))
+
+
+def test_exchanged_faces_give_an_oracle_the_same_score_and_both_right(bank, conditions):
+    chosen = [conditions[CLEAN], conditions[SWAPPED]]
+    outcomes = measure(chosen, bank.examples(N_MIXTURES), separator(Oracle(bank)), None, How(batch_size=3))
+    for name in (CLEAN, SWAPPED):
+        assert set(outcomes[name].scores[RIGHT].values()) == {100.0}
+        assert min(outcomes[name].scores[SI_SNRI].values()) > 60
+    assert both_right(outcomes) == (100.0, 0.0, N_MIXTURES)
+    assert outcomes[CLEAN].scores[SI_SNRI].keys() == {item.mixture_id for item in bank.manifest.items}
+
+
+def test_a_network_whose_voices_do_not_follow_the_faces_is_never_right_both_ways(bank, conditions):
+    chosen = [conditions[CLEAN], conditions[SWAPPED]]
+    outcomes = measure(chosen, bank.examples(N_MIXTURES), separator(Oracle(bank, deaf_to_order=True)), None, How())
+    assert [100.0 - outcomes[CLEAN].scores[RIGHT][name] for name in outcomes[CLEAN].scores[RIGHT]] == list(
+        outcomes[SWAPPED].scores[RIGHT].values()
+    )
+    assert both_right(outcomes).mean == 0.0
+
+
+def test_scores_are_those_of_stage_5(example):
+    estimates = 0.1 * np.random.default_rng(0).standard_normal((2, N_SAMPLES)) + example.sources[::-1]
+    trial = Trial(example.mixture, example.cues, example.sources)
+    for measure_name, permute in ((SI_SNRI, False), (SI_SNRI_BEST, True)):
+        rows = score_mixture(example.mixture, example.sources, estimates, RATE_HZ, permute)
+        expected = np.mean([row["si_snr_imp"] for row in rows])
+        assert score(measure_name, estimates, trial) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "by"), [("faces 5 frames late", 5), ("faces 1 frame early", -1), ("faces 5 frames early", -5)]
+)
+def test_offsets_move_every_face_and_nothing_else(conditions, example, name, by):
+    trial = conditions[name].trial(example, seed=0)
+    late, early = (trial.cues, example.cues) if by > 0 else (example.cues, trial.cues)
+    assert np.array_equal(late[:, abs(by) :], early[:, : N_FRAMES - abs(by)])
+    assert np.array_equal(trial.mixture, example.mixture) and np.array_equal(trial.references, example.sources)
+
+
+def test_one_face_can_be_late_or_missing_alone(conditions, example):
+    late, missing = (conditions[name].trial(example, 0) for name in ("second face 5 frames late", "second face missing"))
+    assert np.array_equal(late.cues[0], example.cues[0]) and np.array_equal(missing.cues[0], example.cues[0])
+    assert np.array_equal(late.cues[1, 5:], example.cues[1, :-5])
+    assert not missing.cues[1].any()
+
+
+def test_the_share_of_missing_frames_is_the_asked_one(bank, conditions):
+    wanted = {CLEAN: 0, "25 % of each face's frames missing": round(0.25 * N_FRAMES) / N_FRAMES, ALL_MISSING: 1,
+              "50 % of each face's frames missing": round(0.5 * N_FRAMES) / N_FRAMES, "second face missing": 0.5}  # fmt: skip
+    chosen = [conditions[name] for name in wanted]
+    outcomes = measure(chosen, bank.examples(3), separator(Fixed(1.0, 1.0)), None, How())
+    assert {name: outcome.missing_frames for name, outcome in outcomes.items()} == pytest.approx(wanted)
+
+
+def test_half_of_the_frames_are_frozen_on_the_one_before(conditions, example):
+    trial = conditions["50 % of each face's frames frozen"].trial(example, 0)
+    for frozen, cues in zip(trial.cues, example.cues, strict=True):
+        assert 0.4 <= np.mean((np.diff(frozen, axis=0) == 0).all(axis=1)) <= 0.6
+        assert {tuple(frame) for frame in frozen} < {tuple(frame) for frame in cues}
+
+
+@pytest.mark.parametrize("noise", ["white noise", "babble of 6 voices", "noise fan"])
+def test_noise_has_the_asked_level_and_is_the_same_at_every_level(conditions, example, noise):
+    noises = {}
+    for snr_db in (10, 0):
+        trial = conditions[f"{noise} at {snr_db} dB"].trial(example, 0)
+        noises[snr_db] = trial.mixture - example.mixture
+        assert level_db(example.mixture) - level_db(noises[snr_db]) == pytest.approx(snr_db, abs=0.01)
+        assert np.array_equal(trial.references, example.sources)
+    np.testing.assert_allclose(noises[0], noises[10] * 10**0.5, atol=1e-5)
+
+
+def test_babble_is_made_of_the_utterances_that_are_not_in_the_mixture(bank, conditions, example):
+    trial = conditions["babble of 6 voices at 0 dB"].trial(example, 0)
+    utterances = {
+        path: source
+        for item in bank.manifest.items
+        for path, source in zip(item.mouth_paths, bank.example(item).sources, strict=True)
+    }
+    unit = np.stack([source / power(source) ** 0.5 for source in utterances.values()])
+    weights = np.linalg.lstsq(unit.T, trial.mixture - example.mixture, rcond=None)[0]
+    in_mixture = np.array([path in example.item.mouth_paths for path in utterances])
+    assert np.abs(weights[in_mixture]).max() < 1e-3 < weights[~in_mixture].min()
+    np.testing.assert_allclose(weights[~in_mixture], weights[~in_mixture].mean(), rtol=1e-2)
+
+
+def test_babble_is_left_out_where_there_are_too_few_voices(bank, conditions, example):
+    items = bank.manifest.items[:5]
+    few = VoiceBank(dataclasses.replace(bank.manifest, items=items), bank.store, FPS)
+    condition = next(made for made in all_conditions(few, {}, 3.0) if made.name == "babble of 6 voices at 0 dB")
+    outcome = measure([condition], few.examples(2), separator(Fixed(1.0, 1.0)), None, How())[condition.name]
+    assert outcome.n_trials == 0 and str(statistic(outcome.scores[SI_SNRI].values())) == "–"
+
+
+def test_the_third_voice_is_another_speaker_at_the_mean_level_with_its_own_face(bank, conditions):
+    for example in bank.examples(3):
+        trial = conditions["three voices, three faces"].trial(example, 0)
+        levels_db = [level_db(source) for source in trial.references]
+        assert levels_db[2] == pytest.approx((levels_db[0] + levels_db[1]) / 2, abs=1e-3)
+        np.testing.assert_allclose(trial.mixture, trial.references.sum(axis=0), atol=1e-6)
+        third = next(path for path in sorted(bank.store.keys()) if np.array_equal(bank.store.get(path), trial.cues[2]))
+        speakers = {f"mouths/{index:04d}.npz": f"spk{index % 3}" for index in range(8)}
+        assert speakers[third] not in example.item.speakers
+
+
+def test_with_one_voice_the_silent_face_is_measured_against_the_mixture(bank, conditions, example):
+    condition = conditions["one voice, two faces"]
+    trial = condition.trial(example, 0)
+    assert np.array_equal(trial.mixture, example.sources[0]) and len(trial.cues) == 2 and len(trial.references) == 1
+    outcome = measure([condition], [example], separator(Fixed(1.0, 0.01)), None, How())[condition.name]
+    assert list(outcome.scores[SILENT_FACE].values()) == pytest.approx([-40.0], abs=1e-3)
+    assert next(iter(outcome.scores[SI_SNR].values())) > 100
+    silent = measure([condition], [example], separator(Fixed(1.0, 0.0)), None, How())[condition.name]
+    assert list(silent.scores[SILENT_FACE].values()) == [QUIETEST_DB]
+
+
+def test_faces_that_are_not_shown_are_not_given(conditions, example):
+    alone, off_screen = (
+        conditions[name].trial(example, 0) for name in ("one voice, its face", "two voices, one face (the other off-screen)")
+    )
+    for trial in (alone, off_screen):
+        assert np.array_equal(trial.cues, example.cues[:1]) and np.array_equal(trial.references, example.sources[:1])
+    assert np.array_equal(alone.mixture, example.sources[0]) and np.array_equal(off_screen.mixture, example.mixture)
+
+
+def test_a_draw_depends_on_the_seed_and_the_mixture(bank, conditions):
+    first, second = bank.examples(2)
+    noise = [conditions["white noise at 0 dB"].trial(*which).mixture for which in ((first, 0), (first, 0), (first, 1))]
+    assert np.array_equal(noise[0], noise[1]) and not np.array_equal(noise[0], noise[2])
+    other = conditions["white noise at 0 dB"].trial(second, 0).mixture - second.mixture
+    assert abs(np.corrcoef(noise[0] - first.mixture, other)[0, 1]) < 0.1
+
+
+def test_joined_recordings_keep_a_speaker_on_its_face_where_the_manifest_allows_it(bank):
+    pairs = [("A", "B"), ("B", "A")]
+    items = tuple(dataclasses.replace(item, speakers=pairs[k % 2]) for k, item in enumerate(bank.manifest.items))
+    couples = VoiceBank(dataclasses.replace(bank.manifest, items=items), bank.store, FPS)
+    recording, changed = couples.joined(couples.example(items[0]), np.random.default_rng(0), N_MIXTURES)
+    assert changed == 0 and recording.sources.shape == (2, N_MIXTURES * N_SAMPLES)
+    of_a = [bank.store.get(item.mouth_paths[item.speakers.index("A")]) for item in items]
+    heard = recording.cues[0].reshape(N_MIXTURES, N_FRAMES, DIM)
+    assert sorted(map(bytes, heard)) == sorted(map(bytes, of_a))  # each mixture once, A always on the first face
+
+
+def test_joined_recordings_say_how_often_a_speaker_changes(bank, conditions):
+    example = bank.examples(1)[0]
+    strangers = tuple(dataclasses.replace(item, speakers=("", "")) for item in bank.manifest.items)
+    unknown = VoiceBank(dataclasses.replace(bank.manifest, items=strangers), bank.store, FPS)
+    assert unknown.joined(unknown.example(strangers[0]), np.random.default_rng(0), 2.5)[1] == 1.0
+    cut, changed = bank.joined(example, np.random.default_rng(0), 0.6)
+    assert changed is None and np.array_equal(cut.sources, example.sources[:, :9600]) and cut.cues.shape[1] == 15
+
+
+def test_long_recordings_go_through_windows_and_are_as_long_as_before(bank, conditions):
+    trial = conditions["recordings of 5 s"].trial(bank.examples(1)[0], 0)
+    assert trial.mixture.shape == (5 * RATE_HZ,) and trial.cues.shape == (2, 5 * FPS, DIM)
+    heard = []
+    network = Fixed(1.0, 1.0)
+    network.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0].shape[-1]))
+    ((_, estimates),) = robustness.separate_trials(separator(network), {"x": trial}, How(window_sec=2.0, hop_sec=1.5))
+    assert heard == [2 * RATE_HZ] * 3
+    np.testing.assert_allclose(estimates, np.stack([trial.mixture] * 2), atol=1e-6)
+
+
+def test_the_twin_hears_what_the_network_hears_in_the_best_order_and_sees_nothing(bank, conditions):
+    class Reversed(nn.Module):
+        def forward(self, mixture, visual):
+            assert visual is None
+            sources = {bytes(example.mixture): example.sources for example in bank.examples(N_MIXTURES)}
+            return torch.from_numpy(np.stack([sources[bytes(row)][::-1] for row in mixture.numpy()]))
+
+    chosen = [conditions[name] for name in (CLEAN, ALL_MISSING, "one voice, its face")]
+    twin = separator(Reversed(), needs_faces=False)
+    outcomes = measure(chosen, bank.examples(3), separator(Fixed(1.0, 1.0)), twin, How())
+    assert min(outcomes[CLEAN].twin.values()) > 60 and outcomes[ALL_MISSING].twin == outcomes[CLEAN].twin
+    assert outcomes["one voice, its face"].twin == {}
+    expected = statistic(outcomes[CLEAN].twin.values()).mean
+    assert f"missing: 0.00 ± 0.00 dB, twin {expected:.2f}" in gate(outcomes)  # the mixture itself improves nothing
+    assert f"difference {-expected:.2f} ± " in gate(outcomes)
+
+
+def test_mixtures_without_a_value_are_counted_and_not_averaged(conditions):
+    outcome = Outcome(conditions[CLEAN], 2)
+    outcome.scores[SI_SNRI].update(a=3.0, b=float("nan"))
+    outcome.scores[RIGHT].update(a=100.0, b=0.0)
+    text = table({CLEAN: outcome, SWAPPED: outcome}, "net", "")
+    assert "| clean | SI-SNRi (dB) | 3.00 | – | 1 of 2 |" in text
+    assert "| clean | right (%) | 50.00 ± 50.00 | – | 2 |" in text
+
+
+def test_a_silent_estimate_has_no_improvement(example):
+    trial = Trial(example.mixture, example.cues, example.sources)
+    assert np.isnan(score(SI_SNRI, np.stack([example.sources[0], np.zeros(N_SAMPLES)]), trial))
+    assert score(RIGHT, np.stack([example.sources[0], np.zeros(N_SAMPLES)]), trial) == 0.0
+
+
+def test_right_asks_of_every_estimate_which_voice_is_nearest(example):
+    trial = Trial(example.mixture, example.cues, example.sources)
+    first, second = (source / power(source) ** 0.5 for source in example.sources)
+    assert score(RIGHT, np.stack([first + 0.1 * second, second + 0.9 * first]), trial) == 100.0
+    assert score(RIGHT, np.stack([first + 0.1 * second, 0.9 * second + first]), trial) == 0.0
+
+
+def test_chosen_mixtures_are_spread_over_the_manifest():
+    assert spread(list(range(10)), 5) == [0, 2, 4, 6, 8]
+    assert spread((1, 2), 40) == [1, 2]
+
+
+@pytest.fixture
+def program(root, tmp_path, monkeypatch):
+    def run(**more) -> Path:
+        options = {"exp_dir": root / "exp/av", "manifest": root / "data/val.csv", "dump_dir": root / "dump"}
+        options |= {"max_mixtures": 2, "threads": 1, "out_dir": tmp_path / "out"} | more
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        monkeypatch.setattr(sys, "argv", ["robustness", *words])
+        assert robustness.main() == 0
+        return tmp_path / "out"
+
+    return run
+
+
+def test_the_program_writes_table_numbers_and_picture(root, tmp_path, monkeypatch, program, capsys):
+    monkeypatch.setattr(robustness_conditions, "LENGTHS_SEC", (1, 3))
+    noise = tmp_path / "noise/fan.wav"
+    write_wav(noise, np.random.default_rng(0).standard_normal(3000).astype(np.float32), RATE_HZ)
+    more = {"twin_exp_dir": root / "exp/twin", "noise_dir": noise.parent, "window_sec": 2, "hop_sec": 1.5}
+    out = program(**more, results=tmp_path / "R.md", section="robustness-tiny")
+    text = (out / "robustness.md").read_text("utf-8")
+    assert text in capsys.readouterr().out
+    assert "| av | twin | n |" in text and "noise fan at 10 dB" in text and "of the joins" in text
+    assert "**All faces missing: " in text and ", twin " in text and "2 of the 7 mixtures" in text
+    assert f"<!-- begin robustness-tiny -->\n{text.strip()}\n" in (tmp_path / "R.md").read_text("utf-8")
+    assert (out / "robustness.png").stat().st_size > 10_000
+    numbers = json.loads((out / "robustness.json").read_text("utf-8"))
+    clean = next(row for row in numbers["rows"] if row["condition"] == CLEAN and row["measure"] == SI_SNRI)
+    swapped = next(row for row in numbers["rows"] if row["condition"] == SWAPPED and row["measure"] == SI_SNRI)
+    assert swapped["model"]["mean"] == pytest.approx(clean["model"]["mean"], abs=1e-3)  # faces exchange the voices exactly
+    assert clean["n_trials"] == 2 and numbers["conditions"][ALL_MISSING]["missing_frames"] == 1.0
+
+
+def test_mistakes_end_in_one_line_that_names_the_remedy(root, tmp_path, program):
+    bare = read_manifest(root / "data/val.csv")
+    items = [dataclasses.replace(item, source_paths=("", "")) for item in bare.items]
+    common = {"corpus": "tiny", "split": "bare", "data_root": root, "sample_rate": RATE_HZ, "n_src": 2}
+    write_manifest(tmp_path / "bare.csv", items=items, **common)
+    faceless = [dataclasses.replace(item, mouth_paths=(item.mouth_paths[0], "")) for item in bare.items]
+    write_manifest(tmp_path / "faceless.csv", items=faceless, **common)
+    write_manifest(tmp_path / "slow.csv", items=[dataclasses.replace(i, fps=30.0) for i in bare.items], **common)
+    write_manifest(tmp_path / "rate.csv", items=bare.items, **common | {"sample_rate": 8000})
+    (tmp_path / "empty").mkdir()
+    mistakes = [
+        ({"exp_dir": root / "exp/twin"}, "audio-only"),
+        ({"exp_dir": root / "exp/none"}, "stage 3 makes it"),
+        ({"twin_exp_dir": root / "exp/av"}, "needs faces itself"),
+        ({"manifest": tmp_path / "bare.csv"}, "without sources"),
+        ({"manifest": root / "data/utterances.csv"}, "without sources"),
+        ({"manifest": tmp_path / "faceless.csv"}, "row 2: a voice without a mouth"),
+        ({"manifest": tmp_path / "slow.csv"}, "30 frames/s"),
+        ({"manifest": tmp_path / "rate.csv"}, "8000 Hz where"),
+        ({"dump_dir": tmp_path}, "stage 2"),
+        ({"noise_dir": tmp_path / "empty"}, "holds no .wav"),
+        ({"max_mixtures": 1}, "at least 2"),
+        ({"hop_sec": 1}, "at least half"),
+        ({"device": "nothing"}, "no such device"),
+    ]
+    for options, reason in mistakes:
+        with pytest.raises(UserError, match=reason) as caught:
+            program(**options)
+        assert "\n" not in str(caught.value)
+
+
+def test_options_are_checked_before_torch_is_there():
+    code = "import sys, utils.benchmarks.robustness; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
