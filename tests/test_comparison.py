@@ -49,6 +49,8 @@ def test_a_suite_gives_its_rows_with_their_changes_after_the_common_ones(tmp_pat
     assert [row.conf.optim.lr for row in suite.rows] == [0.01, 0.01]
     assert [row.seeds for row in suite.rows] == [(0,), (0,)]
     assert [row.name for row in choose_rows(suite, "wide")] == ["wide"]
+    more = read_suite(suite_file(tmp_path, common="--lr 0.01"), train_args="--lr 0.02 --bn_chan 6")
+    assert [(row.conf.optim.lr, row.conf.nested["masknet"]["bn_chan"]) for row in more.rows] == [(0.02, 6), (0.02, 12)]
     with pytest.raises(UserError, match="no row 'wid'; did you mean 'wide'"):
         choose_rows(suite, "wid")
 

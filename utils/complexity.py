@@ -280,10 +280,11 @@ def markdown_table(results: dict[str, dict[str, Any]], threads: int) -> str:
             if index == 0 or "{device}" in title:
                 values = " | ".join(form.format(numbers[key] / unit) for numbers in cells)
                 lines.append(f"| {title.format(device=device)} | {values} |")
-    return "\n".join([*lines, "", f"CPU: {_cpu_name()}"])
+    return "\n".join([*lines, "", f"CPU: {cpu_name()}"])
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The CPU's name as Linux gives it, elsewhere its kind."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

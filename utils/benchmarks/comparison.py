@@ -34,7 +34,7 @@ from utils.errors import OptionParser, UserError, run_cli
 def main() -> int:
     """Plan, train, separate, score, and put the table together."""
     args = parse_args()
-    suite = read_suite(args.suite, args.minutes)
+    suite = read_suite(args.suite, args.minutes, args.train_args)
     rows = choose_rows(suite, args.rows)
     test_name = f"{args.data_dir.resolve().name}_test"
     failures: dict[str, str] = {}
@@ -61,6 +61,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--views", default="centre", help="crop views to draw from in training: centre or centre,flip")
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"))
     parser.add_argument("--minutes", type=float, help="of training for each run; none: the suite's")
+    parser.add_argument("--train_args", default="", help="keys of the conf for all rows, after the suite's common ones")
     parser.add_argument("--rows", default="", help="run only these rows, a,b; empty: all")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")

@@ -50,12 +50,13 @@ class Suite:
     baseline: str
 
 
-def read_suite(path: Path, minutes: float | None = None) -> Suite:
+def read_suite(path: Path, minutes: float | None = None, train_args: str = "") -> Suite:
     """Read a suite and check all of it.
 
     Args:
         path: `conf/suites/*.yml`.
         minutes: instead of the file's.
+        train_args: keys for all rows, after the suite's common ones and before those of a row.
 
     Raises:
         UserError: no such file, no YAML, an unknown key, or a row that cannot be trained; names the row.
@@ -65,7 +66,7 @@ def read_suite(path: Path, minutes: float | None = None) -> Suite:
     rows, common = given.get("rows"), given.get("common", "")
     if not isinstance(rows, dict) or not rows:
         raise UserError(f"{path}: 'rows' must map the name of each row to its conf")
-    words = _words(f"{path}: common", common)
+    words = _words(f"{path}: common", common) + _words("--train_args", train_args)
     read = tuple(_read_row(path, str(name), row, words) for name, row in rows.items())
     baseline = str(given.get("baseline") or "")
     names = [row.name for row in read]

@@ -4,7 +4,6 @@ A section `NAME` lies between the lines `<!-- begin NAME -->` and `<!-- end NAME
 Used by the programs in this folder; `write_section` reads and replaces the file that --results names.
 """
 
-import platform
 import re
 import shlex
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from utils.complexity import cpu_name
 from utils.data.files import write_text
 from utils.errors import UserError
 
@@ -78,12 +78,3 @@ def git_revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def cpu_name() -> str:
-    """The CPU's name as Linux gives it, elsewhere its kind."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -11,6 +11,8 @@ Why packed: 20 000 clips of 50 frames x 512 float16 (1 GB), random reads of whol
     20 000 one a clip      0 ms   158-185 us            460-490 us
     63 parts              50-90 ms 70-79 us              290-380 us
 
+(with mapped parts; reading them, as now, takes a fifth longer and keeps memory flat)
+
 and a cluster's file system has 126 files to look after instead of 20 000. The JSON of 20 000 clips opens in the 50 to
 90 ms above, so that a database would bring nothing.
 """
@@ -60,11 +62,26 @@ class Clip(NamedTuple):
         return Source(self.source_size, self.source_mtime_ns, self.source_sha256)
 
 
+class _Part(NamedTuple):
+    """The frames of one file."""
+
+    path: Path
+    offset: int  # bytes before the first frame
+    dtype: np.dtype
+    dim: int
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """Frames `first` to `first + count`, (count, dim)."""
+        offset = self.offset + first * self.dim * self.dtype.itemsize
+        return np.fromfile(self.path, self.dtype, count * self.dim, offset=offset).reshape(-1, self.dim)
+
+
 class EmbeddingStore:
     """The read side: a snapshot of the parts that were complete when it was opened.
 
-    Parts are memory-mapped, so that data loader workers share one copy in the page cache. A fork may use the store as
-    it is; a pickled store opens the folder anew.
+    Stretches are read from the files, which the page cache holds once for all loader processes; they are not mapped,
+    since an hour of mapped embeddings would count as the memory of the process that walks through them. A fork may use
+    the store as it is; a pickled store opens the folder anew.
 
     Args:
         root: `dump/embeddings/<front end>-<fingerprint>/<corpus>`.
@@ -78,7 +95,7 @@ class EmbeddingStore:
         if not self.root.is_dir():
             raise UserError(f"{self.root}: no such embedding store; stage 2 (embeddings) makes it")
         self.dim = 0  # of an embedding; 0 as long as nothing is stored
-        self._parts: list[np.ndarray] = []
+        self._parts: list[_Part] = []
         self._clips: dict[str, tuple[int, Clip]] = {}
         for index in sorted(self.root.glob("part-*.json")):
             self._open_part(index)
@@ -97,10 +114,10 @@ class EmbeddingStore:
             raise _damaged(index, f"holds {part.shape[1]}-d vectors where the other parts hold {self.dim}-d ones")
         self.dim = part.shape[1]
         self._clips.update((clip.key, (len(self._parts), clip)) for clip in clips)
-        self._parts.append(part)
+        self._parts.append(_Part(_data_path(index), part.offset, part.dtype, self.dim))
 
     def __reduce__(self) -> tuple:
-        return EmbeddingStore, (self.root,)  # maps do not travel between processes; opening takes milliseconds
+        return EmbeddingStore, (self.root,)  # a large index does not travel; opening takes milliseconds
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -154,10 +171,11 @@ class EmbeddingStore:
                 f"({self.root}); check this clip's frames in the manifest, or make its mouth crops again"
             )
         part = self._parts[self._clips[key][0]]
-        stretch = part[clip.start + start_frame : clip.start + min(end_frame, clip.frames)]
+        stretch = part.read(clip.start + start_frame, min(end_frame, clip.frames) - start_frame)
         if end_frame > clip.frames:
-            stretch = np.concatenate([stretch, part[clip.start + clip.frames - 1][None]])
-        return np.array(stretch, dtype=np.float32)
+            last = stretch[-1:] if len(stretch) else part.read(clip.start + clip.frames - 1, 1)
+            stretch = np.concatenate([stretch, last])
+        return stretch.astype(np.float32)
 
 
 class EmbeddingWriter:
