@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from asteroid.masknn import norms
 
-from local_models.avtfdprnn import AVTFDPRNN
+from local_models.avtfdprnn import AVTFDPRNN, _norm
 from local_models.bands import BandSplit, parse_bands
 
 TINY = {"n_filters": 64, "kernel_size": 64, "stride": 16, "bn_chan": 8, "hid_size": 8, "bands": "8x4", "n_repeats": 3,
@@ -112,3 +113,8 @@ def test_the_mixtures_blocks_run_once_whatever_the_number_of_faces():
         block.register_forward_hook(lambda _, given, __: sizes.append(given[0].shape[0]))
     net(*inputs(batch=2, faces=3))
     assert sizes == [2, 2, 6]
+
+
+def test_the_fused_norm_is_asteroids_global_layer_norm():
+    norm, theirs, grid = _norm("gLN")(8), norms.get("gLN")(8), torch.randn(2, 8, 5, 7) * 3 + 1
+    torch.testing.assert_close(norm(grid), theirs(grid))
