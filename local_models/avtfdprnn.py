@@ -237,7 +237,6 @@ class AVTFDPRNN(AVSeparator):
         visual_hid: int = 128,
         visual_blocks: int = 3,
         visual_dropout: float = 0.0,
-        envelope_bands: int = 0,
         video_fps: float = 25.0,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}

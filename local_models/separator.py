@@ -19,7 +19,7 @@ EPS = 1e-8
 FILTERBANKS = ("free", "stft")
 SHARED_ARGUMENTS = (
     "n_src", "n_cues", "sample_rate", "fit_to_mixture", "fb_name", "n_filters", "kernel_size", "stride", "visual_dim",
-    "visual_chan", "visual_hid", "visual_blocks", "visual_dropout", "envelope_bands", "video_fps",
+    "visual_chan", "visual_hid", "visual_blocks", "visual_dropout", "video_fps",
 )  # fmt: skip
 
 
@@ -43,8 +43,6 @@ class AVSeparator(nn.Module):
             blind to scale; a network that is to give silence for a silent face needs a loss that hears level instead.
         visual_dim (int): Size of a mouth embedding.
         visual_chan, visual_hid, visual_blocks, visual_dropout: The visual branch, see `VisualNet`.
-        envelope_bands (int): Frequency bands whose loudness the cues alone must tell in training (see `envelopes`); 0
-            for no such task.
         video_fps (float): Video frames for each second.
 
     Shape:
@@ -74,7 +72,6 @@ class AVSeparator(nn.Module):
         visual_hid: int,
         visual_blocks: int,
         visual_dropout: float,
-        envelope_bands: int,
         video_fps: float,
     ) -> None:
         super().__init__()
@@ -92,11 +89,9 @@ class AVSeparator(nn.Module):
         self.n_feats = self.encoder.n_feats_out
         self.in_chan = self.n_feats if fb_name == "free" else self.n_feats // 2 * 3
         self.mask_act = "relu" if fb_name == "free" else "linear"
-        self.visual_net, self.envelope_head = None, None
+        self.visual_net = None
         if n_cues:
             self.visual_net = VisualNet(visual_dim, visual_chan, visual_hid, visual_blocks, visual_dropout)
-            if envelope_bands:
-                self.envelope_head = nn.Conv1d(visual_chan, envelope_bands, 1)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, plain types, to build the same network again."""
@@ -112,17 +107,6 @@ class AVSeparator(nn.Module):
         start = self.kernel_size - self.stride
         voices = voices[..., start : start + mixture.shape[-1]]
         return fit_to_mixture(voices, mixture) if self.fit_to_mixture else voices * level.unsqueeze(1)
-
-    def envelopes(self, visual: torch.Tensor) -> torch.Tensor:
-        """Loudness of each face's voice over time as its cues alone tell it: a task that teaches the visual branch early.
-
-        Args:
-            visual: (batch, n_cues, video_frames, visual_dim).
-
-        Returns:
-            (batch, n_cues, envelope_bands, video_frames), logarithms of energies up to a constant for each band.
-        """
-        return self.envelope_head(self.visual_net(visual).flatten(0, 1)).unflatten(0, visual.shape[:2])
 
     def _check(self, mixture: torch.Tensor, visual: torch.Tensor | None) -> None:
         if mixture.ndim != 2:

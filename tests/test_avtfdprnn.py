@@ -60,13 +60,13 @@ def test_masks_of_one_give_the_mixture_back(mask, numbers):
 
     net.masker.forward = ones
     mix = torch.randn(1, 3333)
-    torch.testing.assert_close(net(mix, torch.randn(1, 2, 5, 6))[:, 0], mix, atol=1e-2, rtol=0)
+    torch.testing.assert_close(net(mix, torch.randn(1, 2, 5, 6))[:, 0], mix, atol=1e-4, rtol=0)
 
 
 def test_mapping_gives_the_spectrum_itself():
     net, mix = tiny(mask="mapping"), torch.randn(1, 3333)
     net.masker.forward = lambda features, cues: net._encode(mix / mix.square().mean().sqrt()).unsqueeze(1)
-    torch.testing.assert_close(net(mix, torch.randn(1, 1, 5, 6))[:, 0], mix, atol=1e-2, rtol=0)
+    torch.testing.assert_close(net(mix, torch.randn(1, 1, 5, 6))[:, 0], mix, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("kernel_size", "bands"), [(64, "8x4"), (64, "2x2 3x4 1x16"), (64, "1x16 8x2"), (512, "8x32")])

@@ -1,5 +1,6 @@
 """Comparisons: suites that are refused, budgets, tables of made-up scores, and a whole one through real programs."""
 
+import argparse
 import csv
 import os
 import signal
@@ -10,36 +11,21 @@ from pathlib import Path
 import pytest
 import soundfile
 import yaml
+from comparison_helpers import OLD_PLAN, suite_file
 from shell_helpers import wait_until
 from tiny_corpus import DIM, make_corpus
 
-from utils.benchmarks.comparison_plan import Machine, fit_budget, plan_row, seconds_a_batch
-from utils.benchmarks.comparison_results import Difference, Run, difference, read_runs
+from utils.benchmarks.comparison import alone_in, make_chains
+from utils.benchmarks.comparison_plan import RowPlan, read_plan
+from utils.benchmarks.comparison_results import Difference, Run, difference, draw_curves, read_runs
 from utils.benchmarks.comparison_runs import Chain, run_chains
-from utils.benchmarks.comparison_suite import choose_rows, read_suite
+from utils.benchmarks.comparison_suite import Suite, choose_rows, read_suite
 from utils.benchmarks.comparison_table import comparison_table, notes
 from utils.data.files import read_json, write_json
+from utils.engine.config import read_conf, write_conf
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-ONE_CORE_EACH = Machine(jobs=2, threads=1, cores=2)
-TINY = {
-    "model": {"name": "avdprnn", "n_cues": 0},
-    "filterbank": {"fb_name": "stft", "n_filters": 64, "kernel_size": 64, "stride": 32},
-    "masknet": {"bn_chan": 8, "hid_size": 4, "chunk_size": 16, "hop_size": 16, "n_repeats": 1},
-    "data": {"segment_sec": 0.4, "epoch_size": 8, "num_workers": 0},
-    "training": {"batch_size": 2, "audio_examples": 0},
-}
-
-
-def suite_file(folder: Path, **changes) -> Path:
-    """A suite of two rows of a tiny audio-only conf."""
-    conf = folder / "tiny.yml"
-    conf.write_text(yaml.safe_dump(TINY))
-    rows = {"small": {"conf": str(conf)}, "wide": {"conf": str(conf), "train_args": "--bn_chan 12"}}
-    path = folder / "suite.yml"
-    path.write_text(yaml.safe_dump({"minutes": 0.001, "common": "--lr 0.01", "rows": rows, "baseline": "small"} | changes))
-    return path
 
 
 def test_a_suite_gives_its_rows_with_their_changes_after_the_common_ones(tmp_path: Path) -> None:
@@ -78,6 +64,7 @@ def row(**keys) -> dict:
         (row(seeds=[1, 1]), "row 'bad': seeds is"),
         (row(seeds=1), "row 'bad': seeds is"),
         ({"rows": {"a/b": {"conf": "conf/avdprnn.yml"}}, "baseline": ""}, "row 'a/b': its name makes a folder"),
+        ({"rows": {1: {"conf": "conf/avdprnn.yml"}}, "baseline": ""}, "row '1': YAML reads its name as int.*in quotes"),
     ],
 )
 def test_a_bad_suite_is_refused_in_a_line_that_names_file_and_row(tmp_path: Path, changes: dict, message: str) -> None:
@@ -92,51 +79,6 @@ def test_every_suite_of_the_recipe_can_be_read(path: Path) -> None:
     assert read_suite(path).rows
 
 
-def test_epochs_fill_the_budget_and_shrink_a_little_for_it() -> None:
-    epochs, steps = fit_budget(300, batch_sec=0.5, val_sec=5, steps=100, may_shrink=True)
-    assert (epochs, steps) == (6, 90)  # 5.45 whole epochs of 55 s; 6 x (90 x 0.5 + 5) = 300
-    assert fit_budget(300, 0.5, 5, 100, may_shrink=False) == (5, 100)
-
-
-def test_at_least_four_epochs_fit_where_they_may_shrink() -> None:
-    assert fit_budget(100, 1.0, 5, 1000, may_shrink=True) == (4, 20)
-    assert fit_budget(100, 1.0, 5, 1000, may_shrink=False) == (1, 1000)
-
-
-def test_epochs_do_not_shrink_until_validation_takes_longer_than_training() -> None:
-    epochs, steps = fit_budget(100, 1.0, 20, 1000, may_shrink=True)
-    assert (epochs, steps) == (2, 30)
-    assert fit_budget(1, 1.0, 20, 1000, may_shrink=True) == (1, 1)  # nothing fits: the least there can be
-
-
-@pytest.mark.parametrize("val_sec", [0.1, 3, 30])
-@pytest.mark.parametrize("steps", [1, 7, 400])
-def test_no_plan_that_fits_exceeds_its_budget(val_sec: float, steps: int) -> None:
-    for budget_sec in (40, 61.7, 300, 3000):
-        epochs, planned = fit_budget(budget_sec, 0.9, val_sec, steps, may_shrink=True)
-        assert 1 <= planned <= steps and epochs * (planned * 0.9 + val_sec) <= budget_sec + 1e-6
-
-
-def test_reading_costs_nothing_only_where_a_core_is_left_for_it() -> None:
-    assert seconds_a_batch(1.0, 0.3, 1, ONE_CORE_EACH) == pytest.approx(1.3)
-    assert seconds_a_batch(1.0, 0.3, 0, Machine(1, 1, 8)) == pytest.approx(1.3)
-    assert seconds_a_batch(1.0, 0.3, 1, Machine(1, 1, 8)) == pytest.approx(1.0)
-    assert seconds_a_batch(1.0, 6.0, 2, Machine(1, 1, 8)) == pytest.approx(3.0)
-
-
-def test_a_row_is_planned_from_the_medians_of_what_was_measured(tmp_path: Path) -> None:
-    suite_row = read_suite(suite_file(tmp_path)).rows[0]  # batches of 2
-    measured = {
-        "step_sec": [0.1, 0.2, 9.0], "val_step_sec": [0.1], "read_sec": [0.4], "val_read_sec": [0.4],
-        "n_read": 4, "n_train": 40, "n_val": 5,
-    }  # fmt: skip
-    plan = plan_row(suite_row, measured, 1.0, ONE_CORE_EACH, {})
-    assert plan.step_sec == 0.2 and plan.read_sec == 0.1
-    # 6.7 whole epochs of 8.9 s would fit: 20 steps of 0.4 s, 3 validation batches of 0.3 s
-    assert (plan.epochs, plan.epoch_size) == (7, 38)
-    assert plan.expected_minutes == pytest.approx(7 * (19 * 0.4 + 0.9) / 60, abs=1e-3)
-
-
 def fake_run(folder: Path, name: str, seed: int, gains_db: list[float], searched: int = 0) -> Run:
     """A scored run with one value a mixture, the first half of which is the subset `one`."""
 
@@ -148,7 +90,8 @@ def fake_run(folder: Path, name: str, seed: int, gains_db: list[float], searched
     exp_dir = folder / f"{name}-seed{seed}"
     half = len(gains_db) // 2
     subsets = {"one": group(gains_db[:half]), "two": group(gains_db[half:])}
-    final = {"overall": group(gains_db), "subsets": subsets, "n_order_unknown": searched, "provenance": {"date": "today"}}
+    source = {"date": "today", "git": f"{seed}123456789abcdef-dirty"}
+    final = {"overall": group(gains_db), "subsets": subsets, "n_order_unknown": searched, "provenance": source}
     write_json(exp_dir / "results" / "t" / "final_metrics.json", final)
     write_json(exp_dir / "training.json", {"mixtures_seen": 800, "training_minutes": 5.04})
     rows = ["mixture_ID,speaker,si_snr_imp", *(f"m{index},mean,{value}" for index, value in enumerate(gains_db))]
@@ -170,19 +113,102 @@ def test_the_table_shows_errors_spreads_differences_and_searched_orders(tmp_path
     assert lines[2].startswith("| plain | 0 | 2.50 ± 0.50 | 1.50 ± 0.50 | 3.50 ± 0.50 | – | 2.50 | 2.500 | 1.23 | 2.50 | 50 |")
     assert lines[2].endswith("| 800 | 5.04 |")
     assert lines[3].startswith("| better | 0, 2 | 4.25 [3.50..5.00] | 3.50 [3.00..4.00] |") and "| +1.75 ± 0.25 |" in lines[3]
-    assert "| 1.00 ± 0.50\\* |" in lines[4] and "| -1.50 ± 0.65 |" in lines[4]
+    assert lines[4].startswith("| blind\\* | 0 | 1.00 ± 0.50 |") and "| -1.50 ± 0.65 |" in lines[4]
+    assert "".join(lines).count("\\*") == 1
     assert {line.count("|") for line in lines} == {14}
-    below = "\n".join(notes(runs, ["other-seed1"], "plain", 4.0, 2, 2.0))
-    assert "4 test mixtures" in below and "Not run: other-seed1." in below and "best mean SI-SNR was taken" in below
+    below = "\n".join(notes(runs, {"other-seed1": "not run"}, {}, "plain", 4.0, 2, 2.0))
+    assert "4 test mixtures" in below and "Left out: other-seed1: not run." in below and "best mean SI-SNR was taken" in below
+    assert "the spread of plain's seeds (not known, it has one) mean little" in below
     assert "More than 10% off the budget: plain-seed0 5.04 min, better-seed0" in below
-    assert "off the budget" not in "".join(notes(runs, [], "", 5.0, 2, 2.0))
+    assert "the spread of better's seeds (1.50 dB) mean little" in "".join(notes(runs, {}, {}, "better", 5.0, 2, 2.0))
+    assert "off the budget" not in "".join(notes(runs, {}, {}, "", 5.0, 2, 2.0))
+    assert {run.revision for some in runs.values() for run in some} == {"0123456789ab-dirty", "2123456789ab-dirty"}
 
 
-def test_what_was_not_scored_is_listed(tmp_path: Path) -> None:
+def test_the_contention_of_each_row_stands_below_the_table(tmp_path: Path) -> None:
+    runs = {name: [fake_run(tmp_path, name, 0, [1, 2])] for name in ("a", "b", "c")}
+    plans = {name: RowPlan(**OLD_PLAN) for name in ("a", "c")}
+    plans["b"] = RowPlan(**OLD_PLAN | {"measured": "2026-01-02T03:04+00:00, 1 at once, 2 threads each, 2 cores"})
+    below = "\n".join(notes(runs, {}, plans, "", 5.0, 2, 2.0))
+    assert "a, c: 2 at once, 1 threads each, 2 cores; b: 1 at once, 2 threads each, 2 cores." in below
+
+
+def test_the_curve_of_a_searched_order_has_a_star(tmp_path: Path, monkeypatch) -> None:
+    from matplotlib.axes import Axes
+
+    runs = {"sees": [fake_run(tmp_path, "sees", 0, [1, 2])], "blind": [fake_run(tmp_path, "blind", 0, [1, 2], searched=2)]}
+    for (run,) in runs.values():
+        (run.exp_dir / "history.csv").write_text("seconds,val_si_snri\n60,1\n60,2\n")
+    labels, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *args, **more: labels.append(more["label"]) or plot(*args, **more))
+    draw_curves(tmp_path / "curves.png", runs, 2.0, "title")
+    assert labels == ["sees", "blind*"]
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Suite:
+    """A suite whose rows were trained by a plan of the first version and scored."""
     suite = read_suite(suite_file(tmp_path))
-    fake_run(tmp_path, "wide", 0, [1, 2])
-    runs, missing = read_runs(suite.rows, tmp_path, "t")
-    assert list(runs) == ["wide"] and missing == ["small-seed0"]
+    for suite_row in suite.rows:
+        exp_dir = fake_run(tmp_path, suite_row.name, 0, [1, 2]).exp_dir
+        words = [*suite_row.words, "--epochs", "7", "--epoch_size", "38", "--early_stop", "0", "--audio_examples", "3"]
+        write_conf(exp_dir / "conf.yml", read_conf(suite_row.conf_path, words).with_visual_dim(9))
+    write_json(tmp_path / "plan.json", {"rows": {suite_row.name: OLD_PLAN for suite_row in suite.rows}})
+    return suite
+
+
+def left_out(suite: Suite, folder: Path, **failures: str) -> dict[str, str]:
+    plans = read_plan(folder / "plan.json")
+    runs, reasons = read_runs(suite, folder, "t", plans, {f"{name}-seed0": reason for name, reason in failures.items()})
+    assert [name for name in ("small", "wide") if f"{name}-seed0" not in reasons] == list(runs)
+    return reasons
+
+
+def test_runs_of_an_old_plan_are_current(scored: Suite, tmp_path: Path) -> None:
+    assert left_out(scored, tmp_path) == {}
+    (tmp_path / "plan.json").unlink()
+    assert left_out(scored, tmp_path) == {}
+    path = tmp_path / "small-seed0" / "conf.yml"
+    conf = yaml.safe_load(path.read_text())
+    conf["visual"]["key_of_an_earlier_time"] = 3
+    del conf["loss"]["stft_weight"]  # a key of a later time, of which the suite takes the default
+    path.write_text(yaml.safe_dump(conf))
+    assert left_out(scored, tmp_path) == {}
+
+
+def test_what_was_not_scored_is_left_out(scored: Suite, tmp_path: Path) -> None:
+    (tmp_path / "small-seed0" / "training.json").unlink()
+    assert left_out(scored, tmp_path) == {"small-seed0": "not run"}
+
+
+def test_runs_of_another_setup_are_left_out_with_the_reason(scored: Suite, tmp_path: Path) -> None:
+    """Regression: whatever lay in the folder of a row entered the table."""
+    reasons = left_out(read_suite(scored.path, train_args="--bn_chan 6"), tmp_path)
+    assert reasons == {"small-seed0": "trained with masknet.bn_chan 8, the suite says 6"}  # wide has its own
+    assert set(left_out(read_suite(scored.path, minutes=3), tmp_path).values()) == {"planned for 0.001 minutes, not for 3"}
+    assert left_out(scored, tmp_path, wide="3_train: no luck") == {"wide-seed0": "3_train: no luck"}
+    plan = {"rows": {"small": OLD_PLAN, "wide": OLD_PLAN | {"epochs": 8}}}
+    write_json(tmp_path / "plan.json", plan)
+    assert left_out(scored, tmp_path) == {"wide-seed0": "trained for other epochs than the plan's"}
+    (tmp_path / "small-seed0" / "conf.yml").write_text("[")
+    assert "conf.yml: not a conf" in left_out(scored, tmp_path)["small-seed0"]
+
+
+def test_what_takes_longest_to_separate_comes_first_among_equal_trainings(tmp_path: Path) -> None:
+    suite = read_suite(suite_file(tmp_path))
+    arguments = argparse.Namespace(out_dir=tmp_path, data_dir=tmp_path, threads=1, dump_dir=tmp_path)
+    plans = {"small": RowPlan(**OLD_PLAN), "wide": RowPlan(**OLD_PLAN | {"val_step_sec": 0.2, "expected_minutes": 0.99})}
+    assert [chain.name for chain in make_chains(arguments, list(suite.rows), plans, "t")] == ["wide-seed0", "small-seed0"]
+    plans["small"] = RowPlan(**OLD_PLAN | {"expected_minutes": 2.0})
+    assert [chain.name for chain in make_chains(arguments, list(suite.rows), plans, "t")] == ["small-seed0", "wide-seed0"]
+
+
+def test_a_second_comparison_in_a_folder_is_refused(tmp_path: Path) -> None:
+    out_dir = tmp_path / "out"
+    with alone_in(out_dir), pytest.raises(UserError, match="out: another comparison runs there"), alone_in(out_dir):
+        pass
+    with alone_in(out_dir):  # and is free again
+        assert out_dir.is_dir()
 
 
 def program(text: str) -> list[str]:
@@ -242,7 +268,7 @@ def test_a_comparison_reports_what_failed_goes_on_and_fills_its_section(data_dir
     first = compare(suite, data_dir, out_dir)
     assert first.returncode == 1 and "Traceback" not in first.stderr
     assert first.stderr.splitlines()[-1].startswith("error: 1 runs failed") and "last.ckpt: damaged" in first.stderr
-    assert "| small | 0 | " in first.stdout and "Not run: wide-seed0." in first.stdout
+    assert "| small\\* | 0 | " in first.stdout and "Left out: wide-seed0: 3_train: " in first.stdout
     plan = read_json(out_dir / "plan.json")
     with open(out_dir / "small-seed0" / "history.csv", newline="") as handle:
         assert len(list(csv.DictReader(handle))) == plan["rows"]["small"]["epochs"]
@@ -252,9 +278,9 @@ def test_a_comparison_reports_what_failed_goes_on_and_fills_its_section(data_dir
     assert second.returncode == 0, second.stderr
     assert read_json(out_dir / "plan.json") == plan
     section = results.read_text()
-    assert section.startswith("<!-- begin tiny -->\n|") and "| wide | 0 | " in section and "git revision: " in section
+    assert section.startswith("<!-- begin tiny -->\n|") and "| wide\\* | 0 | " in section and "git revision: " in section
     made = read_json(out_dir / "comparison.json")
-    assert set(made["rows"]) == {"small", "wide"} and made["not_run"] == [] and made["failed"] == {}
+    assert set(made["rows"]) == {"small", "wide"} and made["left_out"] == {}
     ours, theirs = (made["rows"][name]["seeds"]["0"]["scores"]["all"]["si_snr_imp"] for name in ("wide", "small"))
     assert made["rows"]["wide"]["to_baseline"]["mean_db"] == pytest.approx(ours - theirs, abs=1e-4)
     assert (out_dir / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -264,6 +290,8 @@ def test_a_mistake_ends_in_a_line_before_anything_runs(data_dir: Path, tmp_path:
     bad = compare(suite_file(tmp_path, rows={"av": {"conf": "conf/avdprnn.yml"}}, baseline=""), data_dir, tmp_path / "out")
     assert bad.returncode == 1 and len(bad.stderr.strip().splitlines()) == 1
     assert "row 'av' needs mouth embeddings: give --frontend_weights" in bad.stderr
+    name = compare(suite_file(tmp_path), data_dir, tmp_path / "out", "--section", "two words")
+    assert name.returncode == 2 and "section 'two words': a name has letters" in name.stderr
     nothing = compare(suite_file(tmp_path), data_dir, tmp_path / "out", "--table_only")
     assert nothing.returncode == 1 and "no row was scored" in nothing.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()

@@ -123,7 +123,7 @@ def test_the_program_measures_a_conf_with_and_without_lips(tmp_path, monkeypatch
     command = ["--conf", tmp_path / "tiny.yml", "--json", tmp_path / "out.json", "--threads", "1", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["complexity", *map(str, command), "--frontend_weights", str(tmp_path / "lips.pth.tar")])
     probes = []
-    monkeypatch.setattr(complexity, "_run_probe", lambda probe: probes.append(probe) or 1000 + len(probes))
+    monkeypatch.setattr(complexity, "run_probe", lambda probe: probes.append(probe) or 1000 + len(probes))
     assert complexity.main() == 0
     numbers = json.loads((tmp_path / "out.json").read_text())
     network = build_model(tiny_conf("--visual_dim", "1024").nested)

@@ -269,3 +269,14 @@ def test_twenty_thousand_clips_open_in_well_under_a_second(tmp_path):
         times.append(time.process_time() - start)
     assert len(store) == 20_000
     assert min(times) < 0.8
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_a_part_that_is_lost_while_the_store_is_open_is_named(tmp_path: Path, harm: str) -> None:
+    with EmbeddingWriter(tmp_path / "store") as writer:
+        writer.add("a", np.ones((20, 4), dtype=np.float32), Source(0, 0, ""))
+    store = EmbeddingStore(tmp_path / "store")
+    part = next((tmp_path / "store").glob("part-*.npy"))
+    part.write_bytes(part.read_bytes()[:-60]) if harm == "cut" else part.unlink()
+    with pytest.raises(UserError, match="cut off" if harm == "cut" else "cannot be read"):
+        store.get("a")

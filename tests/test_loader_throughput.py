@@ -87,6 +87,7 @@ def test_batches_go_on_from_epoch_to_epoch(corpus):
 def test_the_ratio_is_delivered_over_consumed():
     lines = table({0: 30.0, 2: 60.0}, 12.0).splitlines()
     assert lines[2:4] == ["| 0 | 30.0 | 12.00 | 2.5 |", "| 2 | 60.0 | 12.00 | 5.0 |"]
+    assert lines[5].startswith("With loader processes, ") and "With 0, reading and training take turns" in lines[5]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,7 @@ def test_the_ratio_is_delivered_over_consumed():
         ((), "give one", UserError),
         (("--workers", "many"), "no list of whole numbers", UsageError),
         (("--steps", "0"), "no whole number above zero", UsageError),
+        (("--section", "two words"), "a name has letters", UsageError),
         (("--train_args", "--lr '3"), "No closing quotation", UsageError),
         (("--train_args", "--noise_share 0.5"), "needs data.noise_dir", UserError),
         (("--frontend_weights", "weights", "--dump_dir", "elsewhere"), "stage 2 makes them", UserError),

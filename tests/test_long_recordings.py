@@ -9,8 +9,9 @@ import torch
 from separation_helpers import TINY, make_experiment
 
 from local_models import build_model
+from local_models.avtfdprnn import AVTFDPRNN
 from utils.benchmarks import long_recordings
-from utils.benchmarks.long_recordings import HOP_SEC, MANIFEST, STORE, WINDOW_SEC, make_recording, probe, run_probe, table
+from utils.benchmarks.long_recordings import HOP_SEC, MANIFEST, STORE, WINDOW_SEC, make_recording, probe, separate_apart, table
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.files import write_json
 from utils.data.manifest import read_manifest
@@ -58,8 +59,28 @@ def test_a_recording_is_separated_in_full_through_windows(tmp_path, experiment, 
         voice, _ = soundfile.read(tmp_path / f"voices/s{k}/recording.wav")
         assert len(voice) == 48000 and voice[-100:].any()
     assert measured["real_time_factor"] > 0
-    weights = sum(p.numel() * 4 for p in torch.load(experiment / "best_model.pth", weights_only=True)["model"].values())
-    assert measured["peak_memory_bytes"] >= weights
+
+
+def test_the_peak_holds_what_the_network_holds_for_a_moment(tmp_path, experiment, monkeypatch, arguments):
+    peaks_mb = []
+    for number, n_held in enumerate((0, 0, 100_000_000)):  # what the first call leaves behind is not of the network
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        make_recording(folder, 1.0, 16000, 25.0, (2, DIM), 2, "float32")
+        arguments("--exp_dir", experiment, "--probe", folder)
+        monkeypatch.setattr(AVTFDPRNN, "forward", holding(n_held))
+        peaks_mb.append(probe(long_recordings.parse_args())["peak_memory_bytes"] / 1e6)
+    assert 90 < peaks_mb[2] - peaks_mb[1] < 150
+
+
+def holding(n_bytes: int):
+    """A network's pass that fills so many bytes for a moment and gives the mixture for each face."""
+
+    def forward(self, mixture: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
+        torch.ones(n_bytes, dtype=torch.uint8)
+        return mixture[:, None].repeat(1, visual.shape[1], 1)
+
+    return forward
 
 
 def test_a_recording_that_does_not_fit_the_network_is_an_error(tmp_path, experiment, arguments):
@@ -75,7 +96,7 @@ def test_the_program_measures_in_a_process_of_its_own_and_fills_its_section(tmp_
     assert long_recordings.main() == 0
     printed = capsys.readouterr().out
     row = next(line.split(" | ") for line in printed.splitlines() if line.startswith("| 0.02"))
-    assert float(row[1]) > 0 and row[2] == "1.00"
+    assert len(row) == 4 and float(row[3].rstrip(" |")) > 0
     assert "<!-- begin long-recordings -->" in results.read_text("utf-8") and "windows of 8 s every 6 s" in printed
 
 
@@ -83,23 +104,24 @@ def test_audio_only_networks_need_no_faces(tmp_path, arguments):
     exp_dir = make_experiment(tmp_path / "exp", None)
     make_recording(tmp_path, 1.0, 16000, 25.0, (0, 0), 2)
     arguments("--exp_dir", exp_dir, "--probe", tmp_path)
-    measured = probe(long_recordings.parse_args())
-    assert measured["mapped_bytes"] == 0 and not (tmp_path / STORE).exists()
+    probe(long_recordings.parse_args())
+    assert not (tmp_path / STORE).exists()
     assert len(soundfile.read(tmp_path / "voices/s2/recording.wav")[0]) == 16000
 
 
 def test_a_failed_process_says_why_in_one_line(tmp_path, experiment, arguments):
     arguments("--exp_dir", experiment)
     with pytest.raises(UserError, match=r"failed: error: .*recording.csv: no such file"):
-        run_probe(long_recordings.parse_args(), tmp_path)
+        separate_apart(long_recordings.parse_args(), tmp_path)
 
 
-def test_the_table_compares_memory_with_the_first_length_and_counts_mapped_embeddings_apart():
+def test_the_table_compares_memory_with_the_first_length():
     measured = [
-        {"minutes": 1.0, "peak_memory_bytes": 50e6, "mapped_bytes": 10e6, "real_time_factor": 0.1},
-        {"minutes": 10.0, "peak_memory_bytes": 150e6, "mapped_bytes": 100e6, "real_time_factor": 0.1234},
+        {"minutes": 1.0, "peak_memory_bytes": 50e6, "real_time_factor": 0.1},
+        {"minutes": 10.0, "peak_memory_bytes": 150e6, "real_time_factor": 0.1234},
     ]
-    assert "| 1 | 50 | 1.00 | 10.0 | 40 | 1.00 | 0.100 |\n| 10 | 150 | 3.00 | 100.0 | 50 | 1.25 | 0.123 |" in table(measured)
+    assert table(measured).endswith("|\n| 1 | 50 | 1.00 | 0.100 |\n| 10 | 150 | 3.00 | 0.123 |\n")
+    assert "over 1 min's" in table(measured)
 
 
 def test_the_windows_are_those_of_stage_4(monkeypatch):
@@ -115,6 +137,7 @@ def test_the_windows_are_those_of_stage_4(monkeypatch):
         (["--minutes", "0"], "no list of minutes"),
         (["--threads", "0"], "at least 1"),
         (["--hop_sec", "1"], "at least half"),
+        (["--section", "two words"], "section 'two words': a name has"),
         (["--exp_dir", "exp/nowhere"], "stage 3 makes it"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils.engine.config import LossConf
-from utils.engine.losses import SILENCE_FLOOR, SeparationLoss, faceless, si_snr_db
+from utils.engine.losses import SILENCE_FLOOR, SNR_FLOOR, SeparationLoss, faceless, si_snr_db, si_snri_db
 
 
 def voices(n_src: int = 2, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -21,7 +21,7 @@ def seen(*flags: bool) -> torch.Tensor:
 
 def test_si_snr_agrees_with_its_definition():
     estimates, sources, mixture = voices()
-    loss, same = SeparationLoss(LossConf())(3 * estimates, sources, mixture, seen(True, True))
+    loss, same = SeparationLoss(LossConf(signal_loss="si_snr"))(3 * estimates, sources, mixture, seen(True, True))
     s, e = (x - x.mean(dim=-1, keepdim=True) for x in (sources, estimates))
     projected = (e * s).sum(-1, keepdim=True) / s.square().sum(-1, keepdim=True) * s
     by_hand = 10 * torch.log10(projected.square().sum(-1) / (e - projected).square().sum(-1))
@@ -40,7 +40,7 @@ def test_snr_hears_level_and_si_snr_does_not():
 
 def test_voices_without_a_face_may_change_places_and_seen_ones_may_not():
     estimates, sources, mixture = voices()
-    loss = SeparationLoss(LossConf())
+    loss = SeparationLoss(LossConf(signal_loss="si_snr"))
     right = loss(estimates, sources, mixture, seen(True, True))[0].item()
     best, ordered = loss(estimates.flip(1), sources, mixture, seen(False, False))
     assert best.item() == pytest.approx(right, abs=1e-4)
@@ -52,7 +52,7 @@ def test_voices_without_a_face_may_change_places_and_seen_ones_may_not():
 def test_of_three_voices_only_those_without_a_face_change_places():
     estimates, sources, mixture = voices(3)
     turned = estimates[:, [0, 2, 1]]
-    loss = SeparationLoss(LossConf())
+    loss = SeparationLoss(LossConf(signal_loss="si_snr"))
     torch.testing.assert_close(loss(turned, sources, mixture, seen(True, False, False))[1], estimates)
     torch.testing.assert_close(loss(turned, sources, mixture, seen(True, True, True))[1], turned)
     torch.testing.assert_close(loss(estimates[:, [2, 0, 1]], sources, mixture, seen(False, False, False))[1], estimates)
@@ -62,7 +62,7 @@ def test_examples_of_a_batch_are_ordered_each_for_itself():
     estimates, sources, mixture = voices()
     given = torch.stack([estimates[0], estimates[1].flip(0)])
     mask = torch.tensor([[False, False], [True, True]])
-    torch.testing.assert_close(SeparationLoss(LossConf())(given, sources, mixture, mask)[1], estimates)
+    torch.testing.assert_close(SeparationLoss(LossConf(signal_loss="si_snr"))(given, sources, mixture, mask)[1], estimates)
 
 
 @pytest.mark.parametrize("kind", ["si_snr", "snr"])
@@ -76,6 +76,26 @@ def test_a_silent_voice_is_worth_what_its_estimate_leaves(kind):
     loud = loss(estimates, sources, mixture, seen(True, True))[0]
     assert loud.item() - quiet.item() == pytest.approx(-10 * math.log10(SILENCE_FLOOR) / 2, abs=0.01)
     assert si_snr_db(estimates, sources).shape == (2,) and si_snr_db(estimates, sources).min() > 15  # the other one's alone
+
+
+def test_snr_agrees_with_its_definition_and_ends_at_its_ceiling():
+    estimates, sources, mixture = voices()
+    loss = SeparationLoss(LossConf(signal_loss="snr"))
+    error, energy = (estimates - sources).square().sum(-1), sources.square().sum(-1)
+    by_hand = 10 * torch.log10((error + SNR_FLOOR * energy) / energy)
+    assert loss(estimates, sources, mixture, seen(True, True))[0].item() == pytest.approx(by_hand.mean().item(), abs=1e-3)
+    assert loss(sources, sources, mixture, seen(True, True))[0].item() == pytest.approx(10 * math.log10(SNR_FLOOR), abs=1e-3)
+
+
+def test_a_voice_that_is_alone_has_no_improvement():
+    """Regression: one silent voice of two made the mean improvement of a batch some -80 dB."""
+    estimates, sources, _ = voices()
+    sources[0, 1] = 0
+    mixture = sources.sum(dim=1)
+    gains = si_snri_db(estimates, sources, mixture)
+    plain = si_snr_db(estimates[1:], sources[1:]) - si_snr_db(mixture[1:, None].expand_as(sources[1:]), sources[1:])
+    torch.testing.assert_close(gains, plain)
+    assert si_snri_db(estimates[:1], sources[:1], mixture[:1]).shape == (0,)
 
 
 def test_gradients_are_finite_where_everything_is_silent():

@@ -379,6 +379,7 @@ def test_mistakes_end_in_one_line_that_names_the_remedy(root, tmp_path, program)
         ({"dump_dir": tmp_path}, "stage 2"),
         ({"noise_dir": tmp_path / "empty"}, "holds no .wav"),
         ({"max_mixtures": 1}, "at least 2"),
+        ({"section": "two words"}, "section 'two words'"),
         ({"hop_sec": 1}, "at least half"),
         ({"device": "nothing"}, "no such device"),
     ]

@@ -1,11 +1,12 @@
 """Sections of a Markdown file: filled, filled again, appended, and refused where the file is broken."""
 
+import argparse
 import sys
 from pathlib import Path
 
 import pytest
 
-from utils.benchmarks.sections import origin, write_section
+from utils.benchmarks.sections import add_results_options, origin, write_section
 from utils.errors import UserError
 
 
@@ -66,6 +67,17 @@ def test_a_name_that_would_break_the_file_is_refused(tmp_path: Path, name: str) 
     assert not (tmp_path / "RESULTS.md").exists()
 
 
+def test_a_section_is_checked_when_options_are_read(tmp_path: Path) -> None:
+    """Regression: a bad name was refused after hours of measuring."""
+    parser = argparse.ArgumentParser()
+    add_results_options(parser, "cost")
+    assert parser.parse_args([]).section == "cost" and parser.parse_args([]).results is None
+    given = parser.parse_args(["--results", str(tmp_path / "R.md"), "--section", "a.b-c"])
+    assert (given.results, given.section) == (tmp_path / "R.md", "a.b-c")
+    with pytest.raises(UserError, match="section 'two words': a name has letters"):
+        parser.parse_args(["--section", "two words"])
+
+
 def test_the_origin_tells_command_date_revision_machine_and_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x", "--conf", "a b.yml"])
     text = origin("utils.benchmarks.x", 3, "seeds: 0, 1")
@@ -75,3 +87,7 @@ def test_the_origin_tells_command_date_revision_machine_and_facts(monkeypatch: p
 
 def test_the_origin_may_name_other_arguments_than_those_of_this_process() -> None:
     assert "`python -m utils.benchmarks.x --jobs 2`" in origin("utils.benchmarks.x", 1, arguments=["--jobs", "2"])
+
+
+def test_the_origin_may_name_the_revisions_that_the_numbers_were_made_with() -> None:
+    assert "git revision: 0123, 4567-dirty\n" in origin("utils.benchmarks.x", 1, revisions=["0123", "4567-dirty"])

@@ -64,6 +64,10 @@ def test_an_audio_only_conf_skips_the_embeddings_and_says_so(recipe: Path) -> No
 def test_a_conf_is_audio_only_where_its_base_is(recipe: Path) -> None:
     (recipe / "conf/mine.yml").write_text("base: dprnn.yml  # the twin\noptim: {lr: 0.1}\n")
     assert "skipped" in run(recipe, "--corpus", "toy", "--conf", "conf/mine.yml", "--stop_stage", 3).stderr
+    (recipe / "conf/mine.yml").write_text("base: 'dprnn.yml'\n")
+    assert "skipped" in run(recipe, "--corpus", "toy", "--conf", "conf/mine.yml", "--stop_stage", 3).stderr
+    (recipe / "conf/mine.yml").write_text("base: mine.yml\n")  # the program that reads it says what is wrong
+    assert run(recipe, "--corpus", "toy", "--conf", "conf/mine.yml", "--stop_stage", 3).returncode == 2
     (recipe / "conf/mine.yml").write_text("base: dprnn.yml\nmodel: {n_cues: 2}\n")
     assert run(recipe, "--corpus", "toy", "--conf", "conf/mine.yml", "--stop_stage", 3).returncode == 2
 

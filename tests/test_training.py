@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 CONF = {
     "model": {"n_cues": 2},
     "filterbank": {"n_filters": 64, "kernel_size": 64, "stride": 32},
-    "masknet": {"bands": "8x4", "bn_chan": 8, "hid_size": 8, "n_repeats": 2},
+    "masknet": {"bands": "8x4", "bn_chan": 8, "hid_size": 8, "n_repeats": 2, "n_audio_repeats": 1},
     "visual": {"visual_chan": 4, "visual_hid": 8, "visual_blocks": 1, "visual_dropout": 0.2},
     "data": {"segment_sec": 0.4, "epoch_size": 8, "num_workers": 0},
     "training": {"epochs": 4, "batch_size": 2, "audio_examples": 1},
@@ -47,7 +47,7 @@ def one_thread():
 def conf_file(tmp_path: Path, **changes) -> Path:
     sections = {section: dict(values) for section, values in CONF.items()}
     for section, values in changes.items():
-        sections[section] |= values
+        sections[section] = sections.get(section, {}) | values
     path = tmp_path / "conf.yml"
     path.write_text(yaml.safe_dump(sections))
     return path
@@ -153,10 +153,16 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_network(corpus, tmp_pa
     assert again.returncode == 0 and "up to date" in again.stderr
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_resuming_gives_the_same_curve_with_dropout_and_loader_processes(corpus, tmp_path, workers):
+EVERYTHING = {"three_voices": 0.25, "silent_voice": 0.3, "shift_frames": 2, "drop_frames": 0.5,
+              "freeze_frames": 0.5, "drop_face": 0.3, "drop_all_faces": 0.3, "same_speaker": 0.3}  # fmt: skip
+
+
+@pytest.mark.parametrize(("workers", "data"), [(0, {}), (1, {}), (1, EVERYTHING)])
+def test_resuming_gives_the_same_curve_with_dropout_and_loader_processes(corpus, tmp_path, workers, data):
     """Regression: workers prefetched the first epoch's data again, and their seeds shifted the dropout."""
-    changes = {"data": {"num_workers": workers}, "training": {"epochs": 3}, "visual": {"visual_dropout": 0.3}}
+    changes = {"data": {"num_workers": workers} | data, "training": {"epochs": 3}, "visual": {"visual_dropout": 0.3}}
+    if data:
+        changes["loss"] = {"signal_loss": "snr", "stft_weight": 0.1}
     whole = tmp_path / "whole"
     run(corpus, whole, conf_of(tmp_path, **changes))
     cut = tmp_path / "cut"

@@ -201,7 +201,7 @@ def _costs(conf: ResolvedConf, lip_weights: Path | None, args: argparse.Namespac
         write_conf(path, conf)
         probe = [sys.executable, "-m", "utils.complexity", "--conf", str(path), "--device", device]
         probe += ["--threads", str(args.threads), *(["--frontend_weights", str(lip_weights)] if lip_weights else [])]
-        peaks = [_run_probe([*probe, "--probe", case]) for case in CASES]
+        peaks = [int(run_probe([*probe, "--probe", case])) for case in CASES]
     return {
         "inference_seconds_per_2s_mixture": inference_sec,
         "real_time_factor": inference_sec / MIXTURE_SEC,
@@ -225,12 +225,20 @@ def median_seconds(run: Callable[[], None], repeats: int, device: str) -> float:
     return statistics.median(times[WARM_UP_RUNS:])
 
 
-def _run_probe(command: list[str]) -> int:
+def run_probe(command: list[str]) -> str:
+    """Measure in a process of its own, which is how memory can be told.
+
+    Returns:
+        The last line that the command prints.
+
+    Raises:
+        UserError: it failed; with the last line that it says of that.
+    """
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"measuring memory failed: {reason}")
-    return int(done.stdout.split()[-1])
+        raise UserError(f"measuring failed: {reason}")
+    return done.stdout.splitlines()[-1]
 
 
 def probe_memory(conf: ResolvedConf, lip_weights: Path | None, case: str, device: str, threads: int) -> int:

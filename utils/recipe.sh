@@ -25,15 +25,15 @@ name_of_test() { # TEST_DIR -> the folder's name, or <corpus>_<split> of <corpus
     fi
 }
 
-is_audio_only() { # CONF TRAIN_ARGS: does the model see no faces (n_cues: 0)?
-    local override='--n_cues[=[:space:]]+([0-9]+)' base
+is_audio_only() { # CONF TRAIN_ARGS [DEPTH]: does the model see no faces (n_cues: 0)?
+    local override='.*--n_cues[=[:space:]]+([0-9]+)' base # the last one counts
     if [[ ${2//n-cues/n_cues} =~ $override ]]; then
         ((BASH_REMATCH[1] == 0))
     elif grep -Eqs '^[^#]*\<n_cues:' "$1"; then
         grep -Eqs '^[^#]*\<n_cues:[[:space:]]*0([^0-9]|$)' "$1"
     else # what its base says
-        base=$(sed -nE 's/^base:[[:space:]]*([^#[:space:]]+).*/\1/p' "$1" 2>/dev/null | head -n 1)
-        [[ -n $base && $(dirname "$1")/$base != "$1" ]] && is_audio_only "$(dirname "$1")/$base" ""
+        base=$(sed -nE "s/^base:[[:space:]]*[\"']?([^#[:space:]\"']+).*/\1/p" "$1" 2>/dev/null | head -n 1)
+        [[ -n $base ]] && ((${3:-0} < 8)) && is_audio_only "$(dirname "$1")/$base" "" $((${3:-0} + 1))
     fi
 }
 

@@ -12,22 +12,24 @@ where it was interrupted; rows added to the suite are measured and trained besid
 """
 
 import argparse
+import fcntl
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from utils.benchmarks.comparison_costs import inference_costs, training_csv
 from utils.benchmarks.comparison_plan import Machine, RowPlan, make_plan, read_plan
-from utils.benchmarks.comparison_results import difference, draw_curves, exp_dir_of, read_runs, summary
+from utils.benchmarks.comparison_results import difference, draw_curves, exp_dir_of, read_runs, summary, trained_conf
 from utils.benchmarks.comparison_runs import Chain, run_chains
 from utils.benchmarks.comparison_suite import Row, Suite, choose_rows, read_suite
 from utils.benchmarks.comparison_table import comparison_table, notes
-from utils.benchmarks.sections import origin, write_section
+from utils.benchmarks.sections import add_results_options, origin, section_name, write_section
 from utils.complexity import MIXTURE_SEC
 from utils.data.files import write_json
 from utils.data.manifest import read_manifest
-from utils.engine.config import read_conf
 from utils.errors import OptionParser, UserError, run_cli
 
 
@@ -42,8 +44,9 @@ def main() -> int:
         check_inputs(args, rows)
         machine = Machine.here(args.jobs, args.threads)
         weights = args.frontend_weights if any(row.conf.n_cues for row in rows) else None
-        plan = make_plan(rows, suite.minutes, args.out_dir, args.data_dir, weights, machine, args.replan)
-        failures = run_chains(make_chains(args, rows, plan, test_name), args.jobs, args.threads)
+        with alone_in(args.out_dir):
+            plan = make_plan(rows, suite.minutes, args.out_dir, args.data_dir, weights, machine, args.replan)
+            failures = run_chains(make_chains(args, rows, plan, test_name), args.jobs, args.threads)
     write_results(args, suite, test_name, failures)
     if failures:
         listed = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
@@ -68,9 +71,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--replan", action="store_true", help="measure all rows again, and train those whose plan changes")
     parser.add_argument("--table_only", action="store_true", help="make the table of what is there, run nothing")
     parser.add_argument("--timing_threads", type=int, default=2, help="CPU threads with which separation is timed")
-    parser.add_argument("--results", type=Path, help="also put the table into this Markdown file")
-    parser.add_argument("--section", default="", help="section of --results; empty: the suite's name")
+    add_results_options(parser, None)  # the suite's name
     args = parser.parse_args()
+    args.section = args.section or (section_name(args.suite.stem) if args.results else "")
     for name in ("jobs", "threads", "timing_threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)} must be at least 1")
@@ -94,9 +97,32 @@ def check_inputs(args: argparse.Namespace, rows: list[Row]) -> None:
         raise UserError(f"--frontend_weights {args.frontend_weights}: no such file; utils/download_weights.sh fetches some")
 
 
+@contextmanager
+def alone_in(out_dir: Path) -> Iterator[None]:
+    """Hold a comparison's folder; however this process ends, the folder is free again.
+
+    Raises:
+        UserError: another comparison holds it.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with open(out_dir / ".lock", "w", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--out_dir {out_dir}: another comparison runs there; wait for its end, or give another") from None
+        yield
+
+
 def make_chains(args: argparse.Namespace, rows: list[Row], plan: dict[str, RowPlan], test_name: str) -> list[Chain]:
-    """Stages 3 to 5 of every row and seed; what takes longest comes first, so that no core waits at the end."""
-    ordered = sorted(rows, key=lambda row: (plan[row.name].expected_minutes, plan[row.name].val_step_sec), reverse=True)
+    """Stages 3 to 5 of every row and seed; what takes longest comes first, so that no core waits at the end.
+
+    Trainings take about the same time by intention, so that the seconds to separate a mixture decide.
+    """
+
+    def cost(row: Row) -> tuple[float, float]:
+        return round(plan[row.name].expected_minutes, 1), plan[row.name].val_step_sec / row.conf.training.batch_size
+
+    ordered = sorted(rows, key=cost, reverse=True)
     return [_chain(args, row, seed, plan[row.name], test_name) for row in ordered for seed in row.seeds]
 
 
@@ -125,15 +151,17 @@ def _chain(args: argparse.Namespace, row: Row, seed: int, plan: RowPlan, test_na
 
 def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failures: dict[str, str]) -> None:
     """Print the table of all rows that were scored, and write comparison.json, curves.png and the section."""
-    runs, missing = read_runs(suite.rows, args.out_dir, test_name)
+    plan = read_plan(args.out_dir / "plan.json")
+    runs, left_out = read_runs(suite, args.out_dir, test_name, plan, failures)
     if not runs:
-        reasons = "".join(f"; {name}: {reason}" for name, reason in failures.items())
+        reasons = "".join(f"; {name}: {reason}" for name, reason in left_out.items())
         raise UserError(f"{args.out_dir}: no row was scored, there is nothing to put into a table{reasons}")
-    costs = inference_costs({name: read_conf(some[0].exp_dir / "conf.yml") for name, some in runs.items()}, args.timing_threads)
+    wanted = {row.name: row.conf for row in suite.rows}
+    confs = {name: trained_conf(some[0].exp_dir / "conf.yml", wanted[name]) for name, some in runs.items()}
+    costs = inference_costs(confs, args.timing_threads)
     baseline = suite.baseline if suite.baseline in runs else ""
     differences = {name: difference(some, runs[baseline], test_name) for name, some in runs.items()} if baseline else {}
-    plan = read_plan(args.out_dir / "plan.json")
-    source = _origin(args, suite, [plan[name] for name in runs if name in plan])
+    source = _origin(args, suite, sorted({run.revision for some in runs.values() for run in some}))
     rows = {
         name: {
             "seeds": summary(some),
@@ -144,23 +172,21 @@ def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failur
         for name, some in runs.items()
     }
     facts = {"suite": str(suite.path), "minutes": suite.minutes, "baseline": baseline, "test": test_name}
-    listed = {"rows": rows, "not_run": missing, "failed": failures, "origin": source.splitlines()}
+    listed = {"rows": rows, "left_out": left_out, "origin": source.splitlines()}
     write_json(args.out_dir / "comparison.json", facts | listed)
     draw_curves(args.out_dir / "curves.png", runs, suite.minutes, f"{suite.path.stem}: {suite.minutes:g} minutes for each row")
-    lines = notes(runs, missing, baseline, suite.minutes, args.timing_threads, MIXTURE_SEC)
+    lines = notes(runs, left_out, plan, baseline, suite.minutes, args.timing_threads, MIXTURE_SEC)
     table = comparison_table(runs, costs, differences, baseline)
     text = f"{table}\n" + "".join(f"- {line}\n" for line in lines) + source
     print(f"\n{text}", flush=True)
     if args.results:
-        write_section(args.results, args.section or suite.path.stem, text)
+        write_section(args.results, args.section, text)
 
 
-def _origin(args: argparse.Namespace, suite: Suite, plans: list[RowPlan]) -> str:
-    facts = [f"budget: {suite.minutes:g} minutes of training and validation for each run, seeds as in the table; {suite.path}"]
-    contention = sorted({plan.measured.partition(", ")[2] for plan in plans})
-    facts += [f"trainings: {'; '.join(contention)}"] if contention else []
+def _origin(args: argparse.Namespace, suite: Suite, revisions: list[str]) -> str:
+    budget = f"budget: {suite.minutes:g} minutes of training and validation for each run, seeds as in the table; {suite.path}"
     arguments = [word for word in sys.argv[1:] if word.replace("-", "_") != "__table_only"]
-    return origin("utils.benchmarks.comparison", args.threads, *facts, arguments=arguments)
+    return origin("utils.benchmarks.comparison", args.threads, budget, arguments=arguments, revisions=revisions)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ Run     python -m utils.benchmarks.comparison_costs --conf conf/avdprnn.yml --da
 `utils.benchmarks.comparison` runs it, as many at once as there will be trainings, to plan how many epochs fit a budget.
 All confs are measured in turns, so that a noisy machine is so for all of them. The steps are real ones (forward, loss,
 backward, clipping, optimiser) on random batches of the right shape; reading is that of the corpus' real files, without
-the embeddings, which lie mapped in memory.
+the embeddings, of which an example takes a few rows of one file.
 """
 
 import argparse
 import contextlib
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +40,30 @@ def main() -> None:
 
         visual_dim = load_frontend(args.frontend_weights).dim
         confs = [conf.with_visual_dim(visual_dim) for conf in confs]
-    setups = {str(path): TrainingSetup(conf, args.data_dir) for path, conf in zip(args.conf, confs, strict=True)}
+    setups = {}
+    for path, conf in zip(args.conf, confs, strict=True):
+        with naming(path):
+            setups[str(path)] = TrainingSetup(conf, args.data_dir)
     names = list(setups)
     names = names[args.first :] + names[: args.first]
-    runs = {(name, part): run for name in names for part, run in setups[name].parts().items()}
+    runs = {(name, part): naming(name)(run) for name in names for part, run in setups[name].parts().items()}
     seconds = interleaved_seconds(runs, args.rounds)
     found: dict[str, dict[str, Any]] = {name: setup.examples() for name, setup in setups.items()}
     for (name, part), times in seconds.items():
         found[name][part] = times
     write_json(args.json, found)
+
+
+@contextlib.contextmanager
+def naming(conf_path: Path | str) -> Iterator[None]:
+    """Put the conf's name before what goes wrong, in a block or in a function; a mistake of ours keeps its traceback."""
+    name = Path(conf_path).stem
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"'{name}': {error}") from None
+    except RuntimeError as error:
+        raise RuntimeError(f"'{name}': {' '.join(str(error).split())}") from error
 
 
 def parse_args() -> argparse.Namespace:

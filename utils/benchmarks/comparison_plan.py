@@ -27,7 +27,8 @@ from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FEWEST_EPOCHS = 4
+FEWEST_EPOCHS = 4  # where they can be had: a curve has points, and the best one is chosen of several
+TRAINING_OVER_VALIDATION = 9  # an epoch's training takes so many times its validation at least
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Machine:
     def here(cls, jobs: int, threads: int) -> "Machine":
         """With the cores that this process may use."""
         return cls(jobs, threads, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+    @property
+    def contention(self) -> str:
+        """What changes the seconds of a step, as text."""
+        return f"{self.jobs} at once, {self.threads} threads each, {self.cores} cores"
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,11 @@ class RowPlan:
     inputs: dict[str, str]
     measured: str
 
+    @property
+    def contention(self) -> str:
+        """With how many trainings at once its seconds were measured."""
+        return self.measured.partition(", ")[2]
+
 
 def make_plan(
     rows: Sequence[Row], minutes: float, out_dir: Path, data_dir: Path, weights: Path | None, machine: Machine, anew: bool
@@ -84,7 +95,7 @@ def make_plan(
         anew: measure all of them, whatever `plan.json` holds.
 
     Raises:
-        UserError: a row cannot be measured; `plan.json` is damaged.
+        UserError: a row cannot be measured, or not be trained in its minutes; `plan.json` is damaged.
     """
     path = out_dir / "plan.json"
     plans = read_plan(path)
@@ -101,6 +112,11 @@ def make_plan(
             "plan: %s: %d epochs of %d mixtures, %.1f min (a step %.3f s; %s)",
             row.name, plan.epochs, plan.epoch_size, plan.expected_minutes, plan.step_sec, plan.measured,
         )  # fmt: skip
+        if plan.contention != machine.contention:
+            log.warning(
+                "plan: %s was measured with %s, and now runs with %s: it may miss its minutes; --replan measures it again",
+                row.name, plan.contention, machine.contention,
+            )  # fmt: skip
     return {row.name: plans[row.name] for row in rows}
 
 
@@ -127,6 +143,9 @@ def plan_row(row: Row, measured: dict[str, Any], minutes: float, machine: Machin
         minutes: budget.
         machine: where it was measured.
         inputs: what the plan depends on, stored with it.
+
+    Raises:
+        UserError: an epoch of this row has too few mixtures for a batch, or for one of each kind.
     """
     data, batch_size = row.conf.data, row.conf.training.batch_size
     step_sec, val_step_sec = (statistics.median(measured[name]) for name in ("step_sec", "val_step_sec"))
@@ -137,20 +156,41 @@ def plan_row(row: Row, measured: dict[str, Any], minutes: float, machine: Machin
     batch_sec = seconds_a_batch(step_sec, batch_size * read_sec, data.num_workers, machine)
     val_batch_sec = seconds_a_batch(val_step_sec, batch_size * val_read_sec, data.num_workers, machine)
     val_sec = math.ceil(measured["n_val"] / batch_size) * val_batch_sec
-    steps_there = max(measured["n_train"] // batch_size, 1)
-    epochs, steps = fit_budget(60 * minutes, batch_sec, val_sec, steps_there, data.dynamic)
+    size = measured["n_train"]
+    epochs, steps = fit_budget(60 * minutes, batch_sec, val_sec, max(size // batch_size, 1), data.dynamic)
+    size = steps * batch_size if data.dynamic else size
+    steps = steps_an_epoch(row, size)
     return RowPlan(
         epochs=epochs,
-        epoch_size=steps * batch_size,
+        epoch_size=size,
         expected_minutes=round(epochs * (steps * batch_sec + val_sec) / 60, 3),
         step_sec=round(step_sec, 5),
         val_step_sec=round(val_step_sec, 5),
         read_sec=round(read_sec, 5),
         val_read_sec=round(val_read_sec, 5),
         inputs=inputs,
-        measured=f"{datetime.now().astimezone().isoformat(timespec='minutes')}, {machine.jobs} at once, "
-        f"{machine.threads} threads each, {machine.cores} cores",
+        measured=f"{datetime.now().astimezone().isoformat(timespec='minutes')}, {machine.contention}",
     )
+
+
+def steps_an_epoch(row: Row, size: int) -> int:
+    """The batches that training makes of an epoch of `size` mixtures.
+
+    Raises:
+        UserError: none of a kind: of the mixtures with one more voice, or of the others.
+    """
+    from utils.data.datasets import EpochSampler  # brings torch, which a wrong path need not wait for
+
+    batch_size, share = row.conf.training.batch_size, row.conf.data.three_voices
+    one_more = round(share * size)
+    for n_mixtures, is_wanted in ((one_more, share > 0), (size - one_more, share < 1)):
+        if is_wanted and n_mixtures < batch_size:
+            kinds = f", {one_more} of them with one more voice (--three_voices {share:g})" if share else ""
+            raise UserError(
+                f"row '{row.name}': an epoch has {size} mixtures{kinds}; each kind must fill a batch of {batch_size}: give it "
+                "more minutes, a smaller --batch_size" + (", or --three_voices 0" if share else "")
+            )
+    return len(EpochSampler(size, row.conf.training.seed, batch_size=batch_size, one_more=one_more)) // batch_size
 
 
 def seconds_a_batch(compute_sec: float, read_sec: float, workers: int, machine: Machine) -> float:
@@ -166,29 +206,28 @@ def seconds_a_batch(compute_sec: float, read_sec: float, workers: int, machine: 
     return max(compute_sec, read_sec / readers) if readers > 0 else compute_sec + read_sec
 
 
-def fit_budget(budget_sec: float, batch_sec: float, val_sec: float, steps: int, may_shrink: bool) -> tuple[int, int]:
+def fit_budget(budget_sec: float, batch_sec: float, val_sec: float, steps: int, any_size: bool) -> tuple[int, int]:
     """Epochs, and steps in each of them, that fill a budget.
 
-    Epochs that may shrink become a little shorter, so that a whole number of them, `FEWEST_EPOCHS` at least, fills the
-    budget; but they never shrink so far that validation takes longer than training, there are fewer of them then.
-    There is always one epoch with one step, even beyond the budget.
+    Epochs of any size become a little shorter, so that a whole number of them, `FEWEST_EPOCHS` at least, fills the budget;
+    but validation takes a tenth of it at most: there are fewer and longer epochs then, down to one. There is always one
+    epoch with one step, even beyond the budget.
 
     Args:
         budget_sec: of all epochs.
         batch_sec: seconds of a training batch.
         val_sec: seconds of a validation.
         steps: in a whole epoch.
-        may_shrink: whether an epoch may have fewer steps.
+        any_size: whether an epoch may have another number of steps.
     """
-    epoch_sec = steps * batch_sec + val_sec
-    if not may_shrink:
-        return max(int(budget_sec / epoch_sec), 1), steps
-    wanted = budget_sec / epoch_sec
-    for epochs in (*(max(n, FEWEST_EPOCHS) for n in (math.ceil(wanted), int(wanted))), *range(FEWEST_EPOCHS - 1, 0, -1)):
+    wanted = budget_sec / (steps * batch_sec + val_sec)
+    if not any_size:
+        return max(int(wanted), 1), steps
+    for epochs in range(max(math.ceil(wanted), FEWEST_EPOCHS), 0, -1):
         fitting = int((budget_sec / epochs - val_sec) / batch_sec + 1e-9)
-        if fitting >= max(min(steps, math.ceil(val_sec / batch_sec)), 1):
-            return epochs, min(fitting, steps)
-    return 1, min(max(int((budget_sec - val_sec) / batch_sec), 1), steps)
+        if fitting >= 1 and fitting * batch_sec >= TRAINING_OVER_VALIDATION * val_sec:
+            return epochs, fitting
+    return 1, max(int((budget_sec - val_sec) / batch_sec), 1)
 
 
 def measure_rows(
@@ -199,14 +238,17 @@ def measure_rows(
     Returns:
         By the row's name, what `utils.benchmarks.comparison_costs` writes, the seconds of all processes together.
     """
-    distinct = {_fingerprint(row): row for row in rows}
+    distinct: dict[str, Row] = {}
+    for row in rows:
+        distinct.setdefault(_fingerprint(row), row)
     log.info("plan: measuring %d confs, %d times at once, %d threads each", len(distinct), machine.jobs, machine.threads)
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp-plan-", dir=out_dir) as name:
         folder = Path(name)
+        paths = {key: folder / f"{row.name}.yml" for key, row in distinct.items()}
         for key, row in distinct.items():
-            write_conf(folder / f"{key}.yml", row.conf)
-        confs = [str(folder / f"{key}.yml") for key in distinct]
+            write_conf(paths[key], row.conf)
+        confs = [str(path) for path in paths.values()]
         command = [sys.executable, "-m", "utils.benchmarks.comparison_costs", "--data_dir", str(data_dir)]
         command += ["--conf", *confs, *(["--frontend_weights", str(weights)] if weights else [])]
         chains = []
@@ -214,9 +256,9 @@ def measure_rows(
             words = ["--json", str(folder / f"{job}.json"), "--first", str(job * len(confs) // machine.jobs)]
             chains.append(Chain(f"measuring {job + 1}", out_dir / "log", {f"plan_{job + 1}": [*command, *words]}))
         for reason in run_chains(chains, machine.jobs, machine.threads).values():
-            raise UserError(f"the rows could not be measured; {reason}")
+            raise UserError(f"the rows could not be measured: {reason}")
         found = [read_json(folder / f"{job}.json") for job in range(machine.jobs)]
-        return {row.name: _together([one[str(folder / f"{_fingerprint(row)}.yml")] for one in found]) for row in rows}
+        return {row.name: _together([one[str(paths[_fingerprint(row)])] for one in found]) for row in rows}
 
 
 def _together(found: list[dict[str, Any]]) -> dict[str, Any]:

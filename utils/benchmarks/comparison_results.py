@@ -5,15 +5,24 @@ Reads `<row>-seed<k>/`: training.json, conf.yml, history.csv and `results/<test>
 
 import csv
 import statistics
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.benchmarks.comparison_suite import Row
-from utils.data.files import atomic_path, read_json
+import yaml
+
+from utils.benchmarks.comparison_plan import RowPlan
+from utils.benchmarks.comparison_suite import Row, Suite
+from utils.data.files import atomic_path, read_json, write_text
+from utils.engine.config import ResolvedConf, read_conf
+from utils.errors import UserError
 
 METRICS = ("si_snr_imp", "pesq_wb", "estoi")
+MAY_DIFFER = {  # of the row's conf: what the plan, the seeds and the front end decide, and what changes no number
+    "epochs", "epoch_size", "early_stop", "seed", "visual_dim", "audio_examples", "num_workers", "logger",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,12 @@ class Run:
     exp_dir: Path
     final: dict[str, Any]
     training: dict[str, Any]
+
+    @property
+    def revision(self) -> str:
+        """The commit that it was scored with, as `utils.benchmarks.sections.git_revision` writes it."""
+        commit, dash, changed = self.final["provenance"]["git"].partition("-")
+        return commit[:12] + dash + changed
 
     def groups(self) -> dict[str, dict[str, Any]]:
         """Means over all mixtures, "all", and over each subset."""
@@ -57,23 +72,78 @@ def exp_dir_of(out_dir: Path, row: Row, seed: int) -> Path:
     return out_dir / f"{row.name}-seed{seed}"
 
 
-def read_runs(rows: Sequence[Row], out_dir: Path, test_name: str) -> tuple[dict[str, list[Run]], list[str]]:
-    """All runs that were scored, by row, and the names of those that were not.
+def read_runs(
+    suite: Suite, out_dir: Path, test_name: str, plans: dict[str, RowPlan], failures: dict[str, str]
+) -> tuple[dict[str, list[Run]], dict[str, str]]:
+    """The scored runs of what the suite says now, by row, and why the others are left out, by the run's name.
+
+    Args:
+        suite: its rows may have changed since they were trained, and so may its minutes.
+        out_dir: the comparison's folder.
+        test_name: of the scores.
+        plans: of `plan.json`, by row; a row without a plan is taken as it is.
+        failures: what failed just now, by the run's name: whatever its folder holds is of an earlier time.
 
     Raises:
         UserError: a file of a run is damaged.
     """
     runs: dict[str, list[Run]] = {}
-    missing = []
-    for row in rows:
+    left_out = {}
+    for row in suite.rows:
         for seed in row.seeds:
             exp_dir = exp_dir_of(out_dir, row, seed)
             final, training = exp_dir / "results" / test_name / "final_metrics.json", exp_dir / "training.json"
-            if final.is_file() and training.is_file():
-                runs.setdefault(row.name, []).append(Run(seed, exp_dir, read_json(final), read_json(training)))
+            reason = failures.get(exp_dir.name) or ("" if final.is_file() and training.is_file() else "not run")
+            reason = reason or _other_training(row, suite.minutes, exp_dir / "conf.yml", plans.get(row.name))
+            if reason:
+                left_out[exp_dir.name] = reason
             else:
-                missing.append(exp_dir.name)
-    return runs, missing
+                runs.setdefault(row.name, []).append(Run(seed, exp_dir, read_json(final), read_json(training)))
+    return runs, left_out
+
+
+def _other_training(row: Row, minutes: float, conf_path: Path, plan: RowPlan | None) -> str:
+    """In what a training is not the one that the suite asks for now; "" where it is."""
+    try:
+        trained = trained_conf(conf_path, row.conf).nested
+    except UserError as error:
+        return str(error)
+    keys = [(section, key) for section, values in row.conf.nested.items() for key in values if key not in MAY_DIFFER]
+    for section, key in keys:
+        there, wanted = trained[section].get(key), row.conf.nested[section][key]
+        if there != wanted:
+            return f"trained with {section}.{key} {there}, the suite says {wanted}"
+    if plan is None:
+        return ""
+    if plan.inputs["minutes"] != f"{minutes:g}":
+        return f"planned for {plan.inputs['minutes']} minutes, not for {minutes:g}"
+    there, wanted = [trained["training"]["epochs"]], [plan.epochs]
+    if row.conf.data.dynamic:
+        there, wanted = [*there, trained["data"]["epoch_size"]], [*wanted, plan.epoch_size]
+    return "" if there == wanted else "trained for other epochs than the plan's"
+
+
+def trained_conf(path: Path, wanted: ResolvedConf) -> ResolvedConf:
+    """The conf of an experiment, without the keys that `wanted` has not: those that the recipe has lost since.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        known = {name: {key: values[key] for key in values if key in wanted.nested[name]} for name, values in given.items()
+                 if name in wanted.nested}  # fmt: skip
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not a conf ({' '.join(str(error).split())}); train this row again") from None
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder) / path.name
+        write_text(kept, yaml.safe_dump(known))
+        return read_conf(kept)
+
+
+def order_searched(runs: Sequence[Run]) -> bool:
+    """Whether the order of the voices was searched in the scores of a row."""
+    return any(run.final["n_order_unknown"] for run in runs)
 
 
 def difference(runs: Sequence[Run], baseline: Sequence[Run], test_name: str) -> Difference | None:
@@ -123,14 +193,15 @@ def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, t
     for index, (name, row_runs) in enumerate(runs.items()):
         for number, run in enumerate(row_runs):
             minutes, gains_db = _curve(run.exp_dir / "history.csv")
-            label = name if number == 0 else None
+            label = f"{name}{'*' * order_searched(row_runs)}" if number == 0 else None
             style = "-" if index < len(colours) else "--"
             panel.plot(minutes, gains_db, style, marker=".", label=label, color=colours[index % len(colours)])
     panel.axvline(budget_minutes, color="grey", linestyle=":", label="budget")
     panel.set_xlim(left=0)
     panel.set(xlabel="minutes of training and validation", ylabel="validation SI-SNRi (dB)", title=title)
     panel.grid(alpha=0.3)
-    panel.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    title = "* in the best order" if any(map(order_searched, runs.values())) else None
+    panel.legend(title=title, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)

@@ -67,7 +67,7 @@ def read_suite(path: Path, minutes: float | None = None, train_args: str = "") -
     if not isinstance(rows, dict) or not rows:
         raise UserError(f"{path}: 'rows' must map the name of each row to its conf")
     words = _words(f"{path}: common", common) + _words("--train_args", train_args)
-    read = tuple(_read_row(path, str(name), row, words) for name, row in rows.items())
+    read = tuple(_read_row(path, name, row, words) for name, row in rows.items())
     baseline = str(given.get("baseline") or "")
     names = [row.name for row in read]
     if baseline and baseline not in names:
@@ -130,8 +130,10 @@ def _words(where: str, text: Any) -> tuple[str, ...]:
         raise UserError(f"{where}: {error}") from None
 
 
-def _read_row(path: Path, name: str, given: Any, common: tuple[str, ...]) -> Row:
+def _read_row(path: Path, name: Any, given: Any, common: tuple[str, ...]) -> Row:
     where = f"{path}: row '{name}'"
+    if not isinstance(name, str):
+        raise UserError(f"{where}: YAML reads its name as {type(name).__name__}, not as text; put it in quotes")
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise UserError(f"{where}: its name makes a folder, so it has letters, digits, '-', '_', '+' and '.' only")
     if not isinstance(given, dict) or not isinstance(given.get("conf"), str):

@@ -4,9 +4,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from utils.benchmarks.comparison_results import Difference, Run
+from utils.benchmarks.comparison_plan import RowPlan
+from utils.benchmarks.comparison_results import Difference, Run, order_searched
 
-SEARCHED = "\\*"  # marks scores for which the order of the voices was searched
+SEARCHED = "\\*"  # marks rows for which the order of the voices was searched
 OFF_BUDGET = 0.1  # share by which a training may miss its minutes without being named
 
 
@@ -27,7 +28,7 @@ def comparison_table(
     head += ["PESQ wb", "ESTOI", "parameters (M)", "GMAC/s", "CPU (ms)", "mixtures seen", "training (min)"]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name, some in runs.items():
-        cells = [name, ", ".join(str(run.seed) for run in some)]
+        cells = [name + SEARCHED * order_searched(some), ", ".join(str(run.seed) for run in some)]
         cells += [gain_cell(some, group) for group in ("all", *subsets)]
         cells += [difference_cell(name, differences.get(name), baseline)] if baseline else []
         cells += [_mean_cell(some, "pesq_wb", 2), _mean_cell(some, "estoi", 3)]
@@ -51,7 +52,7 @@ def gain_cell(runs: Sequence[Run], group: str) -> str:
         text += f" [{_number(min(means))}..{_number(max(means))}]"
     elif found[0][1]["standard_error"] is not None:
         text += f" ± {found[0][1]['standard_error']:.2f}"
-    return text + (SEARCHED if any(run.final["n_order_unknown"] for run, _ in found) else "")
+    return text
 
 
 def difference_cell(name: str, found: Difference | None, baseline: str) -> str:
@@ -73,9 +74,19 @@ def _number(value: float, digits: int = 2) -> str:
 
 
 def notes(
-    runs: dict[str, list[Run]], missing: Sequence[str], baseline: str, budget_minutes: float, threads: int, mixture_sec: float
-) -> list[str]:
-    """What the columns are, what is missing, and which runs are off the budget; a sentence or two for each line."""
+    runs: dict[str, list[Run]], left_out: dict[str, str], plans: dict[str, RowPlan], baseline: str, budget_minutes: float,
+    threads: int, mixture_sec: float,
+) -> list[str]:  # fmt: skip
+    """What the numbers are, how far they can be trusted, and what is left out; a sentence or two for each line.
+
+    Args:
+        runs: by the row's name.
+        left_out: why, by the run's name.
+        plans: of the rows that have one.
+        baseline: as for `comparison_table`.
+        budget_minutes: of a training.
+        threads, mixture_sec: with which separation was timed.
+    """
     some = [run for row_runs in runs.values() for run in row_runs]
     lines = [
         f"{_counts(run.final['overall']['n'] for run in some)} test mixtures; each number is the mean over the mixtures of "
@@ -86,17 +97,31 @@ def notes(
     ]
     if baseline:
         lines.append(
-            f"to {baseline}: difference of SI-SNRi on the same mixtures, the seeds averaged; ± standard error over mixtures."
+            f"to {baseline}: difference of SI-SNRi on the same mixtures, the seeds averaged; its ± is over mixtures only: "
+            f"where a row has one seed, differences below the spread of {baseline}'s seeds ({_spread(runs[baseline])}) mean "
+            "little."
         )
-    if any(run.final["n_order_unknown"] for run in some):
+    if any(map(order_searched, runs.values())):
         lines.append(f"{SEARCHED} no face tells the order of the voices; the order with the best mean SI-SNR was taken.")
     off = [run for run in some if abs(run.training["training_minutes"] / budget_minutes - 1) > OFF_BUDGET]
     if off:
         listed = ", ".join(f"{run.exp_dir.name} {run.training['training_minutes']:.2f} min" for run in off)
         lines.append(f"More than {OFF_BUDGET:.0%} off the budget: {listed}.")
-    if missing:
-        lines.append(f"Not run: {', '.join(missing)}.")
+    contentions: dict[str, list[str]] = {}
+    for name in runs:
+        if name in plans:
+            contentions.setdefault(plans[name].contention, []).append(name)
+    if contentions:
+        listed = "; ".join(f"{', '.join(names)}: {contention}" for contention, names in contentions.items())
+        lines.append(f"Trainings while the steps were measured that the epochs were planned from: {listed}.")
+    lines += [f"Left out: {name}: {reason}." for name, reason in left_out.items()]
     return lines
+
+
+def _spread(runs: Sequence[Run]) -> str:
+    means = [run.final["overall"]["metrics"]["si_snr_imp"]["mean"] for run in runs]
+    means = [mean for mean in means if mean is not None]
+    return f"{max(means) - min(means):.2f} dB" if len(means) > 1 else "not known, it has one"
 
 
 def _counts(values: Any) -> str:

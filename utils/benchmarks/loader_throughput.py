@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from utils.benchmarks.comparison_costs import TrainingSetup, training_csv
-from utils.benchmarks.sections import origin, write_section
+from utils.benchmarks.sections import add_results_options, origin, write_section
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.manifest import Manifest, read_manifest
 from utils.engine.config import ResolvedConf, read_conf
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
 
 Batch = dict[str, Any]
+
+NOTE = (
+    "With loader processes, training does not wait for them where the ratio is above 1. With 0, reading and training take "
+    "turns in one process: a ratio of r leaves training r / (1 + r) of the time."
+)
 
 
 def main() -> None:
@@ -84,8 +89,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batches", type=_count, default=30, help="batches of the loader to time, for each number")
     parser.add_argument("--steps", type=_count, default=5, help="training steps to time")
     parser.add_argument("--threads", type=_count, default=1, help="threads of the network on a CPU")
-    parser.add_argument("--results", type=Path, help="Markdown file that takes the table too")
-    parser.add_argument("--section", default="loader-throughput", help="its section for the table")
+    add_results_options(parser, "loader-throughput")
     return parser.parse_args()
 
 
@@ -164,7 +168,7 @@ def table(delivered: dict[int, float], consumed: float) -> str:
     """
     lines = ["| loader processes | delivered, mixtures/s | consumed by training, mixtures/s | ratio |", "|---" * 4 + "|"]
     lines += [f"| {n} | {speed:.1f} | {consumed:.2f} | {speed / consumed:.1f} |" for n, speed in delivered.items()]
-    return "\n".join([*lines, "", "Where the ratio is above 1, training does not wait for the loader.", ""])
+    return "\n".join([*lines, "", NOTE, ""])
 
 
 if __name__ == "__main__":

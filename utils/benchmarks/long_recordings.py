@@ -6,14 +6,11 @@ Writes  recordings of noise with noise for faces into a temporary folder that it
 Run     python -m utils.benchmarks.long_recordings --exp_dir exp/avdprnn_demo --minutes 1,10 --results RESULTS.md
 
 Each length is separated in a fresh process, from files to files. Memory is what `utils.complexity` measures: the weights,
-and the growth of the process at its peak. Pages of the embedding store that the process has mapped are counted in it and
-given beside, as the system can take them back at any time. A network costs the same whatever it hears.
+and the growth of the process at its peak. A network costs the same whatever it hears.
 """
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,8 +20,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from utils.benchmarks.sections import origin, write_section
-from utils.complexity import resident_bytes
+from utils.benchmarks.sections import add_results_options, origin, write_section
+from utils.complexity import resident_bytes, run_probe
 from utils.data.embedding_store import EmbeddingStore, EmbeddingWriter, Source
 from utils.data.files import read_json
 from utils.data.manifest import Mixture, read_manifest, write_manifest
@@ -51,7 +48,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="long-recording-") as folder:
             shape = (network.n_src if facts else 0, network.visual_dim)
             make_recording(Path(folder), 60 * minutes, network.sample_rate, network.video_fps, shape, network.n_src, precision)
-            measured.append({"minutes": minutes, **run_probe(args, Path(folder))})
+            measured.append({"minutes": minutes, **separate_apart(args, Path(folder))})
     text = f"{table(measured)}\n"
     windows = f"{args.exp_dir}: windows of {args.window_sec:g} s every {args.hop_sec:g} s"
     text += origin("utils.benchmarks.long_recordings", args.threads, windows)
@@ -70,8 +67,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--hop_sec", type=float, default=HOP_SEC, help="from window to window")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--probe", type=Path, help="separate the recording in this folder, print what it took")
-    parser.add_argument("--results", type=Path, help="Markdown file that takes the table too")
-    parser.add_argument("--section", default="long-recordings", help="its section for the table")
+    add_results_options(parser, "long-recordings")
     args = parser.parse_args()
     if args.threads < 1:
         parser.error(f"--threads {args.threads} must be at least 1")
@@ -152,7 +148,7 @@ def make_recording(
     write_manifest(folder / MANIFEST, items=[item], **common)
 
 
-def run_probe(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def separate_apart(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Separate the recording of a folder in a process of its own; what `probe` says.
 
     Raises:
@@ -161,11 +157,7 @@ def run_probe(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "utils.benchmarks.long_recordings", "--probe", str(folder)]
     for name in ("exp_dir", "window_sec", "hop_sec", "threads"):
         command += [f"--{name}", str(getattr(args, name))]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"separating the recording failed: {reason}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(run_probe(command))
 
 
 def probe(args: argparse.Namespace) -> dict[str, Any]:
@@ -184,31 +176,26 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
     options = SeparationOptions(args.window_sec, args.hop_sec)
     tasks, problems = plan_tasks(manifest, separator, None, store, {}, options)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in separator.network.state_dict().values())
-    before, files_before, start_sec = resident_bytes("VmRSS"), resident_bytes("RssFile"), time.perf_counter()
+    before, start_sec = resident_bytes("VmRSS"), time.perf_counter()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here, not from the imports
     done = separate_tasks(tasks, folder / VOICES, store, manifest.n_src, options)
     elapsed_sec = time.perf_counter() - start_sec
     for problem in (*problems, *done.problems):
         raise UserError(problem.reason)
-    stored = sum(path.stat().st_size for path in (folder / STORE).glob("part-*.npy"))
     return {
         "peak_memory_bytes": weights + max(resident_bytes("VmHWM") - before, 0),
-        "mapped_bytes": min(max(resident_bytes("RssFile") - files_before, 0), stored),  # the rest of it is code
         "real_time_factor": elapsed_sec / done.audio_sec,
     }
 
 
 def table(measured: list[dict[str, Any]]) -> str:
-    """The Markdown table; each memory also as a ratio to the first length's."""
-    against = f"over {measured[0]['minutes']:g} min's"
-    heads = ("recording (min)", "peak memory (MB)", against, "mapped embeddings (MB)", "peak without them (MB)", against)
-    lines = ["| " + " | ".join([*heads, "real-time factor"]) + " |", "|---:" * 7 + "|"]
-    peaks = [row["peak_memory_bytes"] for row in measured]
-    own = [row["peak_memory_bytes"] - row["mapped_bytes"] for row in measured]
-    for row, peak, rest in zip(measured, peaks, own, strict=True):
-        cells = [f"{row['minutes']:g}", f"{peak / 1e6:.0f}", f"{peak / peaks[0]:.2f}", f"{row['mapped_bytes'] / 1e6:.1f}"]
-        cells += [f"{rest / 1e6:.0f}", f"{rest / own[0]:.2f}", f"{row['real_time_factor']:.3f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+    """The Markdown table; memory also as a ratio to the first length's."""
+    heads = ("recording (min)", "peak memory (MB)", f"over {measured[0]['minutes']:g} min's", "real-time factor")
+    lines = ["| " + " | ".join(heads) + " |", "|---:" * len(heads) + "|"]
+    for row in measured:
+        peak = row["peak_memory_bytes"]
+        cells = [f"{row['minutes']:g}", f"{peak / 1e6:.0f}", f"{peak / measured[0]['peak_memory_bytes']:.2f}"]
+        lines.append("| " + " | ".join([*cells, f"{row['real_time_factor']:.3f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 

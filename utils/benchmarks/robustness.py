@@ -7,8 +7,9 @@ Writes  --out_dir (exp/<tag>/robustness/<test name>): robustness.{json,md,png}; 
 Run     python -m utils.benchmarks.robustness --exp_dir exp/avdprnn_demo --twin_exp_dir exp/dprnn_demo \\
             --manifest data/demo/test.csv --results RESULTS.md --section robustness-demo
 
-Mixtures are the sums of their sources, without the manifest's noise. SI-SNRi is stage 5's: the mean over a mixture's
-voices of SI-SNR of the estimate less that of the mixture, then the mean over mixtures.
+Mixtures are the sums of their sources, without the manifest's noise. SI-SNRi is the mean over a mixture's voices of SI-SNR
+of the estimate less that of the mixture, then the mean over mixtures: stage 5's, but for mixtures with a silent estimate,
+which has no SI-SNR. Stage 5 takes the mean over their other voices; here they have no value, and n counts them.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from utils.benchmarks.long_recordings import HOP_SEC, WINDOW_SEC, check_experime
 from utils.benchmarks.robustness_conditions import CLEAN, SI_SNRI_BEST, Condition, Trial, all_conditions, read_noises, score
 from utils.benchmarks.robustness_report import draw, gate, results_json, table
 from utils.benchmarks.robustness_voices import Example, VoiceBank, check_manifest, spread
-from utils.benchmarks.sections import origin, write_section
+from utils.benchmarks.sections import add_results_options, origin, write_section
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.files import write_json, write_text
 from utils.data.manifest import Manifest, read_manifest
@@ -101,8 +102,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--out_dir", type=Path, help="default: robustness/<test name> in the experiment")
-    parser.add_argument("--results", type=Path, help="Markdown file that takes the table too")
-    parser.add_argument("--section", default="robustness", help="its section for the table")
+    add_results_options(parser, "robustness")
     args = parser.parse_args()
     for name, least in (("max_mixtures", 2), ("batch_size", 1), ("threads", 1), ("seed", 0)):
         if getattr(args, name) < least:

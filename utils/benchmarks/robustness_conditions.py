@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.benchmarks.robustness_voices import Example, VoiceBank
 from utils.data.audio import EXTENSIONS, read_audio
-from utils.data.mixing import mix_at_sir, power
+from utils.data.mixing import MAX_DRAWS, SILENCE_POWER, mix_at_sir, power
 from utils.data.visual_augmentation import drop_frames, freeze_frames, shift_frames
 from utils.errors import UserError
 from utils.metrics import best_permutation, si_snr_matrix
@@ -72,7 +72,7 @@ def all_conditions(bank: VoiceBank, noises: dict[str, np.ndarray], audio_sec: fl
         audio_sec: of all mixtures that are tried; joined recordings are as many as fit in it, and four at least.
     """
     named = {"white noise": _white, f"babble of {N_BABBLE} voices": partial(_babble, bank)}
-    named |= {f"noise {name}": partial(_excerpt, noise) for name, noise in noises.items()}
+    named |= {f"noise {name}": partial(_excerpt, name, noise) for name, noise in noises.items()}
     noisy = [
         Condition(f"{name} at {snr_db} dB", partial(_noisy, draw, snr_db), sound=f"{name} {snr_db}")
         for name, draw in named.items()
@@ -224,9 +224,13 @@ def _babble(bank: VoiceBank, example: Example, rng: np.random.Generator) -> np.n
     return np.sum([source / max(power(source), 1e-12) ** 0.5 for source in sources], axis=0)
 
 
-def _excerpt(noise: np.ndarray, example: Example, rng: np.random.Generator) -> np.ndarray:
-    """A stretch of a recording that begins anywhere, the recording repeated where it is too short."""
-    return np.resize(np.roll(noise, -int(rng.integers(len(noise)))), example.sources.shape[1])
+def _excerpt(name: str, noise: np.ndarray, example: Example, rng: np.random.Generator) -> np.ndarray:
+    """A stretch of a recording that begins anywhere and can be heard, the recording repeated where it is too short."""
+    for _ in range(MAX_DRAWS):
+        stretch = np.resize(np.roll(noise, -int(rng.integers(len(noise)))), example.sources.shape[1])
+        if power(stretch) > SILENCE_POWER:
+            return stretch
+    raise UserError(f"--noise_dir: the file '{name}' is silent in {MAX_DRAWS} stretches; take it out of the folder")
 
 
 def _joined(bank: VoiceBank, length_sec: float, example: Example, rng: np.random.Generator) -> Trial:

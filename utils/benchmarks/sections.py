@@ -4,6 +4,7 @@ A section `NAME` lies between the lines `<!-- begin NAME -->` and `<!-- end NAME
 Used by the programs in this folder; `write_section` reads and replaces the file that --results names.
 """
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -14,9 +15,31 @@ from pathlib import Path
 
 from utils.complexity import cpu_name
 from utils.data.files import write_text
-from utils.errors import UserError
+from utils.errors import UsageError, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def add_results_options(parser: argparse.ArgumentParser, section: str | None) -> None:
+    """Add --results and --section; a section that cannot be one is refused before hours of measuring.
+
+    Args:
+        parser: of a program that has a table.
+        section: the default name; None where it depends on other options, for `section_name` to check.
+    """
+    parser.add_argument("--results", type=Path, help="Markdown file that takes the table too")
+    parser.add_argument("--section", type=section_name, default=section, help="its section for the table")
+
+
+def section_name(text: str) -> str:
+    """The text, which is the name of a section.
+
+    Raises:
+        UsageError: it cannot be one.
+    """
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise UsageError(f"section '{text}': a name has letters, digits, '-', '_' and '.' only; give another --section")
+    return text
 
 
 def write_section(path: Path, name: str, text: str) -> None:
@@ -30,9 +53,7 @@ def write_section(path: Path, name: str, text: str) -> None:
     Raises:
         UserError: the file is not text, the name cannot be one, or the file's section has no end or stands there twice.
     """
-    path = Path(path)
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"section '{name}': a name has letters, digits, '-', '_' and '.' only")
+    path, name = Path(path), section_name(name)
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     section = f"{begin}\n{text.strip()}\n{end}\n"
     try:
@@ -56,7 +77,9 @@ def write_section(path: Path, name: str, text: str) -> None:
     write_text(path, "".join(lines[: begins[0]]) + section + "".join(lines[ends[0] + 1 :]))
 
 
-def origin(program: str, threads: int, *facts: str, arguments: Sequence[str] | None = None) -> str:
+def origin(
+    program: str, threads: int, *facts: str, arguments: Sequence[str] | None = None, revisions: Sequence[str] = ()
+) -> str:
     """Where a section's numbers come from, as Markdown: what belongs at the end of every section.
 
     Args:
@@ -64,10 +87,11 @@ def origin(program: str, threads: int, *facts: str, arguments: Sequence[str] | N
         threads: CPU threads of a process.
         facts: more lines, such as the seeds and the budget.
         arguments: of the command that makes the numbers again; None: those of this process.
+        revisions: commits that the numbers were made with; none: the one that is checked out.
     """
     command = shlex.join(["python", "-m", program, *(sys.argv[1:] if arguments is None else arguments)])
     date = datetime.now().astimezone().isoformat(timespec="minutes")
-    lines = [*facts, f"command: `{command}`", f"date: {date}, git revision: {git_revision()}"]
+    lines = [*facts, f"command: `{command}`", f"date: {date}, git revision: {', '.join(revisions) or git_revision()}"]
     return "\n".join(f"- {line}" for line in [*lines, f"CPU: {cpu_name()}, threads: {threads}"]) + "\n"
 
 

@@ -65,8 +65,9 @@ class Acoustics:
             self.rooms = _positions(Path(options.rir_dir), sample_rate)
 
     def fingerprint(self) -> str:
-        """Tells one set of recordings from another, by their names and lengths; "" where none are used."""
-        found = sorted((path.name, size) for files in (self.noises, self.rooms) for path, size in files.items())
+        """Tells one set of recordings from another, by their names and sizes; "" where none are used."""
+        used = ((self.noises, self.options.noise_dir), (self.rooms, self.options.rir_dir))
+        found = [[str(path.relative_to(folder)), path.stat().st_size] for files, folder in used for path in files]
         return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else ""
 
     def check_voices(self, n_voices: int) -> None:
@@ -140,8 +141,7 @@ class Acoustics:
         paths = list(self.rooms)
         path = paths[rng.integers(len(paths))]
         if self.rooms[path] > 1:
-            channels = rng.choice(self.rooms[path], n_voices, replace=False)
-            return [_read_response(path)[:, channel] for channel in channels]
+            return list(_read_response(path)[:, rng.choice(self.rooms[path], n_voices, replace=False)].T)
         return [_read_response(paths[index])[:, 0] for index in rng.choice(len(paths), n_voices, replace=False)]
 
 

@@ -6,6 +6,7 @@ workers or processes, and not on where a training was interrupted.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ from utils.errors import UserError
 
 Example = dict[str, torch.Tensor]
 
-# What random numbers are for. Each has a generator of its own, so that switching one thing on changes nothing else.
+# What random numbers are for. Each has a generator of its own, so that switching on silence, rooms, noise or what may go
+# wrong with faces changes nothing else (a further voice and speed do: they are drawn with the mixture).
 MIXING, FIXED, EXTRAS, ROOM, NOISE, FACES = range(1, 7)
 
 
@@ -229,7 +231,9 @@ class DynamicMixtureDataset(Dataset):
         example = {"mixture": torch.from_numpy(mixture), "sources": torch.from_numpy(sources)}
         if self.stores:
             faces = np.stack([self.pool.face(voice, self.stores[view]) for voice in voices[:n_targets]])
-            example["visual"] = torch.from_numpy(self.augmentation(faces, rngs[FACES]))
+            # Beside a voice that is not wanted, a missing face would leave open which one that is.
+            spared = {"drop_face": 0.0, "drop_all_faces": 0.0} if off_screen else {}
+            example["visual"] = torch.from_numpy(replace(self.augmentation, **spared)(faces, rngs[FACES]))
         return example
 
 

@@ -71,9 +71,19 @@ class _Part(NamedTuple):
     dim: int
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """Frames `first` to `first + count`, (count, dim)."""
+        """Frames `first` to `first + count`, (count, dim).
+
+        Raises:
+            UserError: the file has gone or was cut off since the store was opened.
+        """
         offset = self.offset + first * self.dim * self.dtype.itemsize
-        return np.fromfile(self.path, self.dtype, count * self.dim, offset=offset).reshape(-1, self.dim)
+        try:
+            numbers = np.fromfile(self.path, self.dtype, count * self.dim, offset=offset)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror or error}); run stage 2 again") from None
+        if numbers.size != count * self.dim:
+            raise UserError(f"{self.path}: cut off; remove it and run stage 2 again")
+        return numbers.reshape(count, self.dim)
 
 
 class EmbeddingStore:

@@ -79,15 +79,16 @@ class VisualAugmentation:
     drop_all_faces: float = 0.0
 
     def __call__(self, cues: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The faces of a mixture, (n_cues, frames, dim), with what `rng` lets go wrong."""
-        faces = np.stack([self._face(face, rng) for face in cues])
-        if rng.random() < self.drop_face:
-            faces[rng.integers(len(faces))] = 0
-        if rng.random() < self.drop_all_faces:
-            faces[:] = 0
-        return faces
+        """The faces of a mixture, (n_cues, frames, dim), with what `rng` lets go wrong; each kind draws for itself."""
+        shifts, freezes, drops, missing = rng.spawn(4)
+        one, everyone = missing.random(2) < (self.drop_face, self.drop_all_faces)
+        faces = np.stack([self._face(face, shifts, freezes, drops) for face in cues])
+        faces[missing.integers(len(faces))] *= not one
+        return faces * np.float32(not everyone)
 
-    def _face(self, cues: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        cues = shift_frames(cues, int(rng.integers(-self.shift_frames, self.shift_frames + 1)))
-        cues = freeze_frames(cues, rng.uniform(0, self.freeze_frames), rng)
-        return drop_frames(cues, rng.uniform(0, self.drop_frames), rng)
+    def _face(
+        self, cues: np.ndarray, shifts: np.random.Generator, freezes: np.random.Generator, drops: np.random.Generator
+    ) -> np.ndarray:
+        cues = shift_frames(cues, int(shifts.integers(-self.shift_frames, self.shift_frames + 1)))
+        cues = freeze_frames(cues, freezes.uniform(0, self.freeze_frames), freezes)
+        return drop_frames(cues, drops.uniform(0, self.drop_frames), drops)

@@ -69,12 +69,10 @@ class OptimConf:
 class LossConf:
     """What training minimises, see `utils.engine.losses`."""
 
-    signal_loss: str = "si_snr"
-    """si_snr: blind to the voices' level; snr: level counts."""
+    signal_loss: str = "snr"
+    """snr: level counts; si_snr: blind to the voices' level, for networks with `model.fit_to_mixture`."""
     stft_weight: float = 0.0
     """Weight of the multi-resolution STFT loss beside it."""
-    envelope_weight: float = 0.0
-    """Weight of the task to tell each voice's loudness from its face alone, in `visual.envelope_bands` bands."""
 
 
 SECTIONS: dict[str, type] = {"data": DataConf, "loss": LossConf, "training": TrainingConf, "optim": OptimConf}
@@ -90,7 +88,7 @@ CHOICES = {
 }
 MAY_BE_ZERO = {
     "early_stop", "seed", "warmup_steps", "weight_decay", "audio_examples", "gradient_clipping", "plateau_patience",
-    "stft_weight", "envelope_weight", *DATA_MAY_BE_ZERO, *MODEL_MAY_BE_ZERO,
+    "stft_weight", *DATA_MAY_BE_ZERO, *MODEL_MAY_BE_ZERO,
 }  # fmt: skip
 SHARES = ("visual_dropout", "plateau_factor", *DATA_SHARES)
 
@@ -160,7 +158,7 @@ def read_conf(path: Path | str, overrides: list[str] | None = None) -> ResolvedC
         before = nested[section][key]
         nested[section][key] = _checked_value(f"--train_args: --{key}", key, _parsed(text, before), before)
         changed[key] = nested[section][key]
-    _check_together(path, nested)
+    _check_together(path, nested, changed)
     return ResolvedConf(nested, changed)
 
 
@@ -171,7 +169,7 @@ def write_conf(path: Path | str, conf: ResolvedConf) -> None:
 
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, Conf]]:
     """A conf and what it is based on, the base first: (file, its sections)."""
-    if path in above:
+    if path.resolve() in [file.resolve() for file in above]:
         raise UserError(f"{path}: based on itself: {' -> '.join(str(file) for file in (*above, path))}")
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -301,7 +299,7 @@ def _kind_name(kind: type) -> str:
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}[kind]
 
 
-def _check_together(path: Path, nested: Conf) -> None:
-    problem = next(chain(model_problems(nested["model"]["name"], nested), data_problems(nested)), None)
-    if problem:
-        raise UserError(f"{path}: {problem}")
+def _check_together(path: Path, nested: Conf, changed: dict[str, Any]) -> None:
+    problems = list(chain(model_problems(nested["model"]["name"], nested), data_problems(nested)))
+    if problems:
+        raise UserError(f"{path}{' with --train_args' if changed else ''}: {'; '.join(problems)}")

@@ -62,8 +62,8 @@ class DataConf:
         return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
 
 
-_DYNAMIC_SHARES = ("three_voices", "off_screen", "silent_voice", "noise_share", "rir_share")
-DATA_SHARES = ("same_speaker", "speed", *_DYNAMIC_SHARES, "drop_frames", "freeze_frames", "drop_face", "drop_all_faces")
+_DYNAMIC_SHARES = ("same_speaker", "speed", "three_voices", "off_screen", "silent_voice", "noise_share", "rir_share")
+DATA_SHARES = (*_DYNAMIC_SHARES, "drop_frames", "freeze_frames", "drop_face", "drop_all_faces")
 DATA_MAY_BE_NEGATIVE = {"noise_snr_low_db", "noise_snr_high_db"}
 DATA_MAY_BE_ZERO = {"epoch_size", "num_workers", "sir_db", "shift_frames", *DATA_SHARES}
 
@@ -81,6 +81,8 @@ def data_problems(nested: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield "model.fit_to_mixture makes every voice as loud as it can be; set it to false, or data.silent_voice to 0"
     if n_cues == 1 and (data["drop_face"] or data["drop_all_faces"]):
         yield "data.drop_face and data.drop_all_faces leave nothing that tells the voice of one face (model.n_cues 1); set 0"
+    if data["speed"] > 0.5:
+        yield f"data.speed is {data['speed']!r}; at most 0.5: nobody speaks at twice the speed"
     for share in _DYNAMIC_SHARES:
         if data[share] and not data["dynamic"]:
             yield f"data.{share} needs data.dynamic true: the mixtures of train.csv are taken as they are; set it to 0"

@@ -3,20 +3,35 @@
 For a voice that is silent (a source of zeros) the energy of its estimate counts instead.
 """
 
-import math
 from itertools import permutations
 
 import torch
-from asteroid.losses import multisrc_neg_sisdr, pairwise_neg_sisdr, pairwise_neg_snr
+from asteroid.losses import multisrc_neg_sisdr, pairwise_neg_sisdr
 from torch import nn
 
 from utils.engine.config import LossConf
 
 EPS = 1e-8
 SILENCE_FLOOR = 1e-3  # of the mixture's energy: a silent voice 30 dB below it is silent enough
+SNR_FLOOR = 1e-3  # of a source's energy: beyond 30 dB there is little to gain, and one easy voice must not rule a batch
+ALONE_DB = 40.0  # SI-SNR of a mixture that is a single voice but for rounding
 STFT_SIZES = (256, 512, 1024)  # samples; windows, each with a hop of a quarter
-ENVELOPE_FLOOR = 1e-3  # of a voice's mean energy
 LEVEL_FLOOR = 1e-3  # of magnitudes in logarithms, re the mixture's level
+
+
+def pairwise_neg_snr(estimates: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+    """Negative SNR with a ceiling (`SeparationLoss`, [2]), dB, estimate i against source k.
+
+    Args:
+        estimates, sources: (batch, n_src, time).
+
+    Returns:
+        (batch, n_src, n_src): row i, column k.
+    """
+    energy = sources.square().sum(dim=-1).unsqueeze(1)
+    error = (estimates.unsqueeze(2) - sources.unsqueeze(1)).square().sum(dim=-1)
+    return 10 * torch.log10((error + SNR_FLOOR * energy + EPS) / (energy + EPS))
+
 
 PAIRWISE = {"si_snr": pairwise_neg_sisdr, "snr": pairwise_neg_snr}
 
@@ -29,8 +44,8 @@ class SeparationLoss(nn.Module):
 
     References
         [1] Kolbæk et al., "Multitalker speech separation with utterance-level permutation invariant training", 2017.
-        [2] Wisdom et al., "What's all the fuss about free universal sound separation data?", ICASSP 2021, Eq. 3
-        (silent sources).
+        [2] Wisdom et al., "What's all the fuss about free universal sound separation data?", ICASSP 2021 (the ceiling
+        of SNR, silent sources).
         [3] Yamamoto, Song, Kim, "Parallel WaveGAN", ICASSP 2020, Sec. 2.3 (several resolutions).
     """
 
@@ -89,44 +104,6 @@ class SeparationLoss(nn.Module):
         return (logs[0] - logs[1]).abs().mean()
 
 
-def envelope_loss(
-    envelopes: torch.Tensor, sources: torch.Tensor, faceless: torch.Tensor, sample_rate: int, fps: float
-) -> torch.Tensor:
-    """How far loudness told from the faces is from that of the sources, over time: means over time do not count.
-
-    Args:
-        envelopes: (batch, n_src, bands, video_frames), see `AVSeparator.envelopes`.
-        sources: (batch, n_src, time).
-        faceless: (batch, n_src), voices that no face was given for: they do not count.
-        sample_rate, fps: Hz, video frames for each second.
-
-    Returns:
-        The mean squared error of logarithms of energies, a scalar; 1 is a factor of ten.
-    """
-    hop = round(sample_rate / fps)
-    voices = sources.flatten(0, 1)
-    window = torch.hann_window(hop, device=sources.device)
-    spectrum = torch.view_as_real(torch.stft(voices, hop, hop, window=window, center=False, return_complex=True))
-    energies = _in_bands(spectrum.square().sum(dim=-1), envelopes.shape[2], sample_rate / hop)
-    floor = ENVELOPE_FLOOR * energies.mean(dim=(1, 2), keepdim=True) + EPS
-    wanted = torch.log10(energies + floor)
-    told = envelopes.flatten(0, 1)
-    n_frames = min(told.shape[-1], wanted.shape[-1])
-    told, wanted = (values[..., :n_frames] - values[..., :n_frames].mean(-1, keepdim=True) for values in (told, wanted))
-    errors = (told - wanted).square().mean(dim=(1, 2))
-    counts = (~faceless.flatten() & (voices.square().sum(dim=-1) > 0)).float()
-    return (errors * counts).sum() / counts.sum().clamp(min=1)
-
-
-def _in_bands(energies: torch.Tensor, n_bands: int, bin_hz: float) -> torch.Tensor:
-    """Mean energies in bands equally wide on the mel scale: (voices, bins, frames) -> (voices, n_bands, frames)."""
-    top_mel = 2595 * math.log10(1 + bin_hz * (energies.shape[1] - 1) / 700)
-    edges = [700 * (10 ** (top_mel * band / n_bands / 2595) - 1) / bin_hz for band in range(n_bands + 1)]
-    ends = [round(edge) for edge in edges]
-    parts = [energies[:, low : max(high, low + 1)] for low, high in zip(ends[:-1], ends[1:], strict=True)]
-    return torch.stack([part.mean(dim=1) for part in parts], dim=1)
-
-
 def faceless(visual: torch.Tensor | None, sources: torch.Tensor) -> torch.Tensor:
     """Which voices no face was given for: (batch, n_src); all of them for an audio-only network.
 
@@ -149,6 +126,20 @@ def _best_order(losses: torch.Tensor, faceless: torch.Tensor) -> torch.Tensor:
     allowed = ((orders == own) | faceless.unsqueeze(1)).all(dim=-1)  # (batch, orders)
     sums = losses[:, orders, own].sum(dim=-1)
     return orders[sums.masked_fill(~allowed, torch.inf).argmin(dim=-1)]
+
+
+def si_snri_db(estimates: torch.Tensor, sources: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
+    """Mean SI-SNRi of the mixtures in which there is something to improve: not of a voice that is alone.
+
+    Args:
+        estimates, sources: (batch, n_src, time).
+        mixture: (batch, time).
+
+    Returns:
+        (mixtures that count,), dB.
+    """
+    before = si_snr_db(mixture.unsqueeze(1).expand_as(sources), sources)
+    return (si_snr_db(estimates, sources) - before)[before < ALONE_DB]
 
 
 def si_snr_db(estimates: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:

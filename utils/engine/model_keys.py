@@ -16,7 +16,7 @@ MODEL_CHOICES = {
     "norm_type": ("gLN", "cLN", "cgLN"),
     "rnn_type": ("LSTM", "GRU", "RNN"),
 }
-MODEL_MAY_BE_ZERO = {"n_cues", "visual_dropout", "visual_blocks", "n_audio_repeats", "envelope_bands"}
+MODEL_MAY_BE_ZERO = {"n_cues", "visual_dropout", "visual_blocks", "n_audio_repeats"}
 
 # The networks' arguments by section: {key: (section, default)}. A default gives the type; visual_dim comes from the
 # embeddings.
@@ -41,7 +41,6 @@ _VISUAL_KEYS: dict[str, tuple[str, Any]] = {
     "visual_hid": ("visual", 512),
     "visual_blocks": ("visual", 5),
     "visual_dropout": ("visual", 0.0),
-    "envelope_bands": ("visual", 0),
     "video_fps": ("visual", 25.0),
 }
 MODEL_KEYS: dict[str, dict[str, tuple[str, Any]]] = {
@@ -106,9 +105,10 @@ def model_problems(name: str, nested: dict[str, dict[str, Any]]) -> Iterator[str
             yield "an stft needs filterbank.n_filters >= filterbank.kernel_size"
         if bank["n_filters"] % 2:
             yield "an stft needs an even filterbank.n_filters"
-    told = nested["loss"]["envelope_weight"]
-    if model["n_cues"] and bool(told) != bool(nested["visual"]["envelope_bands"]):
-        yield "loss.envelope_weight and visual.envelope_bands go together: both above zero, or both 0"
+    if nested["loss"]["signal_loss"] == "si_snr" and not model["fit_to_mixture"]:
+        yield "loss.signal_loss si_snr leaves level to chance; set model.fit_to_mixture to true, or take signal_loss snr"
+    if mask["norm_type"] == "cgLN" and name != "avconvtasnet":
+        yield "masknet.norm_type cgLN is for avconvtasnet alone; take gLN or cLN"
     if name == "avdprnn":
         if mask["hop_size"] > mask["chunk_size"]:
             yield "masknet.hop_size is larger than masknet.chunk_size: frames would be lost"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from utils.engine.config import LossConf, OptimConf
-from utils.engine.losses import SeparationLoss, envelope_loss, faceless, si_snr_db
+from utils.engine.losses import SeparationLoss, faceless, si_snri_db
 from utils.engine.schedule import LearningRate
 
 
@@ -37,39 +37,35 @@ class AVSystem(pl.LightningModule):
         return self.network(batch["mixture"], batch.get("visual"))
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        loss, gain = self._step(batch)
-        values = {"loss": loss.detach(), "si_snri": gain}
-        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["sources"]))
+        loss, gains = self._step(batch)
+        self.log("loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["sources"]))
+        gain = gains.mean() if len(gains) else loss.new_zeros(())
+        self.log("si_snri", gain, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(gains))
         self.log("step_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self._val_sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # of loss, of SI-SNRi, of mixtures
+        self._val_sums = torch.zeros(4, dtype=torch.float64, device=self.device)  # of loss, mixtures, SI-SNRi, its mixtures
 
     def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
-        loss, gain = self._step(batch)
-        self._val_sums += torch.stack([loss, gain, torch.ones_like(loss)]).double() * len(batch["sources"])
+        loss, gains = self._step(batch)
+        count = len(batch["sources"])
+        sums = (loss.item() * count, count, gains.double().sum().item(), len(gains))
+        self._val_sums += torch.tensor(sums, dtype=torch.float64, device=self.device)
 
     def on_validation_epoch_end(self) -> None:
         # Summed here and not by Lightning, whose mean over processes with unequal shares is wrong (it halves integers).
-        loss_sum, gain_sum, count = self.trainer.strategy.reduce(self._val_sums, reduce_op="sum").tolist()
-        self.log_dict({"val_loss": loss_sum / count, "val_si_snri": gain_sum / count})
+        loss_sum, count, gain_sum, n_gains = self.trainer.strategy.reduce(self._val_sums, reduce_op="sum").tolist()
+        self.log_dict({"val_loss": loss_sum / count, "val_si_snri": gain_sum / max(n_gains, 1)})
         self.learning_rate.end_epoch(loss_sum / count)
 
     def _step(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss and mean SI-SNRi of a batch, both in dB."""
+        """Loss of a batch, and the SI-SNRi of its mixtures (those that are more than one voice), dB both."""
         mixture, sources = batch["mixture"], batch["sources"]
-        unseen = faceless(batch.get("visual"), sources)
-        loss, estimates = self.loss(self(batch).float(), sources, mixture, unseen)
-        network = self.network
-        if network.envelope_head is not None and self.training:
-            told = network.envelopes(batch["visual"]).float()
-            distance = envelope_loss(told, sources, unseen, network.sample_rate, network.video_fps)
-            loss = loss + self.loss.conf.envelope_weight * distance
+        loss, estimates = self.loss(self(batch).float(), sources, mixture, faceless(batch.get("visual"), sources))
         with torch.no_grad():
-            unprocessed = mixture.unsqueeze(1).expand_as(sources)
-            gain = (si_snr_db(estimates, sources) - si_snr_db(unprocessed, sources)).mean()
-        return loss, gain
+            gains = si_snri_db(estimates, sources, mixture)
+        return loss, gains
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self.seed * 100003 + self.current_epoch * 1009 + self.global_rank)
