@@ -227,7 +227,8 @@ def test_a_changed_conf_trains_anew_and_keeps_the_old_network(corpus, tmp_path):
 
 
 def test_two_processes_share_the_work(corpus, tmp_path):
-    conf = conf_file(tmp_path, model={"n_cues": 0}, training={"epochs": 1, "devices": "2", "strategy": "ddp"})
+    si_snr = {"model": {"n_cues": 0, "fit_to_mixture": True}, "loss": {"signal_loss": "si_snr"}}
+    conf = conf_file(tmp_path, **si_snr, training={"epochs": 1, "devices": "2", "strategy": "ddp"})
     done = finish(stage_3(corpus, tmp_path / "two", conf))
     assert done.returncode == 0, done.stderr
     summary = yaml.safe_load((tmp_path / "two" / "training.json").read_text())
