@@ -10,18 +10,16 @@ Reads `conf/suites/*.yml`; used by `utils.benchmarks.comparison`. A suite is ref
       wide:  {conf: conf/avdprnn.yml, train_args: "--bn_chan 128", seeds: [0, 1]}
 """
 
-import difflib
 import math
 import re
 import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from utils.engine.config import ResolvedConf, read_conf
+from utils.engine.config import ResolvedConf, nearest, read_conf
 from utils.errors import UserError
 
 SUITE_KEYS = ("minutes", "common", "baseline", "rows")
@@ -87,13 +85,6 @@ def choose_rows(suite: Suite, wanted: str) -> list[Row]:
         if name not in rows:
             raise UserError(f"--rows: {suite.path} has no row '{name}'{nearest(name, rows)}")
     return [rows[name] for name in dict.fromkeys(chosen)]
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: what was meant perhaps, else what there is."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ no time.
 import ast
 import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
@@ -193,7 +194,7 @@ def _model_name(layers: list[tuple[Path, Conf]]) -> str:
         model = given.get("model")
         name = model.get("name", name) if isinstance(model, dict) else name
         if not isinstance(name, str) or name not in MODEL_KEYS:
-            raise UserError(f"{path}: model.name is {name!r}{_nearest(name, MODEL_KEYS)}")
+            raise UserError(f"{path}: model.name is {name!r}{nearest(name, MODEL_KEYS)}")
     return name
 
 
@@ -210,7 +211,7 @@ def _defaults(name: str) -> Conf:
 def _checked_sections(path: Path, given: Any, defaults: Conf) -> Conf:
     for section, values in given.items():
         if section not in defaults:
-            raise UserError(f"{path}: unknown section '{section}'{_nearest(section, defaults)}")
+            raise UserError(f"{path}: unknown section '{section}'{nearest(section, defaults)}")
         if not isinstance(values, dict):
             raise UserError(f"{path}: section '{section}' holds no keys")
         for key in values:
@@ -226,7 +227,7 @@ def _hint(key: str, known: Any, defaults: Conf) -> str:
     networks = [name for name, keys in MODEL_KEYS.items() if key in keys]
     if networks:
         return f" of network {defaults['model']['name']}; it is one of {', '.join(networks)} (model.name)"
-    return _nearest(key, known)
+    return nearest(key, known)
 
 
 def _split_overrides(words: list[str]) -> list[tuple[str, str]]:
@@ -256,7 +257,9 @@ def _section_of(key: str, defaults: Conf) -> str:
     raise UserError(f"--train_args: unknown key '{key}'{_hint(key, known, defaults)}")
 
 
-def _nearest(word: Any, known: Any) -> str:
+def nearest(word: Any, known: Iterable[Any]) -> str:
+    """The end of a message about an unknown word: what was meant perhaps, else what there is."""
+    known = list(known)
     near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(sorted(str(k) for k in known))}"
 

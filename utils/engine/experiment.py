@@ -70,7 +70,7 @@ def draw_curves(path: Path | str, rows: list[dict[str, Any]], title: str) -> Non
 
     epochs = [row["epoch"] + 1 for row in rows]
     figure, panels = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for panel, key, label in zip(panels, ("loss", "si_snri"), ("loss: negative SI-SNR (dB)", "SI-SNRi (dB)"), strict=True):
+    for panel, key, label in zip(panels, ("loss", "si_snri"), ("loss (dB)", "SI-SNRi (dB)"), strict=True):
         panel.plot(epochs, [row[key] for row in rows], label="training", color="tab:blue")
         panel.plot(epochs, [row[f"val_{key}"] for row in rows], label="validation", color="tab:orange")
         panel.set(xlabel="epoch", ylabel=label)
