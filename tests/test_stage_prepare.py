@@ -118,6 +118,15 @@ def test_stage_0_runs_again_only_when_something_changed_and_says_what(corpus, ru
     assert "runs again, corpus_args" in run("prepare", *options(corpus, SPEAKERS))
 
 
+def test_what_a_killed_run_left_half_written_is_removed(corpus, run):
+    data = corpus.parent / "data" / "tiny"
+    (data / "mouths").mkdir(parents=True)
+    (data / "mouths/.tmp-half.npz").write_bytes(b"half")
+    (data / ".tmp-half.csv").write_bytes(b"half")
+    run("prepare", *options(corpus))
+    assert not list(data.rglob(".tmp-*"))
+
+
 def test_stage_0_reads_the_flat_form_without_sources_as_test(corpus, run):
     data = corpus.parent / "data" / "tiny"
     run("prepare", *options(corpus))

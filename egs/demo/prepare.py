@@ -30,9 +30,12 @@ def main() -> int:
     from tqdm import tqdm
 
     from egs.demo.clips import ensure_clip
+    from utils.data.files import remove_leftovers
 
     jobs = {split: _jobs(args, split) for split in SPLITS}
     flat = [job for split in SPLITS for job in jobs[split]]
+    for folder in (args.data_dir, args.raw_dir):
+        remove_leftovers(folder)
     logger.info("making %d utterances in %s", len(flat), args.data_dir)
     # a process speaks only once (see egs/demo/speech.py), hence a fresh one for each utterance
     with multiprocessing.get_context("fork").Pool(args.nj, maxtasksperchild=1) as pool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from utils.errors import UserError
 
+_PREFIX = ".tmp-"  # of files that are being written
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -20,7 +21,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -31,6 +32,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path | str) -> None:
+    """Remove the temporary files that killed runs left anywhere below `folder`; nobody may be writing there now."""
+    for temporary in Path(folder).rglob(f"{_PREFIX}*"):
+        if temporary.is_file():
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

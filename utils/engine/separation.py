@@ -16,6 +16,7 @@ from tqdm import tqdm
 from utils.data.audio import read_audio
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.estimates import Journal, Made, are_complete, voice_paths, write_voices
+from utils.data.files import remove_leftovers
 from utils.data.manifest import Problem
 from utils.engine.separation_plan import SeparationOptions, Task
 from utils.errors import UserError
@@ -39,7 +40,7 @@ def separate_tasks(
     Batches are cut before the tasks that are done are taken out: a run that goes on after a kill computes the batches
     of an undisturbed one, and so the same values.
     """
-    _remove([*folder.glob(".tmp-*"), *folder.glob("s*/.tmp-*")])  # what a killed run left
+    remove_leftovers(folder)
     journal = Journal(folder)
     for mixture_id in journal.keep_only(task.item.mixture_id for task in tasks):
         _remove(voice_paths(folder, mixture_id, n_src))

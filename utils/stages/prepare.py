@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+from utils.data.files import remove_leftovers
 from utils.data.manifest import find_manifests, read_manifest, validate_manifest
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.stages.marks import StageMark, fingerprint_files
@@ -42,6 +43,7 @@ def main() -> int:
         return 0
     for change in changes or []:
         log.info("stage 0: runs again, %s", change)
+    remove_leftovers(data_dir)
     command = [sys.executable, str(script), "--data_dir", str(data_dir)]
     command += ["--corpus_dir", str(corpus_dir)] if corpus_dir else []
     code = _run([*command, "--nj", str(args.nj), "--max_failed", str(args.max_failed), *corpus_args])
