@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.data.mouths import read_mouths
+from utils.data.mouths import MouthFile, MouthWriter, fill_unseen, read_mouths
 from utils.errors import UserError
 
 
@@ -80,3 +80,43 @@ def test_colour_crops_become_grey_by_luma(tmp_path):
     grey = read_mouths(tmp_path / "a.npz")
     assert grey.shape == (2, 96, 96) and grey.dtype == np.uint8
     assert np.unique(grey[0]) == [76] and np.unique(grey[1]) == [200]
+
+
+def test_what_the_writer_wrote_block_by_block_is_read_back_by_numpy_and_by_blocks(tmp_path):
+    crops = np.random.default_rng(0).integers(0, 256, (7, 96, 96), dtype=np.uint8)
+    mask = np.array([0, 1, 1, 0, 1, 1, 0], bool)
+    with MouthWriter(tmp_path / "a.npz", 7) as writer:
+        for crop, seen in zip(crops, mask, strict=True):
+            writer.add(crop, seen)
+        assert not (tmp_path / "a.npz").exists()
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
+        assert np.array_equal(archive["data"], crops) and np.array_equal(archive["mask"], mask)
+    mouths = MouthFile(tmp_path / "a.npz")
+    blocks = list(mouths.blocks(3))
+    assert [len(block) for block in blocks] == [3, 3, 1]
+    assert np.array_equal(np.concatenate(blocks), crops) and np.array_equal(mouths.mask, mask)
+
+
+@pytest.mark.parametrize("how", ["too few", "killed"])
+def test_crops_that_were_not_all_written_leave_no_file(tmp_path, how):
+    error = ValueError if how == "too few" else KeyboardInterrupt
+    with pytest.raises(error), MouthWriter(tmp_path / "a.npz", 3) as writer:
+        writer.add(np.zeros((96, 96), np.uint8), True)
+        if how == "killed":
+            raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mask", [np.ones(4, bool), np.ones(5, np.uint8), np.ones((5, 1), bool)])
+def test_a_mask_that_is_not_one_flag_a_frame_is_refused(tmp_path, mask):
+    np.savez(tmp_path / "a.npz", data=np.zeros((5, 96, 96), np.uint8), mask=mask)
+    with pytest.raises(UserError, match="`mask` is"):
+        MouthFile(tmp_path / "a.npz")
+
+
+def test_unseen_frames_take_the_nearest_crop_that_is_near_enough():
+    mask = np.zeros(60, bool)
+    mask[[2, 7, 8]] = True
+    filled = fill_unseen(np.arange(60), mask)
+    assert filled[:9].tolist() == [2, 2, 2, 2, 2, 7, 7, 7, 8]
+    assert filled[9:25].tolist() == [8] * 16 and filled[25:].tolist() == list(range(25, 60))

@@ -102,7 +102,7 @@ def measure(manifests: list[Manifest], frontend: "Frontend", args: argparse.Name
 
         def run_bare() -> None:
             for batch in batches:
-                forward_batch(frontend, batch.inputs).cpu()
+                forward_batch(frontend, batch).cpu()
 
         run_bare()  # the first pass pays for the library's set-up
         for number in range(args.rounds):

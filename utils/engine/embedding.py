@@ -26,15 +26,17 @@ from utils.data.embedding_store import EmbeddingStore, EmbeddingWriter, Source
 from utils.data.files import sha256_file, write_json
 from utils.data.manifest import Manifest, Problem, write_failed
 from utils.data.manifest_rows import item_id, item_mouths
-from utils.data.mouths import read_mouths
+from utils.data.mouths import FILL_FRAMES, MOUTH_SIZE, MouthFile, fill_unseen
 from utils.engine.frontends import Frontend, store_name
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _BATCH_FRAMES = 2048  # frames that go through the network at once: bounds the memory
+_PIECE_FRAMES = 512  # of a clip that is longer than that, read from disk as it goes; more than the context below
 _MAX_READERS = 8  # more threads wait for the interpreter and hold batches in memory
-_CONTEXT_FRAMES = 16  # more than any trunk sees to either side (LR-ASD 9, the lip readers 2)
+# More than any trunk sees to either side (LR-ASD 9, the lip readers 2), and as much again that unseen frames are filled from.
+_CONTEXT_FRAMES = 2 * FILL_FRAMES
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,16 @@ class MouthClip:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of equal length, preprocessed: `inputs` is float32 (batch, frames, height, width)."""
+    """Clips of equal length, preprocessed: `inputs` is float32 (batch, frames, height, width).
+
+    A long clip is a batch of its own without inputs: it is read when its turn has come.
+    """
 
     clips: list[MouthClip]
     sources: list[Source]
-    inputs: torch.Tensor
+    masks: list[np.ndarray]  # bool (frames,) each, True where a mouth was seen
+    inputs: torch.Tensor | None
+    view: str
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ def run_plan(plan: EmbeddingPlan, frontend: Frontend, nj: int, failed_name: str 
         tqdm(total=plan.n_pending, disable=None, unit="clip", desc=f"embeddings, {plan.view}") as progress,
     ):
         writer.forget({clip.key for group in plan.groups for clip in group})
-        for batch, embeddings in _embed_ahead(frontend, _load_batches(plan, frontend, nj, problems)):
+        for batch, embeddings in _embed_ahead(frontend, _load_batches(plan, frontend, nj, problems), problems):
             for clip, source, embedding in zip(batch.clips, batch.sources, embeddings, strict=True):
                 try:
                     writer.add(clip.key, embedding, source)
@@ -195,45 +202,74 @@ def collect_clips(manifests: Iterable[Manifest]) -> list[MouthClip]:
 
 def load_group(group: list[MouthClip], frontend: Frontend, view: str) -> tuple[list[Batch], list[Problem]]:
     """Read and preprocess clips; one batch for each length that occurs, which is one as a rule."""
-    by_length: dict[int, list[tuple[MouthClip, Source, torch.Tensor]]] = {}
-    problems = []
+    by_length: dict[int, list[tuple[MouthClip, Source, np.ndarray, torch.Tensor]]] = {}
+    batches, problems = [], []
     for clip in group:
         try:
-            source = _source(clip.path)
-            inputs = frontend.preprocess(read_mouths(clip.path), view)
+            source, mouths = _source(clip.path), MouthFile(clip.path)
+            if _goes_in_pieces(mouths, frontend):
+                batches.append(Batch([clip], [source], [mouths.mask], None, view))
+                continue
+            crops = fill_unseen(next(mouths.blocks(mouths.n_frames)), mouths.mask)
+            inputs = frontend.preprocess(crops, view)
         except UserError as error:
             problems.append(clip.problem(error))
         else:
-            by_length.setdefault(len(inputs), []).append((clip, source, inputs))
-    batches = []
+            by_length.setdefault(len(inputs), []).append((clip, source, mouths.mask, inputs))
     for loaded in by_length.values():
-        clips, sources, inputs = zip(*loaded, strict=True)
-        batches.append(Batch(list(clips), list(sources), torch.stack(inputs)))
+        clips, sources, masks, inputs = map(list, zip(*loaded, strict=True))
+        batches.append(Batch(clips, sources, masks, torch.stack(inputs), view))
     return batches, problems
 
 
-def forward_batch(frontend: Frontend, inputs: torch.Tensor) -> torch.Tensor:
-    """The front end's vectors of a batch, however long it is.
+def _goes_in_pieces(mouths: MouthFile, frontend: Frontend) -> bool:
+    """Whether a clip is too long to be taken whole; a temporal network gets its clips whole, however long."""
+    return mouths.n_frames > _BATCH_FRAMES and frontend.description["layer"] == "trunk"
 
-    A trunk sees a few frames around each one, so long clips go through it in pieces that overlap by more than that:
-    the memory that ten minutes need is that of `_BATCH_FRAMES`. A temporal network gets its clips whole.
 
-    Args:
-        inputs: float32 (batch, frames, height, width), on any device.
+def forward_batch(frontend: Frontend, batch: Batch) -> torch.Tensor:
+    """The front end's vectors of a batch, zeros where no mouth was seen.
 
     Returns:
         float32 (batch, frames, dim), on the front end's device.
+
+    Raises:
+        UserError: the file of a long clip cannot be read to its end.
     """
-    device = next(frontend.parameters()).device
-    n_frames = inputs.shape[1]
-    if n_frames <= _BATCH_FRAMES or frontend.description["layer"] != "trunk":
-        return frontend(inputs.to(device))
+    if batch.inputs is None:
+        output = _forward_long(frontend, MouthFile(batch.clips[0].path), batch.view)[None]
+    else:
+        output = frontend(batch.inputs.to(_device(frontend)))
+    for vectors, mask in zip(output, batch.masks, strict=True):
+        if not mask.all():
+            vectors[torch.from_numpy(~mask).to(vectors.device)] = 0  # what the networks know as "no mouth here"
+    return output
+
+
+def _forward_long(frontend: Frontend, mouths: MouthFile, view: str) -> torch.Tensor:
+    """A long clip from disk through the trunk, (frames, dim).
+
+    A trunk sees a few frames around each one, so the clip goes through it in pieces that overlap by more than that: ten
+    minutes need the memory of `_PIECE_FRAMES`.
+    """
     pieces = []
-    for start in range(0, n_frames, _BATCH_FRAMES):
-        left = max(start - _CONTEXT_FRAMES, 0)
-        piece = frontend(inputs[:, left : start + _BATCH_FRAMES + _CONTEXT_FRAMES].to(device))
-        pieces.append(piece[:, start - left : start - left + _BATCH_FRAMES])
-    return torch.cat(pieces, dim=1)
+    crops, first = np.empty((0, MOUTH_SIZE, MOUTH_SIZE), np.uint8), 0  # those held, and the frame of the first of them
+    done = 0
+    for block in mouths.blocks(_PIECE_FRAMES):
+        crops = np.concatenate([crops, block])
+        there = first + len(crops)
+        end = there if there == mouths.n_frames else there - _CONTEXT_FRAMES
+        filled = fill_unseen(crops, mouths.mask[first:there])
+        vectors = frontend(frontend.preprocess(filled, view)[None].to(_device(frontend)))[0]
+        pieces.append(vectors[done - first : end - first])
+        done = end
+        kept = max(done - _CONTEXT_FRAMES, 0)
+        crops, first = crops[kept - first :], kept
+    return torch.cat(pieces)
+
+
+def _device(frontend: Frontend) -> torch.device:
+    return next(frontend.parameters()).device
 
 
 def _cut_groups(clips: list[MouthClip], batch_size: int) -> list[list[MouthClip]]:
@@ -313,11 +349,18 @@ def _read_ahead(load: Callable, groups: Iterable, nj: int) -> Iterator:
         torch.set_num_threads(n_threads)  # threads that start later take the last value set
 
 
-def _embed_ahead(frontend: Frontend, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Each batch with its embeddings, float32 (batch, frames, dim); a GPU works on one batch while another is stored."""
+def _embed_ahead(frontend: Frontend, batches: Iterable[Batch], problems: list[Problem]) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Each batch with its embeddings, float32 (batch, frames, dim); a GPU works on one batch while another is stored.
+
+    A long clip that turns out to be damaged is added to `problems`.
+    """
     previous: tuple[Batch, torch.Tensor] | None = None
     for batch in batches:
-        output = forward_batch(frontend, batch.inputs)
+        try:
+            output = forward_batch(frontend, batch)
+        except UserError as error:
+            problems.extend(clip.problem(error) for clip in batch.clips)
+            continue
         if previous:
             yield previous[0], previous[1].cpu().numpy()
         previous = batch, output
