@@ -164,3 +164,11 @@ def test_help_lists_every_public_network(download, repo_root):
     text = download("--help").stdout
     zoo = {file.stem for file in (repo_root / "conf" / "lipreading").glob("lrw_*.json")} - {"lrw_resnet18_mstcn_prelu"}
     assert all(name in text for name in zoo)
+
+
+def test_lr_asd_is_known_by_address_and_by_content(download, folder_url, tmp_path):
+    assert "lr_asd_talkset (not known" not in download("--help").stdout and "lr_asd_talkset" in download("--help").stdout
+    (tmp_path / "served" / "lr_asd_talkset.pth.tar").write_bytes(CONTENT)
+    done = download("--base_url", folder_url, "lr_asd_talkset", tmp_path)
+    assert done.returncode == 1 and "its sha256 is" in done.stderr and "MIT" in done.stderr
+    assert not (tmp_path / "lr_asd_talkset.pth.tar").exists()

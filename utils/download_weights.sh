@@ -1,16 +1,23 @@
 #!/usr/bin/env bash
-# Fetch a public word lip reader (lip-reading TCN family, trained on LRW) for --frontend_weights.
+# Fetch a public front end for --frontend_weights: a word lip reader (lip-reading TCN family, trained on LRW), or LR-ASD.
 # Reads the network; writes OUT_DIR/NAME.pth.tar (whole or absent; a broken download goes on where it stopped).
 #   utils/download_weights.sh lrw_resnet18_mstcn [OUT_DIR]
 set -euo pipefail
 
 readme=https://github.com/mpc001/Lipreading_using_Temporal_Convolutional_Networks#model-zoo
 names=(lrw_resnet18_mstcn lrw_resnet18_dctcn lrw_resnet18_dctcn_boundary lrw_snv1x_dsmstcn3x lrw_snv1x_tcn2x
-    lrw_snv1x_tcn1x lrw_snv05x_tcn2x lrw_snv05x_tcn1x)
+    lrw_snv1x_tcn1x lrw_snv05x_tcn2x lrw_snv05x_tcn1x lr_asd_talkset)
 declare -A drive_ids=( # in the authors' Google Drive, where known
     [lrw_resnet18_mstcn]=1vqMpxZ5LzJjg50HlZdj_QFJGm2gQmDUD
     [lrw_resnet18_dctcn]=179NgMsHo9TeZCLLtNWFVgRehDvzteMZE
     [lrw_resnet18_dctcn_boundary]=1TGFG0dW5M3rBErgU8i0N7M1ys9YMIvgm
+)
+
+declare -A urls=( # elsewhere
+    [lr_asd_talkset]=https://github.com/Junhua-Liao/LR-ASD/raw/main/weight/finetuning_TalkSet.model
+)
+declare -A digests=( # sha256, where known
+    [lr_asd_talkset]=6b4ef53694e874e96cf630198dc479c78aebb3993bbf166aee3d926dfe7d9342
 )
 
 usage() {
@@ -26,7 +33,7 @@ NAME, and whether its address is known here:
 EOF
     local name
     for name in "${names[@]}"; do
-        if [[ -n ${drive_ids[$name]:-} ]]; then echo "  $name"; else echo "  $name (not known: needs --drive_id)"; fi
+        if [[ -n ${drive_ids[$name]:-}${urls[$name]:-} ]]; then echo "  $name"; else echo "  $name (not known: needs --drive_id)"; fi
     done
     cat <<EOF
 
@@ -92,6 +99,8 @@ if [[ ! -f $file ]]; then
     drive_id=${drive_id:-${drive_ids[$name]:-}}
     if [[ -n $base_url ]]; then
         url=$base_url/$name.pth.tar
+    elif [[ -z $drive_id && -n ${urls[$name]:-} ]]; then
+        url=${urls[$name]}
     elif [[ -n $drive_id ]]; then
         url="https://drive.usercontent.google.com/download?id=$drive_id&export=download&confirm=t"
     else
@@ -100,10 +109,14 @@ if [[ ! -f $file ]]; then
     host=$(cut -d/ -f3 <<<"$url")
     command -v curl >/dev/null || fail "curl is not installed; install it, or fetch $url with a browser as $file"
     mkdir -p "${file%/*}" 2>/dev/null || fail "${file%/*}: cannot be made"
-    cat >&2 <<EOF
+    if [[ $name == lr_asd* ]]; then
+        echo "LR-ASD (MIT licence, https://github.com/Junhua-Liao/LR-ASD), fetched from $host" >&2
+    else
+        cat >&2 <<EOF
 The weights of $name belong to their authors: for research and benchmarking only, not for commercial use, not to be
 passed on (LICENSE in the repository of $readme).
 EOF
+    fi
     fetch
     if [[ -s $part && ($code == 33 || $status == 416) ]]; then # cannot resume, or there was nothing more to send
         rm -f "$part"
@@ -119,6 +132,7 @@ EOF
 else
     part=$file
 fi
+sha256=${sha256:-${digests[$name]:-}}
 digest=$(sha256_of "$part")
 if [[ -n $sha256 && $sha256 != "$digest" ]]; then
     fail "$part: its sha256 is $digest, not $sha256; delete it and fetch it again"
