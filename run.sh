@@ -21,6 +21,7 @@ corpus=demo         # a folder of egs/
 corpus_dir=         # where the raw corpus lies; the demo needs none
 corpus_args=        # further options of egs/<corpus>/prepare.py, as one text
 data_dir=           # the prepared corpus; empty: data/<corpus>
+alignment=centred8  # raw video: how mouths are aligned, centred8 or forward5 (as the lip network was trained)
 dump_dir=dump       # where embeddings are kept
 
 frontend_weights=   # checkpoint of the lip-reading front end; empty: the demo's own for the demo
@@ -34,10 +35,12 @@ train_args=         # keys of the conf to change, e.g. "--lr 0.0005 --batch_size
 tag=                # name of the experiment; empty: <conf>_<corpus>_<train_args>
 exp_dir=            # folder of the experiment; empty: exp/<tag>
 
-test_dir=           # what to separate: a folder (audio/mix, mouths) or a CSV; empty: <data_dir>/test.csv
+test_dir=           # what to separate: a folder (audio/mix, mouths), a CSV, a video, or videos; empty: <data_dir>/test.csv
 test_name=          # name of its outputs; empty: the folder's name, or <corpus>_<split>
 cue_test=false      # also separate with the faces swapped and shuffled, and score that
 fallback_exp_dir=   # audio-only experiment for mixtures without a usable mouth; empty: these are left out and listed
+out_dir=            # videos: their tracks go here; empty: <exp_dir>/separated/<test_name>
+preview=false       # videos: also write them again with each face's track
 subtype=float       # sample format of the separated voices: float or pcm16
 
 COMMAND=("$0" "$@")
@@ -87,7 +90,7 @@ export AVSEP_RUN_PID=$$ # stages end when this process does
 if ((stop_stage >= 3)); then log "experiment $exp_dir"; fi
 
 run_stage 0 prepare corpus corpus_dir corpus_args data_dir nj max_failed force
-run_stage 1 mouths data_dir nj max_failed force
+run_stage 1 mouths data_dir alignment nj max_failed force
 if ! is_audio_only "$conf" "$train_args"; then
     run_stage 2 embeddings data_dir frontend_weights frontend_conf frontend_layer views precision dump_dir nj id \
         max_failed force
@@ -97,7 +100,11 @@ fi
 run_stage 3 train conf data_dir exp_dir train_args frontend_weights frontend_conf frontend_layer views precision \
     dump_dir id force
 frontend_weights=$own_weights
-run_stage 4 separate exp_dir test_dir test_name cue_test fallback_exp_dir frontend_weights subtype dump_dir nj id \
-    max_failed force
+run_stage 4 separate exp_dir test_dir test_name cue_test fallback_exp_dir frontend_weights subtype out_dir preview \
+    alignment dump_dir nj id max_failed force
+if runs 5 && is_video_set "$test_dir"; then
+    log "stage 5_score: skipped, videos have no references to score against"
+    exit 0
+fi
 run_stage 5 score exp_dir test_name nj max_failed force
 if runs 5; then log "results: $exp_dir/results/$test_name/RESULTS.md"; fi

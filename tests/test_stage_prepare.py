@@ -231,7 +231,7 @@ def test_stage_1_wants_manifests_and_a_mouth_in_every_row(corpus, run, tmp_path)
     path = tmp_path / "data" / "tiny" / "test.csv"
     path.write_text(path.read_text().replace("mouths/s1g.npz", ""))
     said = run("mouths", "--data_dir", path.parent, code=1)
-    assert f"{path}, row 2: s1f_s1g has no mouth path; making mouths from raw video is not part" in said
+    assert f"{path}, row 2: s1f_s1g has no mouth path; stage 1 cuts mouths where stage 0 wrote a videos.csv" in said
 
 
 def test_the_fingerprint_of_a_folder_sees_names_sizes_times_and_broken_links(tmp_path):

@@ -15,14 +15,20 @@ experiment_tag() { # CONF CORPUS TRAIN_ARGS -> <conf>_<corpus>[_<overrides>], al
     printf '%s' "$tag${readable:+_$readable}"
 }
 
-name_of_test() { # TEST_DIR -> the folder's name, or <corpus>_<split> of <corpus>/<split>.csv
+name_of_test() { # TEST_DIR -> the folder's name, <corpus>_<split> of <corpus>/<split>.csv, or a video's name
     local path
     path=$(realpath -m -- "$1")
     if [[ $path == *.csv && ! -d $path ]]; then
         basename "$(dirname "$path")_$(basename "$path" .csv)"
+    elif [[ -f $path ]]; then
+        basename "${path%.*}"
     else
         basename "$path"
     fi
+}
+
+is_video_set() { # TEST_DIR: a file that is no table, or a folder without audio/, which then can only hold videos
+    [[ -f $1 && $1 != *.[cC][sS][vV] ]] || [[ -d $1 && ! -d $1/audio ]]
 }
 
 is_audio_only() { # CONF TRAIN_ARGS [DEPTH]: does the model see no faces (n_cues: 0)?

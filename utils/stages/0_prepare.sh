@@ -22,4 +22,5 @@ cd "$ROOT"
 
 data_dir=${data_dir:-data/$corpus}
 [[ -f egs/$corpus/prepare.py ]] || die "--corpus $corpus: there is no egs/$corpus/prepare.py"
+if [[ -f egs/$corpus/requirements.txt ]]; then utils/install_more.sh "egs/$corpus/requirements.txt"; fi
 start_program "$data_dir/log/0_prepare.log" prepare corpus corpus_dir corpus_args data_dir nj max_failed force

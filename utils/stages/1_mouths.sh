@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Stage 1, mouths: every mouth crop that the tables name is opened and checked.
+# Stage 1, mouths: cut from the videos of a raw corpus, and every mouth crop that the tables name is opened and checked.
 #
-# Reads <data_dir>/<split>.csv (stage 0) and the mouth crops; writes <data_dir>/failed_mouths.csv and log/1_mouths.log.
+# Reads <data_dir>/<split>.csv and, for raw video, videos.csv (stage 0), the mouth crops or the videos; writes
+# <data_dir>/mouths/ (raw video only), failed_mouths.csv and log/1_mouths.log.
 #   utils/stages/1_mouths.sh --data_dir data/dla
 set -euo pipefail
 
 data_dir=data/demo # the prepared corpus
-nj=$(nproc)        # threads that read files
-max_failed=0       # rows with broken mouths that may pass before the stage fails
+alignment=centred8 # raw video: how mouths are aligned: centred8 (as the public weights of 2022) or forward5 (older ones)
+nj=$(nproc)        # processes that cut, threads that read files
+max_failed=0       # clips or rows with broken mouths that may pass before the stage fails
 force=false        # check again although nothing changed
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -17,4 +19,5 @@ cd "$ROOT"
 . utils/log.sh
 
 [[ -d $data_dir ]] || die "--data_dir $data_dir: no such folder; stage 0 (utils/stages/0_prepare.sh) makes it"
-start_program "$data_dir/log/1_mouths.log" mouths data_dir nj max_failed force
+if [[ -f $data_dir/videos.csv ]]; then utils/install_more.sh requirements-video.txt; fi
+start_program "$data_dir/log/1_mouths.log" mouths data_dir alignment nj max_failed force

@@ -1,7 +1,7 @@
-"""Stage 1: the mouth crops of a corpus are checked, every file of them opened.
+"""Stage 1: the mouths of a corpus, cut from its videos if it comes as raw video, and every file of them opened and checked.
 
-Reads   data/<corpus>/*.csv and the mouth crops that they name; corpora in today's recipes ship theirs
-Writes  data/<corpus>/failed_mouths.csv and the done mark .done-1.json
+Reads   data/<corpus>/*.csv and the mouth crops that they name; data/<corpus>/videos.csv where stage 0 wrote one
+Writes  data/<corpus>/failed_mouths.csv and the done mark .done-1.json; from videos also what utils/stages/cut_mouths.py says
 Run     python -m utils.stages.mouths --data_dir data/dla --nj 8
 """
 
@@ -16,8 +16,10 @@ from utils.data.manifest import Manifest, Problem, find_manifests, read_manifest
 from utils.data.manifest_rows import item_id, item_mouths
 from utils.data.validation import check_files, check_mouths, find_mouth_problems
 from utils.errors import OptionParser, UserError, run_cli
+from utils.stages.cut_mouths import cut_corpus, without_mouths
 from utils.stages.marks import StageMark, fingerprint_files
 
+ALIGNMENTS = ("centred8", "forward5")  # of utils/video/alignment.py, whose packages this stage may do without
 log = logging.getLogger(__name__)
 
 
@@ -30,21 +32,37 @@ def main() -> int:
     manifests = [read_manifest(path) for path in paths]
     for manifest in manifests:
         _require_mouths(manifest)
+    videos = args.data_dir / "videos.csv"
+    inputs = {"max_failed": str(args.max_failed)}
+    if videos.is_file():
+        inputs |= {"videos.csv": fingerprint_files([videos]), "alignment": args.alignment}
     crops = sorted({manifest.resolve(path) for manifest in manifests for path in manifest.mouth_paths()})
-    side_files = [path.with_suffix(".json") for path in paths]
-    inputs = {"manifests": fingerprint_files([*paths, *side_files]), "mouth crops": _fingerprint_crops(crops)}
-    mark = StageMark(args.data_dir / ".done-1.json", {**inputs, "max_failed": str(args.max_failed)})
+    mark = _mark(args.data_dir, paths, crops, inputs)
     changes = mark.changed()
     if changes == [] and not args.force:
         log.info("stage 1: up to date (%s)", args.data_dir)
         return 0
     for change in changes or []:
         log.info("stage 1: runs again, %s", change)
-    log.info("stage 1: the corpus ships its mouth crops; none to make, %d to check", len(crops))
+    if videos.is_file():
+        uncut = cut_corpus(args.data_dir, args.alignment, args.nj)
+        _report(uncut, args, "clips")
+        manifests = [without_mouths(manifest, uncut) for manifest in manifests]
+        crops = sorted({manifest.resolve(path) for manifest in manifests for path in manifest.mouth_paths()})
+    else:
+        uncut = []
+        log.info("stage 1: the corpus ships its mouth crops; none to make, %d to check", len(crops))
     checks = check_files(check_mouths, crops, args.nj, "mouths")
-    _report([problem for manifest in manifests for problem in _problems(manifest, checks)], args)
-    mark.write()
+    broken = [problem for manifest in manifests for problem in _problems(manifest, checks)]
+    _report(uncut + broken, args, "rows")
+    _mark(args.data_dir, paths, crops, inputs).write()
     return 0
+
+
+def _mark(data_dir: Path, manifests: list[Path], crops: list[Path], inputs: dict[str, str]) -> StageMark:
+    files = [*manifests, *(path.with_suffix(".json") for path in manifests)]
+    found = {"manifests": fingerprint_files(files), "mouth crops": _fingerprint_crops(crops)}
+    return StageMark(data_dir / ".done-1.json", found | inputs)
 
 
 def _parse_args() -> argparse.Namespace:
@@ -52,6 +70,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="the folder of the manifests")
     parser.add_argument("--nj", type=int, default=1, help="threads that open files")
     parser.add_argument("--max_failed", type=int, default=0, help="rows with broken mouths that are let pass")
+    parser.add_argument("--alignment", default="centred8", choices=ALIGNMENTS, help="raw video: how mouths are aligned")
     parser.add_argument("--force", action="store_true", help="run even if nothing changed")
     return parser.parse_args()
 
@@ -60,8 +79,8 @@ def _require_mouths(manifest: Manifest) -> None:
     for row, item in enumerate(manifest.items, start=2):  # the header is line 1
         if not all(item_mouths(item)):
             raise UserError(
-                f"{manifest.path}, row {row}: {item_id(item)} has no mouth path; making mouths from raw video is not "
-                "part of this corpus' recipe, so cut them beforehand and name them in the corpus"
+                f"{manifest.path}, row {row}: {item_id(item)} has no mouth path; stage 1 cuts mouths where stage 0 wrote a "
+                "videos.csv (egs/own_video does), otherwise cut them beforehand and name them in the corpus"
             )
 
 
@@ -80,16 +99,17 @@ def _problems(manifest: Manifest, checks: Mapping) -> list[Problem]:
     return [replace(problem, reason=f"{manifest.path.name}: {problem.reason}") for problem in found]
 
 
-def _report(problems: list[Problem], args: argparse.Namespace) -> None:
+def _report(problems: list[Problem], args: argparse.Namespace, what: str) -> None:
+    """List the problems, and stop where there are too many; a clip, or a row of a manifest, may have several."""
     path = args.data_dir / "failed_mouths.csv"
     write_failed(path, problems)
-    rows = len({(problem.reason.partition(":")[0], problem.row) for problem in problems})
-    if rows > args.max_failed:
+    count = len({(problem.reason.partition(":")[0], problem.row) for problem in problems})
+    if count > args.max_failed:
         raise UserError(
-            f"{path}: {rows} rows have mouth crops that cannot be used, for the reasons listed there; mend them, "
-            f"or let them pass with --max_failed {rows}"
+            f"{path}: {count} {what} have mouth crops that cannot be used, for the reasons listed there; mend them, "
+            f"or let them pass with --max_failed {count}"
         )
-    log.info("stage 1: %d rows with broken mouth crops%s", rows, f", see {path}" if rows else "")
+    log.info("stage 1: %d %s with broken mouth crops%s", count, what, f", see {path}" if count else "")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Stage 4: separate the mixtures of a test set.
 
 Reads   exp/<tag>/best_model.pth and frontend.json, and --test_dir: a prepared CSV, or a folder in the DLA layout, of
-        which data/<test name>/test.csv is made. Embeddings that are missing are added to the store.
+        which data/<test name>/test.csv is made; or a video or a folder of videos, see utils/stages/videos.py. Embeddings
+        that are missing are added to the store.
 Writes  exp/<tag>/separated/<test name>/: {s1,s2,...}/<mixture id>.wav, separated.csv, failed.csv and the journal
         made.jsonl; with --cue_test true the same in cues_swapped/ and cues_shuffled/ below it.
 Run     python -m utils.stages.separate --exp_dir exp/avdprnn_demo --test_dir data/demo/test.csv --cue_test true
@@ -27,7 +28,9 @@ from utils.data.manifest import Manifest, Problem, write_failed
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.scoring.items import files_fingerprint
 from utils.stages.marks import StageMark, fingerprint_files
+from utils.stages.mouths import ALIGNMENTS
 from utils.stages.test_set import TestSet, find_test_set
+from utils.stages.videos import find_videos, is_video_set
 
 if TYPE_CHECKING:
     from utils.data.embedding_store import EmbeddingStore
@@ -42,6 +45,8 @@ def main() -> int:
     """Check everything that is cheap to check, then separate."""
     args = parse_args()
     facts = check_experiments(args)
+    if is_video_set(args.test_dir):
+        return _separate_videos(args, facts)
     test_set = find_test_set(args.test_dir, args.test_name, args.data_root_dir, args.nj)
     folder = args.exp_dir / "separated" / test_set.name
     if args.cue_test and facts is None:
@@ -66,11 +71,21 @@ def main() -> int:
     return 0
 
 
+def _separate_videos(args: argparse.Namespace, facts: dict | None) -> int:
+    find_videos(args.test_dir, args.landmarks_dir)  # what can be refused is, before torch is imported
+    if facts is None:
+        raise UserError(f"{args.exp_dir}: an audio-only network cannot tell which voice is whose; give an audio-visual one")
+    from utils.stages.embed import choose_device
+    from utils.stages.videos import separate_videos
+
+    return separate_videos(args, facts, choose_device(args.id, os.environ))
+
+
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = OptionParser(prog="separate", description="Stage 4: separate the mixtures of a test set.")
     parser.add_argument("--exp_dir", type=Path, required=True, help="folder of the experiment")
-    parser.add_argument("--test_dir", type=Path, required=True, help="CSV of mixtures, or folder in the DLA layout")
+    parser.add_argument("--test_dir", type=Path, required=True, help="CSV of mixtures, folder in the DLA layout, or videos")
     parser.add_argument("--test_name", default="", help="name of the outputs; empty: made from --test_dir")
     parser.add_argument("--cue_test", type=flag, default=False, help="also separate with swapped and shuffled faces")
     parser.add_argument("--fallback_exp_dir", default="", help="audio-only experiment for mixtures without good mouths")
@@ -84,6 +99,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--nj", type=int, default=2, help="processes and threads that read files")
     parser.add_argument("--id", default="", help="GPU, e.g. 0; cpu; empty: a GPU if there is one")
     parser.add_argument("--max_failed", type=int, default=0, help="mixtures that may fail before the stage does")
+    parser.add_argument("--out_dir", default="", help="videos: the tracks go here; empty: <exp_dir>/separated/<test name>")
+    parser.add_argument("--preview", type=flag, default=False, help="videos: also write each again with each face's track")
+    parser.add_argument("--landmarks_dir", default="", help="videos: landmarks found before, a file named as each video")
+    parser.add_argument("--alignment", default="centred8", choices=ALIGNMENTS, help="videos: how mouths are aligned")
+    parser.add_argument("--min_sec", type=float, default=0.5, help="videos: people on screen for less are left out")
     parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="make everything again")
     args = parser.parse_args()
     for name in ("nj", "batch_size"):
@@ -147,7 +167,7 @@ def separate_test_set(args: argparse.Namespace, facts: dict | None, test_set: Te
     fallback = load_separator(Path(args.fallback_exp_dir), device) if args.fallback_exp_dir else None
     if separator.needs_faces and facts is None:
         raise UserError(f"{args.exp_dir / 'frontend.json'}: missing, but the network needs faces; run stage 3 again")
-    store, reasons = _embeddings(args, facts, test_set.manifest, device) if facts else (None, {})
+    store, reasons = embed_mouths(args, facts, test_set.manifest, device) if facts else (None, {})
     tasks, problems = plan_tasks(test_set.manifest, separator, fallback, store, reasons, options)
     by_cues = {folder: tasks}
     if args.cue_test:
@@ -159,7 +179,7 @@ def separate_test_set(args: argparse.Namespace, facts: dict | None, test_set: Te
     return len({problem.item_id for problem in problems})
 
 
-def _embeddings(
+def embed_mouths(
     args: argparse.Namespace, facts: dict, manifest: Manifest, device: str
 ) -> tuple["EmbeddingStore", dict[str, str]]:
     """The store with this manifest's mouths in it, and why some are not.

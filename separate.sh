@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# From a video to one track for each face in it.
+#
+#   ./separate.sh VIDEO [--out_dir DIR]         VIDEO: any video with sound, or a folder of videos
+#
+# Writes DIR/<video>/: face1.wav, face2.wav, ... (from left to right; as long as the video's sound to the sample, 16 kHz), rest.wav
+# (what no face said: voices off screen, noise), face1.png, ... and tracks.json (who is on screen when). Together the tracks are
+# what was heard. It is `./run.sh --stage 4 --test_dir VIDEO` with the network that comes with the recipe, whose lip network (LR-ASD,
+# 3.4 MB, MIT licence) is fetched the first time. What is up to date is not made again, what was interrupted goes on.
+# Exit codes: 0 done, 1 a video could not be separated (failed.csv), 2 wrong usage.
+set -euo pipefail
+
+video=             # instead of the first word: the video, or a folder of videos
+out_dir=           # where the tracks go; empty: <exp_dir>/separated/<name of the video or folder>
+preview=false      # also write the video again with each face's track: face1.mp4, ...
+exp_dir=           # folder of an experiment of your own (run.sh, stage 3); empty: the network that comes with the recipe
+frontend_weights=  # the lip network's file, if it is not where the experiment had it
+landmarks_dir=     # landmarks that were found before, a file or folder named as each video; empty: found here
+alignment=centred8 # how mouths are aligned: centred8 or forward5
+min_sec=0.5        # people on screen for a shorter time are left out
+subtype=float      # sample format of the tracks: float or pcm16
+nj=$(nproc)        # videos taken apart at once
+id=                # GPU, e.g. 0; cpu: none; empty: the first that is visible
+max_failed=0       # videos that may fail before this does
+force=false        # separate again although nothing changed
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+if [[ $# -gt 0 && $1 != -* ]]; then set -- "--video=$1" "${@:2}"; fi
+. "$ROOT/utils/parse_options.sh"
+. "$ROOT/utils/log.sh"
+[[ -n $video ]] || usage_error "which video? ./separate.sh VIDEO"
+for name in video out_dir exp_dir frontend_weights landmarks_dir; do # paths are the caller's, also after the cd
+    [[ -z ${!name} ]] || printf -v "$name" '%s' "$(realpath -m -- "${!name}")"
+done
+cd "$ROOT"
+. utils/recipe.sh
+
+[[ -e $video ]] || die "$video: no such video or folder"
+is_video_set "$video" || die "$video: neither a video nor a folder of videos; mixtures are separated by ./run.sh --stage 4"
+if [[ -z $exp_dir ]]; then
+    exp_dir=exp/pretrained
+    lip_network=dump/weights/lr_asd_talkset.pth.tar
+    mkdir -p "$exp_dir"
+    cp -u egs/own_video/pretrained/* "$exp_dir/"
+    if [[ -z $frontend_weights && ! -f $lip_network ]]; then
+        utils/download_weights.sh lr_asd_talkset >&2 ||
+            die "the lip network could not be fetched (see above); fetch it elsewhere and give it with --frontend_weights FILE"
+    fi
+fi
+exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$(name_of_test "$video")" \
+    "--out_dir=$out_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" "--landmarks_dir=$landmarks_dir" \
+    "--alignment=$alignment" "--min_sec=$min_sec" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" \
+    "--force=$force"

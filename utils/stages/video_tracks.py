@@ -1,0 +1,185 @@
+"""The tracks of one video: what `utils.stages.videos` writes into the video's folder.
+
+face1.wav, face2.wav, ... and rest.wav, face1.png, ..., with `--preview true` face1.mp4, ..., and tracks.json, which is written
+last and carries a stamp of all that the tracks depend on.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+import torch
+from tqdm import tqdm
+
+from utils.data.audio import read_audio
+from utils.data.embedding_store import EmbeddingStore
+from utils.data.estimates import are_complete, write_voices
+from utils.data.files import atomic_path, read_json, write_json
+from utils.data.jobs import file_key
+from utils.engine.faces_on_screen import FacesOnScreen
+from utils.engine.separation_plan import Separator
+from utils.overlap_add import separate_blocks
+
+if TYPE_CHECKING:
+    from utils.video.preparation import PreparedVideo
+
+logger = logging.getLogger(__name__)
+
+REST = "rest"
+_BLOCK_SAMPLES = 1 << 16
+
+
+def write_tracks(
+    video_path: Path,
+    prepared: "PreparedVideo",
+    folder: Path,
+    separator: Separator,
+    store: EmbeddingStore,
+    args: argparse.Namespace,
+) -> bool:
+    """Write the tracks of a video unless they are there; gives whether anything was made."""
+    names = [person.name for person in prepared.people]
+    wavs = [folder / f"{name}.wav" for name in (*names, REST)]
+    stamp = _stamp(video_path, prepared, separator, store, args)
+    report = folder / "tracks.json"
+    made = not args.force and report.is_file() and read_json(report).get("stamp") == stamp
+    if not made or not are_complete(wavs, prepared.n_samples, separator.sample_rate):
+        report.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_other_people(folder, names)
+        gain = write_voices(wavs, _blocks(prepared, separator, store, args), separator.sample_rate, args.subtype)
+        for person in prepared.people:
+            with atomic_path(folder / f"{person.name}.png") as temporary:
+                shutil.copyfile(prepared.thumbnail_path(person), temporary)
+        write_json(report, _report(video_path, prepared, separator, folder, gain, args.subtype) | {"stamp": stamp})
+        made = False
+        logger.info("stage 4: %s: %s -> %s", video_path, _summary(prepared), folder)
+    if args.preview:
+        made &= not _write_previews(video_path, prepared, folder)
+    return not made
+
+
+def _stamp(
+    video_path: Path, prepared: "PreparedVideo", separator: Separator, store: EmbeddingStore, args: argparse.Namespace
+) -> str:
+    """Hash all that the tracks depend on."""
+    cues = [(str(path), store.clip(str(path)).source_sha256) for path in map(prepared.mouth_path, prepared.people)]
+    how = (args.window_sec, args.hop_sec, args.subtype)
+    facts = [separator.sha256, store.root.parent.name, file_key(video_path), how, cues]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _remove_other_people(folder: Path, names: Sequence[str]) -> None:
+    """Remove the tracks that an earlier call with other options made of people who are no longer in the list."""
+    for path in folder.glob("face*"):
+        is_ours = path.suffix in (".wav", ".png", ".mp4") and path.stem.removeprefix("face").isdecimal()
+        if is_ours and (path.stem not in names or path.suffix == ".mp4"):
+            path.unlink()
+
+
+def _blocks(
+    prepared: "PreparedVideo", separator: Separator, store: EmbeddingStore, args: argparse.Namespace
+) -> Iterator[np.ndarray]:
+    """The tracks and the rest, (people + 1, samples), block by block from disk."""
+    keys = [str(prepared.mouth_path(person)) for person in prepared.people]
+
+    def read_mixture(start: int, count: int) -> torch.Tensor:
+        return torch.from_numpy(read_audio(prepared.sound_path, start, count, separator.sample_rate))
+
+    def read_visual(first: int, count: int) -> torch.Tensor:
+        return torch.from_numpy(np.stack([store.get(key, first, count) for key in keys]))
+
+    blocks = separate_blocks(
+        FacesOnScreen(separator.network),
+        read_mixture,
+        read_visual,
+        prepared.n_samples,
+        window_sec=args.window_sec,
+        hop_sec=args.hop_sec,
+        sample_rate=separator.sample_rate,
+        fps=separator.fps,
+    )
+    seconds = prepared.n_samples // separator.sample_rate
+    with tqdm(total=seconds, disable=None, unit="s", desc=f"separating {prepared.folder.name}") as progress:
+        for block in blocks:
+            yield block.numpy()
+            progress.update(block.shape[1] // separator.sample_rate)
+
+
+def _report(
+    video_path: Path, prepared: "PreparedVideo", separator: Separator, folder: Path, gain: float, subtype: str
+) -> dict[str, Any]:
+    """What tracks.json says."""
+    loudness_db = partial(_level_db, prepared.sound_path)
+    tracks = [
+        {
+            "name": person.name,
+            "wav": f"{person.name}.wav",
+            "thumbnail": f"{person.name}.png",
+            "on_screen_sec": person.on_screen_sec,
+            "confidence": person.confidence,
+            "share_of_frames_with_mouth": person.share_with_mouth,
+            "level_db": loudness_db(folder / f"{person.name}.wav"),
+        }
+        for person in prepared.people
+    ]
+    return {
+        "video": str(video_path.resolve()),
+        "separated_by": separator.separated_by,
+        "sample_rate_hz": separator.sample_rate,
+        "n_samples": prepared.n_samples,
+        "duration_sec": round(prepared.n_samples / separator.sample_rate, 4),
+        "fps": separator.fps,
+        "width": prepared.width,
+        "height": prepared.height,
+        "tracks": tracks,
+        "rest": {"wav": f"{REST}.wav", "level_db": loudness_db(folder / f"{REST}.wav")},
+        "faces_seen_too_shortly": prepared.n_ignored,
+        "subtype": subtype,
+        "gain": gain,
+        "definitions": {
+            "level_db": "energy of the track over that of the video's sound, dB",
+            "confidence": "mean score of the face's landmarks, 0 to 1",
+            "on_screen_sec": "from, to; absences below 1 s are passed over",
+            "rest": "the video's sound less all tracks: voices off screen and noise",
+            "gain": "what all tracks were multiplied with so that none is clipped",
+        },
+    }
+
+
+def _level_db(mixture_path: Path, path: Path) -> float | None:
+    """Energy over that of the mixture in dB, None for silence."""
+    ours, whole = _energy(path), _energy(mixture_path)
+    return round(10 * float(np.log10(ours / whole)), 1) if ours > 0 and whole > 0 else None
+
+
+def _energy(path: Path) -> float:
+    with soundfile.SoundFile(str(path)) as file:
+        return sum(float(np.square(block).sum()) for block in file.blocks(_BLOCK_SAMPLES, dtype="float64"))
+
+
+def _summary(prepared: "PreparedVideo") -> str:
+    faces = f"{len(prepared.people)} face{'s' * (len(prepared.people) != 1)}"
+    ignored = f" ({prepared.n_ignored} seen too shortly)" if prepared.n_ignored else ""
+    return f"{faces}{ignored}, {prepared.n_samples / 16000:.1f} s"
+
+
+def _write_previews(video_path: Path, prepared: "PreparedVideo", folder: Path) -> bool:
+    """The video again with each face's track; gives whether any had to be made."""
+    from utils.video.preview import write_preview
+
+    missing = [person for person in prepared.people if not (folder / f"{person.name}.mp4").is_file()]
+    people = {person.name: person for person in prepared.landmarks().people} if missing else {}
+    for person in missing:
+        seen = people[person.name]
+        boxes = dict(zip(seen.frames.tolist(), seen.boxes, strict=True))
+        write_preview(video_path, folder / f"{person.name}.wav", folder / f"{person.name}.mp4", boxes, prepared.n_frames)
+    return bool(missing)
