@@ -25,7 +25,7 @@ from utils.data.files import atomic_path, read_json, write_json, write_text
 from utils.data.manifest import Problem, write_failed
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 from utils.scoring.items import ScoreItem, files_fingerprint, read_separated, scan_folders
-from utils.scoring.report import cue_text, definitions, provenance, results_table, results_text
+from utils.scoring.report import cue_text, definitions, provenance, results_table, results_text, silent_table
 from utils.stages.marks import StageMark, fingerprint_files
 
 if TYPE_CHECKING:
@@ -200,6 +200,8 @@ def _score(job: Job, nj: int) -> int:
     final = _final_metrics(job, results, voices, means, source) | {"n_failed": n_failed, "cue_test": cues}
     _write(job, final, voices, means, [item for item, result in zip(job.items, results, strict=True) if result])
     print(f"\n{job.title}\n\n{results_table(final)}", flush=True)
+    if final["overall"]["n_silent"]:
+        print(f"absent targets\n\n{silent_table(final)}\n", flush=True)
     if cues:
         print(cue_text(cues) + "\n", flush=True)
     return n_failed

@@ -30,8 +30,10 @@ from utils.stages.marks import StageMark, fingerprint_files
 log = logging.getLogger(__name__)
 
 # What a training makes: set aside together when it is started anew.
-PRODUCTS = ("conf.yml", "checkpoints", "best_model.pth", "history.csv", "curves.png", "training.json", "log/tensorboard",
+PRODUCTS = ("conf.yml", "left_out.csv", "checkpoints", "best_model.pth", "history.csv", "curves.png", "training.json", "log/tensorboard",
             "frontend.json", "separated", "results")  # fmt: skip
+LATER_DEFAULTS = {"data.task": "separation", "data.interferer_dir": "", "data.interferer_share": 0.0, "data.lone_voice": 0.0,
+                  "loss.block_weight": 0.0}  # keys that older experiments lack; at these values nothing has changed # fmt: skip
 NEUTRAL_KEYS = ("num_workers", "logger", "audio_examples")  # they change no number of the result
 
 
@@ -151,7 +153,7 @@ def _inputs(conf: ResolvedConf, frontend: dict, train: Manifest, val: Manifest, 
         f"{section}.{key}": json.dumps(value)
         for section, keys in conf.nested.items()
         for key, value in keys.items()
-        if key not in NEUTRAL_KEYS
+        if key not in NEUTRAL_KEYS and LATER_DEFAULTS.get(f"{section}.{key}") != value
     }
     values[train.path.name] = fingerprint_files([train.path])
     values[val.path.name] = fingerprint_files([val.path])
