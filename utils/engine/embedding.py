@@ -227,6 +227,21 @@ def _goes_in_pieces(mouths: MouthFile, frontend: Frontend) -> bool:
     return mouths.n_frames > _BATCH_FRAMES and frontend.description["layer"] == "trunk"
 
 
+def embed_file(frontend: Frontend, mouths: MouthFile, view: str = "centre") -> torch.Tensor:
+    """The front end's vectors of one mouth file, float32 (frames, dim), as they would be stored in full precision.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if _goes_in_pieces(mouths, frontend):
+        inputs = None
+    else:
+        crops = fill_unseen(next(mouths.blocks(mouths.n_frames)), mouths.mask)
+        inputs = frontend.preprocess(crops, view)[None]
+    clip = MouthClip(str(mouths.path), mouths.path, mouths.n_frames, 0, "")
+    return forward_batch(frontend, Batch([clip], [], [mouths.mask], inputs, view))[0]
+
+
 def forward_batch(frontend: Frontend, batch: Batch) -> torch.Tensor:
     """The front end's vectors of a batch, zeros where no mouth was seen.
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from utils.data.audio import read_audio
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.estimates import are_complete, write_voices
-from utils.data.files import atomic_path, read_json, write_json
+from utils.data.files import atomic_path, read_json, remove_leftovers, write_json
 from utils.data.jobs import file_key
 from utils.engine.faces_on_screen import FacesOnScreen
 from utils.engine.separation_plan import Separator
@@ -54,6 +54,7 @@ def write_tracks(
     if not made or not are_complete(wavs, prepared.n_samples, separator.sample_rate):
         report.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
         _remove_other_people(folder, names)
         gain = write_voices(wavs, _blocks(prepared, separator, store, args), separator.sample_rate, args.subtype)
         for person in prepared.people:

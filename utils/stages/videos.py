@@ -178,8 +178,8 @@ def _embed(
 
     faces = [
         Utterance(
-            utterance_id=f"{video_name}/{person.name}",
-            speaker=f"{video_name}/{person.name}",
+            utterance_id=f"{video_name}_{person.name}",
+            speaker=f"{video_name}_{person.name}",
             audio_path=str(video.sound_path),
             mouth_path=str(video.mouth_path(person)),
             length=video.n_samples,

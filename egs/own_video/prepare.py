@@ -1,0 +1,86 @@
+"""Turn your own videos into manifests: a folder with a sub-folder of clips for each speaker. Stage 1 then cuts the mouths.
+
+Reads   CORPUS_DIR/<speaker>/**/<clip>.<any video>; one person speaks in a clip. A file <clip>.wav or <clip>.flac beside it is
+        taken for its sound, a file <clip>.npz, .pkl, .csv or .txt for landmarks of the face
+Writes  DATA_DIR: what utils/data/raw_corpus.py says
+Run     python egs/own_video/prepare.py --data_dir data/own_video --corpus_dir CORPUS_DIR --nj 8
+"""
+
+import random
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
+
+from egs.raw_video import prepare_raw, raw_parser, split_clips
+from utils.data.raw_corpus import RawClip
+from utils.errors import UserError, run_cli
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp")
+AUDIO_SUFFIXES = (".wav", ".flac")
+LANDMARK_SUFFIXES = (".npz", ".pkl", ".csv", ".txt", ".npy")
+_FEWEST_SPEAKERS = 6  # two for each split, so that each can mix different voices
+
+
+def main() -> int:
+    """Find the clips, give each a split, and hand over."""
+    parser = raw_parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        "--split_by", choices=("auto", "speaker", "clip"), default="auto",
+        help=f"what a split has to itself; auto: speakers, clips where there are fewer than {_FEWEST_SPEAKERS} speakers",
+    )  # fmt: skip
+    args = parser.parse_args()
+    clips = find_clips(args.corpus_dir)
+    speakers = sorted({clip.speaker for clip in clips})
+    by_clip = args.split_by == "clip" or (args.split_by == "auto" and len(speakers) < _FEWEST_SPEAKERS)
+    clips = split_by_clip(clips, args.val_share, args.test_share, args.seed) if by_clip else split_clips(clips, args)
+    prepare_raw(args, clips)
+    return 0
+
+
+def find_clips(corpus_dir: Path) -> list[RawClip]:
+    """A clip for each video below a speaker's folder, named after the way to it.
+
+    Raises:
+        UserError: there is none, or two get the same name.
+    """
+    clips: dict[str, RawClip] = {}
+    for path in sorted(corpus_dir.glob("*/**/*")):
+        parts = path.relative_to(corpus_dir).parts
+        if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file() or any(part.startswith(".") for part in parts):
+            continue
+        name = re.sub(r"[^\w.-]", "-", "_".join((*parts[:-1], path.stem)))
+        if name in clips:
+            raise UserError(f"{path}: would get the name {name}, which {clips[name].video_path} has already; rename one")
+        sound, landmarks = (_beside(path, suffixes) for suffixes in (AUDIO_SUFFIXES, LANDMARK_SUFFIXES))
+        clips[name] = RawClip(name, parts[0], "", str(path.absolute()), sound, landmarks)
+    if not clips:
+        raise UserError(
+            f"{corpus_dir}: no video in a sub-folder; put each speaker's clips into a folder of their own, e.g. "
+            f"{corpus_dir}/anna/holiday.mp4"
+        )
+    return list(clips.values())
+
+
+def split_by_clip(clips: Sequence[RawClip], val_share: float, test_share: float, seed: int) -> list[RawClip]:
+    """Give each speaker's clips to all splits; at least one to each where there are three or more."""
+    chosen = []
+    for speaker in sorted({clip.speaker for clip in clips}):
+        own = [clip for clip in clips if clip.speaker == speaker]
+        random.Random(f"{seed}:{speaker}").shuffle(own)
+        n_val, n_test = (max(round(share * len(own)), len(own) >= 3) if share else 0 for share in (val_share, test_share))
+        splits = ["val"] * n_val + ["test"] * n_test
+        chosen += [replace(clip, split=split) for clip, split in zip(own, splits + ["train"] * len(own), strict=False)]
+    return sorted(chosen, key=lambda clip: clip.utterance_id)
+
+
+def _beside(video: Path, suffixes: Sequence[str]) -> str:
+    found = (video.with_suffix(suffix) for suffix in suffixes)
+    return next((str(path.absolute()) for path in found if path.is_file()), "")
+
+
+if __name__ == "__main__":
+    run_cli(main)

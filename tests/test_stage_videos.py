@@ -1,0 +1,237 @@
+"""Stage 4 on videos, and stage 1 on raw video: synthetic videos whose landmarks are given, so that nobody must be found."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from separation_helpers import RATE_HZ, Stage, make_experiment, make_lips, rows_of, state_of
+from video_helpers import Video
+
+from utils.data.files import read_json
+from utils.data.manifest import Utterance, read_manifest, write_manifest
+from utils.data.mouths import MouthFile
+from utils.data.videos import VideoClip, write_videos
+from utils.errors import UserError
+from utils.stages import mouths
+from utils.video.landmarks import Person, write_people
+
+SIZE = (320, 160)
+SECONDS = 3.0
+N_FRAMES = 75
+FACES = {"face1": (80, range(75)), "face2": (240, range(30, 75))}  # name: middle in pixels, frames
+
+
+# Where the alignment looks, in its frame of 256 x 256 pixels; the other points do not matter to it.
+STABLE = {
+    28: (128, 107),
+    33: (129, 137),
+    36: (93, 94),
+    39: (113, 95),
+    42: (146, 95),
+    45: (167, 94),
+    48: (107, 157),
+    54: (152, 157),
+}
+
+
+def mean_face_points() -> np.ndarray:
+    points = np.full((68, 2), (129.0, 137.0))
+    points[48:] = (129.0, 158.0)
+    points[list(STABLE)] = list(STABLE.values())
+    return points
+
+
+def person(name: str, middle: float, frames) -> Person:
+    """Somebody whose face stands still."""
+    points = mean_face_points() * 0.4 + (middle - 0.4 * 128, 80 - 0.4 * 128)
+    box = np.array([middle - 40, 40, middle + 40, 120], np.float32)
+    n = len(frames)
+    repeated = [np.repeat(value[None], n, axis=0).astype(np.float32) for value in (points, box)]
+    return Person(name, np.array(frames), *repeated, np.linspace(0.5, 1, n, dtype=np.float32))
+
+
+def make_video(folder: Path, name: str = "talk", people=FACES, seconds: float = SECONDS, **changes) -> Path:
+    """A video with noise for its sound, and landmarks of it beside the folder."""
+    sound = 0.1 * np.random.default_rng(len(name)).standard_normal(round(seconds * RATE_HZ)).astype(np.float32)
+    video = Video(n_pictures=round(seconds * 25), size=SIZE, sound=sound, sound_rate_hz=RATE_HZ, sound_codec="pcm_f32le")
+    folder.mkdir(exist_ok=True)
+    path = replace(video, **changes).write(folder / f"{name}.mkv")
+    marks = folder.parent / "landmarks"
+    marks.mkdir(exist_ok=True)
+    found = [person(face, *where) for face, where in people.items()]
+    write_people(marks / f"{name}.npz", found, round(seconds * 25), *SIZE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("experiment")
+    return make_experiment(folder / "exp/av", make_lips(folder / "lips.pth"))
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch, experiment):
+    """Stage 4 on a video or a folder of videos, with the landmarks of `make_video`; gives the folder of the tracks."""
+
+    def call(test_dir: Path, *more: str) -> Path:
+        options = ("--landmarks_dir", tmp_path / "landmarks", "--out_dir", tmp_path / "out", "--nj", "1", *more)
+        Stage(tmp_path, monkeypatch)(experiment, test_dir, *options)
+        return tmp_path / "out"
+
+    return call
+
+
+def test_every_face_gets_a_track_as_long_as_the_sound_and_all_tracks_add_up_to_it(tmp_path, stage):
+    video = make_video(tmp_path / "videos", seconds=3.0123)
+    folder = stage(video) / "talk"
+    names = ["face1", "face2", "rest"]
+    tracks = {name: soundfile.read(str(folder / f"{name}.wav"), dtype="float32") for name in names}
+    sound, rate_hz = soundfile.read(str(tmp_path / "dump/videos/talk/talk/sound.wav"), dtype="float32")
+    assert rate_hz == RATE_HZ and len(sound) == round(3.0123 * RATE_HZ)
+    assert all(len(samples) == len(sound) and rate == RATE_HZ for samples, rate in tracks.values())
+    np.testing.assert_allclose(sum(samples for samples, _ in tracks.values()), sound, atol=1e-6)
+    assert all(np.abs(samples).max() > 1e-3 for samples, _ in tracks.values())
+    assert (folder / "face1.png").stat().st_size > 100 and rows_of(folder.parent / "failed.csv") == []
+
+
+def test_the_report_says_who_is_on_screen_when(tmp_path, stage):
+    report = read_json(stage(make_video(tmp_path / "videos")) / "talk/tracks.json")
+    assert [track["name"] for track in report["tracks"]] == ["face1", "face2"]
+    assert [track["on_screen_sec"] for track in report["tracks"]] == [[[0.0, 3.0]], [[1.2, 3.0]]]
+    assert [track["share_of_frames_with_mouth"] for track in report["tracks"]] == [1.0, 0.6]
+    assert (report["n_samples"], report["sample_rate_hz"], report["fps"]) == (48000, 16000, 25.0)
+    assert (report["width"], report["height"]) == SIZE
+    mixture = soundfile.read(str(tmp_path / "dump/videos/talk/talk/sound.wav"))[0]
+    for track in (*report["tracks"], report["rest"]):
+        voice = soundfile.read(str(tmp_path / "out/talk" / track["wav"]))[0]
+        assert track["level_db"] == pytest.approx(10 * np.log10(np.sum(voice**2) / np.sum(mixture**2)), abs=0.06)
+
+
+def test_a_face_that_left_is_silent_and_what_it_says_later_is_in_the_rest(tmp_path, stage):
+    people = {"face1": (80, range(0, 25)), "face2": (240, range(0, 500))}
+    folder = stage(make_video(tmp_path / "videos", people=people, seconds=20.0)) / "talk"
+    gone = soundfile.read(str(folder / "face1.wav"))[0]
+    assert np.abs(gone[: 5 * RATE_HZ]).max() > 1e-3
+    assert not gone[8 * RATE_HZ :].any(), "no window after the first one shows this face"
+    assert np.abs(soundfile.read(str(folder / "face2.wav"))[0][15 * RATE_HZ :]).max() > 1e-3
+
+
+def test_what_is_up_to_date_is_not_made_again_and_what_changed_is(tmp_path, stage, caplog):
+    caplog.set_level("INFO")
+    video = make_video(tmp_path / "videos")
+    folder = stage(video) / "talk"
+    before = state_of(folder)
+    caplog.clear()
+    assert state_of(stage(video) / "talk") == before and "up to date" in caplog.text
+    (folder / "face2.wav").unlink()
+    assert {name: samples for name, (_, samples) in state_of(stage(video) / "talk").items()} == {
+        name: samples for name, (_, samples) in before.items()
+    }
+    make_video(tmp_path / "videos", people={"face1": FACES["face1"]})
+    assert state_of(stage(video) / "talk").keys() == {"face1.wav", "rest.wav"}
+    assert not (folder / "face2.png").exists()
+
+
+def test_what_cannot_be_separated_is_listed_and_the_others_are_separated(tmp_path, stage, capsys):
+    folder = tmp_path / "videos"
+    good = make_video(folder)
+    make_video(folder, "nobody", people={})
+    make_video(folder, "mute", sound=None)
+    (folder / "broken.mp4").write_bytes(good.read_bytes()[:2000])
+    (tmp_path / "landmarks/broken.npz").write_bytes((tmp_path / "landmarks/talk.npz").read_bytes())
+    with pytest.raises(UserError, match="3 of 4 videos could not be separated"):
+        stage(folder)
+    reasons = {row["id"]: row["reason"] for row in rows_of(tmp_path / "out/failed.csv")}
+    assert reasons.keys() == {"nobody", "mute", "broken"}
+    assert "no frame has a face" in reasons["nobody"] and "sound" in reasons["mute"]
+    assert (tmp_path / "out/talk/tracks.json").is_file() and not (tmp_path / "out/nobody").exists()
+    assert all("\n" not in reason for reason in reasons.values())
+    assert stage(folder, "--max_failed", "3")
+
+
+def test_a_preview_shows_the_video_with_each_voice(tmp_path, stage):
+    video = make_video(tmp_path / "videos")
+    folder = stage(video, "--preview", "true") / "talk"
+    assert {path.name for path in folder.glob("*.mp4")} == {"face1.mp4", "face2.mp4"}
+    before = (folder / "face1.mp4").stat().st_mtime_ns
+    stage(video, "--preview", "true")
+    assert (folder / "face1.mp4").stat().st_mtime_ns == before
+
+
+def test_landmarks_that_are_missing_or_wrong_are_named(tmp_path, stage):
+    video = make_video(tmp_path / "videos")
+    os.rename(tmp_path / "landmarks/talk.npz", tmp_path / "landmarks/other.npz")
+    with pytest.raises(UserError, match="one file or folder named talk is needed for .*; found: none"):
+        stage(video)
+    np.save(tmp_path / "landmarks/talk.npy", np.zeros((N_FRAMES, 67, 2)))
+    with pytest.raises(UserError, match="1 of 1 videos"):
+        stage(video)
+    assert "67" in rows_of(tmp_path / "out/failed.csv")[0]["reason"]
+
+
+def test_killed_and_called_again_the_tracks_are_those_of_an_undisturbed_call(tmp_path, repo_root, experiment, stage):
+    video = make_video(tmp_path / "videos", seconds=40.0, people={name: (x, range(1000)) for name, (x, _) in FACES.items()})
+    undisturbed = state_of(stage(video) / "talk")
+    command = [sys.executable, "-m", "utils.stages.separate", "--exp_dir", experiment, "--test_dir", video, "--id", "cpu"]
+    command += ["--landmarks_dir", tmp_path / "landmarks", "--dump_dir", tmp_path / "dump2", "--out_dir", tmp_path / "out2"]
+    for seen in ("dump2/videos/talk/talk/sound.wav", "dump2/videos/talk/talk/prepared.json", "out2/talk/.tmp-*.wav"):
+        process = subprocess.Popen(list(map(str, command)), cwd=repo_root, stderr=subprocess.DEVNULL)
+        while not list(tmp_path.glob(seen)) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(list(map(str, command)), cwd=repo_root, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    again = state_of(tmp_path / "out2/talk")
+    assert {name: samples for name, (_, samples) in again.items()} == {
+        name: samples for name, (_, samples) in undisturbed.items()
+    }
+    assert not list((tmp_path / "out2").rglob(".tmp-*"))
+
+
+@pytest.fixture
+def raw_corpus(tmp_path) -> Path:
+    """Two clips of raw video as stage 0 leaves them, one of them with landmarks of nobody."""
+    data = tmp_path / "data/raw"
+    (data / "utterances").mkdir(parents=True)
+    clips, items = [], []
+    for name, people in (("anna_1", {"face1": FACES["face1"]}), ("bert_1", {})):
+        video = make_video(tmp_path / "videos", name, people=people)
+        soundfile.write(data / f"utterances/{name}.wav", np.zeros(N_FRAMES * 640 - 352, np.float32), RATE_HZ)
+        mouth = f"mouths/{name}.npz"
+        clips.append(VideoClip(name, str(video), str(tmp_path / f"landmarks/{name}.npz"), f"utterances/{name}.wav", mouth))
+        items.append(Utterance(name, name[:4], f"utterances/{name}.wav", mouth, N_FRAMES * 640 - 352, N_FRAMES, 25.0))
+    write_videos(data / "videos.csv", clips)
+    where = {"corpus": "raw", "split": "utterances", "data_root": data, "sample_rate": RATE_HZ, "n_src": 1}
+    write_manifest(data / "utterances.csv", items=items, **where)
+    return data
+
+
+def run_mouths(monkeypatch, data: Path, *more: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["mouths", "--data_dir", str(data), *more])
+    return mouths.main()
+
+
+def test_stage_1_cuts_the_mouths_of_raw_video_and_takes_out_the_rows_without(raw_corpus, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    with pytest.raises(UserError, match="1 clips have mouth crops that cannot be used"):
+        run_mouths(monkeypatch, raw_corpus)
+    assert len(read_manifest(raw_corpus / "utterances.csv").items) == 2, "nothing is taken out before the user lets it pass"
+    assert run_mouths(monkeypatch, raw_corpus, "--max_failed", "1") == 0
+    assert [item.utterance_id for item in read_manifest(raw_corpus / "utterances.csv").items] == ["anna_1"]
+    (row,) = rows_of(raw_corpus / "failed_mouths.csv")
+    assert row["id"] == "bert_1" and "no frame has a face" in row["reason"]
+    mouth = MouthFile(raw_corpus / "mouths/anna_1.npz")
+    assert mouth.n_frames == N_FRAMES and mouth.mask.all()
+    before = (raw_corpus / "mouths/anna_1.npz").stat().st_mtime_ns
+    assert run_mouths(monkeypatch, raw_corpus, "--max_failed", "1") == 0 and "up to date" in caplog.text
+    assert run_mouths(monkeypatch, raw_corpus, "--max_failed", "1", "--force") == 0
+    assert (raw_corpus / "mouths/anna_1.npz").stat().st_mtime_ns == before
+    assert run_mouths(monkeypatch, raw_corpus, "--max_failed", "1", "--alignment", "forward5") == 0
+    assert (raw_corpus / "mouths/anna_1.npz").stat().st_mtime_ns != before

@@ -1,0 +1,236 @@
+"""One video, taken apart: its sound, the people on screen, and their mouths.
+
+Reads   a video, and landmarks if somebody found them already
+Writes  for `prepare_video` a folder: sound.wav (16 kHz mono), scan/ (faces, minute by minute), people.npz (a landmark file),
+        mouths/<person>.npz, <person>.png and prepared.json, which is written last;
+        for `cut_clip`, where a corpus names one speaker for each video, only that speaker's mouths
+
+Stage 1 and stage 4 call this, in processes of their own. What is there already is not made again.
+"""
+
+import math
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.data.audio import probe_audio
+from utils.data.files import read_json, remove_leftovers, write_json
+from utils.data.jobs import file_key
+from utils.data.mouths import MouthWriter
+from utils.errors import UserError
+from utils.video.crops import ALIGNMENTS, MAX_GAP_FRAMES, cut_people
+from utils.video.decoding import GRID_FPS, SOUND_RATE_HZ, extract_sound, probe_video, read_pictures
+from utils.video.landmarks import People, Person, read_landmarks, read_people, write_people
+from utils.video.preview import save_thumbnail
+
+_VERSION = 1  # of what `prepare_video` makes; another one is made anew
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How mouths are cut.
+
+    Attributes:
+        alignment: one of the two published ones, `centred8` or `forward5`.
+        max_gap_frames: a mouth lost for longer is marked as unseen, for a shorter time it is interpolated.
+        min_sec: people who are on screen for a shorter time are left out.
+    """
+
+    alignment: str = ALIGNMENTS[0]
+    max_gap_frames: int = MAX_GAP_FRAMES
+    min_sec: float = 0.5
+
+
+@dataclass(frozen=True)
+class SeenPerson:
+    """A person of a video, as `prepared.json` has it."""
+
+    name: str
+    on_screen_sec: list[list[float]]  # stretches from, to; gaps below a second do not end one
+    confidence: float  # mean score of the faces
+    share_with_mouth: float  # of the video's frames
+
+
+@dataclass(frozen=True)
+class PreparedVideo:
+    """What `prepare_video` left in `folder`."""
+
+    folder: Path
+    n_samples: int  # of sound.wav
+    n_frames: int  # of the 25 fps grid
+    width: int
+    height: int
+    people: tuple[SeenPerson, ...]
+    n_ignored: int  # people seen too shortly
+
+    @property
+    def sound_path(self) -> Path:
+        return self.folder / "sound.wav"
+
+    def mouth_path(self, person: SeenPerson) -> Path:
+        return self.folder / "mouths" / f"{person.name}.npz"
+
+    def thumbnail_path(self, person: SeenPerson) -> Path:
+        return self.folder / f"{person.name}.png"
+
+    def files(self) -> list[Path]:
+        """All that the folder must hold."""
+        of_people = [path(person) for person in self.people for path in (self.mouth_path, self.thumbnail_path)]
+        return [self.sound_path, self.folder / "people.npz", *of_people]
+
+    def landmarks(self) -> People:
+        """Where each person's face is in each frame."""
+        return read_people(self.folder / "people.npz")
+
+
+def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_path: Path | None = None) -> PreparedVideo:
+    """Take a video apart, or take what an earlier call made of the same video and options; a killed one is continued.
+
+    Args:
+        path: the video.
+        folder: where all goes.
+        options: how.
+        landmarks_path: landmarks of the people in it, in any format of `read_landmarks`; None finds them.
+
+    Raises:
+        UserError: the video or the landmarks cannot be used, or nobody is on screen.
+    """
+    stamp = {"version": _VERSION, "source": file_key(path, *filter(None, [landmarks_path])), **asdict(options)}
+    done_path, source_path = folder / "prepared.json", folder / "source.json"
+    if done_path.is_file() and (facts := read_json(done_path)).get("stamp") == stamp:
+        done = _from_facts(folder, facts)
+        if all(file.is_file() for file in done.files()):
+            return done
+    done_path.unlink(missing_ok=True)
+    if source_path.is_file() and read_json(source_path) != stamp:
+        shutil.rmtree(folder)
+    write_json(source_path, stamp)
+    remove_leftovers(folder)
+    info = probe_video(path)
+    sound_path = folder / "sound.wav"
+    n_samples = probe_audio(sound_path).length if sound_path.is_file() else extract_sound(path, sound_path)
+    n_frames = math.ceil(n_samples * GRID_FPS / SOUND_RATE_HZ)
+    if landmarks_path is None:
+        from utils.video.people import find_people  # given landmarks need no face finder
+
+        people, n_ignored = find_people(path, n_frames, folder / "scan", min_sec=options.min_sec)
+    else:
+        people, n_ignored = read_landmarks(landmarks_path, n_frames, (info.width, info.height)), 0
+    if not people:
+        seen = f" ({n_ignored} faces were there for less than {options.min_sec:g} s)" if n_ignored else ""
+        raise UserError(f"{path}: nobody is on screen{seen}, so there is no voice to take out of the sound")
+    write_people(folder / "people.npz", people, n_frames, info.width, info.height)
+    seen_people = _cut(path, people, n_frames, folder, options)
+    facts = {"stamp": stamp, "n_samples": n_samples, "n_frames": n_frames, "width": info.width, "height": info.height}
+    facts |= {"people": [asdict(person) for person in seen_people], "n_ignored": n_ignored}
+    write_json(done_path, facts)
+    return _from_facts(folder, facts)
+
+
+def cut_clip(
+    video_path: Path, n_samples: int, mouth_path: Path, options: VideoOptions, landmarks_path: Path | None = None
+) -> dict[str, Any]:
+    """Cut the mouths of the one speaker of a corpus' clip: of all people in it, the one with the largest face for longest.
+
+    Args:
+        video_path: the clip.
+        n_samples: of its sound as stage 0 took it, 16 kHz.
+        mouth_path: the npz to write.
+        options: how.
+        landmarks_path: landmarks of the speaker; None finds them.
+
+    Returns:
+        `people`, how many were seen, and `share_with_mouth` of the frames.
+
+    Raises:
+        UserError: the clip or the landmarks cannot be used, or no face is found.
+    """
+    n_frames = math.ceil(n_samples * GRID_FPS / SOUND_RATE_HZ)
+    if landmarks_path is None:
+        from utils.video.people import find_people
+
+        people, _ = find_people(video_path, n_frames, None, min_sec=min(options.min_sec, n_frames / GRID_FPS / 2))
+    else:
+        info = probe_video(video_path)
+        people = read_landmarks(landmarks_path, n_frames, (info.width, info.height))
+    if not people:
+        raise UserError(f"{video_path}: no face found in {n_frames} frames")
+    speaker = max(people, key=_presence)
+    shares = write_mouths(video_path, [speaker], n_frames, [mouth_path], options)
+    return {"people": len(people), "share_with_mouth": shares[0]}
+
+
+def _presence(person: Person) -> float:
+    """Face area summed over time."""
+    sizes = person.boxes[:, 2:] - person.boxes[:, :2]
+    return float(sizes.prod(axis=1).sum())
+
+
+def _cut(path: Path, people: Sequence[Person], n_frames: int, folder: Path, options: VideoOptions) -> list[SeenPerson]:
+    """Mouths and thumbnails of everybody, in one pass over the pictures."""
+    (folder / "mouths").mkdir(parents=True, exist_ok=True)
+    mouth_paths = [folder / "mouths" / f"{person.name}.npz" for person in people]
+    faces = {}
+    for person in people:
+        best = int(np.argmax(person.scores))
+        faces.setdefault(int(person.frames[best]), []).append((person.boxes[best], folder / f"{person.name}.png"))
+    shares = write_mouths(path, people, n_frames, mouth_paths, options, faces)
+    return [
+        SeenPerson(person.name, _stretches(person.frames), round(float(person.scores.mean()), 3), share)
+        for person, share in zip(people, shares, strict=True)
+    ]
+
+
+def write_mouths(
+    path: Path,
+    people: Sequence[Person],
+    n_frames: int,
+    mouth_paths: Sequence[Path],
+    options: VideoOptions,
+    thumbnails: dict[int, list] | None = None,
+) -> list[float]:
+    """Write a mouth file for each person, in one pass over the pictures.
+
+    Args:
+        path: the video.
+        people: whose mouths.
+        n_frames: of the video, on the 25 fps grid.
+        mouth_paths: a file for each of them.
+        options: how.
+        thumbnails: pictures of faces to save on the way: by frame, (box, PNG path) each.
+
+    Returns:
+        The share of frames with a mouth, for each of them.
+    """
+
+    def pictures():
+        for frame, picture in read_pictures(path, n_frames):
+            for box, png_path in (thumbnails or {}).get(frame, ()):
+                if picture is not None:
+                    save_thumbnail(picture, box, png_path)
+            yield frame, picture
+
+    with ExitStack() as stack:
+        writers = [stack.enter_context(MouthWriter(mouth_path, n_frames)) for mouth_path in mouth_paths]
+        for _, crops in cut_people(pictures(), people, n_frames, options.alignment, options.max_gap_frames):
+            for writer, (crop, seen) in zip(writers, crops, strict=True):
+                writer.add(crop, seen)
+    return [round(float(writer.mask.mean()), 4) for writer in writers]
+
+
+def _stretches(frames: np.ndarray) -> list[list[float]]:
+    """The times in which somebody is on screen, in seconds; absences below a second are passed over."""
+    ends = np.flatnonzero(np.diff(frames) > GRID_FPS)
+    firsts, lasts = frames[np.r_[0, ends + 1]], frames[np.r_[ends, len(frames) - 1]]
+    return [[float(first / GRID_FPS), float((last + 1) / GRID_FPS)] for first, last in zip(firsts, lasts, strict=True)]
+
+
+def _from_facts(folder: Path, facts: dict[str, Any]) -> PreparedVideo:
+    people = tuple(SeenPerson(**person) for person in facts["people"])
+    sizes = {name: facts[name] for name in ("n_samples", "n_frames", "width", "height", "n_ignored")}
+    return PreparedVideo(folder, people=people, **sizes)
