@@ -1,0 +1,215 @@
+"""Video files opened with PyAV: the streams that count, their decoded frames, and what is wrong with a file, in one line.
+
+Only containers of moving pictures are opened, and only from disk: play lists, scripts of the `concat` kind and texts, which
+FFmpeg would take for videos too, could name other files or addresses.
+"""
+
+import logging
+import os
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+from av.stream import Disposition
+
+from utils.errors import UserError
+
+_CONTAINERS = (
+    "mov,mp4,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,live_flv,asf,ogg,nut,mxf,gxf,dv,rm,ivf,wtv,nsv,swf,gif,m4v,h264,hevc,obu,"
+    "av1,yuv4mpegpipe,wav,mp3,flac,aac,aiff,au,amr,ac3,eac3,caf,w64,ape,wv,mpc,tta,dts,truehd,tak"  # of sound alone
+)
+_STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+_CHECKED_FRAMES = 256  # of sound, that are asked for their time before the stream's own start is believed
+_log = logging.getLogger(__name__)
+
+
+def open_video(path: Path | str) -> av.container.InputContainer:
+    """Open a file; close what you get.
+
+    Raises:
+        UserError: no such file, a folder, empty, or nothing that could be decoded as a video.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: a folder where a video is expected; name a file")
+    try:
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: an empty file; copy it again")
+        options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+        return av.open(f"file:{path}", "r", options=options, metadata_errors="replace")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:  # those of FFmpeg are, as well, where the system has a number for them
+        raise UserError(f"{path}: cannot be opened ({error.strerror})") from None
+    except (av.FFmpegError, ValueError):
+        reason = "not a video that can be decoded, or one that was cut off; copy it again or convert it to mp4"
+        raise UserError(f"{path}: {reason}") from None
+
+
+def picture_stream(path: Path | str, container: av.container.InputContainer) -> av.video.stream.VideoStream:
+    """The stream of moving pictures: the default one, else the first; covers and thumbnails are none.
+
+    Raises:
+        UserError: there is none, or no decoder for it.
+    """
+    moving = [stream for stream in container.streams.video if not stream.disposition & _STILL]
+    if not moving:
+        only = "only a still picture" if container.streams.video else "sound or other data"
+        raise UserError(f"{path}: has no moving pictures, {only}; give a video")
+    stream = _preferred(moving)
+    if stream is None or not stream.codec_context.width:
+        raise UserError(f"{path}: its pictures are of a kind that cannot be decoded; convert it to mp4 (H.264)")
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def sound_stream(container: av.container.InputContainer) -> av.audio.stream.AudioStream | None:
+    """The stream of sound: the default one, else the first that can be decoded; None where there is none."""
+    return _preferred(container.streams.audio)
+
+
+def _preferred(streams):
+    usable = [stream for stream in streams if stream.codec_context is not None]
+    return next((stream for stream in usable if stream.disposition & Disposition.default), usable[0] if usable else None)
+
+
+def decoded(path: Path | str, container, stream, n_skipped: int = 0) -> Iterator[av.frame.Frame]:
+    """The frames of a stream, from where the container stands to its end, in the order in which they are presented.
+
+    The first `n_skipped` packets are read, but not decoded. Single packets that cannot be decoded are left out, as
+    players do, and counted in the log.
+
+    Raises:
+        UserError: encrypted; nothing, or less than half, could be decoded; the file breaks off, after the frames
+            that are there.
+    """
+    n_damaged, n_good, last_sec, complete = 0, 0, None, True
+    try:
+        for packet in islice(packets_of(container, stream), n_skipped, None):
+            if packet is None:
+                complete = False
+                break
+            if packet.has_sidedata("encryption_info"):
+                raise UserError(f"{path}: encrypted; give a video without copy protection")
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                n_damaged += 1
+                continue
+            for frame in frames:
+                n_good += 1
+                last_sec = float(frame.pts * stream.time_base) if frame.pts is not None else last_sec
+                yield frame
+    finally:
+        if n_damaged:
+            _log.warning("%s: damaged packets of its %s that were left out: %d", path, stream.type, n_damaged)
+    if not complete or ends_early(path, container.format.name):
+        began_sec = (container.start_time or 0) / av.time_base
+        where = "before anything could be decoded" if last_sec is None else f"at {last_sec - began_sec:.2f} s"
+        raise UserError(f"{path}: breaks off {where}; copy it again, or convert what is there to another file")
+    if n_damaged > n_good:
+        kind = {"video": "pictures", "audio": "sound"}[stream.type]
+        raise UserError(f"{path}: {n_damaged} packets of its {kind} cannot be decoded ({n_good} can); damaged or encrypted")
+
+
+def packets_of(container, stream) -> Iterator[av.packet.Packet | None]:
+    """The packets of a stream; a None at the end says that the file could not be read to its end."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:
+            yield from _flush(stream)
+            yield None
+            return
+        if packet is None:
+            return
+        yield packet
+
+
+def _flush(stream) -> Iterator[av.packet.Packet]:
+    """The empty packet that makes a decoder give what it still holds."""
+    last = av.packet.Packet()
+    last.stream = stream
+    yield last
+
+
+def sound_start(path: Path | str) -> Fraction | None:
+    """When the first sample of the sound is presented on the file's own clock, s; None where there is no sound.
+
+    Raises:
+        UserError: as `open_video`, and where the sound cannot be decoded.
+    """
+    with open_video(path) as container:
+        stream = sound_stream(container)
+        if stream is None:
+            return None
+        before = Fraction(0)  # length of the frames that do not say when they begin
+        for n_frames, frame in enumerate(decoded(path, container, stream)):
+            if frame.pts is not None:
+                return frame.pts * stream.time_base - before
+            before += Fraction(frame.samples, frame.sample_rate)
+            if n_frames == _CHECKED_FRAMES:
+                break
+        if not before:
+            return None
+        return (stream.start_time or 0) * stream.time_base
+
+
+def ends_early(path: Path | str, format_name: str) -> bool:
+    """Whether a file is shorter than its own outermost structure says; False where a container does not say."""
+    size = os.stat(path).st_size
+    with open(path, "rb") as handle:
+        if format_name.startswith("mov"):
+            return _boxes_end(handle, size) > size
+        if format_name.startswith("matroska"):
+            return _segment_end(handle) > size
+        if format_name == "avi":
+            return _riffs_end(handle, size) > size
+    return False
+
+
+def _boxes_end(handle, size: int) -> int:
+    """Where the last box of an MP4 or QuickTime file ends."""
+    end = 0
+    while end + 8 <= size:
+        handle.seek(end)
+        length, kind = struct.unpack(">I4s", handle.read(8))
+        if length == 1:
+            length = int.from_bytes(handle.read(8), "big")
+        if length < 8 or not kind.isascii():  # 0: as long as the file; else no box, but something that was appended
+            return end
+        end += length
+    return end
+
+
+def _riffs_end(handle, size: int) -> int:
+    """Where the last RIFF chunk of an AVI file ends."""
+    end = 0
+    while end + 8 <= size:
+        handle.seek(end)
+        kind, length = struct.unpack("<4sI", handle.read(8))
+        if kind != b"RIFF" or length in (0, 0xFFFFFFFF):  # never finished by the recorder, or something appended
+            return end
+        end += 8 + length
+    return end
+
+
+def _segment_end(handle) -> int:
+    """Where the segment of a Matroska or WebM file ends, 0 where it does not say (live recordings)."""
+    for wanted in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # the header, then the segment
+        if handle.read(4) != wanted:
+            return 0
+        first = handle.read(1)
+        if not first or not first[0]:
+            return 0
+        n_bytes = 9 - first[0].bit_length()  # the leading zeros tell how long the number is
+        rest = handle.read(n_bytes - 1)
+        length = int.from_bytes(first + rest, "big") & ((1 << 7 * n_bytes) - 1)
+        if len(rest) < n_bytes - 1 or length == (1 << 7 * n_bytes) - 1:
+            return 0
+        handle.seek(length, os.SEEK_CUR)
+    return handle.tell()
