@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-TOP_LEVEL = ("egs", "local_models", "utils", "conf", "tests", "docs", "run.sh", "path.sh", "requirements.txt",
-             "requirements-dev.txt", "README.md", "LICENSE", ".ci/run")  # fmt: skip
+TOP_LEVEL = ("egs", "local_models", "utils", "conf", "tests", "docs", "run.sh", "separate.sh", "path.sh",
+             "requirements.txt", "requirements-dev.txt", "requirements-video.txt", "README.md", "LICENSE", ".ci/run")  # fmt: skip
 OUTPUTS = {"data", "dump", "exp"}
 LONGEST = {"run.sh": 150}
 LONGEST_OTHERWISE = 400
@@ -33,8 +33,8 @@ ALLOWED = {
     "utils.scoring": GROUND | {"utils.scoring", "utils.metrics"},
     "utils.complexity": GROUND | {"utils.engine", "utils.macs", "local_models"},
     "utils.stages": GROUND | MACHINERY | {"utils.engine", "utils.scoring", "utils.video", "utils.stages", "local_models"},
-    "utils.benchmarks": GROUND | MACHINERY | {"utils.engine", "utils.benchmarks", "local_models"},
-    "egs": {"egs", "utils.errors", "utils.data", "local_models"},
+    "utils.benchmarks": GROUND | MACHINERY | {"utils.engine", "utils.video", "utils.benchmarks", "local_models"},
+    "egs": {"egs", "utils.errors", "utils.data", "utils.video", "local_models"},
 }
 NETWORKS = {"torch", "torchaudio", "asteroid", "asteroid_filterbanks", "pytorch_lightning", "torchmetrics"}
 NETWORKS_ALLOWED = {

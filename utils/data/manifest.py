@@ -38,6 +38,7 @@ class Manifest:
     sample_rate: int  # Hz
     n_src: int
     items: tuple[Mixture, ...] | tuple[Utterance, ...]
+    mouths_go_on: bool = False  # mixtures are cut to their shortest clip, whose mouths are those of whole clips
 
     def resolve(self, path: str) -> Path:
         """Where a path of this manifest lies; absolute ones stay as they are."""
@@ -74,7 +75,8 @@ def read_manifest(path: Path | str) -> Manifest:
                 f"run stage 0 again, or correct {side_path.name} if you changed the CSV yourself"
             )
     root = Path(side["data_root"])
-    return Manifest(path, side["corpus"], side["split"], root, side["sample_rate"], n_src, items)
+    go_on = side.get("mouths_go_on", False)
+    return Manifest(path, side["corpus"], side["split"], root, side["sample_rate"], n_src, items, go_on)
 
 
 def find_manifests(data_dir: Path | str) -> list[Path]:
@@ -113,6 +115,7 @@ def write_manifest(
     sample_rate: int,
     n_src: int,
     items: Sequence[Mixture] | Sequence[Utterance],
+    mouths_go_on: bool = False,
 ) -> Manifest:
     """Write a CSV, then its side file, each atomically; what is written is what `read_manifest` gives back.
 
@@ -124,6 +127,7 @@ def write_manifest(
         sample_rate: of all audio, Hz.
         n_src: sources in each mixture (1 for utterances).
         items: mixtures or utterances, at least one, with unique ids.
+        mouths_go_on: mouths begin with their mixtures, but may last longer.
 
     Raises:
         UserError: an item breaks a rule of manifests, e.g. two have the same id.
@@ -137,11 +141,12 @@ def write_manifest(
     root = Path(data_root).absolute()
     side = {"kind": kind, "corpus": corpus, "split": split, "data_root": str(root)}
     side |= {"sample_rate": sample_rate, "n_src": n_src, "rows": len(parsed)}
+    side |= {"mouths_go_on": True} if mouths_go_on else {}
     side_path = path.with_suffix(".json")
     side_path.unlink(missing_ok=True)  # an old side file must never vouch for a new CSV
     write_text(path, text)
     write_json(side_path, side)
-    return Manifest(path, corpus, split, root, sample_rate, n_src, parsed)
+    return Manifest(path, corpus, split, root, sample_rate, n_src, parsed, mouths_go_on)
 
 
 def write_failed(path: Path | str, problems: Sequence[Problem]) -> None:
@@ -184,6 +189,8 @@ def _read_side(path: Path) -> dict:
         value = side.get(name) if isinstance(side, dict) else None
         if type(value) is not kind or (kind is int and value < 1):
             raise UserError(f"{path}: '{name}' is {value!r}, no {kind.__name__}; run stage 0 again (--stage 0)")
+    if type(side.get("mouths_go_on", False)) is not bool:
+        raise UserError(f"{path}: 'mouths_go_on' is neither true nor false; run stage 0 again (--stage 0)")
     if side["kind"] not in ("mixtures", "utterances"):
         raise UserError(f"{path}: 'kind' is '{side['kind']}', neither mixtures nor utterances; run stage 0 again")
     return side

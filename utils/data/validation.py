@@ -141,8 +141,9 @@ def _mouths(manifest: Manifest, item: Mixture | Utterance, checks: Mapping[Path,
     found = []
     for path in filter(None, item_mouths(item)):
         check = checks[manifest.resolve(path)]
-        reason = check.reason or clock_problem(check.frames, item.length, manifest.sample_rate, item.fps)
-        if not reason and abs(check.frames - item.frames) > 1:
+        frames = min(check.frames, item.frames) if manifest.mouths_go_on else check.frames
+        reason = check.reason or clock_problem(frames, item.length, manifest.sample_rate, item.fps)
+        if not reason and abs(frames - item.frames) > 1:
             reason = f"{check.frames} frames where column frames says {item.frames}"
         if reason:
             found.append((path, reason))

@@ -118,7 +118,7 @@ def plan_tasks(
         try:
             path = manifest.resolve(item.mixture_path)
             length = _checked_length(manifest, item, path)
-            reason = _face_problem(item, faces, separator, store, mouth_reasons)
+            reason = _face_problem(item, faces, separator, store, mouth_reasons, manifest.mouths_go_on)
             if reason and fallback is None:
                 raise UserError(reason)
             if reason:
@@ -180,7 +180,12 @@ def _checked_length(manifest: Manifest, item: Mixture, path: Path) -> int:
 
 
 def _face_problem(
-    item: Mixture, faces: Sequence[str], separator: Separator, store: EmbeddingStore | None, reasons: dict[str, str]
+    item: Mixture,
+    faces: Sequence[str],
+    separator: Separator,
+    store: EmbeddingStore | None,
+    reasons: dict[str, str],
+    mouths_go_on: bool,
 ) -> str:
     """Why the faces of a mixture cannot be used, "" if they can."""
     for k, face in enumerate(faces, start=1):
@@ -188,8 +193,9 @@ def _face_problem(
             return f"voice {k} has no mouth (mouth_{k}_path is empty)"
         if face not in store:
             return f"{face}: {reasons.get(face, 'no embedding')}"
+        wanted = frames_covering(item.length, separator.sample_rate, separator.fps)
         try:
-            check_frames(store.frames(face), frames_covering(item.length, separator.sample_rate, separator.fps))
+            check_frames(min(store.frames(face), wanted) if mouths_go_on else store.frames(face), wanted)
         except UserError as error:
             return f"{face}: {error}"
     if faces and abs(item.fps - separator.fps) > 1e-3:

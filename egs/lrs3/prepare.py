@@ -1,0 +1,64 @@
+"""Turn LRS3 into manifests: LRS3-2Mix with its mouths, or the raw videos.
+
+Reads   CORPUS_DIR/audio/wav16k/min/{tr,cv,tt}/{mix,s1,s2} and CORPUS_DIR/mouths/*.npz; or
+        CORPUS_DIR/{trainval,test}/YOUTUBE_ID/00001.mp4 (pretrain/ where it is asked for)
+Writes  DATA_DIR/{train,val,test}.csv, utterances.csv, failed.csv; of raw video also its sounds, mixtures and videos.csv
+Run     python egs/lrs3/prepare.py --data_dir data/lrs3 --corpus_dir CORPUS_DIR --nj 8
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
+
+from egs.two_mix import PRETRAIN, corpus_parser, is_prepared, prepare_corpus, prepare_two_mix
+from utils.data.clip_tree import VIDEO_SUFFIXES, walk_tree
+from utils.data.list_maker import split_speakers
+from utils.data.manifest import Problem
+from utils.data.raw_corpus import RawClip
+from utils.data.two_mix import LRS3
+from utils.errors import UserError, flag, run_cli
+
+
+def main() -> None:
+    """Either layout to manifests."""
+    parser = corpus_parser(__doc__.splitlines()[0])
+    parser.add_argument("--pretrain", type=flag, default=False, help="raw: the pretrain part, too, for training")
+    args = parser.parse_args()
+    if is_prepared(args):
+        prepare_two_mix(args, LRS3)
+        return
+    clips, problems = find_clips(args.corpus_dir.absolute(), args.pretrain, args.val_share, args.seed)
+    prepare_corpus(args, LRS3, clips, problems)
+
+
+def find_clips(root: Path, pretrain: bool, val_share: float, seed: int) -> tuple[list[RawClip], list[Problem]]:
+    """The clips of each part. LRS3 has no validation list: a share of trainval's videos becomes one."""
+    parts = ["trainval", "test", *(["pretrain"] if pretrain else [])]
+    if not any((root / part).is_dir() for part in parts):
+        raise UserError(f"{root}: holds neither trainval/ nor test/, nor audio/wav16k/min; this is not LRS3")
+    clips, problems = [], []
+    for part in parts:
+        if not (root / part).is_dir():
+            continue
+        tree, found = walk_tree(root / part, VIDEO_SUFFIXES, depth=1)
+        problems += found
+        prefix = PRETRAIN if part == "pretrain" else ""
+        split = "test" if part == "test" else "train"
+        clips += [RawClip(prefix + name, item.place[0], split, str(item.path)) for name, item in tree.items()]
+    tested = {clip.speaker for clip in clips if clip.split == "test"}
+    open_speakers = sorted({clip.speaker for clip in clips if clip.split == "train"} - tested)
+    chosen = split_speakers(open_speakers, {"train": 1 - val_share, "val": val_share}, seed) if open_speakers else {}
+    kept = []
+    for clip in clips:
+        if clip.split == "train" and clip.speaker in tested:
+            problems.append(Problem(0, clip.utterance_id, clip.video_path, "the test part has clips of this video, too"))
+            continue
+        split = clip.split if clip.split == "test" else chosen[clip.speaker]
+        if not (clip.utterance_id.startswith(PRETRAIN) and split == "val"):  # held out, since its video is
+            kept.append(RawClip(clip.utterance_id, clip.speaker, split, clip.video_path))
+    return kept, problems
+
+
+if __name__ == "__main__":
+    run_cli(main)

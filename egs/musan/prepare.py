@@ -1,0 +1,149 @@
+"""Turn MUSAN, or any tree of recordings, into folders of noise that --noise_dir takes.
+
+Reads   CORPUS_DIR/{noise,music}/**/*.wav of MUSAN; --select . takes a whole tree (AudioSet, WHAM). speech/ is left alone
+Writes  DATA_DIR/noise/{train,test}/…: 16 kHz mono; links where nothing must be converted; DATA_DIR/noise_{train,test}.csv,
+        which list them, and failed.csv
+Run     python egs/musan/prepare.py --data_dir data/musan --corpus_dir /data/musan --nj 4
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
+
+from egs.raw_video import video_decoding
+from utils.data.audio import probe_audio
+from utils.data.clip_tree import AUDIO_SUFFIXES, TreeFile, walk_tree
+from utils.data.corpus_output import print_summary, refuse_failures, write_corpus
+from utils.data.disk import require_space
+from utils.data.jobs import Job, file_key, pending, run_jobs
+from utils.data.manifest import Problem, Utterance
+from utils.data.validation import AudioCheck, check_audio, check_files
+from utils.errors import OptionParser, UsageError, UserError, run_cli
+
+SAMPLE_RATE_HZ = 16000
+_EXPANSION = 12  # of a compressed file, at most, when it becomes float32 at 16 kHz
+_HASH_RANGE = 10**8
+
+
+def main() -> None:
+    """Link or convert every recording, look whether each can be heard, list them."""
+    args = _parse_args()
+    root, data_dir = args.corpus_dir.absolute(), args.data_dir.absolute()
+    files, problems = find_recordings(root, args.select)
+    outputs, found = bring_in(files, data_dir, args.test_share, args.nj)
+    problems += found
+    checks = check_files(partial(check_audio, sample_rate=SAMPLE_RATE_HZ), outputs.values(), args.nj, "noise")
+    broken = {name: checks[path].reason for name, path in outputs.items() if checks[path].reason}
+    problems += [Problem(0, name, str(files[name].path), reason) for name, reason in broken.items()]
+    for name in broken:
+        outputs[name].unlink(missing_ok=True)  # a folder of noise holds nothing that is none
+    refuse_failures(data_dir / "failed.csv", problems, args.max_failed)
+    contents: dict[str, list[Utterance]] = {"noise_train": [], "noise_test": []}
+    for name in sorted(set(outputs) - set(broken)):
+        relative = outputs[name].relative_to(data_dir)
+        contents[f"noise_{relative.parts[1]}"].append(_utterance(name, files[name], relative, checks[outputs[name]]))
+    _remove_others(data_dir / "noise", {outputs[name] for name in set(outputs) - set(broken)})
+    write_corpus(data_dir, data_dir, SAMPLE_RATE_HZ, contents)
+    print_summary(data_dir, contents, problems)
+
+
+def find_recordings(root: Path, selected: list[str]) -> tuple[dict[str, TreeFile], list[Problem]]:
+    """The recordings of the selected folders, by id."""
+    files: dict[str, TreeFile] = {}
+    problems: list[Problem] = []
+    for name in selected:
+        tree, found = walk_tree(root / name, AUDIO_SUFFIXES)
+        if not tree and not found:
+            raise UserError(f"{root / name}: no {', '.join(AUDIO_SUFFIXES)} file in it; choose folders with --select")
+        prefix = () if name == "." else Path(name).parts
+        problems += found
+        files |= {"_".join((*prefix, clip_id)): TreeFile((*prefix, *item.place), item.path) for clip_id, item in tree.items()}
+    return files, problems
+
+
+def bring_in(files: dict[str, TreeFile], data_dir: Path, test_share: float, nj: int) -> tuple[dict[str, Path], list[Problem]]:
+    """Link what fits as it is, convert the rest; where each recording is now, and which could not be converted."""
+    outputs, jobs, links = {}, [], []
+    for name, item in files.items():
+        folder = data_dir / "noise" / ("test" if _draw(name) < test_share else "train")
+        fits = _fits(item.path)
+        outputs[name] = folder.joinpath(*item.place).with_name(item.place[-1] + (item.path.suffix.lower() if fits else ".wav"))
+        if fits:
+            links.append((item.path, outputs[name]))
+        else:
+            jobs.append(Job(name, file_key(item.path), (outputs[name],), (item.path, outputs[name])))
+    journal = data_dir / ".converted.jsonl"
+    todo, _ = pending(jobs, journal)
+    size = sum(_EXPANSION * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() not in (".wav", ".flac"))
+    size += sum(2 * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() in (".wav", ".flac"))
+    if todo:
+        video_decoding()  # says at once what is not installed
+    require_space(data_dir, size, f"{len(todo)} recordings, converted")
+    for source, target in links:
+        _link(source, target)
+    _, reasons = run_jobs(_convert, jobs, journal, nj, "convert")
+    problems = [Problem(0, name, str(files[name].path), reason) for name, reason in reasons.items()]
+    return {name: path for name, path in outputs.items() if name not in reasons}, problems
+
+
+def _fits(path: Path) -> bool:
+    """Whether a recording can be used as it is."""
+    if path.suffix.lower() not in (".wav", ".flac"):
+        return False
+    try:
+        info = probe_audio(path)
+    except UserError:
+        return False  # the conversion says what is wrong with it
+    return info.sample_rate == SAMPLE_RATE_HZ and info.channels == 1
+
+
+def _convert(given: tuple[Path, Path]) -> int:
+    return int(video_decoding().extract_sound(*given))  # PyAV decodes what soundfile does not
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink() and os.readlink(target) == str(source):
+        return
+    target.unlink(missing_ok=True)
+    target.symlink_to(source)
+
+
+def _remove_others(folder: Path, wanted: set[Path]) -> None:
+    """Take away what an earlier preparation with other choices left in the folders of noise."""
+    for path in folder.rglob("*"):
+        if (path.is_symlink() or path.is_file()) and path not in wanted:
+            path.unlink()
+
+
+def _draw(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone, so that more recordings never move one to the other folder."""
+    return int(hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest(), 16) % _HASH_RANGE / _HASH_RANGE
+
+
+def _utterance(name: str, item: TreeFile, relative: Path, check: AudioCheck) -> Utterance:
+    kind = item.place[0] if len(item.place) > 1 else "noise"
+    return Utterance(name, kind, relative.as_posix(), "", check.length, 0, 0.0)
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = OptionParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", type=Path, required=True, help="gets noise/train and noise/test")
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder that holds noise/, music/, …")
+    parser.add_argument("--select", nargs="+", default=["noise", "music"], metavar="DIR", help="folders to take; .: all of it")
+    parser.add_argument("--test_share", type=float, default=0.1, help="recordings that go into noise/test, by their names")
+    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--max_failed", type=int, default=0, help="recordings that may be left out")
+    args = parser.parse_args()
+    if not 0 <= args.test_share <= 1:
+        raise UsageError(f"--test_share {args.test_share:g}: a share is between 0 and 1")
+    return args
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,60 @@
+"""Turn TCD-TIMIT into manifests.
+
+Reads   CORPUS_DIR/volunteers/01M/Clips/straightcam/sa1.mp4 and CORPUS_DIR/lipspeakers/Lipspkr1/Clips/straightcam/sa1.mp4
+        (either alone does, and 30degcam on request); pictures of 29.97 or 30 a second, sound of 48 kHz
+Writes  DATA_DIR/{val,test}.csv, utterances.csv, videos.csv, failed.csv, the sounds and the mixtures
+Run     python egs/tcd_timit/prepare.py --data_dir data/tcd_timit --corpus_dir CORPUS_DIR --nj 8
+"""
+
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
+
+from egs.raw_video import prepare_raw, raw_parser, split_clips
+from utils.data.clip_tree import VIDEO_SUFFIXES, walk_tree
+from utils.data.manifest import Problem
+from utils.data.raw_corpus import RawClip
+from utils.errors import UserError, run_cli
+
+CAMERAS = ("straightcam", "30degcam")
+_SPEAKER = re.compile(r"[0-9]{2}[MF]|Lipspkr[0-9]+", re.IGNORECASE)
+
+
+def main() -> None:
+    """The tree to manifests."""
+    parser = raw_parser(__doc__.splitlines()[0])
+    parser.add_argument("--camera", choices=CAMERAS, default=CAMERAS[0], help="whose pictures")
+    parser.add_argument(
+        "--sentences", choices=("own", "all"), default="all", help="own: without sa1 and sa2, which all speakers say"
+    )
+    args = parser.parse_args()
+    clips, problems = find_clips(args.corpus_dir.absolute(), args.camera, args.sentences)
+    prepare_raw(args, split_clips(clips, args), problems=problems)
+
+
+def find_clips(root: Path, camera: str, sentences: str) -> tuple[list[RawClip], list[Problem]]:
+    """The clips of a camera. File names repeat across speakers, so that an id is SPEAKER_SENTENCE."""
+    tree, problems = walk_tree(root, VIDEO_SUFFIXES)
+    clips = []
+    for item in tree.values():
+        folders = item.place[:-1]
+        if camera not in folders:
+            continue
+        speakers = [name for name in folders if _SPEAKER.fullmatch(name)]
+        if len(speakers) != 1:
+            problems.append(
+                Problem(0, item.clip_id, str(item.path), "no folder above it is a speaker, such as 01M or Lipspkr1")
+            )
+            continue
+        sentence = item.place[-1]
+        if sentences == "all" or sentence.lower() not in ("sa1", "sa2"):
+            clips.append(RawClip(f"{speakers[0]}_{sentence}", speakers[0], "", str(item.path)))
+    if not clips and not problems:
+        raise UserError(f"{root}: holds no video SPEAKER/Clips/{camera}/SENTENCE.mp4; this is not TCD-TIMIT")
+    return clips, problems
+
+
+if __name__ == "__main__":
+    run_cli(main)

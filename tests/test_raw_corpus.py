@@ -1,0 +1,131 @@
+"""Raw corpora, with files of sound in the place of videos: what stage 0 leaves, what it refuses, how it goes on."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from corpora_helpers import RATE_HZ, speech, write_audio, write_crops
+
+from utils.data.audio import probe_audio, read_audio, write_wav
+from utils.data.list_maker import ListOptions
+from utils.data.manifest import find_manifests, read_manifest, validate_manifest
+from utils.data.mix_lists import ListedMixture, ListedVoice
+from utils.data.raw_corpus import RawClip, RawOptions, VideoReader, prepare_raw_corpus
+from utils.data.videos import read_videos
+from utils.errors import UserError
+
+
+def extract(clip: RawClip, wav_path: Path) -> int:
+    samples = read_audio(clip.audio_path or clip.video_path)
+    write_wav(wav_path, samples, RATE_HZ)
+    return len(samples)
+
+
+def duration_sec(clip: RawClip) -> float:
+    info = probe_audio(clip.video_path)
+    return info.length / info.sample_rate
+
+
+READER = VideoReader(extract, duration_sec)
+
+
+@pytest.fixture
+def clips(tmp_path, shared_data) -> list[RawClip]:
+    """Eight speakers, two clips of each, 2.1 to 3.6 s."""
+    found = []
+    for index in range(8):
+        whole = np.resize(speech(shared_data, index), 6 * RATE_HZ)  # some speakers say less
+        for part in range(2):
+            name, split = f"_s{index}-{part}", ("train", "train", "train", "train", "val", "val", "test", "test")[index]
+            seconds = 2.1 + 0.1 * index + 0.5 * part
+            path = write_audio(tmp_path / f"raw/{name}.wav", whole[part * 30000 :][: round(seconds * RATE_HZ)])
+            found.append(RawClip(name, f"_s{index}", split, str(path)))
+    return found
+
+
+def prepare(folder: Path, clips: list[RawClip], listed=None, problems=(), **options) -> None:
+    settings = {"n_mixtures": {"train": 3, "val": 2, "test": 2}, "draw": ListOptions(), **options}
+    prepare_raw_corpus(clips, folder, READER, RawOptions(**settings), listed=listed, problems=problems)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_everything_that_stage_0_writes_is_there_and_right(tmp_path, clips):
+    out = tmp_path / "data" / "mine"
+    prepare(out, clips[::-1])
+    assert [path.stem for path in find_manifests(out)] == ["clips", "test", "train", "utterances", "val"]
+    videos = read_videos(out / "videos.csv")
+    assert {clip.utterance_id for clip in videos} == {clip.utterance_id for clip in clips}
+    for clip in videos:
+        write_crops(out / clip.mouth_path, -(-soundfile.info(out / clip.audio_path).frames // 640))
+    for path in find_manifests(out):
+        assert validate_manifest(read_manifest(path), deep=True) == []
+    utterances = read_manifest(out / "utterances.csv").items
+    assert {item.speaker for item in utterances} == {"_s0", "_s1", "_s2", "_s3"}
+    tested = read_manifest(out / "test.csv").items
+    assert all(set(item.speakers) == {"_s6", "_s7"} and item.subset == "unseen_face" for item in tested)
+    assert len(rows_of(out / "mixtures.csv")) == 7 and not rows_of(out / "failed.csv")
+
+
+def test_mouths_that_end_before_their_mixtures_are_still_found(tmp_path, clips):
+    out = tmp_path / "out"
+    prepare(out, clips)
+    manifest = read_manifest(out / "test.csv")
+    for path in manifest.mouth_paths():
+        write_crops(out / path, 300)
+    assert validate_manifest(manifest, deep=True) == []
+    write_crops(out / manifest.items[0].mouth_paths[0], manifest.items[0].frames - 2)
+    assert "video frames where" in validate_manifest(manifest, deep=True)[0].reason
+
+
+def test_a_second_call_makes_nothing_again(tmp_path, clips):
+    out = tmp_path / "out"
+    prepare(out, clips)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.wav")}
+    prepare(out, clips)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.wav")} == before
+
+
+def test_what_cannot_be_used_is_listed_and_refused_above_the_limit(tmp_path, clips):
+    out = tmp_path / "out"
+    write_audio(Path(clips[0].video_path), np.zeros(20000))
+    Path(clips[5].video_path).write_text("no sound")
+    clips += [RawClip("twice", "x", "train", clips[1].video_path)] * 2
+    clips += [RawClip("a/b", "x", "train", clips[1].video_path), RawClip("where", "x", "dev", clips[1].video_path)]
+    with pytest.raises(UserError, match="--max_failed 5"):
+        prepare(out, clips)
+    assert not find_manifests(out)
+    reasons = {row["id"]: row["reason"] for row in rows_of(out / "failed.csv")}
+    assert reasons["_s0-0"] == "lasts 1.250 s, less than --min_sec 2"
+    assert "cannot be read as audio" in reasons["_s2-1"]
+    assert reasons["twice"] == "2 clips have this id; ids must tell them apart"
+    assert "cannot be an id" in reasons["a/b"] and "the split is 'dev'" in reasons["where"]
+    prepare(out, clips, max_failed=5)
+    assert len(read_manifest(out / "utterances.csv").items) == 6
+
+
+def test_listed_mixtures_are_made_and_their_clips_kept_out_of_training(tmp_path, clips):
+    voices = (ListedVoice("_s0-0", "_s0", 0.0), ListedVoice("_s1-1", "_s1", 3.0))
+    absent = (ListedVoice("_s0-0", "_s0", 0.0), ListedVoice("nobody", "n", 3.0))
+    listed = [ListedMixture("one", "val", voices), ListedMixture("none", "val", absent, row=7)]
+    with pytest.raises(UserError, match="row 7, none: the list names nobody, which the corpus does not hold"):
+        prepare(tmp_path / "out", clips, listed)
+    prepare(tmp_path / "out", clips, listed, max_failed=1)
+    assert [item.mixture_id for item in read_manifest(tmp_path / "out" / "val.csv").items] == ["one"]
+    names = {item.utterance_id for item in read_manifest(tmp_path / "out" / "utterances.csv").items}
+    assert names == {"_s0-1", "_s1-0", "_s2-0", "_s2-1", "_s3-0", "_s3-1"}
+
+
+def test_three_voices_are_mixed(tmp_path, clips):
+    prepare(tmp_path / "out", clips, draw=ListOptions(n_src=3), n_mixtures={"train": 2})
+    assert read_manifest(tmp_path / "out" / "train.csv").n_src == 3
+
+
+def test_no_clip_at_all_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no clip was found"):
+        prepare(tmp_path / "out", [])

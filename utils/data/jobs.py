@@ -1,0 +1,183 @@
+"""Work on many files at once: in processes, resumable, and nothing lost where one of them fails.
+
+Finished jobs go line by line into a journal; the next run takes from it what has the same key and whose files are still
+there. A job that raises `UserError` is reported with its reason and tried again by the next run; one whose process dies
+(out of memory, a crash in C code) as well, without taking the others with it.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from utils.data.files import write_text
+from utils.errors import UserError
+
+log = logging.getLogger(__name__)
+_IN_WORK = 2  # jobs handed out for each process: one in work, one waiting
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work.
+
+    Attributes:
+        name: unique among the jobs of a journal.
+        key: changes whenever the job would make something else; a fingerprint of its inputs and options.
+        outputs: the files that it makes; where one is missing the job is done again.
+        given: what the function gets, picklable.
+    """
+
+    name: str
+    key: str
+    outputs: tuple[Path, ...]
+    given: Any
+
+
+def run_jobs(
+    function: Callable[[Any], Any], jobs: Sequence[Job], journal: Path, nj: int, title: str, unit: str = "file"
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Apply `function` to what each job gives, or take its result from the journal.
+
+    Args:
+        function: picklable, i.e. of a module; returns plain JSON data or raises `UserError`; its files are whole or absent.
+        jobs: the work.
+        journal: the file that finished results are kept in; it holds these jobs alone.
+        nj: processes; 1 works in this one.
+        title, unit: of the progress bar.
+
+    Returns:
+        Results by the jobs' names, and for the others the reasons of their failures.
+    """
+    todo, results = pending(jobs, journal)
+    if results:
+        log.info("%s: %d of %d were done before and have not changed", title, len(results), len(jobs))
+    keys = {job.name: job.key for job in jobs}
+    _write_journal(journal, keys, results)  # without stale lines and the one that a kill cut short
+    reasons: dict[str, str] = {}
+    done = _serially(function, todo) if nj <= 1 or len(todo) < 2 else _in_processes(function, todo, nj)
+    with open(journal, "a", encoding="utf-8") as handle:
+        for job, result, reason in tqdm(done, total=len(todo), desc=title, unit=unit, disable=None):
+            if reason:
+                reasons[job.name] = reason
+                continue
+            results[job.name] = result
+            handle.write(_line(job.name, job.key, result))
+            handle.flush()
+    return {job.name: results[job.name] for job in jobs if job.name in results}, reasons
+
+
+def pending(jobs: Sequence[Job], journal: Path) -> tuple[list[Job], dict[str, Any]]:
+    """The jobs that are still to do, and the results of the others."""
+    known = _read_journal(journal)
+    todo, results = [], {}
+    for job in jobs:
+        key, result = known.get(job.name, (None, None))
+        if key == job.key and all(path.is_file() for path in job.outputs):
+            results[job.name] = result
+        else:
+            todo.append(job)
+    return todo, results
+
+
+def file_key(*paths: Path | str) -> str:
+    """Names, sizes and times of files, for the key of a job that reads them; a missing one has no size."""
+    parts = []
+    for path in paths:
+        try:
+            stat = os.stat(path)
+            parts.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
+        except OSError:
+            parts.append(f"{path} -")
+    return "|".join(parts)
+
+
+def _serially(function: Callable, jobs: Sequence[Job]) -> Iterator[tuple[Job, Any, str]]:
+    for job in jobs:
+        yield job, *_guarded(function, job.given)
+
+
+def _in_processes(function: Callable, jobs: Sequence[Job], nj: int) -> Iterator[tuple[Job, Any, str]]:
+    """Yield results as they come; after a crash a new pool goes on with what was not in work."""
+    waiting = list(jobs)[::-1]
+    while waiting:
+        suspects: list[Job] = []
+        running: dict[Future, Job] = {}
+        with _open_pool(min(nj, len(waiting))) as pool:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < _IN_WORK * nj:
+                        running[pool.submit(_guarded, function, waiting[-1].given)] = waiting[-1]
+                        waiting.pop()
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        outcome = future.result()
+                        yield running.pop(future), *outcome
+            except BrokenProcessPool:
+                suspects = list(running.values())
+        for job in suspects:
+            yield job, *_alone(function, job)
+
+
+def _alone(function: Callable, job: Job) -> tuple[Any, str]:
+    with _open_pool(1) as pool:
+        try:
+            return pool.submit(_guarded, function, job.given).result()
+        except BrokenProcessPool:
+            return None, "the process that worked on it died (out of memory, or a crash of a decoder)"
+
+
+def _open_pool(nj: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(nj, multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"  # the processes already fill the cores
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the parent says what there is to say
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
+
+
+def _guarded(function: Callable, given: Any) -> tuple[Any, str]:
+    try:
+        return function(given), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _line(name: str, key: str, result: Any) -> str:
+    return json.dumps({"name": name, "key": key, "result": result}) + "\n"
+
+
+def _write_journal(path: Path, keys: dict[str, str], results: dict[str, Any]) -> None:
+    write_text(path, "".join(_line(name, keys[name], result) for name, result in results.items()))
+
+
+def _read_journal(path: Path) -> dict[str, tuple[str, Any]]:
+    if not path.is_file():
+        return {}
+    known = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            known[entry["name"]] = entry["key"], entry["result"]
+        except (ValueError, KeyError, TypeError):  # the line that a kill cut short
+            continue
+    return known
