@@ -38,6 +38,7 @@ exp_dir=            # folder of the experiment; empty: exp/<tag>
 test_dir=           # what to separate: a folder (audio/mix, mouths), a CSV, a video, or videos; empty: <data_dir>/test.csv
 test_name=          # name of its outputs; empty: the folder's name, or <corpus>_<split>
 cue_test=false      # also separate with the faces swapped and shuffled, and score that
+av_offset_sweep=    # also separate with the faces so many video frames too late: -5:5 or -5,-1,1,5; empty: none
 fallback_exp_dir=   # audio-only experiment for mixtures without a usable mouth; empty: these are left out and listed
 out_dir=            # videos: their tracks go here; empty: <exp_dir>/separated/<test_name>
 preview=false       # videos: also write them again with each face's track
@@ -107,4 +108,5 @@ if runs 5 && is_video_set "$test_dir"; then
     exit 0
 fi
 run_stage 5 score exp_dir test_name nj max_failed force
+[[ -z $av_offset_sweep ]] || run_stage 5 offsets exp_dir test_dir test_name av_offset_sweep subtype dump_dir nj id
 if runs 5; then log "results: $exp_dir/results/$test_name/RESULTS.md"; fi

@@ -59,6 +59,13 @@ class AVDPRNN(DPRNN):
         self.fusions = nn.ModuleList(nn.Conv1d(fused_chan, self.bn_chan, 1) for _ in range(n_fusions))
 
     def forward(self, features: torch.Tensor, cues: torch.Tensor | None = None) -> torch.Tensor:
+        return self._after_blocks(features, cues, {self.n_repeats - 1})[0]
+
+    def after_each_block(self, features: torch.Tensor, cues: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """The masks that the one output layer gives after each block; the last ones are those of `forward`."""
+        return self._after_blocks(features, cues, set(range(self.n_repeats)))
+
+    def _after_blocks(self, features: torch.Tensor, cues: torch.Tensor | None, wanted: set[int]) -> list[torch.Tensor]:
         batch, _, n_frames = features.shape
         stream = self.bottleneck(features)
         n_streams = 1
@@ -67,13 +74,15 @@ class AVDPRNN(DPRNN):
             cues = (own_and_others(cues) if self.see_others else cues).flatten(0, 1)
             stream = stream.repeat_interleave(n_streams, dim=0)
             stream = stream + self.fusions[0](torch.cat([stream, cues], dim=1))
-        chunks = self._segment(stream)
+        chunks, found = self._segment(stream), []
         for index, block in enumerate(self.net):
             if cues is not None and 0 < index < len(self.fusions):
                 chunks = chunks + self._fuse_chunks(self.fusions[index], chunks, cues)
             chunks = block(chunks)
-        masks = self._masks(chunks, n_frames)
-        return masks.reshape(batch, n_streams * self.n_src, self.out_chan, n_frames)
+            if index in wanted:
+                masks = self._masks(chunks, n_frames)
+                found.append(masks.reshape(batch, n_streams * self.n_src, self.out_chan, n_frames))
+        return found
 
     def _segment(self, stream: torch.Tensor) -> torch.Tensor:
         """(batch, chan, frames) -> overlapping chunks (batch, chan, chunk_size, n_chunks); [1], Sec. 2.1."""

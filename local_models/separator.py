@@ -6,6 +6,7 @@ order of the faces by construction, and any number of faces works.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -98,11 +99,29 @@ class AVSeparator(nn.Module):
         return dict(self._config)
 
     def forward(self, mixture: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
+        return self._separate(mixture, visual, lambda features, cues: [self.masker(features, cues)])[0]
+
+    def after_each_block(self, mixture: torch.Tensor, visual: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """The voices as the masker has them after each of its blocks, for deep supervision; the last are `forward`'s.
+
+        Only for maskers with a method of that name.
+        """
+        return self._separate(mixture, visual, self.masker.after_each_block)
+
+    def _separate(
+        self,
+        mixture: torch.Tensor,
+        visual: torch.Tensor | None,
+        masks_of: Callable[[torch.Tensor, torch.Tensor | None], list[torch.Tensor]],
+    ) -> list[torch.Tensor]:
+        """Voices (batch, n_src, time) for each of the masks (batch, n_src, n_feats_out, frames)."""
         self._check(mixture, visual)
         level = mixture.square().mean(dim=-1, keepdim=True).sqrt() + EPS  # the network hears every mixture equally loud
         encoded = self._encode(mixture / level)
         cues = None if visual is None else self._cues(visual, encoded.shape[-1])
-        masks = self.masker(self._features(encoded), cues)
+        return [self._decoded(masks, encoded, mixture, level) for masks in masks_of(self._features(encoded), cues)]
+
+    def _decoded(self, masks: torch.Tensor, encoded: torch.Tensor, mixture: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         voices = self.decoder(self._masked(masks, encoded.unsqueeze(1)))
         start = self.kernel_size - self.stride
         voices = voices[..., start : start + mixture.shape[-1]]

@@ -45,6 +45,8 @@ def test_a_twin_differs_from_its_model_by_the_faces_alone(twin):
 @pytest.mark.parametrize("path", CONFS, ids=lambda path: path.stem)
 def test_the_demo_can_train_every_conf_with_its_own_budget(path):
     words = (path.parent.parent / "egs/demo/train_args").read_text().split()
+    if read_conf(path).data.task == "extraction":  # whose face must not be missing
+        words += ["--drop_face", "0", "--drop_all_faces", "0"]
     assert read_conf(path, words).training.epochs == int(words[words.index("--epochs") + 1])
 
 
@@ -119,6 +121,13 @@ def write(tmp_path: Path, text: str) -> Path:
         ("loss: {signal_loss: si_snr}", "si_snr leaves level to chance"),
         ("masknet: {norm_type: cgLN}", "cgLN is for avconvtasnet alone"),
         ("data: {speed: 0.9}", "at most 0.5"),
+        ("data: {task: extraction}", "extraction needs model.n_src 1 and model.n_cues 1"),
+        ("data: {task: extract}", "one of: separation, extraction"),
+        ("data: {lone_voice: 0.1, noise_share: 0.1, noise_dir: d}", "lone_voice is for data.task extraction"),
+        ("model: {n_src: 1, n_cues: 1}\ndata: {task: extraction, lone_voice: 0.1}", "lone_voice needs data.noise_share"),
+        ("data: {interferer_share: 0.5, off_screen: 0.5}", "interferer_share needs data.interferer_dir"),
+        ("data: {interferer_share: 0.5, interferer_dir: d}", "set data.off_screen above 0"),
+        ("loss: {block_weight: 0.1}", "which avdprnn alone has"),
         ("data: {dynamic: false, same_speaker: 0.5, off_screen: 0.1}", "same_speaker needs .*off_screen needs"),
         ("loss: {stft_wieght: 0.1}", "did you mean 'stft_weight'"),
         ("masknt: {bn_chan: 3}", "did you mean 'masknet'"),
@@ -174,3 +183,12 @@ def test_a_written_conf_reads_back_the_same(tmp_path):
     conf = read_conf(CONFS[0]).with_visual_dim(12)
     write_conf(tmp_path / "out.yml", conf)
     assert read_conf(tmp_path / "out.yml").nested == conf.nested
+
+
+def test_the_published_extraction_network_has_its_size():
+    """Encoder 40/20, 5 visual blocks, 6 dual-path blocks: 4.12 M parameters by the published formula, and a gate of ours."""
+    conf = read_conf(CONFS[0].parent / "tse_avdprnn.yml")
+    network = build_model(conf.nested)
+    assert (network.kernel_size, network.stride, len(network.visual_net.blocks), len(network.masker.net)) == (40, 20, 5, 6)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(4.12, rel=0.05)
+    assert conf.loss.block_weight == 0.1 and conf.data.task == "extraction"

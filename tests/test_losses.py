@@ -98,6 +98,15 @@ def test_a_voice_that_is_alone_has_no_improvement():
     assert si_snri_db(estimates[:1], sources[:1], mixture[:1]).shape == (0,)
 
 
+def test_a_target_that_is_absent_has_no_improvement():
+    """Regression: the mixtures of an absent target counted as 0 dB in the mean improvement."""
+    estimates, sources, mixture = voices(n_src=1)
+    mixture = mixture + torch.randn(2, 800)
+    sources[0] = 0
+    assert si_snri_db(estimates, sources, mixture).shape == (1,)
+    assert si_snri_db(estimates[:1], sources[:1], mixture[:1]).shape == (0,)
+
+
 def test_gradients_are_finite_where_everything_is_silent():
     estimates = torch.zeros(2, 2, 2000, requires_grad=True)
     nothing = torch.zeros(2, 2, 2000)

@@ -187,3 +187,14 @@ def test_resampling_holds_the_ends_and_interpolates_between():
 def test_impossible_networks_are_refused(kind, changes, said):
     with pytest.raises(ValueError, match=said):
         tiny(kind, **changes)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NETWORKS if NETWORKS[kind]["name"] == "avdprnn"])
+@pytest.mark.parametrize("n_cues", [0, 1, 2])
+def test_voices_after_each_block_end_with_the_networks_own(kind, n_cues):
+    net = tiny(kind, n_cues=n_cues, n_src=n_cues or 2)
+    mix, faces = torch.randn(2, 3200), torch.randn(2, n_cues, 5, 6) if n_cues else None
+    blocks = net.after_each_block(mix, faces)
+    assert len(blocks) == 2
+    torch.testing.assert_close(blocks[-1], net(mix, faces), rtol=0, atol=0)
+    assert (blocks[0] - blocks[1]).abs().max() > 1e-3 * blocks[1].abs().max()

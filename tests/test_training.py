@@ -105,6 +105,53 @@ def test_an_extraction_network_trains_with_one_face_and_is_validated_on_each(cor
     assert run(corpus, tmp_path / "exp", conf)["epochs"] == 1
 
 
+DPRNN = {
+    "model": {"name": "avdprnn", "n_src": 1, "n_cues": 1},
+    "masknet": {"bn_chan": 8, "hid_size": 8, "chunk_size": 20, "hop_size": 10, "n_repeats": 2},
+}
+
+
+def test_deep_supervision_trains_earlier_blocks_and_logs_the_last_one_alone(corpus, tmp_path):
+    """The curves of both begin alike: what is logged is the loss of the voices that the network gives in the end."""
+    first = {}
+    for weight in (0.0, 0.1):
+        sections = yaml.safe_load(conf_file(tmp_path).read_text())
+        sections |= {"masknet": DPRNN["masknet"], "model": {**DPRNN["model"], "fit_to_mixture": False}}
+        sections["data"] |= {"task": "extraction", "silent_voice": 0.3}
+        sections["loss"] = {"block_weight": weight}
+        sections["training"] |= {"epochs": 1, "batch_size": 8}  # one step
+        path = tmp_path / f"{weight}.yml"
+        path.write_text(yaml.safe_dump(sections))
+        run(corpus, tmp_path / str(weight), read_conf(path).with_visual_dim(DIM))
+        first[weight] = history(tmp_path / str(weight))[0]
+    assert first[0.0]["loss"] == first[0.1]["loss"]
+    plain, deep = (torch.load(tmp_path / w / "best_model.pth", weights_only=True)["model"] for w in ("0.0", "0.1"))
+    assert any((plain[name] - tensor).abs().max() > 1e-3 for name, tensor in deep.items())
+
+
+def test_what_is_too_short_to_train_on_is_listed_in_the_experiment(corpus, tmp_path):
+    items = corpus["utterances"].items
+    short = replace(corpus["utterances"], items=(*items[:7], replace(items[7], length=3200, frames=5)))
+    conf = conf_of(tmp_path, training={"epochs": 1})
+    run({**corpus, "utterances": short}, tmp_path / "exp", conf)
+    listed = (tmp_path / "exp" / "left_out.csv").read_text().splitlines()
+    assert len(listed) == 2 and listed[1].startswith('9,0007,audio/0007.wav,"utterances.csv: lasts 0.20 s')
+
+
+def test_marks_of_experiments_from_before_a_key_came_still_hold(corpus):
+    """A key that older experiments lack counts as unchanged at its default, or all of them would be trained again."""
+    from utils.data.acoustics import AcousticOptions, Acoustics
+    from utils.stages.train import LATER_DEFAULTS, _inputs
+
+    conf = read_conf(ROOT / "conf/avdprnn.yml")
+    inputs = _inputs(conf, {}, corpus["utterances"], corpus["val"], Acoustics(AcousticOptions(), 16000))
+    assert not LATER_DEFAULTS.keys() & inputs.keys() and "data.off_screen" in inputs
+    changed = read_conf(ROOT / "conf/avdprnn.yml", ["--interferer_share", "0.5", "--interferer_dir", "d"])
+    inputs = _inputs(changed, {}, corpus["utterances"], corpus["val"], Acoustics(AcousticOptions(), 16000))
+    assert inputs["data.interferer_share"] == "0.5"
+    assert all(conf.nested[key.split(".")[0]][key.split(".")[1]] == value for key, value in LATER_DEFAULTS.items())
+
+
 def test_too_large_a_batch_is_refused(corpus, tmp_path):
     with pytest.raises(UserError, match="lower --batch_size"):
         run(corpus, tmp_path / "exp", conf_of(tmp_path, training={"batch_size": 9}))

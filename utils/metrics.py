@@ -31,6 +31,14 @@ DEFINITIONS = {
     "estoi": "ESTOI, about 0 to 1: extended STOI (package pystoi).",
 }
 METRICS = tuple(DEFINITIONS)
+SILENT_DEFINITIONS = {
+    "silent_db": "Output where nothing is wanted, dB: mean power of the estimate of a silent reference, re full scale 1.0; "
+    "such voices are in no other metric.",
+    "silent_rel_db": "Output where nothing is wanted over what is heard, dB: power of the same estimate over that of the "
+    "mixture; 0 leaves the mixture as it is, lower is better.",
+}
+SILENT_METRICS = tuple(SILENT_DEFINITIONS)
+QUIETEST_DB = -120.0  # an output that is quieter counts as this, so that one of zeros has a mean with others
 IMPROVEMENT = (
     "An improvement (`_imp`, the i in SI-SNRi) is the metric of the estimate minus the metric of the unprocessed "
     "mixture (`input_`) against the same reference. Ratios in dB end at +-156.5, the precision of float64."
@@ -145,8 +153,8 @@ def score_mixture(
 
     Returns:
         A dict per reference, in order: `speaker` and `estimate` (counted from 1), each name of `METRICS`, the same
-        with `input_` before (the mixture's) and with `_imp` after (the improvement), and `reasons`, {name: why} of
-        the metrics that are NaN.
+        with `input_` before (the mixture's) and with `_imp` after (the improvement), the names of `SILENT_METRICS`
+        (NaN without a reason where the reference is heard), and `reasons`, {name: why} of the metrics that are NaN.
 
     Raises:
         ValueError: the shapes do not fit, or a signal holds values that are not finite.
@@ -162,8 +170,22 @@ def score_mixture(
         if mixture is not None:
             _fill(row, "input_", "the mixture", mixture, references[k], sample_rate)
             row.update({f"{name}_imp": row[name] - row[f"input_{name}"] for name in METRICS})
-        scores.append(row)
+        scores.append(row | silent_output(mixture, references[k], estimates[estimate_index]))
     return scores
+
+
+def silent_output(mixture: np.ndarray | None, reference: np.ndarray, estimate: np.ndarray) -> dict[str, float]:
+    """`SILENT_METRICS` of an estimate: NaN where its reference is heard, the second also without a mixture; all (time,)."""
+    values = dict.fromkeys(SILENT_METRICS, float("nan"))
+    if reference.var() < SILENCE_POWER:
+        values["silent_db"] = _power_db(estimate)
+        if mixture is not None:
+            values["silent_rel_db"] = max(values["silent_db"] - _power_db(mixture), QUIETEST_DB)
+    return values
+
+
+def _power_db(signal: np.ndarray) -> float:
+    return max(float(10 * np.log10(max(np.mean(np.square(signal, dtype=np.float64)), 1e-30))), QUIETEST_DB)
 
 
 def si_snr_matrix(estimates: np.ndarray, references: np.ndarray) -> np.ndarray:

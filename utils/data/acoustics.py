@@ -1,7 +1,7 @@
-"""Rooms and noise for training mixtures: recordings of a folder, drawn by a generator.
+"""Rooms, noise and voices without faces for training mixtures: recordings of a folder, drawn by a generator.
 
-Reads the folders `noise_dir` (mono recordings of any length) and `rir_dir` (room impulse responses), wav or flac, at the
-rate of the manifest; their subfolders, too.
+Reads the folders `noise_dir` and `interferer_dir` (mono recordings of any length, of noise and of speech) and `rir_dir`
+(room impulse responses), wav or flac, at the rate of the manifest; their subfolders, too.
 
 What is heard and what is asked for: a mixture holds every voice with its whole reverberation, and SIR and SNR are those
 of the reverberant voices. The target is the voice with the early part of its response alone, up to 50 ms after the direct
@@ -24,6 +24,7 @@ from utils.errors import UserError
 
 EXTENSIONS = (".wav", ".flac")
 EARLY_SEC = 0.05
+TALKS_POWER = 1e-5  # -50 dB re full scale: a stretch of speech with somebody talking in it
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class AcousticOptions:
         noise_dir, rir_dir: folders of noise and of room impulse responses, looked at where their share is not 0.
         noise_share, rir_share: shares of the mixtures with noise, and in a room.
         noise_snr_low_db, noise_snr_high_db: the SNR of all voices together over the noise is uniform between them.
+        interferer_dir, interferer_share: folder of speech, and the share of the voices without a face that are from it.
     """
 
     noise_dir: str = ""
@@ -42,6 +44,8 @@ class AcousticOptions:
     noise_snr_high_db: float = 20.0
     rir_dir: str = ""
     rir_share: float = 0.0
+    interferer_dir: str = ""
+    interferer_share: float = 0.0
 
 
 class Acoustics:
@@ -59,14 +63,18 @@ class Acoustics:
         self.options, self.sample_rate = options, sample_rate
         self.noises: dict[Path, int] = {}  # file -> samples
         self.rooms: dict[Path, int] = {}  # file -> positions in the room
+        self.talkers: dict[Path, int] = {}  # file of speech -> samples
         if options.noise_share:
-            self.noises = _lengths(Path(options.noise_dir), sample_rate)
+            self.noises = recording_lengths("noise_dir", Path(options.noise_dir), sample_rate)
+        if options.interferer_share:
+            self.talkers = recording_lengths("interferer_dir", Path(options.interferer_dir), sample_rate)
         if options.rir_share:
             self.rooms = _positions(Path(options.rir_dir), sample_rate)
 
     def fingerprint(self) -> str:
         """Tells one set of recordings from another, by their names and sizes; "" where none are used."""
-        used = ((self.noises, self.options.noise_dir), (self.rooms, self.options.rir_dir))
+        options = self.options
+        used = ((self.noises, options.noise_dir), (self.rooms, options.rir_dir), (self.talkers, options.interferer_dir))
         found = [[str(path.relative_to(folder)), path.stat().st_size] for files, folder in used for path in files]
         return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else ""
 
@@ -111,30 +119,39 @@ class Acoustics:
         heard, early = zip(*(reverberate(v, r, self.sample_rate) for v, r in zip(voices, responses, strict=True)), strict=True)
         return np.stack(heard), np.stack(early)
 
-    def add_noise(self, speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def add_noise(self, speech: np.ndarray, rng: np.random.Generator, always: bool = False) -> np.ndarray:
         """Add noise to the voices of a mixture (time,), or leave them as they are.
+
+        Args:
+            speech: (time,), not silent.
+            rng: whether, and which.
+            always: never leave them as they are.
 
         Raises:
             UserError: a recording cannot be read, or is silent.
         """
         options = self.options
-        if not rng.random() < options.noise_share:
+        if not (rng.random() < options.noise_share or always):
             return speech
         snr_db = rng.uniform(options.noise_snr_low_db, options.noise_snr_high_db)
-        return add_noise(speech, self._draw_noise(len(speech), rng), snr_db)
+        return add_noise(speech, draw_stretch("noise_dir", self.noises, len(speech), self.sample_rate, rng), snr_db)
 
-    def _draw_noise(self, length: int, rng: np.random.Generator) -> np.ndarray:
-        """A stretch (length,) of a recording; one that is too short is repeated."""
-        path = list(self.noises)[rng.integers(len(self.noises))]
-        there = self.noises[path]
-        for _ in range(MAX_DRAWS):
-            if there >= length:
-                noise = read_audio(path, int(rng.integers(there - length + 1)), length, self.sample_rate)
-            else:
-                noise = np.resize(np.roll(read_audio(path, 0, there, self.sample_rate), rng.integers(there)), length)
-            if power(noise) > SILENCE_POWER:
-                return noise
-        raise UserError(f"--noise_dir: {path} is silent in {MAX_DRAWS} stretches; take it out of the folder")
+    def interferers(self, voices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Voices that nobody wants, each one exchanged for speech of `interferer_dir` or left as it is.
+
+        Args:
+            voices: (n_voices, time).
+            rng: which ones, and for what.
+
+        Raises:
+            UserError: a recording cannot be read, or is silent.
+        """
+        exchanged = rng.random(len(voices)) < self.options.interferer_share
+        length = voices.shape[-1]
+        return np.stack([
+            draw_stretch("interferer_dir", self.talkers, length, self.sample_rate, rng, TALKS_POWER) if other else voice
+            for voice, other in zip(voices, exchanged, strict=True)
+        ])  # fmt: skip
 
     def _draw_responses(self, n_voices: int, rng: np.random.Generator) -> list[np.ndarray]:
         """A response (taps,) for each voice: positions of one room, or files of one channel each."""
@@ -143,6 +160,38 @@ class Acoustics:
         if self.rooms[path] > 1:
             return list(_read_response(path)[:, rng.choice(self.rooms[path], n_voices, replace=False)].T)
         return [_read_response(paths[index])[:, 0] for index in rng.choice(len(paths), n_voices, replace=False)]
+
+
+def draw_stretch(
+    key: str, files: dict[Path, int], length: int, sample_rate: int, rng: np.random.Generator, wanted_power: float = 0.0
+) -> np.ndarray:
+    """A stretch (length,) of a recording, float32; one that is too short is repeated.
+
+    Args:
+        key: the option that the files are from, for errors.
+        files: file -> samples.
+        length: samples wanted.
+        sample_rate: of the files, Hz.
+        rng: which file, and where.
+        wanted_power: mean square; a file that has it nowhere gives the loudest stretch that was found.
+
+    Raises:
+        UserError: the recording cannot be read, or is silent.
+    """
+    path = list(files)[rng.integers(len(files))]
+    there, loudest, most = files[path], None, SILENCE_POWER
+    for _ in range(MAX_DRAWS):
+        if there >= length:
+            stretch = read_audio(path, int(rng.integers(there - length + 1)), length, sample_rate)
+        else:
+            stretch = np.resize(np.roll(read_audio(path, 0, there, sample_rate), rng.integers(there)), length)
+        if power(stretch) > most:
+            loudest, most = stretch, power(stretch)
+        if loudest is not None and most > wanted_power:
+            return loudest
+    if loudest is None:
+        raise UserError(f"--{key}: {path} is silent in {MAX_DRAWS} stretches; take it out of the folder")
+    return loudest
 
 
 def reverberate(voice: np.ndarray, response: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,11 +212,16 @@ def reverberate(voice: np.ndarray, response: np.ndarray, sample_rate: int) -> tu
     return (gain * heard).astype(np.float32), (gain * early).astype(np.float32)
 
 
-def _lengths(folder: Path, sample_rate: int) -> dict[Path, int]:
+def recording_lengths(key: str, folder: Path, sample_rate: int) -> dict[Path, int]:
+    """The mono recordings of a folder and of those below, with their samples; `key` is the option, for errors.
+
+    Raises:
+        UserError: there are none, or one of them is not mono, or not at `sample_rate` Hz.
+    """
     lengths = {}
-    for path, info in _files("noise_dir", folder, sample_rate).items():
+    for path, info in _files(key, folder, sample_rate).items():
         if info.channels != 1:
-            raise UserError(f"--noise_dir: {path} has {info.channels} channels where mono is expected; mix it down first")
+            raise UserError(f"--{key}: {path} has {info.channels} channels where mono is expected; mix it down first")
         lengths[path] = info.length
     return lengths
 

@@ -14,11 +14,11 @@ from torch.utils.data import Dataset, Sampler
 
 from utils.data.acoustics import AcousticOptions, Acoustics
 from utils.data.audio import read_audio
-from utils.data.dynamic_mixing import VoicePool
+from utils.data.dynamic_mixing import Voice, VoicePool
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.manifest import Manifest, Mixture
 from utils.data.mixing import sir_gains
-from utils.data.segments import Clock, check_embeddings, last_start, long_enough, sample_range
+from utils.data.segments import Clock, check_embeddings, last_start, long_enough, sample_range, too_short
 from utils.data.visual_augmentation import VisualAugmentation
 from utils.errors import UserError
 
@@ -26,7 +26,7 @@ Example = dict[str, torch.Tensor]
 
 # What random numbers are for. Each has a generator of its own, so that switching on silence, rooms, noise or what may go
 # wrong with faces changes nothing else (a further voice and speed do: they are drawn with the mixture).
-MIXING, FIXED, EXTRAS, ROOM, NOISE, FACES = range(1, 7)
+MIXING, FIXED, EXTRAS, ROOM, NOISE, FACES, OTHERS, LONE = range(1, 9)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -96,6 +96,9 @@ class MixtureDataset(Dataset):
         fps: video frames for each second.
         augmentation: what may go wrong with the faces.
 
+    Attributes:
+        left_out: the mixtures that are too short.
+
     Raises:
         UserError: no references, no mixture is long enough, or embeddings are missing.
     """
@@ -118,6 +121,7 @@ class MixtureDataset(Dataset):
         self.segment_frames = round(segment_sec * fps)
         self.clock = Clock(manifest.sample_rate, fps)
         self.items: list[Mixture] = long_enough(manifest, self.segment_frames, self.clock)
+        self.left_out = too_short(manifest, self.segment_frames, self.clock)
         check_embeddings(manifest, self.stores, [path for item in self.items for path in item.mouth_paths])
 
     def __len__(self) -> int:
@@ -160,12 +164,17 @@ class DynamicMixtureDataset(Dataset):
         three_voices: share of the mixtures with n_src + 1 voices to separate. They are the first of each epoch, for
             `EpochSampler` to make batches of.
         off_screen: share of the mixtures with a further voice that is no target and has no face.
+        lone_voice: share of the mixtures of one target in which nobody else talks; they are always noisy. Mixtures whose
+            target is silent are none of them.
         silent_voice: share of the mixtures in which one target, any of them, is silent: it is left out of the mixture
             and its source is zeros, while its face is there. The other voices keep the levels they were drawn with.
-        acoustics: rooms and noise, see `utils.data.acoustics`.
+        acoustics: rooms, noise and voices that are not of the corpus, see `utils.data.acoustics`.
         augmentation: what may go wrong with the faces.
         seed: of everything that is drawn.
         fps: video frames for each second.
+
+    Attributes:
+        left_out: the utterances that are too short.
 
     Raises:
         UserError: no utterance is long enough, too few speakers or room responses for what is asked, folders or files of
@@ -185,6 +194,7 @@ class DynamicMixtureDataset(Dataset):
         speed: float = 0.0,
         three_voices: float = 0.0,
         off_screen: float = 0.0,
+        lone_voice: float = 0.0,
         silent_voice: float = 0.0,
         acoustics: AcousticOptions | None = None,
         augmentation: VisualAugmentation | None = None,
@@ -192,20 +202,25 @@ class DynamicMixtureDataset(Dataset):
         fps: float = 25.0,
     ) -> None:
         self.stores, self.n_src, self.seed = list(stores), n_src, seed
-        self.sir_range_db, self.off_screen, self.silent_voice = sir_range_db, off_screen, silent_voice
+        self.sir_range_db, self.off_screen = sir_range_db, off_screen
+        self.silent_voice, self.lone_voice = silent_voice, lone_voice
         self.augmentation = augmentation or VisualAugmentation()
+        options = acoustics or AcousticOptions()
         most_voices = max(n_src + (three_voices > 0), 2) + (off_screen > 0)
+        # Where every voice without a face is from elsewhere, a corpus needs no second speaker.
+        self.draws_others = options.interferer_share < 1
         self.pool = VoicePool(
             manifest,
             round(segment_sec * fps),
             fps,
-            most_voices=most_voices,
+            most_voices=most_voices if self.draws_others else n_src + (three_voices > 0),
             same_speaker=same_speaker,
             speed=speed,
         )
-        self.acoustics = Acoustics(acoustics or AcousticOptions(), manifest.sample_rate)
+        self.acoustics = Acoustics(options, manifest.sample_rate)
         self.acoustics.check_voices(most_voices)
         self.size = size or len(self.pool.items)
+        self.left_out = self.pool.left_out
         self.one_more = round(three_voices * self.size)
         check_embeddings(manifest, self.stores, [item.mouth_path for item in self.pool.items])
 
@@ -214,19 +229,24 @@ class DynamicMixtureDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
-        rngs = {kind: np.random.default_rng([self.seed, kind, epoch, index]) for kind in (MIXING, EXTRAS, ROOM, NOISE, FACES)}
+        kinds = (MIXING, EXTRAS, ROOM, NOISE, FACES, OTHERS, LONE)
+        rngs = {kind: np.random.default_rng([self.seed, kind, epoch, index]) for kind in kinds}
         n_targets = self.n_src + (index < self.one_more)
         off_screen, has_silent = rngs[EXTRAS].random(2) < (self.off_screen, self.silent_voice)
         silent = int(rngs[EXTRAS].integers(n_targets)) if has_silent else None
+        is_alone = bool(rngs[LONE].random() < self.lone_voice) and silent is None
 
         view = int(rngs[MIXING].integers(max(len(self.stores), 1)))
-        voices = self.pool.draw(max(n_targets, 2) + int(off_screen), rngs[MIXING])
-        sirs_db = rngs[MIXING].uniform(-self.sir_range_db, self.sir_range_db, len(voices) - 1)
-        heard, early = self.acoustics.place(np.stack([voice.audio for voice in voices]), rngs[ROOM])
+        n_voices = max(n_targets, 2) + int(off_screen)
+        voices = self.pool.draw(n_voices if self.draws_others else n_targets, rngs[MIXING])
+        sirs_db = rngs[MIXING].uniform(-self.sir_range_db, self.sir_range_db, n_voices - 1)
+        heard, early = self.acoustics.place(self._audio(voices, n_targets, n_voices, rngs[OTHERS]), rngs[ROOM])
         gains = sir_gains(heard, sirs_db)
         if silent is not None:
             gains[silent] = 0
-        mixture = self.acoustics.add_noise((heard * gains).astype(np.float32).sum(axis=0), rngs[NOISE])
+        if is_alone:
+            gains[n_targets:] = 0
+        mixture = self.acoustics.add_noise((heard * gains).astype(np.float32).sum(axis=0), rngs[NOISE], always=is_alone)
         sources = (early[:n_targets] * gains[:n_targets]).astype(np.float32)
         example = {"mixture": torch.from_numpy(mixture), "sources": torch.from_numpy(sources)}
         if self.stores:
@@ -235,6 +255,15 @@ class DynamicMixtureDataset(Dataset):
             spared = {"drop_face": 0.0, "drop_all_faces": 0.0} if off_screen else {}
             example["visual"] = torch.from_numpy(replace(self.augmentation, **spared)(faces, rngs[FACES]))
         return example
+
+    def _audio(self, voices: list[Voice], n_targets: int, n_voices: int, rng: np.random.Generator) -> np.ndarray:
+        """What is heard, (n_voices, time): the targets, then the voices without a face, some of them from elsewhere."""
+        audio = np.stack([voice.audio for voice in voices])
+        if n_voices == n_targets:
+            return audio
+        others = np.zeros((n_voices - n_targets, audio.shape[1]), np.float32)
+        others[: len(voices) - n_targets] = audio[n_targets:]
+        return np.concatenate([audio[:n_targets], self.acoustics.interferers(others, rng)])
 
 
 def collate(examples: list[Example]) -> Example:

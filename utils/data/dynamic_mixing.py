@@ -10,7 +10,7 @@ from utils.data.audio import read_audio
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.manifest import Manifest, Utterance
 from utils.data.mixing import MAX_DRAWS, SILENCE_POWER, frames_to_samples, power
-from utils.data.segments import Clock, last_start, long_enough, sample_range
+from utils.data.segments import Clock, last_start, long_enough, sample_range, too_short
 from utils.errors import UserError
 
 
@@ -34,6 +34,9 @@ class VoicePool:
         same_speaker: share of the mixtures whose voices are all of one speaker.
         speed: voices are played at 1 - speed to 1 + speed of their speed, held to what the utterance is long enough for.
 
+    Attributes:
+        left_out: the utterances that are too short.
+
     Raises:
         UserError: no utterance is long enough, or too few speakers for what is asked.
     """
@@ -52,6 +55,7 @@ class VoicePool:
         self.same_speaker, self.speed = same_speaker, speed
         self.clock = Clock(manifest.sample_rate, fps)
         self.items: list[Utterance] = long_enough(manifest, segment_frames, self.clock)
+        self.left_out = too_short(manifest, segment_frames, self.clock)
         self.by_speaker: dict[str, list[int]] = defaultdict(list)
         for index, item in enumerate(self.items):
             self.by_speaker[item.speaker or item.utterance_id].append(index)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from utils.data.embedding_store import EmbeddingStore
-from utils.data.manifest import Manifest, Mixture, Utterance
+from utils.data.manifest import Manifest, Problem
+from utils.data.manifest_rows import Mixture, Utterance, item_id
 from utils.data.mixing import frames_to_samples, samples_to_frames
 from utils.errors import UserError
 
@@ -20,7 +21,7 @@ class Clock(NamedTuple):
 
 
 def long_enough(manifest: Manifest, segment_frames: int, clock: Clock) -> list:
-    """The items that last a segment; the others are counted in the log.
+    """The items that last a segment; the others are counted in the log, and `too_short` lists them.
 
     Raises:
         UserError: there are none, or the video runs at another rate than the clock.
@@ -39,6 +40,17 @@ def long_enough(manifest: Manifest, segment_frames: int, clock: Clock) -> list:
         short = len(manifest.items) - len(kept)
         log.warning("%s: %d of %d are shorter than %g s, left out", manifest.path, short, len(manifest.items), segment_sec)
     return kept
+
+
+def too_short(manifest: Manifest, segment_frames: int, clock: Clock) -> list[Problem]:
+    """The items that do not last a segment, each with its reason."""
+    rate, found = clock.sample_rate, []
+    for row, item in enumerate(manifest.items, start=2):
+        if last_start(item, clock, segment_frames) < 0:
+            reason = f"lasts {item.length / rate:.2f} s, shorter than a segment of {segment_frames / clock.fps:g} s"
+            path = item.mixture_path if isinstance(item, Mixture) else item.audio_path
+            found.append(Problem(row, item_id(item), path, reason))
+    return found
 
 
 def last_start(item: Mixture | Utterance, clock: Clock, n_frames: int) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from utils.data.files import write_text
-from utils.engine.data_keys import DATA_MAY_BE_NEGATIVE, DATA_MAY_BE_ZERO, DATA_SHARES, DataConf, data_problems
+from utils.engine.data_keys import DATA_CHOICES, DATA_MAY_BE_NEGATIVE, DATA_MAY_BE_ZERO, DATA_SHARES, DataConf, data_problems
 from utils.engine.model_keys import DEFAULT_MODEL, MODEL_CHOICES, MODEL_KEYS, MODEL_MAY_BE_ZERO, MODEL_SECTIONS, model_problems
 from utils.errors import UserError
 
@@ -74,6 +74,8 @@ class LossConf:
     """snr: level counts; si_snr: blind to the voices' level, for networks with `model.fit_to_mixture`."""
     stft_weight: float = 0.0
     """Weight of the multi-resolution STFT loss beside it."""
+    block_weight: float = 0.0
+    """Weight of the loss after each block but the last (deep supervision); for model.name avdprnn."""
 
 
 SECTIONS: dict[str, type] = {"data": DataConf, "loss": LossConf, "training": TrainingConf, "optim": OptimConf}
@@ -86,10 +88,11 @@ CHOICES = {
     "signal_loss": ("si_snr", "snr"),
     "name": tuple(MODEL_KEYS),
     **MODEL_CHOICES,
+    **DATA_CHOICES,
 }
 MAY_BE_ZERO = {
     "early_stop", "seed", "warmup_steps", "weight_decay", "audio_examples", "gradient_clipping", "plateau_patience",
-    "stft_weight", *DATA_MAY_BE_ZERO, *MODEL_MAY_BE_ZERO,
+    "stft_weight", "block_weight", *DATA_MAY_BE_ZERO, *MODEL_MAY_BE_ZERO,
 }  # fmt: skip
 SHARES = ("visual_dropout", "plateau_factor", *DATA_SHARES)
 

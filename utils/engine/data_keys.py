@@ -14,6 +14,8 @@ Part = TypeVar("Part")
 class DataConf:
     """What the network hears and sees in training."""
 
+    task: str = "separation"
+    """separation: all faces of a mixture at once; extraction: one face in, its voice out, whoever else is heard."""
     dynamic: bool = True
     """Mix single utterances anew in every epoch (true), or take the mixtures of train.csv (false)."""
     segment_sec: float = 2.0
@@ -30,8 +32,14 @@ class DataConf:
     """Share of mixtures with n_src + 1 voices, all with faces, all to be separated; in batches of their own."""
     off_screen: float = 0.0
     """Share of mixtures with a further voice that has no face and is not to be separated."""
+    interferer_dir: str = ""
+    """Folder of speech without faces, mono wav or flac at the corpus' rate, with its subfolders; "": none."""
+    interferer_share: float = 0.0
+    """Share of the voices without a face that are speech of interferer_dir; the others are of the corpus' utterances."""
+    lone_voice: float = 0.0
+    """Share of extraction mixtures in which nobody else talks: the target in noise."""
     silent_voice: float = 0.0
-    """Share of mixtures in which one of the faces is seen and its voice is silent."""
+    """Share of mixtures in which one of the faces is seen and its voice is silent (extraction: the target is absent)."""
     noise_dir: str = ""
     """Folder of mono wav or flac noise at the corpus' rate, with its subfolders; "": none."""
     noise_share: float = 0.0
@@ -62,7 +70,9 @@ class DataConf:
         return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
 
 
-_DYNAMIC_SHARES = ("same_speaker", "speed", "three_voices", "off_screen", "silent_voice", "noise_share", "rir_share")
+DATA_CHOICES = {"task": ("separation", "extraction")}
+_DYNAMIC_SHARES = ("same_speaker", "speed", "three_voices", "off_screen", "interferer_share", "lone_voice", "silent_voice",
+                   "noise_share", "rir_share")  # fmt: skip
 DATA_SHARES = (*_DYNAMIC_SHARES, "drop_frames", "freeze_frames", "drop_face", "drop_all_faces")
 DATA_MAY_BE_NEGATIVE = {"noise_snr_low_db", "noise_snr_high_db"}
 DATA_MAY_BE_ZERO = {"epoch_size", "num_workers", "sir_db", "shift_frames", *DATA_SHARES}
@@ -71,6 +81,14 @@ DATA_MAY_BE_ZERO = {"epoch_size", "num_workers", "sir_db", "shift_frames", *DATA
 def data_problems(nested: dict[str, dict[str, Any]]) -> Iterator[str]:
     """What cannot be trained on together, each a line with the keys' names."""
     data, n_src, n_cues = nested["data"], nested["model"]["n_src"], nested["model"]["n_cues"]
+    if data["task"] == "extraction" and (n_src, n_cues) != (1, 1):
+        yield "data.task extraction needs model.n_src 1 and model.n_cues 1: one face in, its voice out"
+    if data["lone_voice"] and data["task"] != "extraction":
+        yield "data.lone_voice is for data.task extraction alone; set it to 0"
+    if data["lone_voice"] and not data["noise_share"]:
+        yield "data.lone_voice needs data.noise_share and data.noise_dir: without noise there is nothing to remove"
+    if data["interferer_share"] and n_src > 1 and not data["off_screen"]:
+        yield "data.interferer_share needs voices without a face: set data.off_screen above 0, or it to 0"
     if data["three_voices"] and not n_cues == n_src >= 2:
         yield "data.three_voices needs a network for several faces (model.n_cues = model.n_src = 2 or more); set it to 0"
     if data["three_voices"] and nested["training"]["overfit_batch"]:
@@ -86,7 +104,8 @@ def data_problems(nested: dict[str, dict[str, Any]]) -> Iterator[str]:
     for share in _DYNAMIC_SHARES:
         if data[share] and not data["dynamic"]:
             yield f"data.{share} needs data.dynamic true: the mixtures of train.csv are taken as they are; set it to 0"
-    for share, folder in (("noise_share", "noise_dir"), ("rir_share", "rir_dir")):
+    folders = (("noise_share", "noise_dir"), ("rir_share", "rir_dir"), ("interferer_share", "interferer_dir"))
+    for share, folder in folders:
         if data[share] and not data[folder]:
             yield f"data.{share} needs data.{folder}, a folder of wav or flac files; give one, or set the share to 0"
     if data["noise_snr_low_db"] > data["noise_snr_high_db"]:

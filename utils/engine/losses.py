@@ -129,7 +129,7 @@ def _best_order(losses: torch.Tensor, faceless: torch.Tensor) -> torch.Tensor:
 
 
 def si_snri_db(estimates: torch.Tensor, sources: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
-    """Mean SI-SNRi of the mixtures in which there is something to improve: not of a voice that is alone.
+    """Mean SI-SNRi of the mixtures in which there is something to improve: not of a voice that is alone, or of silence.
 
     Args:
         estimates, sources: (batch, n_src, time).
@@ -139,7 +139,8 @@ def si_snri_db(estimates: torch.Tensor, sources: torch.Tensor, mixture: torch.Te
         (mixtures that count,), dB.
     """
     before = si_snr_db(mixture.unsqueeze(1).expand_as(sources), sources)
-    return (si_snr_db(estimates, sources) - before)[before < ALONE_DB]
+    counts = (before < ALONE_DB) & sources.ne(0).flatten(1).any(dim=-1)
+    return (si_snr_db(estimates, sources) - before)[counts]
 
 
 def si_snr_db(estimates: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:

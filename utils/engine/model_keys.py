@@ -107,6 +107,8 @@ def model_problems(name: str, nested: dict[str, dict[str, Any]]) -> Iterator[str
             yield "an stft needs an even filterbank.n_filters"
     if nested["loss"]["signal_loss"] == "si_snr" and not model["fit_to_mixture"]:
         yield "loss.signal_loss si_snr leaves level to chance; set model.fit_to_mixture to true, or take signal_loss snr"
+    if nested["loss"]["block_weight"] and name != "avdprnn":
+        yield "loss.block_weight needs masks after each block, which avdprnn alone has; set it to 0"
     if mask["norm_type"] == "cgLN" and name != "avconvtasnet":
         yield "masknet.norm_type cgLN is for avconvtasnet alone; take gLN or cLN"
     if name == "avdprnn":

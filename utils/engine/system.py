@@ -14,8 +14,9 @@ from utils.engine.schedule import LearningRate
 class AVSystem(pl.LightningModule):
     """Trains a separation network on batches of `mixture`, `sources` and, with faces, `visual`.
 
-    Logs `loss` and `si_snri` (training and `val_`), both in dB, means over mixtures. Voices without a face, such as all
-    of the audio-only network, are put into the best order first.
+    Logs `loss` and `si_snri` (training and `val_`), both in dB, means over mixtures, of what the network gives in the end:
+    the loss after earlier blocks (`loss.block_weight`) is minimised beside it and not part of what is logged. Voices
+    without a face, such as all of the audio-only network, are put into the best order first.
 
     Args:
         network: see `local_models.build_model`.
@@ -29,6 +30,7 @@ class AVSystem(pl.LightningModule):
     def __init__(self, network: nn.Module, loss: LossConf, optim: OptimConf, total_steps: int, seed: int) -> None:
         super().__init__()
         self.network, self.optim, self.seed = network, optim, seed
+        self.block_weight = loss.block_weight
         self.loss = SeparationLoss(loss)
         self.learning_rate = LearningRate(optim, total_steps)
 
@@ -37,18 +39,22 @@ class AVSystem(pl.LightningModule):
         return self.network(batch["mixture"], batch.get("visual"))
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        loss, gains = self._step(batch)
+        *earlier, voices = self._each_block(batch) if self.block_weight else [self(batch)]
+        loss, gains = self._step(batch, voices)
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["sources"]))
         gain = gains.mean() if len(gains) else loss.new_zeros(())
         self.log("si_snri", gain, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(gains))
         self.log("step_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
-        return loss
+        return loss + self.block_weight * sum(self._loss(batch, voices)[0] for voices in earlier)
+
+    def _each_block(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        return self.network.after_each_block(batch["mixture"], batch.get("visual"))
 
     def on_validation_epoch_start(self) -> None:
         self._val_sums = torch.zeros(4, dtype=torch.float64, device=self.device)  # of loss, mixtures, SI-SNRi, its mixtures
 
     def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
-        loss, gains = self._step(batch)
+        loss, gains = self._step(batch, self(batch))
         count = len(batch["sources"])
         sums = (loss.item() * count, count, gains.double().sum().item(), len(gains))
         self._val_sums += torch.tensor(sums, dtype=torch.float64, device=self.device)
@@ -59,13 +65,16 @@ class AVSystem(pl.LightningModule):
         self.log_dict({"val_loss": loss_sum / count, "val_si_snri": gain_sum / max(n_gains, 1)})
         self.learning_rate.end_epoch(loss_sum / count)
 
-    def _step(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of a batch, and the SI-SNRi of its mixtures (those that are more than one voice), dB both."""
-        mixture, sources = batch["mixture"], batch["sources"]
-        loss, estimates = self.loss(self(batch).float(), sources, mixture, faceless(batch.get("visual"), sources))
+    def _step(self, batch: dict[str, torch.Tensor], voices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of a batch, and the SI-SNRi of its mixtures (those in which there is something to improve), dB both."""
+        loss, estimates = self._loss(batch, voices)
         with torch.no_grad():
-            gains = si_snri_db(estimates, sources, mixture)
+            gains = si_snri_db(estimates, batch["sources"], batch["mixture"])
         return loss, gains
+
+    def _loss(self, batch: dict[str, torch.Tensor], voices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sources = batch["sources"]
+        return self.loss(voices.float(), sources, batch["mixture"], faceless(batch.get("visual"), sources))
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self.seed * 100003 + self.current_epoch * 1009 + self.global_rank)

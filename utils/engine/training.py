@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -15,13 +16,13 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from local_models import build_model
 from utils.data.datasets import EpochSampler
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.files import atomic_path, write_json
-from utils.data.manifest import Manifest
+from utils.data.manifest import Manifest, write_failed
 from utils.engine.callbacks import AudioExamples, EpochReport, Progress
 from utils.engine.config import ResolvedConf, TrainingConf, write_conf
 from utils.engine.system import AVSystem
@@ -73,6 +74,7 @@ def train(
     system = AVSystem(network, conf.loss, conf.optim, steps_per_epoch * conf.training.epochs, conf.training.seed)
     if trainer.is_global_zero:
         write_conf(exp_dir / "conf.yml", conf)
+        _list_left_out(exp_dir / "left_out.csv", {train_manifest.path: train_set, val_manifest.path: val_set})
     if resumed:
         log.info("continuing from %s", last)
     loaders = make_loader(conf, train_set, train_sampler), make_loader(conf, val_set, val_sampler)
@@ -81,6 +83,19 @@ def train(
     if trainer.is_global_zero:
         write_json(exp_dir / "training.json", summary)
     return summary
+
+
+def _list_left_out(path: Path, data_sets: dict[Path, Dataset]) -> None:
+    """Name what is too short to train on or validate with; the file is there where there is something to name."""
+    problems = [
+        replace(problem, reason=f"{manifest.name}: {problem.reason}")
+        for manifest, data_set in data_sets.items()
+        for problem in data_set.left_out
+    ]
+    path.unlink(missing_ok=True)
+    if problems:
+        write_failed(path, problems)
+        log.warning("%d clips are too short and left out, see %s", len(problems), path)
 
 
 def _fit(trainer: pl.Trainer, system: AVSystem, loaders: tuple[DataLoader, DataLoader], checkpoint: Path | None) -> None:

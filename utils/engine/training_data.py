@@ -47,6 +47,7 @@ def make_datasets(
             speed=data.speed,
             three_voices=data.three_voices,
             off_screen=data.off_screen,
+            lone_voice=data.lone_voice,
             silent_voice=data.silent_voice,
             acoustics=data.part(AcousticOptions),
             augmentation=augmentation,
@@ -65,6 +66,7 @@ class RepeatedBatch(Dataset):
     """The same few examples over and over, to see whether a network can learn them by heart."""
 
     one_more = 0  # all examples hold equally many voices
+    left_out = ()
 
     def __init__(self, examples: list[Example], size: int) -> None:
         self.examples, self.size = examples, size

@@ -19,13 +19,17 @@ TABLE = (
 
 def provenance(argv: list[str], repository: Path) -> dict:
     """Date, command, git hash and the versions of the packages that scores depend on."""
-    versions = {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "utils.stages.score", *argv]),
         "git": _git_hash(repository),
-        "versions": versions,
+        "versions": package_versions(),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Python's version and those of the packages that scores depend on."""
+    return {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def _git_hash(repository: Path) -> str:
@@ -38,9 +42,9 @@ def _git_hash(repository: Path) -> str:
 
 def definitions() -> dict[str, str]:
     """What each number is, by name."""
-    from utils.metrics import DEFINITIONS, IMPROVEMENT  # brings scipy, which a wrong path need not wait for
+    from utils.metrics import DEFINITIONS, IMPROVEMENT, SILENT_DEFINITIONS  # brings scipy: a wrong path need not wait
 
-    return DEFINITIONS | {"improvement": IMPROVEMENT}
+    return DEFINITIONS | {"improvement": IMPROVEMENT} | SILENT_DEFINITIONS
 
 
 def results_text(final: dict) -> str:
@@ -51,6 +55,8 @@ def results_text(final: dict) -> str:
         _lines(_notes(final)),
         "![histogram](histogram.png)",
     ]
+    if final["overall"].get("n_silent"):
+        parts += ["## Absent targets: how quiet is the output?", silent_table(final)]
     if final["cue_test"]:
         parts += ["## Cue test: do the voices follow the faces?", cue_text(final["cue_test"])]
     parts += ["## Metrics without a value (NaN)", _lines(_nan_lines(final["nan_reasons"]))]
@@ -63,6 +69,8 @@ def results_table(final: dict) -> str:
     """The Markdown table of all groups, the unprocessed mixtures' row under each."""
     groups = {"all": final["overall"]} | final["subsets"]
     groups |= {f"separated by {name}": group for name, group in final["separated_by"].items()}
+    of_silence = [label for label, group in groups.items() if group["metrics"]["si_snr"]["mean"] is None and group["n_silent"]]
+    groups = {label: group for label, group in groups.items() if label == "all" or label not in of_silence}
     columns = [entry for entry in TABLE if entry[1] in final["overall"]["metrics"]]
     rows = [["", "mixtures", *(heading for heading, _, _ in columns)]]
     for label, group in groups.items():
@@ -71,6 +79,17 @@ def results_table(final: dict) -> str:
         if "input_si_snr" in group["metrics"]:
             rows.append([f"{label}, unprocessed", count, *(_input_cell(group, name, digits) for _, name, digits in columns)])
     return markdown_table(rows)
+
+
+def silent_table(final: dict) -> str:
+    """The Markdown table of the voices that are silent in their mixtures, by group."""
+    groups = {"all": final["overall"]} | final["subsets"]
+    rows = [["", "silent voices", "output (dB re full scale)", "output over the mixture (dB)"]]
+    for label, group in groups.items():
+        if group["n_silent"]:
+            means = [group["metrics"][name]["mean"] for name in ("silent_db", "silent_rel_db")]
+            rows.append([label, str(group["n_silent"]), *(_number(mean, 1) for mean in means)])
+    return markdown_table(rows) + "\nThese voices have no SI-SNR and no other metric, and are in none of the means above."
 
 
 def markdown_table(rows: list[list[str]]) -> str:
@@ -144,6 +163,8 @@ def cue_text(cue_test: dict) -> str:
     text = f"{cue_test['n']} mixtures, separated with each set of faces.\n\n{markdown_table(rows)}\n"
     if "both_right_rate" in cue_test:
         text += f"Right with their own faces and with swapped ones: {cue_test['both_right_rate']:.1%} of the mixtures. "
+    if "right_rate" not in cue_test["own"]:
+        return text.rstrip()
     return text + "A mixture is right when every estimate is nearest to the voice of the face that was given for it."
 
 

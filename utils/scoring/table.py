@@ -4,7 +4,7 @@ from collections import Counter
 
 import pandas as pd
 
-from utils.metrics import METRICS
+from utils.metrics import METRICS, SILENT_METRICS
 from utils.scoring.items import ScoreItem
 
 UNMARKED = "(unmarked)"
@@ -13,7 +13,8 @@ UNMARKED = "(unmarked)"
 def voice_table(items: list[ScoreItem], results: list[dict]) -> pd.DataFrame:
     """One row per scored voice, in the order of the items; failed items (result {}) are left out.
 
-    Columns: mixture_ID, speaker, estimate, subset, separated_by, the metrics, reasons, trimmed_samples.
+    Columns: mixture_ID, speaker, estimate, subset, separated_by, the metrics (`silent_` ones where a voice is silent),
+    reasons, trimmed_samples.
     """
     rows = []
     for item, result in zip(items, results, strict=True):
@@ -27,13 +28,14 @@ def voice_table(items: list[ScoreItem], results: list[dict]) -> pd.DataFrame:
                 | values
                 | {"reasons": reasons, "trimmed_samples": result["trimmed_samples"]}
             )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table if table.empty or table[SILENT_METRICS[0]].notna().any() else table.drop(columns=list(SILENT_METRICS))
 
 
 def metric_columns(table: pd.DataFrame) -> list[str]:
-    """The numeric columns that are metrics: plain, `input_` and `_imp` (the last two only with mixtures)."""
+    """The numeric columns that are metrics: plain, `input_` and `_imp` (only with mixtures), and those of silent voices."""
     wanted = [form.format(name) for name in METRICS for form in ("{}", "input_{}", "{}_imp")]
-    return [name for name in wanted if name in table]
+    return [name for name in (*wanted, *SILENT_METRICS) if name in table]
 
 
 def mixture_means(voices: pd.DataFrame) -> pd.DataFrame:
@@ -60,8 +62,9 @@ def summarise(voices: pd.DataFrame, means: pd.DataFrame) -> dict:
     """Mean and standard error of each metric over all mixtures and by label.
 
     Returns:
-        `overall`, `subsets` {label: ...}, `separated_by` {label: ...}; each of these groups is {"n": mixtures,
-        "metrics": {column: {"mean", "standard_error", "nan"}}}. A label that all mixtures share is no group of its own.
+        `overall`, `subsets` {label: ...}, `separated_by` {label: ...}; each of these groups is {"n": mixtures, "n_heard":
+        those with an SI-SNR, "n_silent": silent voices, "metrics": {column: {"mean", "standard_error", "nan"}}}. A label
+        that all mixtures share is no group of its own.
     """
     return {
         "overall": _group(voices, means),
@@ -97,7 +100,9 @@ def _group(voices: pd.DataFrame, means: pd.DataFrame) -> dict:
         name: {"mean": _number(mean[name]), "standard_error": _number(error[name]), "nan": int(missing[name])}
         for name in columns
     }
-    return {"n": len(means), "metrics": metrics}
+    n_silent = int(voices[SILENT_METRICS[0]].notna().sum()) if SILENT_METRICS[0] in voices else 0
+    n_heard = int(means["si_snr"].notna().sum())
+    return {"n": len(means), "n_heard": n_heard, "n_silent": n_silent, "metrics": metrics}
 
 
 def _number(value: float) -> float | None:

@@ -25,7 +25,7 @@ from utils.data.files import atomic_path, read_json, write_json, write_text
 from utils.data.manifest import Problem, write_failed
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 from utils.scoring.items import ScoreItem, files_fingerprint, read_separated, scan_folders
-from utils.scoring.report import cue_text, definitions, provenance, results_table, results_text, silent_table
+from utils.scoring.report import cue_text, definitions, package_versions, provenance, results_table, results_text, silent_table
 from utils.stages.marks import StageMark, fingerprint_files
 
 if TYPE_CHECKING:
@@ -181,8 +181,7 @@ def _score(job: Job, nj: int) -> int:
     from utils.scoring.table import mixture_means, voice_table
 
     source = provenance(sys.argv[1:], REPOSITORY)
-    packages = " ".join(f"{name}={version}" for name, version in source["versions"].items())
-    version = f"{fingerprint_files(SCORE_CODE)[:12]} {packages} permute={job.permute}"
+    version = score_version(job.permute)
     function = partial(score_item, permute=job.permute)
     results, reasons = score_all(function, job.items, nj, job.out_dir / ".scored.jsonl", version)
     problems = job.problems + [
@@ -205,6 +204,12 @@ def _score(job: Job, nj: int) -> int:
     if cues:
         print(cue_text(cues) + "\n", flush=True)
     return n_failed
+
+
+def score_version(permute: bool) -> str:
+    """Changes whenever a mixture could get other scores; names what the journal of finished ones holds."""
+    packages = " ".join(f"{name}={version}" for name, version in package_versions().items())
+    return f"{fingerprint_files(SCORE_CODE)[:12]} {packages} permute={permute}"
 
 
 def _final_metrics(job: Job, results: list[dict], voices: "DataFrame", means: "DataFrame", source: dict) -> dict:

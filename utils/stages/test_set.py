@@ -60,7 +60,10 @@ def find_test_set(test_dir: Path, test_name: str, data_root_dir: Path, nj: int) 
 
 
 def _folder(root: Path, name: str, data_root_dir: Path, nj: int) -> TestSet:
-    splits = dla_splits(root)
+    try:
+        splits = dla_splits(root)
+    except UserError as error:
+        raise UserError(f"--test_dir {error}; nor does it hold a video") from None
     split = "test" if "test" in splits else splits[0]
     if split != "test" and len(splits) > 1:
         raise UserError(f"--test_dir {root}: holds the splits {', '.join(splits)} but no test; name one of them test")

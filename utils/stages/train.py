@@ -30,10 +30,11 @@ from utils.stages.marks import StageMark, fingerprint_files
 log = logging.getLogger(__name__)
 
 # What a training makes: set aside together when it is started anew.
-PRODUCTS = ("conf.yml", "left_out.csv", "checkpoints", "best_model.pth", "history.csv", "curves.png", "training.json", "log/tensorboard",
-            "frontend.json", "separated", "results")  # fmt: skip
+PRODUCTS = ("conf.yml", "left_out.csv", "checkpoints", "best_model.pth", "history.csv", "curves.png", "training.json",
+            "log/tensorboard", "frontend.json", "separated", "results")  # fmt: skip
+# Keys that older experiments lack, with the value at which nothing has changed for them.
 LATER_DEFAULTS = {"data.task": "separation", "data.interferer_dir": "", "data.interferer_share": 0.0, "data.lone_voice": 0.0,
-                  "loss.block_weight": 0.0}  # keys that older experiments lack; at these values nothing has changed # fmt: skip
+                  "loss.block_weight": 0.0}  # fmt: skip
 NEUTRAL_KEYS = ("num_workers", "logger", "audio_examples")  # they change no number of the result
 
 

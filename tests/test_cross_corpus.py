@@ -1,0 +1,68 @@
+"""Models on test sets of other corpora: every pair is separated and scored once, and stands in one table."""
+
+import json
+import sys
+
+import pytest
+from separation_helpers import make_experiment, make_folder, make_lips, state_of
+
+from utils.benchmarks import cross_corpus
+from utils.benchmarks.cross_corpus import test_name as name_of_test
+from utils.errors import UsageError, UserError
+
+
+def run(root, patch, *more):
+    words = ["--exp_dirs", f"{root / 'exp/a'},{root / 'exp/b'}", "--test_dirs", f"{root / 'one'},{root / 'two'}", "--id", "cpu"]
+    words += [
+        "--dump_dir",
+        root / "dump",
+        "--data_root_dir",
+        root / "data",
+        "--results",
+        root / "RESULTS.md",
+        "--nj",
+        "1",
+        *more,
+    ]
+    patch.setattr(sys, "argv", ["cross_corpus", *map(str, words)])
+    assert cross_corpus.main() == 0
+    return (root / "RESULTS.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cross")
+    lips = make_lips(root / "lips.pth")
+    for seed, name in enumerate("ab"):
+        make_experiment(root / "exp" / name, lips, seed)
+    for name in ("one", "two"):
+        make_folder(root / name)
+    return root
+
+
+def test_every_model_stands_beside_the_others_on_every_test_set(root, monkeypatch):
+    text = run(root, monkeypatch)
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| one") or line.startswith("| two")]
+    matrix, rows = lines[:2], lines[2:]
+    assert [line[0] for line in matrix] == ["| one", "| two"] and len(rows) == 4
+    for exp, column in (("a", 3), ("b", 4)):
+        final = json.loads((root / "exp" / exp / "results" / "one" / "final_metrics.json").read_text())["overall"]
+        assert matrix[0][column].startswith(f"{final['metrics']['si_snr_imp']['mean'] + 0.0:.2f} ±")
+        assert f"| one | all | {exp} | 3 | {final['metrics']['si_snr']['mean'] + 0.0:.2f} |" in text
+    before = state_of(root / "exp")
+    assert run(root, monkeypatch).count("| one | all | a |") == 1 and state_of(root / "exp") == before
+
+
+def test_mistakes_are_named(root, monkeypatch):
+    for words, kind, said in (
+        (("--exp_dirs", str(root / "exp/c")), UserError, "exp/c: holds no best_model.pth"),
+        (("--test_dirs", str(root / "three")), UserError, "three: no such file or folder"),
+        (("--test_dirs", f"{root / 'one'},{root / 'one'}"), UsageError, "have the same name"),
+    ):
+        with pytest.raises(kind, match=said):
+            run(root, monkeypatch, *words)
+
+
+def test_test_sets_are_called_as_stage_4_calls_them(tmp_path):
+    assert name_of_test(tmp_path / "grid_tse" / "test.csv") == "grid_tse_test"
+    assert name_of_test(tmp_path / "meetings") == "meetings"

@@ -1,0 +1,255 @@
+"""Faces of real and of faceless pictures: all found, nothing else found, points where published mouth crops have them."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.errors import UserError
+from utils.video.appearance import LOOK_DIM, look_distance
+from utils.video.face_networks import _quiet
+from utils.video.faces import Face, FaceFinder, points_of, tiles
+from utils.video.warping import cut_piece
+
+if importlib.util.find_spec("mediapipe") is None:
+    pytest.skip("mediapipe is not installed (requirements-video.txt)", allow_module_level=True)
+
+STABLE = [28, 33, 36, 39, 42, 45, 48, 54]
+MIRRORED = {36: 45, 39: 42, 42: 39, 45: 36, 33: 33, 48: 54, 54: 48}
+FIRST_CROP_FRAME = 12  # of the clips below, whose first published crop is of this frame
+
+
+@pytest.fixture(scope="module")
+def clips(shared_data: Path) -> dict[str, list[np.ndarray]]:
+    """The first pictures of every GRID clip."""
+    from utils.video.decoding import read_pictures
+
+    paths = sorted((shared_data / "grid_video").glob("*.mpg"))
+    return {path.stem: [picture for _, picture in read_pictures(path, 26) if picture is not None] for path in paths}
+
+
+@pytest.fixture(scope="module")
+def finder() -> Iterator[FaceFinder]:
+    with FaceFinder() as one:
+        yield one
+
+
+@pytest.fixture
+def fresh(finder: FaceFinder) -> FaceFinder:
+    finder.reset()
+    return finder
+
+
+def placed(picture: np.ndarray, left: int, top: int, scale: float, onto: np.ndarray) -> None:
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method)
+    onto[top : top + small.shape[0], left : left + small.shape[1]] = small[: onto.shape[0] - top, : onto.shape[1] - left]
+
+
+def size_of(face: Face) -> float:
+    return float(max(face.box[2:] - face.box[:2]))
+
+
+def test_every_picture_of_every_clip_has_its_one_face(fresh, clips):
+    for pictures in clips.values():
+        fresh.reset()
+        for frame, picture in enumerate(pictures[:12]):
+            (face,) = fresh.find(picture, frame)
+            assert 0.5 < face.score <= 1 and 90 < size_of(face) < 200
+            assert face.points.shape == (68, 2) and face.points.dtype == face.box.dtype == np.float32
+            assert face.look.shape == (LOOK_DIM,)
+            assert (face.points.min(axis=0) >= face.box[:2] - 1).all() and (face.points.max(axis=0) <= face.box[2:] + 1).all()
+
+
+def test_points_lie_in_their_order(fresh, clips):
+    (face,) = fresh.find(clips["s1bgbh4n"][0], 0)
+    x, y = face.points.T
+    assert (np.diff(x[[0, 17, 36, 39, 27, 42, 45, 26, 16]]) > 0).all()  # from left to right in the picture
+    assert (np.diff(x[17:27]) > 0).all() and (np.diff(x[31:36]) > 0).all() and (np.diff(x[48:55]) > 0).all()
+    assert (np.diff(y[[19, 37, 41, 29, 30, 33, 51, 62, 57, 8]]) > 0).all()  # from top to bottom
+    assert (np.diff(y[27:31]) > 0).all() and (np.diff(x[[54, 55, 56, 57, 58, 59, 48]]) < 0).all()
+
+
+@pytest.mark.parametrize("name", ["g2brbk7n", "s1pbap1a"])
+def test_the_mouth_is_where_published_crops_have_it(fresh, clips, shared_data, name):
+    mean_face = np.load(shared_data / "weights" / "mean_face_68.npy")
+    crops = np.load(shared_data / "grid_dla" / "mouths" / f"{name}.npz")["data"]
+    points = np.stack([fresh.find(picture, frame)[0].points for frame, picture in enumerate(clips[name])]).astype(np.float64)
+    shifts = []
+    for frame in (13, 16, 19):
+        around = points[frame - 6 : frame + 7].mean(axis=0)
+        to_crop = cv2.estimateAffinePartial2D(around[STABLE], mean_face[STABLE], method=cv2.LMEDS)[0]
+        to_crop[:, 2] += 48 - to_crop @ np.append(points[frame, 48:68].mean(axis=0), 1)
+        grey = cv2.cvtColor(clips[name][frame], cv2.COLOR_RGB2GRAY)
+        ours = cv2.warpAffine(grey, to_crop, (96, 96))
+        stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-5)
+        published = crops[frame - FIRST_CROP_FRAME]
+        likeness, warp = cv2.findTransformECC(published, ours, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE, stop, None, 3)
+        assert likeness > 0.9
+        shifts.append(warp @ [48, 48, 1] - 48)
+        assert np.allclose(warp[:, :2], np.eye(2), atol=0.06)
+    assert np.abs(np.mean(shifts, axis=0)).max() < 1.0  # pixels of 96
+
+
+def test_a_mirrored_picture_gives_mirrored_points(fresh, clips):
+    for name in ("g3lbax4n", "s1lgbs8p"):
+        picture = clips[name][5]
+        fresh.reset()
+        (face,) = fresh.find(picture, 0)
+        fresh.reset()
+        (mirrored,) = fresh.find(np.ascontiguousarray(picture[:, ::-1]), 0)
+        back = mirrored.points * [-1, 1] + [picture.shape[1], 0]
+        apart = back[list(MIRRORED.values())] - face.points[list(MIRRORED)]
+        assert np.abs(apart.mean(axis=0)).max() < 1.0 and np.abs(apart).max() < 3.0
+
+
+def test_faces_of_many_sizes_are_found_side_by_side(fresh, clips):
+    places = [("g2brbk7n", 0, 0, 1.2), ("g3lbax4n", 440, 10, 0.5), ("g4lbbc2a", 450, 170, 0.3), ("s1bgbh4n", 530, 260, 0.28)]
+    for frame in range(3):
+        picture = np.full((360, 640, 3), 90, np.uint8)
+        for name, left, top, scale in places:
+            placed(clips[name][frame], left, top, scale, picture)
+        faces = fresh.find(picture, frame)
+        assert len(faces) == 4
+        for name, left, top, scale in places:
+            middles = [(face.box[:2] + face.box[2:]) / 2 - [left, top] for face in faces]
+            inside = [(middle > 0).all() and (middle < scale * np.array([360, 288])).all() for middle in middles]
+            assert sum(inside) == 1, name
+
+
+def test_small_faces_of_a_wide_picture_are_found_in_tiles(fresh, clips):
+    picture = np.full((720, 1280, 3), 90, np.uint8)
+    for left, name in zip(range(20, 1200, 300), ("g2brbk7n", "g3lbax4n", "g4lbbc2a", "s1bgbh4n"), strict=True):
+        placed(clips[name][0], left, 300, 0.28, picture)
+    faces = fresh.find(picture, 0)
+    assert len(faces) == 4 and max(size_of(face) for face in faces) < 60
+
+
+def test_a_face_that_goes_is_no_longer_found_and_one_that_comes_back_is(fresh, clips):
+    found = []
+    for frame in range(24):
+        picture = np.full((288, 640, 3), 90, np.uint8)
+        placed(clips["g3lbax4n"][frame], 0, 0, 1.0, picture)
+        if not 6 <= frame < 14:
+            placed(clips["g2brbk7n"][frame], 440, 80, 0.55, picture)
+        found.append(len(fresh.find(picture, frame)))
+    assert found[:6] == [2] * 6 and found[6:14] == [1] * 8
+    assert found[-6:] == [2] * 6
+
+
+def test_half_a_face_without_its_mouth_is_none(fresh, clips):
+    picture = clips["s1bgbh4n"][0]
+    (face,) = fresh.find(picture, 0)
+    above_mouth = int(face.points[48:68, 1].min()) - 6
+    fresh.reset()
+    assert fresh.find(np.ascontiguousarray(picture[:above_mouth]), 0) == []
+
+
+def test_pictures_without_a_face_give_none(fresh, clips):
+    rng = np.random.default_rng(0)
+    for trial in range(6):
+        noise = rng.integers(0, 256, (360, 640, 3), dtype=np.uint8)
+        clouds = np.clip((cv2.GaussianBlur(noise, (0, 0), 4.0 + 3 * trial).astype(float) - 128) * 8 + 128, 0, 255)
+        blocks = cv2.resize(noise[:9, :16], (640, 360), interpolation=cv2.INTER_CUBIC)
+        wall = cv2.resize(list(clips.values())[trial][0][:60], (640, 360))  # above the head
+        for picture in (noise, clouds.astype(np.uint8), blocks, wall, np.zeros_like(noise)):
+            fresh.reset()
+            assert fresh.find(picture, 0) == []
+
+
+def test_tiny_and_odd_pictures_are_no_trouble(fresh):
+    for height, width in ((1, 1), (2, 700), (700, 2), (37, 53)):
+        fresh.reset()
+        assert fresh.find(np.zeros((height, width, 3), np.uint8), 0) == []
+
+
+def test_after_a_gap_or_a_cut_faces_are_found_as_at_the_start(fresh, clips):
+    one, other = clips["g2brbk7n"], clips["g4lbbc2a"]
+    expected = fresh.find(other[0], 100)
+    for last, is_cut in ((50, False), (99, True)):
+        fresh.reset()
+        fresh.find(one[0], last)
+        again = fresh.find(other[0], 100, is_cut)
+        assert [face.points.tolist() for face in again] == [face.points.tolist() for face in expected]
+        assert np.array_equal(again[0].look, expected[0].look) and again[0].score == expected[0].score
+
+
+def test_a_face_that_is_replaced_without_a_cut_is_looked_at_again(fresh, clips):
+    looks = []
+    for frame in range(6):
+        (face,) = fresh.find(clips["g2brbk7n" if frame < 3 else "s1briz8p"][frame], frame)
+        looks.append(face.look)
+    assert float(look_distance(looks[2][None], looks[3][None])[0, 0]) > 1.4
+
+
+def test_looks_tell_people_apart_and_know_them_again(fresh, clips):
+    looks, people = [], []
+    for name, pictures in clips.items():
+        for scale in (1.0, 0.4):
+            fresh.reset()
+            (face,) = fresh.find(cv2.resize(pictures[10], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), 0)
+            looks.append(face.look)
+            people.append(name[:2])
+    distances = look_distance(np.stack(looks), np.stack(looks))
+    same = np.equal.outer(people, people)
+    assert distances[same].max() < 1.35 < 1.45 < distances[~same].min()
+    assert np.allclose(distances, distances.T) and np.allclose(np.diag(distances), 0, atol=1e-4)
+
+
+def test_parts_of_a_look_that_the_picture_does_not_show_are_left_out():
+    rng = np.random.default_rng(1)
+    look = np.abs(rng.normal(size=(2, LOOK_DIM)))
+    hidden = look.copy()
+    hidden[1, -20:] = 0
+    assert look_distance(look[:1], look[:1])[0, 0] == pytest.approx(0, abs=1e-9)
+    hidden[:, -144:] = 0  # the clothes
+    assert look_distance(look[:1], hidden[:1])[0, 0] == pytest.approx(0, abs=1e-9)
+    assert look_distance(np.zeros((1, LOOK_DIM)), look)[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 360), (1280, 720), (1920, 1080), (720, 1280), (3840, 2160)])
+def test_tiles_cover_the_picture_and_overlap(width, height):
+    covered = np.zeros((height, width), np.uint8)
+    for left, top, side in tiles(width, height):
+        assert side < 0.8 * max(width, height)
+        covered[max(0, round(top)) : round(top + side), max(0, round(left)) : round(left + side)] += 1
+    assert covered.min() >= 1 and len(tiles(width, height)) <= 9
+    assert tiles(360, 288) == []
+
+
+def test_a_shrunk_piece_lies_where_a_plain_warp_puts_it():
+    rng = np.random.default_rng(0)
+    smooth = cv2.resize(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8), (1200, 900), interpolation=cv2.INTER_CUBIC)
+    to_piece = np.array([[0.18, 0.05, -60.0], [-0.05, 0.18, -20.0]])
+    apart = cut_piece(smooth, to_piece, (100, 90)).astype(int) - cv2.warpAffine(smooth, to_piece, (100, 90))
+    assert np.abs(apart).max() <= 4
+    assert cut_piece(smooth, to_piece + [[0, 0, 5000], [0, 0, 0]], (100, 90)).max() == 0
+
+
+def test_points_are_means_of_mesh_points():
+    mesh = np.stack([np.arange(468.0), np.zeros(468)], axis=1)
+    points = points_of(mesh)
+    assert points.shape == (68, 2) and points[8, 0] == 152 and points[36, 0] == (33 + 246) / 2
+
+
+def test_without_mediapipe_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(UserError, match="pip install --no-deps -r requirements-video.txt") as error:
+        FaceFinder()
+    assert "\n" not in str(error.value)
+
+
+def test_mediapipe_is_quiet_when_all_is_well_and_only_then(repo_root, capfd):
+    code = "from utils.video.faces import FaceFinder\nwith FaceFinder() as f: f.find(__import__('numpy').zeros((9,9,3),'u1'),0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, check=True)
+    assert done.stderr == "" and done.stdout == ""
+    with pytest.raises(ZeroDivisionError), _quiet():
+        os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nout of memory\n")
+        _ = 1 / 0
+    assert capfd.readouterr().err == "out of memory\n"

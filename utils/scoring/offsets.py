@@ -1,0 +1,62 @@
+"""Scores by the offset of the faces: the rows of the sweep's CSV, its Markdown table, its picture."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from utils.data.files import atomic_path
+from utils.scoring.items import ScoreItem
+from utils.scoring.report import markdown_table
+from utils.scoring.table import mixture_means, summarise, voice_table
+
+METRICS = {"si_snr": 2, "si_snr_imp": 2, "sdr_imp": 2, "pesq_wb": 2, "stoi": 3}  # column -> decimals
+HEADINGS = ("SI-SNR", "SI-SNRi", "SDRi", "PESQ wb", "STOI")
+COLUMNS = ("offset_frames", "subset", "n", *METRICS, "si_snr_imp_standard_error")
+ALL = "all"
+
+
+def offset_rows(by: int, items: list[ScoreItem], results: list[dict]) -> list[dict]:
+    """A row for all mixtures and one for each subset; a metric without a value is None."""
+    voices = voice_table(items, results)
+    if voices.empty:
+        return []
+    final = summarise(voices, mixture_means(voices))
+    rows = []
+    for label, group in ({ALL: final["overall"]} | final["subsets"]).items():
+        metrics = {name: group["metrics"][name]["mean"] for name in METRICS}
+        error = group["metrics"]["si_snr_imp"]["standard_error"]
+        row = {"offset_frames": by, "subset": label, "n": group["n_heard"], **metrics, "si_snr_imp_standard_error": error}
+        if any(value is not None for value in metrics.values()):  # where all targets are absent there is none
+            rows.append(row)
+    return rows
+
+
+def offset_table(rows: list[dict]) -> str:
+    """Markdown: a block of offsets for each subset."""
+    lines = [["subset", "faces late by (frames)", "mixtures", *HEADINGS]]
+    for label in dict.fromkeys(row["subset"] for row in rows):
+        for row in (row for row in rows if row["subset"] == label):
+            values = [_cell(row[name], digits) for name, digits in METRICS.items()]
+            lines.append([label, f"{row['offset_frames']:+d}", str(row["n"]), *values])
+    return markdown_table(lines)
+
+
+def plot_offsets(rows: list[dict], path: Path, title: str) -> None:
+    """Draw SI-SNRi over the offset, a line for each subset, as PNG."""
+    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
+    axis = figure.subplots()
+    for label in dict.fromkeys(row["subset"] for row in rows):
+        own = [row for row in rows if row["subset"] == label and row["si_snr_imp"] is not None]
+        errors = [row["si_snr_imp_standard_error"] or 0.0 for row in own]
+        means = [row["si_snr_imp"] for row in own]
+        axis.errorbar([row["offset_frames"] for row in own], means, errors, fmt="o-", capsize=3, label=label)
+    axis.set(xlabel="faces late by (video frames)", ylabel="SI-SNRi (dB)", title=title)
+    axis.set_xticks(sorted({row["offset_frames"] for row in rows}))
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "NaN" if value is None else f"{value + 0.0:.{digits}f}"

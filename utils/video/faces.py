@@ -1,0 +1,289 @@
+"""Find the faces of a picture: boxes, 68 landmarks, and how the person looks.
+
+Reads RGB pictures, writes nothing. A detector looks at the whole picture every few frames, at the start of a shot and
+where a face was lost, now and then at tiles of it for small faces; in between the mesh of the last picture says where to
+look in this one.
+"""
+
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import numpy as np
+
+from utils.video.appearance import describe_look
+from utils.video.face_networks import FaceNetworks
+
+MIN_FACE = 20.0  # pixels, the longer side of a face's box; lips are not to be read from smaller ones
+
+_SEARCH_FRAMES = 10  # between two looks at the whole picture while all known faces are followed
+_RETRY_FRAMES = 3  # ... while a lost face may come back
+_EMPTY_FRAMES = 5  # ... while nobody is there
+_TILES_FRAMES = 50  # between two looks at tiles
+_LOST_FRAMES = 25  # for so long a lost face is looked for where it was
+_CONFIRM_FRAMES = 25  # a face that no detector has seen for so long is looked at by the near one
+_LOOK_FRAMES = 10  # a look holds for so long
+_SAME_VIEW = 0.9  # correlation with the last view of a face; below it its look holds no more
+
+_MIN_CONFIRMED = 0.5
+_MIN_PRESENCE = 0.5
+_SAME_IOU = 0.3  # of a detection with a mesh's box
+_MESH_MARGIN = 1.5  # what the mesh network wants to see: the longer side of the face times this
+_NEAR_MARGIN = 2.2  # what the near detector is shown of a face
+_SMALLEST_TILE = 360  # pixels; in it the far detector sees faces of 25
+
+# Points of the mesh whose mean is each of the 68 (in the order of iBUG 300-W; left is left in the picture). Chosen so that
+# meshes of real speakers, brought to the mean face by the transform of their published mouth crops, meet its points.
+# fmt: off
+_MESH_OF_POINT = (
+    (127,), (234,), (93, 132), (132, 58), (172,), (136, 150), (150, 149), (176,), (152,),  # jaw, left ear to chin
+    (400,), (379, 378), (365, 379), (397,), (361, 288), (323, 361), (454,), (356,),  # chin to right ear
+    (70,), (63,), (105,), (66,), (107, 66), (336, 296), (296,), (334,), (293,), (300,),  # brows
+    (168, 6), (197, 195), (5, 4), (4, 1), (98, 97), (97,), (2,), (326,), (327, 326),  # nose
+    (33, 246), (160,), (158,), (133, 173), (153,), (144,),  # left eye
+    (362, 398), (385,), (387,), (263, 466), (373,), (380,),  # right eye
+    (61,), (40, 39), (37,), (0,), (267,), (270, 269), (291,), (321, 405), (314,), (17,), (84,), (91, 181),  # outer lips
+    (78, 61), (81, 82), (13,), (311, 312), (308, 291), (402, 317), (14,), (178, 87),  # inner lips
+)
+# fmt: on
+_FIRST = np.array([indices[0] for indices in _MESH_OF_POINT])
+_SECOND = np.array([indices[-1] for indices in _MESH_OF_POINT])
+_LEFT_EYE, _RIGHT_EYE = 33, 263  # outer corners in the mesh
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """A face in one picture.
+
+    Attributes:
+        box: float32 (4,), pixels x0 y0 x1 y1, around brow, cheeks and chin.
+        score: 0..1, the mesh network's belief in a face here times that of the last detector that looked.
+        points: float32 (68, 2), pixels from the picture's upper left corner (the middle of its first pixel is 0.5, 0.5;
+            mouths cut at them without a correction lie on published crops), x before y, in the order of iBUG 300-W.
+        look: float32 (LOOK_DIM,), see `appearance.py`; at most 10 frames old, of this picture where another face is near.
+    """
+
+    box: np.ndarray
+    score: float
+    points: np.ndarray
+    look: np.ndarray
+
+
+@dataclass(eq=False)
+class _Known:
+    """A face that is followed from picture to picture."""
+
+    mesh: np.ndarray  # (468, 2), pixels of the last picture
+    presence: float
+    view: np.ndarray  # (256,), what the mesh network saw, in small
+    confirmed: float  # score of the last detector that saw it
+    confirmed_frame: int
+    look: np.ndarray | None = None
+    look_frame: int = -1
+    box: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.update(self.mesh, self.presence, self.view)
+
+    def update(self, mesh: np.ndarray, presence: float, view: np.ndarray) -> None:
+        if float(view @ self.view) < _SAME_VIEW:  # somebody else is there, or the light changed: look again
+            self.look = None
+        self.mesh, self.presence, self.view = mesh, presence, view
+        self.box = np.concatenate([mesh.min(axis=0), mesh.max(axis=0)])
+
+
+class FaceFinder:
+    """Finds the faces of consecutive pictures; a context manager, since the networks run in threads of their own.
+
+    Args:
+        search_frames: how often the whole picture is searched for faces that are not followed yet.
+        min_face: pixels; smaller faces are left out.
+
+    Raises:
+        UserError: mediapipe is not installed, or another version of it.
+    """
+
+    def __init__(self, search_frames: int = _SEARCH_FRAMES, min_face: float = MIN_FACE) -> None:
+        self._networks = FaceNetworks()
+        self._search_frames = search_frames
+        self._min_face = min_face
+        self.reset()
+
+    def __enter__(self) -> "FaceFinder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the networks' threads."""
+        self._networks.close()
+
+    def reset(self) -> None:
+        """Forget every face; the next picture is searched as the first one is."""
+        self._known: list[_Known] = []
+        self._lost: list[tuple[np.ndarray, int]] = []  # box, frame in which it was last seen
+        self._last_frame = self._search_frame = self._tiles_frame = -(10**9)
+
+    def find(self, picture: np.ndarray, frame: int, is_cut: bool = False) -> list[Face]:
+        """The faces of a picture, in no particular order.
+
+        Args:
+            picture: uint8 (height, width, 3), RGB.
+            frame: grid frame; where it does not follow the last one, all is searched anew.
+            is_cut: this picture begins a new shot.
+        """
+        if is_cut or frame != self._last_frame + 1:
+            self.reset()
+        self._last_frame = frame
+        self._follow(picture, frame)
+        self._search(picture, frame)
+        self._confirm(picture, frame)
+        return [self._face(picture, known, frame) for known in self._known]
+
+    def _follow(self, picture: np.ndarray, frame: int) -> None:
+        """Fit the meshes of the last picture to this one; those that fail are lost, those that met are one."""
+        followed = []
+        for known in self._known:
+            mesh, presence, view = self._networks.mesh(picture, *_region_of(known.mesh))
+            if self._is_face(picture, mesh, presence):
+                known.update(mesh, presence, view)
+                followed.append(known)
+            else:
+                self._lost.append((known.box, frame - 1))
+        self._known = []
+        for known in sorted(followed, key=lambda one: -one.confirmed * one.presence):
+            rival = next((other for other in self._known if _is_same(known.box, other.box)), None)
+            if rival is None:
+                self._known.append(known)
+            else:  # whose face this is, is anybody's guess: look again
+                rival.look = None
+                self._lost.append((known.box, frame - 1))
+        self._lost = [(box, seen) for box, seen in self._lost if frame - seen <= _LOST_FRAMES]
+
+    def _search(self, picture: np.ndarray, frame: int) -> None:
+        """Look for faces that are not followed yet."""
+        every = self._search_frames if self._known else min(_EMPTY_FRAMES, self._search_frames)
+        just_lost = any(seen == frame - 1 for _, seen in self._lost)
+        if self._lost:
+            every = min(every, _RETRY_FRAMES)
+        if not just_lost and frame - self._search_frame < every:
+            return
+        self._search_frame = frame
+        height, width = picture.shape[:2]
+        regions = [(0.0, 0.0, float(max(height, width)))]
+        if frame - self._tiles_frame >= _TILES_FRAMES:
+            self._tiles_frame = frame
+            regions += tiles(width, height)
+        for box, _ in self._lost:
+            side = 5 * float(max(box[2:] - box[:2]))
+            if side < 0.7 * max(height, width):
+                middle = (box[:2] + box[2:]) / 2
+                regions.append((float(middle[0]) - side / 2, float(middle[1]) - side / 2, side))
+        for region in regions:
+            for box, angle, score in self._networks.detect(picture, *region, is_near=False):
+                self._admit(picture, box, angle, score, frame)
+        self._lost = [(box, seen) for box, seen in self._lost if not any(_is_same(box, one.box) for one in self._known)]
+
+    def _admit(self, picture: np.ndarray, box: np.ndarray, angle: float, score: float, frame: int) -> None:
+        """Follow a detected face from now on, if the mesh and the near detector believe in it, too."""
+        for known in self._known:
+            if _iou(box, known.box) > _SAME_IOU or _is_same(box, known.box):
+                known.confirmed, known.confirmed_frame = score, frame
+                return
+        middle, side = (box[:2] + box[2:]) / 2, _MESH_MARGIN * float(max(box[2:] - box[:2]))
+        mesh, presence, _ = self._networks.mesh(picture, middle, side, angle)
+        if presence < _MIN_PRESENCE:
+            return
+        mesh, presence, view = self._networks.mesh(picture, *_region_of(mesh))  # now as it is seen when it is followed
+        new = _Known(mesh, presence, view, score, frame)
+        if not self._is_face(picture, mesh, presence) or _iou(box, new.box) < _SAME_IOU:
+            return
+        if any(_is_same(new.box, known.box) for known in self._known):
+            return
+        if self._near_score(picture, new.box) >= _MIN_CONFIRMED:
+            self._known.append(new)
+
+    def _confirm(self, picture: np.ndarray, frame: int) -> None:
+        """Drop faces that no detector has seen for long and that the near one does not see, either."""
+        kept = []
+        for known in self._known:
+            if frame - known.confirmed_frame >= _CONFIRM_FRAMES:
+                score = self._near_score(picture, known.box)
+                if score < _MIN_CONFIRMED:
+                    continue
+                known.confirmed, known.confirmed_frame = score, frame
+            kept.append(known)
+        self._known = kept
+
+    def _near_score(self, picture: np.ndarray, box: np.ndarray) -> float:
+        """What the near detector says to this box; 0 where it sees nothing there."""
+        side = _NEAR_MARGIN * float(max(box[2:] - box[:2]))
+        left, top = (box[:2] + box[2:]) / 2 - side / 2
+        found = self._networks.detect(picture, float(left), float(top), side, is_near=True)
+        return max((score for other, _, score in found if _iou(other, box) > _SAME_IOU), default=0.0)
+
+    def _is_face(self, picture: np.ndarray, mesh: np.ndarray, presence: float) -> bool:
+        """Whether a mesh may be a face whose mouth is in the picture."""
+        size = mesh.max(axis=0) - mesh.min(axis=0)
+        if presence < _MIN_PRESENCE or not np.isfinite(mesh).all() or max(size) < self._min_face:
+            return False
+        points = points_of(mesh)
+        mouth = points[48:68].mean(axis=0)
+        eyes = (mesh[_LEFT_EYE] + mesh[_RIGHT_EYE]) / 2
+        across, down = mesh[_RIGHT_EYE] - mesh[_LEFT_EYE], mouth - eyes
+        distance, drop = float(np.hypot(*across)), float(np.hypot(*down))
+        upright = across[0] * down[1] - across[1] * down[0] > 0  # the mouth lies below the line of the eyes, not above it
+        height, width = picture.shape[:2]
+        inside = 0 <= mouth[0] < width and 0 <= mouth[1] < height
+        return inside and upright and 0.1 * max(size) < distance < max(size) and 0.15 * max(size) < drop < 0.8 * max(size)
+
+    def _face(self, picture: np.ndarray, known: _Known, frame: int) -> Face:
+        points = points_of(known.mesh)
+        near = any(other is not known and _are_near(known.box, other.box) for other in self._known)
+        if known.look is None or near or frame - known.look_frame >= _LOOK_FRAMES:
+            known.look, known.look_frame = describe_look(picture, known.box, points), frame
+        score = float(np.clip(known.presence * known.confirmed, 0.0, 1.0))
+        return Face(known.box.astype(np.float32), score, points.astype(np.float32), known.look)
+
+
+def points_of(mesh: np.ndarray) -> np.ndarray:
+    """The 68 points (68, 2) of a mesh (468, 2)."""
+    return (mesh[_FIRST] + mesh[_SECOND]) / 2
+
+
+def tiles(width: int, height: int) -> list[tuple[float, float, float]]:
+    """Squares (left, top, side), in pixels, that cover a picture and overlap by a quarter at least; none for a small one."""
+    side = max(_SMALLEST_TILE, round(0.6 * min(width, height)))
+    if side > 0.8 * max(width, height):
+        return []
+    starts = []
+    for length in (width, height):
+        count = 1 if length <= side else 1 + int(np.ceil((length - side) / (0.75 * side)))
+        starts.append(np.linspace(min(0.0, (length - side) / 2), max(length - side, (length - side) / 2), count))
+    return [(float(left), float(top), float(side)) for top in starts[1] for left in starts[0]]
+
+
+def _region_of(mesh: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Where the mesh network should look for a face that had this mesh: middle, side in pixels, angle in radians."""
+    low, high = mesh.min(axis=0), mesh.max(axis=0)
+    across = mesh[_RIGHT_EYE] - mesh[_LEFT_EYE]
+    return (low + high) / 2, _MESH_MARGIN * float(max(high - low)), float(np.arctan2(across[1], across[0]))
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two boxes."""
+    common = np.clip(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0, None).prod()
+    return float(common / ((one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - common + 1e-9))
+
+
+def _are_near(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two faces are so close that one may soon be taken for the other."""
+    apart = np.hypot(*((one[:2] + one[2:]) - (other[:2] + other[2:])) / 2)
+    return bool(apart < 1.2 * max(max(one[2:] - one[:2]), max(other[2:] - other[:2])))
+
+
+def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two boxes of about the same size lie so close that only one face can be there."""
+    sizes = max(one[2:] - one[:2]), max(other[2:] - other[:2])
+    apart = np.hypot(*((one[:2] + one[2:]) - (other[:2] + other[2:])) / 2)
+    return bool(_iou(one, other) > 0.5 or apart < 0.3 * min(sizes))

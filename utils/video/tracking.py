@@ -1,0 +1,241 @@
+"""Follow faces from picture to picture: faces of single frames become tracks, each of one person within one shot.
+
+Reads what `faces.py` found, writes nothing. A track goes on where its face should be by now and looks as it did; that
+decides, too, who is who after two faces have passed one another. It survives losses of a second, ends with its shot, and
+what was seen for a moment only is dropped and counted.
+"""
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from utils.video.appearance import look_distance
+from utils.video.faces import Face
+
+MAX_LOST_FRAMES = 25
+MIN_FRAMES = 5  # with a face; shorter tracks are dropped
+_MIN_SEEN = 0.3  # of its frames; tracks that flicker more are dropped
+
+_REACH = 0.6  # sizes of a face, from where it should be to where it is, at most
+_REACH_GROWS = 0.04  # ... and more for every further frame that it was lost
+_LARGEST_REACH = 1.5
+_LARGEST_RATIO = 1.8  # of sizes
+_MOMENTUM_FRAMES = 8  # a lost face is taken to move on for so long
+_DIFFERENT = 1.5  # look distance at which a face is another person's, whatever its place
+_DIFFERENT_LATER = 1.4  # ... after a loss of more than these frames
+_LATER_FRAMES = 3
+_LOOK_WEIGHT = 0.25  # sizes of a face that one unit of look distance counts as
+_RATIO_WEIGHT = 0.5
+
+_THUMB = (64, 36)  # pixels, width and height
+_FINEST = 144  # pixels of height; thumbnails are made of pictures thinned out to about this
+_SAME_EDGES, _SAME_SHADES = 0.45, 0.8  # correlations of thumbnails; below both is a cut
+_SUDDEN = 1.5  # ... if it changes the edges so many times as much as the liveliest of the last pictures
+_QUIET_EDGES = 0.75  # among quiet pictures a cut is below this already
+_QUIET_SUDDEN = 5.0
+_QUIET_CHANGE = 0.02  # quieter is no quieter
+_RECENT_FRAMES = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One face through one shot.
+
+    Attributes:
+        frames: int64 (n,), ascending; gaps are losses.
+        boxes: float32 (n, 4), pixels.
+        points: float32 (n, 68, 2), pixels.
+        scores: float32 (n,), 0..1.
+        look: float32 (LOOK_DIM,), the mean over the frames.
+        shot: counts the video's shots from 0.
+    """
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    points: np.ndarray
+    scores: np.ndarray
+    look: np.ndarray
+    shot: int
+
+
+class _Rows:
+    """A float32 array that grows by rows, in place: small objects for every frame of an hour would cost its memory twice."""
+
+    def __init__(self, *shape: int) -> None:
+        self._rows = np.empty((32, *shape), np.float32)
+        self._count = 0
+
+    def append(self, row: np.ndarray | float) -> None:
+        if self._count == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.empty((max(32, self._count // 2), *self._rows.shape[1:]), np.float32)])
+        self._rows[self._count] = row
+        self._count += 1
+
+    def array(self) -> np.ndarray:
+        return self._rows[: self._count].copy()
+
+
+class _Open:
+    """A track that may still go on."""
+
+    def __init__(self, frame: int, face: Face, shot: int) -> None:
+        self.shot = shot
+        self.frames: list[int] = []
+        self._boxes, self._points, self._scores = _Rows(4), _Rows(*face.points.shape), _Rows()
+        self._look_sum = np.zeros(len(face.look))
+        self._velocity = np.zeros(2)  # pixels a frame
+        self.add(frame, face)
+
+    def add(self, frame: int, face: Face) -> None:
+        middle = (face.box[:2] + face.box[2:]).astype(np.float64) / 2
+        if self.frames:
+            step = (middle - self.middle) / (frame - self.frames[-1])
+            share = 0.4 if len(self.frames) > 1 else 1.0
+            self._velocity = (1 - share) * self._velocity + share * step
+        self.middle, self.size = middle, float(max(face.box[2:] - face.box[:2]))
+        self.frames.append(frame)
+        self._boxes.append(face.box)
+        self._points.append(face.points)
+        self._scores.append(face.score)
+        self._look_sum += face.look
+
+    @property
+    def look(self) -> np.ndarray:
+        return self._look_sum / len(self.frames)
+
+    def expected(self, frame: int) -> np.ndarray:
+        """Where the middle of the face should be."""
+        return self.middle + self._velocity * min(frame - self.frames[-1], _MOMENTUM_FRAMES)
+
+    def finished(self) -> Track:
+        frames = np.array(self.frames, dtype=np.int64)
+        look = self.look.astype(np.float32)
+        return Track(frames, self._boxes.array(), self._points.array(), self._scores.array(), look, self.shot)
+
+
+class Tracker:
+    """Joins the faces of consecutive frames.
+
+    Attributes:
+        dropped: how many tracks were dropped, by reason.
+    """
+
+    def __init__(self, max_lost_frames: int = MAX_LOST_FRAMES, min_frames: int = MIN_FRAMES) -> None:
+        self.dropped: Counter[str] = Counter()
+        self._max_lost_frames = max_lost_frames
+        self._min_frames = min_frames
+        self._open: list[_Open] = []
+        self._finished: list[Track] = []
+        self._shot = 0
+
+    def update(self, frame: int, faces: Sequence[Face], is_cut: bool = False) -> None:
+        """Take the faces of a frame; frames come in ascending order, those without faces may be left out.
+
+        Args:
+            frame: grid frame.
+            faces: what was found in it.
+            is_cut: a new shot begins here.
+        """
+        if is_cut:
+            self._close(self._open)
+            self._shot += 1
+        self._close([track for track in self._open if frame - track.frames[-1] > self._max_lost_frames])
+        taken = self._assign(frame, faces)
+        for face, track in zip(faces, taken, strict=True):
+            if track is None:
+                self._open.append(_Open(frame, face, self._shot))
+            else:
+                track.add(frame, face)
+
+    def finish(self) -> list[Track]:
+        """End all tracks and give them, ordered by their first frame, from left to right within it."""
+        self._close(self._open)
+        return sorted(self._finished, key=lambda track: (track.frames[0], track.boxes[0, 0]))
+
+    def _assign(self, frame: int, faces: Sequence[Face]) -> list[_Open | None]:
+        """The track that each face goes on with: the cheapest assignment as a whole."""
+        if not self._open or not faces:
+            return [None] * len(faces)
+        boxes = np.stack([face.box for face in faces]).astype(np.float64)
+        middles, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+        expected = np.stack([track.expected(frame) for track in self._open])
+        last_sizes = np.array([track.size for track in self._open])
+        lost = np.array([frame - track.frames[-1] for track in self._open])
+        size = np.sqrt(np.outer(last_sizes, sizes))
+        apart = np.linalg.norm(expected[:, None] - middles[None], axis=-1) / size
+        ratio = np.abs(np.log(last_sizes[:, None] / sizes))
+        unlike = look_distance(np.stack([track.look for track in self._open]), np.stack([face.look for face in faces]))
+        reach = np.minimum(_REACH + _REACH_GROWS * (lost - 1), _LARGEST_REACH)
+        different = np.where(lost > _LATER_FRAMES, _DIFFERENT_LATER, _DIFFERENT)
+        possible = (apart < reach[:, None]) & (ratio < np.log(_LARGEST_RATIO)) & (unlike < different[:, None])
+        cost = apart + _RATIO_WEIGHT * ratio + _LOOK_WEIGHT * unlike
+        impossible = 1e6
+        rows, columns = linear_sum_assignment(np.where(possible, cost, impossible))
+        taken: list[_Open | None] = [None] * len(faces)
+        for row, column in zip(rows, columns, strict=True):
+            if possible[row, column]:
+                taken[column] = self._open[row]
+        return taken
+
+    def _close(self, tracks: Sequence[_Open]) -> None:
+        for track in tracks:
+            if len(track.frames) < self._min_frames:
+                self.dropped["too short"] += 1
+            elif len(track.frames) < _MIN_SEEN * (track.frames[-1] - track.frames[0] + 1):
+                self.dropped["flickers"] += 1
+            else:
+                self._finished.append(track.finished())
+        closed = set(map(id, tracks))
+        self._open = [track for track in self._open if id(track) not in closed]
+
+
+class CutDetector:
+    """Tells where a new shot begins, by the edges and shades of small thumbnails of consecutive pictures.
+
+    Both are correlations, so that flashes and fades change little; a fast pan changes much, but not suddenly.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last picture; the next one begins no shot."""
+        self._last: tuple[np.ndarray, np.ndarray] | None = None
+        self._recent: deque[float] = deque(maxlen=_RECENT_FRAMES)
+
+    def is_cut(self, picture: np.ndarray) -> bool:
+        """Whether this picture, uint8 (height, width, 3), begins a new shot."""
+        last, now = self._last, _thumbnail(picture)
+        self._last = now
+        if last is None:
+            return False
+        shades, edges = (_correlation(before, after) for before, after in zip(last, now, strict=True))
+        change = 1.0 - edges
+        liveliest = max(self._recent, default=0.0)
+        is_clear = edges < _SAME_EDGES and shades < _SAME_SHADES and change > _SUDDEN * liveliest
+        is_quiet = len(self._recent) == _RECENT_FRAMES
+        is_sudden = is_quiet and edges < _QUIET_EDGES and change > _QUIET_SUDDEN * max(liveliest, _QUIET_CHANGE)
+        if is_clear or is_sudden:
+            self._recent.clear()
+        else:
+            self._recent.append(change)
+        return is_clear or is_sudden
+
+
+def _thumbnail(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shades less their mean, and their gradients."""
+    every = max(1, min(picture.shape[:2]) // _FINEST)
+    small = cv2.resize(np.ascontiguousarray(picture[::every, ::every]), _THUMB, interpolation=cv2.INTER_AREA)
+    shades = cv2.GaussianBlur(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 1.0)
+    edges = np.stack([cv2.Sobel(shades, cv2.CV_32F, 1, 0), cv2.Sobel(shades, cv2.CV_32F, 0, 1)])
+    return shades - shades.mean(), edges
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two arrays; 1 where both are empty of structure, such as two black pictures."""
+    floor = one.size * 1.0  # a grey level of structure in each pixel
+    return float(((one * other).sum() + floor) / (np.sqrt((one**2).sum() + floor) * np.sqrt((other**2).sum() + floor)))
