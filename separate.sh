@@ -36,7 +36,7 @@ cd "$ROOT"
 . utils/recipe.sh
 
 [[ -e $video ]] || die "$video: no such video or folder"
-is_video_set "$video" || die "$video: neither a video nor a folder of videos; mixtures are separated by ./run.sh --stage 4"
+is_video_set "$video" || die "$video: neither a video nor a folder with videos; mixtures are separated by ./run.sh --stage 4"
 if [[ -z $exp_dir ]]; then
     exp_dir=exp/pretrained
     lip_network=dump/weights/lr_asd_talkset.pth.tar

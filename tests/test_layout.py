@@ -12,7 +12,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = ("egs", "local_models", "utils", "conf", "tests", "docs", "run.sh", "separate.sh", "path.sh",
-             "requirements.txt", "requirements-dev.txt", "requirements-video.txt", "README.md", "LICENSE", ".ci/run")  # fmt: skip
+             "requirements.txt", "requirements-dev.txt", "requirements-video.txt",
+             "README.md", "LICENSE", ".ci/run")  # fmt: skip
 OUTPUTS = {"data", "dump", "exp"}
 LONGEST = {"run.sh": 150}
 LONGEST_OTHERWISE = 400

@@ -38,7 +38,7 @@ def test_each_stage_gets_its_options(recipe: Path) -> None:
     lines = dict(line.removeprefix("-m utils.stages.").split(" ", 1) for line in calls(recipe))
     assert list(lines) == ["prepare", "mouths", "embed", "train", "separate", "score"]
     assert lines["prepare"] == "--corpus=demo --data_dir=data/demo --nj=3 --max_failed=2"
-    assert lines["mouths"] == "--data_dir=data/demo --nj=3 --max_failed=2"
+    assert lines["mouths"] == "--data_dir=data/demo --alignment=centred8 --nj=3 --max_failed=2"
     assert "--frontend_weights=egs/demo/lipreader.pth.tar --frontend_layer=trunk" in lines["embed"]
     assert (
         "--conf=conf/avdprnn.yml --data_dir=data/demo --exp_dir=exp/mine --train_args=--epochs 3 --lr 0.0005" in lines["train"]

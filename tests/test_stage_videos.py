@@ -1,6 +1,7 @@
 """Stage 4 on videos, and stage 1 on raw video: synthetic videos whose landmarks are given, so that nobody must be found."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from utils.data.mouths import MouthFile
 from utils.data.videos import VideoClip, write_videos
 from utils.errors import UserError
 from utils.stages import mouths
+from utils.stages.videos import VIDEO_SUFFIXES, is_video_set
 from utils.video.landmarks import Person, write_people
 
 SIZE = (320, 160)
@@ -193,6 +195,31 @@ def test_killed_and_called_again_the_tracks_are_those_of_an_undisturbed_call(tmp
         name: samples for name, (_, samples) in undisturbed.items()
     }
     assert not list((tmp_path / "out2").rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (["a.MP4", "notes.txt"], True),
+        (["notes.txt"], False),
+        ([".a.mp4"], False),
+        (["a.mp4", "audio/mix/x.wav"], False),
+        ([], False),
+    ],
+)
+def test_shell_and_program_agree_on_what_is_a_folder_of_videos(tmp_path, repo_root, content, expected):
+    for name in content:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert is_video_set(tmp_path) == expected
+    script = 'set -euo pipefail; . utils/recipe.sh; is_video_set "$1"'
+    asked = subprocess.run(["bash", "-c", script, "-", tmp_path], cwd=repo_root, check=False)
+    assert (asked.returncode == 0) == expected
+
+
+def test_shell_and_program_know_the_same_videos(repo_root):
+    listed = re.search("video_suffixes='(.*)'", (repo_root / "utils/recipe.sh").read_text())[1]
+    assert {f".{name}" for name in listed.split("|")} == VIDEO_SUFFIXES
 
 
 @pytest.fixture

@@ -27,8 +27,11 @@ name_of_test() { # TEST_DIR -> the folder's name, <corpus>_<split> of <corpus>/<
     fi
 }
 
-is_video_set() { # TEST_DIR: a file that is no table, or a folder without audio/, which then can only hold videos
-    [[ -f $1 && $1 != *.[cC][sS][vV] ]] || [[ -d $1 && ! -d $1/audio ]]
+video_suffixes='mp4|m4v|mov|mkv|webm|avi|mpg|mpeg|mpe|m2v|vob|ts|mts|m2ts|flv|f4v|wmv|asf|ogv|3gp|3g2'
+
+is_video_set() { # TEST_DIR: a file that is no table, or a folder of videos (not of the DLA layout), as stage 4 has it
+    [[ -f $1 && $1 != *.[cC][sS][vV] ]] && return
+    [[ -d $1 && ! -d $1/audio ]] && find -L "$1" -maxdepth 1 -type f ! -name '.*' | grep -qiE "\.($video_suffixes)\$"
 }
 
 is_audio_only() { # CONF TRAIN_ARGS [DEPTH]: does the model see no faces (n_cues: 0)?

@@ -13,6 +13,7 @@ from utils.errors import UserError
 
 _PREFIX = ".tmp-"  # of files that are being written
 
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well it takes the place of `path` in one step.

@@ -31,7 +31,9 @@ def cut_corpus(data_dir: Path, alignment: str, nj: int) -> list[Problem]:
     try:
         from utils.video.preparation import VideoOptions
     except ImportError as error:
-        raise UserError(f"raw videos need more packages ({error}); add them with utils/install_more.sh requirements-video.txt") from None
+        raise UserError(
+            f"raw videos need more packages ({error}); add them with utils/install_more.sh requirements-video.txt"
+        ) from None
     options = VideoOptions(alignment)
     clips = read_videos(data_dir / "videos.csv")
     jobs = [_job(data_dir, clip, options) for clip in clips]

@@ -131,7 +131,9 @@ def _options(args: argparse.Namespace) -> "VideoOptions":
     try:
         from utils.video.preparation import VideoOptions
     except ImportError as error:
-        raise UserError(f"videos need more packages ({error}); add them with utils/install_more.sh requirements-video.txt") from None
+        raise UserError(
+            f"videos need more packages ({error}); add them with utils/install_more.sh requirements-video.txt"
+        ) from None
     return VideoOptions(args.alignment, min_sec=args.min_sec)
 
 
