@@ -41,7 +41,7 @@ if [[ -z $exp_dir ]]; then
     exp_dir=exp/pretrained
     lip_network=dump/weights/lr_asd_talkset.pth.tar
     mkdir -p "$exp_dir"
-    cp -u egs/own_video/pretrained/* "$exp_dir/"
+    cp -u egs/own_video/pretrained/{best_model.pth,conf.yml,frontend.json} "$exp_dir/"
     if [[ -z $frontend_weights && ! -f $lip_network ]]; then
         utils/download_weights.sh lr_asd_talkset >&2 ||
             die "the lip network could not be fetched (see above); fetch it elsewhere and give it with --frontend_weights FILE"

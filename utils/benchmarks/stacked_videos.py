@@ -37,6 +37,7 @@ from utils.engine.separation_plan import Separator, load_separator
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 from utils.metrics import si_snr
 from utils.overlap_add import separate_window
+from utils.video.alignment import ALIGNMENTS
 from utils.video.decoding import GRID_FPS, SOUND_RATE_HZ, extract_sound, read_pictures
 
 _FRAME_SAMPLES = SOUND_RATE_HZ // GRID_FPS
@@ -80,6 +81,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--exp_dir", type=Path, help="experiment that separates them")
     parser.add_argument("--frontend_weights", default="", help="where the experiment's front end lies now, if moved")
     parser.add_argument("--mouth_dir", type=Path, help="ready-made crops NAME.npz, of the clips or of a part of them")
+    parser.add_argument("--alignment", default=ALIGNMENTS[0], choices=ALIGNMENTS, help="how mouths are aligned")
     add_results_options(parser, "stacked-videos")
     args = parser.parse_args()
     if not args.only_stack and args.exp_dir is None:
@@ -172,6 +174,7 @@ def separate(args: argparse.Namespace) -> None:
     """
     command = [sys.executable, "-m", "utils.stages.separate", "--exp_dir", str(args.exp_dir.resolve())]
     command += ["--test_dir", str((args.work_dir / "videos").resolve()), "--test_name", "stacked", "--nj", "2"]
+    command += ["--alignment", args.alignment]
     command += ["--out_dir", str((args.work_dir / "tracks").resolve()), "--dump_dir", str(args.work_dir.resolve() / "dump")]
     command += ["--frontend_weights", args.frontend_weights] if args.frontend_weights else []
     if subprocess.run(command, cwd=REPOSITORY, check=False).returncode:
