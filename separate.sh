@@ -30,7 +30,7 @@ if [[ $# -gt 0 && $1 != -* ]]; then set -- "--video=$1" "${@:2}"; fi
 . "$ROOT/utils/log.sh"
 [[ -n $video ]] || usage_error "which video? ./separate.sh VIDEO"
 for name in video out_dir exp_dir frontend_weights landmarks_dir; do # paths are the caller's, also after the cd
-    [[ -z ${!name} ]] || printf -v "$name" '%s' "$(realpath -m -- "${!name}")"
+    [[ -z ${!name} ]] || printf -v "$name" '%s' "$(realpath -ms -- "${!name}")"
 done
 cd "$ROOT"
 . utils/recipe.sh
@@ -41,7 +41,11 @@ if [[ -z $exp_dir ]]; then
     exp_dir=exp/pretrained
     lip_network=dump/weights/lr_asd_talkset.pth.tar
     mkdir -p "$exp_dir"
-    cp -u egs/own_video/pretrained/{best_model.pth,conf.yml,frontend.json} "$exp_dir/"
+    for name in best_model.pth conf.yml frontend.json; do # whole or not at all
+        cmp -s "egs/own_video/pretrained/$name" "$exp_dir/$name" && continue
+        cp "egs/own_video/pretrained/$name" "$exp_dir/.tmp-$$-$name"
+        mv "$exp_dir/.tmp-$$-$name" "$exp_dir/$name"
+    done
     if [[ -z $frontend_weights && ! -f $lip_network ]]; then
         utils/download_weights.sh lr_asd_talkset >&2 ||
             die "the lip network could not be fetched (see above); fetch it elsewhere and give it with --frontend_weights FILE"

@@ -15,13 +15,14 @@ import soundfile
 from separation_helpers import RATE_HZ, Stage, make_experiment, make_lips, rows_of, state_of
 from video_helpers import Video
 
+from utils.data.audio import probe_audio
 from utils.data.files import read_json
 from utils.data.manifest import Utterance, read_manifest, write_manifest
 from utils.data.mouths import MouthFile
 from utils.data.videos import VideoClip, write_videos
 from utils.errors import UserError
 from utils.stages import mouths
-from utils.stages.videos import VIDEO_SUFFIXES, is_video_set
+from utils.stages.videos import VIDEO_SUFFIXES, find_videos, is_video_set
 from utils.video.landmarks import Person, write_people
 
 SIZE = (320, 160)
@@ -72,6 +73,11 @@ def make_video(folder: Path, name: str = "talk", people=FACES, seconds: float = 
     return path
 
 
+def sound_of(tmp_path: Path) -> Path:
+    (path,) = tmp_path.glob("dump/videos/talk-*/talk/sound.wav")
+    return path
+
+
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("experiment")
@@ -95,7 +101,7 @@ def test_every_face_gets_a_track_as_long_as_the_sound_and_all_tracks_add_up_to_i
     folder = stage(video) / "talk"
     names = ["face1", "face2", "rest"]
     tracks = {name: soundfile.read(str(folder / f"{name}.wav"), dtype="float32") for name in names}
-    sound, rate_hz = soundfile.read(str(tmp_path / "dump/videos/talk/talk/sound.wav"), dtype="float32")
+    sound, rate_hz = soundfile.read(str(sound_of(tmp_path)), dtype="float32")
     assert rate_hz == RATE_HZ and len(sound) == round(3.0123 * RATE_HZ)
     assert all(len(samples) == len(sound) and rate == RATE_HZ for samples, rate in tracks.values())
     np.testing.assert_allclose(sum(samples for samples, _ in tracks.values()), sound, atol=1e-6)
@@ -108,9 +114,9 @@ def test_the_report_says_who_is_on_screen_when(tmp_path, stage):
     assert [track["name"] for track in report["tracks"]] == ["face1", "face2"]
     assert [track["on_screen_sec"] for track in report["tracks"]] == [[[0.0, 3.0]], [[1.2, 3.0]]]
     assert [track["share_of_frames_with_mouth"] for track in report["tracks"]] == [1.0, 0.6]
-    assert (report["n_samples"], report["sample_rate_hz"], report["fps"]) == (48000, 16000, 25.0)
+    assert (report["n_samples"], report["sample_rate_hz"], report["grid_fps"]) == (48000, 16000, 25.0)
     assert (report["width"], report["height"]) == SIZE
-    mixture = soundfile.read(str(tmp_path / "dump/videos/talk/talk/sound.wav"))[0]
+    mixture = soundfile.read(str(sound_of(tmp_path)))[0]
     for track in (*report["tracks"], report["rest"]):
         voice = soundfile.read(str(tmp_path / "out/talk" / track["wav"]))[0]
         assert track["level_db"] == pytest.approx(10 * np.log10(np.sum(voice**2) / np.sum(mixture**2)), abs=0.06)
@@ -183,7 +189,7 @@ def test_killed_and_called_again_the_tracks_are_those_of_an_undisturbed_call(tmp
     undisturbed = state_of(stage(video) / "talk")
     command = [sys.executable, "-m", "utils.stages.separate", "--exp_dir", experiment, "--test_dir", video, "--id", "cpu"]
     command += ["--landmarks_dir", tmp_path / "landmarks", "--dump_dir", tmp_path / "dump2", "--out_dir", tmp_path / "out2"]
-    for seen in ("dump2/videos/talk/talk/sound.wav", "dump2/videos/talk/talk/prepared.json", "out2/talk/.tmp-*.wav"):
+    for seen in ("dump2/videos/talk-*/talk/sound.wav", "dump2/videos/talk-*/talk/prepared.json", "out2/talk/.tmp-*.wav"):
         process = subprocess.Popen(list(map(str, command)), cwd=repo_root, stderr=subprocess.DEVNULL)
         while not list(tmp_path.glob(seen)) and process.poll() is None:
             time.sleep(0.01)
@@ -195,6 +201,69 @@ def test_killed_and_called_again_the_tracks_are_those_of_an_undisturbed_call(tmp
         name: samples for name, (_, samples) in undisturbed.items()
     }
     assert not list((tmp_path / "out2").rglob(".tmp-*"))
+
+
+def test_videos_of_one_stem_keep_their_whole_names_and_another_folders_video_is_not_overwritten(tmp_path, stage):
+    make_video(tmp_path / "videos")
+    with pytest.raises(UserError, match="holds the tracks of another video|1 of 1 videos"):
+        stage(tmp_path / "videos/talk.mkv")
+        stage(make_video(tmp_path / "other"))
+    assert "another video" in rows_of(tmp_path / "out/failed.csv")[0]["reason"]
+    assert read_json(tmp_path / "out/talk/tracks.json")["video"] == str(tmp_path / "videos/talk.mkv")
+    for name in ("a.mp4", "a.mkv", "a.mp4.mkv"):
+        (tmp_path / "same").mkdir(exist_ok=True)
+        (tmp_path / "same" / name).touch()
+    assert sorted(video.name for video in find_videos(tmp_path / "same", "")) == ["a.mkv", "a.mp4", "a.mp4.mkv"]
+
+
+def test_a_name_that_cannot_be_written_fails_alone(tmp_path, stage):
+    make_video(tmp_path / "videos")
+    bad = make_video(tmp_path / "videos", "bad")
+    for name in (b"new\nline.mkv", b"caf\xe9.mkv"):
+        os.link(bad, os.fsencode(tmp_path / "videos") + b"/" + name)
+    for path in (tmp_path / "landmarks").glob("bad*"):
+        for name in (b"new\nline.npz", b"caf\xe9.npz"):
+            os.link(path, os.fsencode(tmp_path / "landmarks") + b"/" + name)
+    with pytest.raises(UserError, match="2 of 4 videos"):
+        stage(tmp_path / "videos")
+    reasons = sorted(row["reason"] for row in rows_of(tmp_path / "out/failed.csv"))
+    assert "control characters" in reasons[1] and "not UTF-8" in reasons[0]
+    assert (tmp_path / "out/talk/tracks.json").is_file() and (tmp_path / "out/bad/tracks.json").is_file()
+
+
+def test_what_a_kill_left_of_another_video_is_not_taken_for_this_one(tmp_path, stage):
+    video = make_video(tmp_path / "videos")
+    stage(video)
+    folder = sound_of(tmp_path).parent
+    (folder / "source.json").unlink()  # as a removal that was killed leaves it
+    (folder / "prepared.json").unlink()
+    soundfile.write(folder / "sound.wav", np.zeros(1000), RATE_HZ)
+    stage(video)
+    assert probe_audio(sound_of(tmp_path)).length == 48000
+
+
+def test_tracks_of_a_video_that_now_fails_are_removed(tmp_path, stage):
+    video = make_video(tmp_path / "videos")
+    folder = stage(video) / "talk"
+    make_video(tmp_path / "videos", people={})
+    with pytest.raises(UserError, match="1 of 1 videos"):
+        stage(video)
+    assert not [path for path in folder.iterdir() if path.suffix in (".wav", ".json", ".png")]
+
+
+def test_pictures_that_begin_after_the_sound_still_give_a_picture_of_the_face(tmp_path, stage):
+    people = {"face1": (80, range(75))}
+    video = make_video(tmp_path / "videos", people=people, start_sec=0.8)
+    write_people(tmp_path / "landmarks/talk.npz", [replace(person("face1", *people["face1"]), scores=np.ones(75, np.float32))],
+                 75, *SIZE)  # fmt: skip
+    folder = stage(video) / "talk"
+    assert (folder / "face1.png").stat().st_size > 100
+
+
+def test_an_out_dir_that_is_a_file_is_one_line(tmp_path, stage):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made"):
+        stage(make_video(tmp_path / "videos"), "--out_dir", tmp_path / "file/x")
 
 
 @pytest.mark.parametrize(

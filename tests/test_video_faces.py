@@ -240,7 +240,7 @@ def test_points_are_means_of_mesh_points():
 
 def test_without_mediapipe_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mediapipe", None)
-    with pytest.raises(UserError, match="pip install --no-deps -r requirements-video.txt") as error:
+    with pytest.raises(UserError, match="utils/install_more.sh requirements-video.txt") as error:
         FaceFinder()
     assert "\n" not in str(error.value)
 

@@ -17,7 +17,7 @@ experiment_tag() { # CONF CORPUS TRAIN_ARGS -> <conf>_<corpus>[_<overrides>], al
 
 name_of_test() { # TEST_DIR -> the folder's name, <corpus>_<split> of <corpus>/<split>.csv, or a video's name
     local path
-    path=$(realpath -m -- "$1")
+    path=$(realpath -ms -- "$1") # a link has a name of its own
     if [[ $path == *.csv && ! -d $path ]]; then
         basename "$(dirname "$path")_$(basename "$path" .csv)"
     elif [[ -f $path ]]; then
@@ -31,7 +31,9 @@ video_suffixes='mp4|m4v|mov|mkv|webm|avi|mpg|mpeg|mpe|m2v|vob|ts|mts|m2ts|flv|f4
 
 is_video_set() { # TEST_DIR: a file that is no table, or a folder of videos (not of the DLA layout), as stage 4 has it
     [[ -f $1 && $1 != *.[cC][sS][vV] ]] && return
-    [[ -d $1 && ! -d $1/audio ]] && find -L "$1" -maxdepth 1 -type f ! -name '.*' | grep -qiE "\.($video_suffixes)\$"
+    [[ -d $1 && ! -d $1/audio ]] || return
+    [[ -n $(find -L "$1" -maxdepth 1 -type f ! -name '.*' -regextype posix-extended \
+        -iregex ".*\.($video_suffixes)" -print -quit) ]]
 }
 
 is_audio_only() { # CONF TRAIN_ARGS [DEPTH]: does the model see no faces (n_cues: 0)?

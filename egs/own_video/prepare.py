@@ -1,7 +1,7 @@
 """Turn your own videos into manifests: a folder with a sub-folder of clips for each speaker. Stage 1 then cuts the mouths.
 
 Reads   CORPUS_DIR/<speaker>/**/<clip>.<any video>; one person speaks in a clip. A file <clip>.wav or <clip>.flac beside it is
-        taken for its sound, a file <clip>.npz, .pkl, .csv or .txt for landmarks of the face
+        taken for its sound, a file <clip>.npz, .npy, .pkl, .landmarks.csv or .landmarks.txt for landmarks of the face
 Writes  DATA_DIR: what utils/data/raw_corpus.py says
 Run     python egs/own_video/prepare.py --data_dir data/own_video --corpus_dir CORPUS_DIR --nj 8
 """
@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's roo
 
 from egs.raw_video import prepare_raw, raw_parser, split_clips
 from utils.data.raw_corpus import RawClip
+from utils.data.videos import VIDEO_SUFFIXES
 from utils.errors import UserError, run_cli
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp")
 AUDIO_SUFFIXES = (".wav", ".flac")
-LANDMARK_SUFFIXES = (".npz", ".pkl", ".csv", ".txt", ".npy")
+LANDMARK_SUFFIXES = (".npz", ".npy", ".pkl", ".landmarks.csv", ".landmarks.txt")  # a plain .txt is somebody's transcript
 _FEWEST_SPEAKERS = 6  # two for each split, so that each can mix different voices
 
 
@@ -69,7 +69,7 @@ def split_by_clip(clips: Sequence[RawClip], val_share: float, test_share: float,
     """Give each speaker's clips to all splits; at least one to each where there are three or more."""
     chosen = []
     for speaker in sorted({clip.speaker for clip in clips}):
-        own = [clip for clip in clips if clip.speaker == speaker]
+        own = sorted((clip for clip in clips if clip.speaker == speaker), key=lambda clip: clip.utterance_id)
         random.Random(f"{seed}:{speaker}").shuffle(own)
         n_val, n_test = (max(round(share * len(own)), len(own) >= 3) if share else 0 for share in (val_share, test_share))
         splits = ["val"] * n_val + ["test"] * n_test
@@ -78,7 +78,7 @@ def split_by_clip(clips: Sequence[RawClip], val_share: float, test_share: float,
 
 
 def _beside(video: Path, suffixes: Sequence[str]) -> str:
-    found = (video.with_suffix(suffix) for suffix in suffixes)
+    found = (video.with_name(video.stem + suffix) for suffix in suffixes)
     return next((str(path.absolute()) for path in found if path.is_file()), "")
 
 

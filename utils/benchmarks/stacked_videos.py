@@ -197,7 +197,7 @@ def score_pair(args: argparse.Namespace, left: str, right: str) -> Score:
     if args.mouth_dir is None:
         return Score(improvement(tracks, references), math.nan, math.nan)
     separator, frontend = _networks(args.exp_dir, args.frontend_weights)
-    prepared = args.work_dir / "dump/videos/stacked" / f"{left}_{right}" / "mouths"
+    (prepared,) = args.work_dir.glob(f"dump/videos/stacked-*/{left}_{right}/mouths")
     raw, ready, starts = [], [], []
     for name, clip in zip(names, (left, right), strict=True):
         ours, theirs = MouthFile(prepared / f"{name}.npz"), MouthFile(args.mouth_dir / f"{clip}.npz")

@@ -124,8 +124,17 @@ def _in_processes(function: Callable, jobs: Sequence[Job], nj: int) -> Iterator[
                         yield running.pop(future), *outcome
             except BrokenProcessPool:
                 suspects = list(running.values())
+            except BaseException:  # Ctrl-C, or whatever stops the reader of the results: nobody waits for what is in work
+                _kill(pool)
+                raise
         for job in suspects:
             yield job, *_alone(function, job)
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    for process in list((pool._processes or {}).values()):
+        process.kill()
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _alone(function: Callable, job: Job) -> tuple[Any, str]:

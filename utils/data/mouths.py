@@ -125,7 +125,8 @@ class MouthWriter:
         if kind is None and self._written != self.n_frames:
             kind, error = ValueError, ValueError(f"{self._written} crops where {self.n_frames} were announced")
         if kind is None:
-            self._archive.writestr("mask.npy", _as_npy(self.mask))
+            with self._archive.open("mask.npy", "w") as stream:  # `writestr` would store the time: other bytes each time
+                stream.write(_as_npy(self.mask))
         self._stack.__exit__(kind, error, None)
         if error is not None and trace is None:
             raise error

@@ -21,6 +21,13 @@ from utils.data.files import write_text
 from utils.errors import UserError
 
 FILE_NAME = "videos.csv"
+VIDEO_SUFFIXES = frozenset(  # the same as in utils/recipe.sh
+    f".{name}"
+    for name in (
+        "mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "mpe", "m2v", "vob", "ts", "mts", "m2ts", "flv", "f4v",
+        "wmv", "asf", "ogv", "3gp", "3g2",
+    )
+)  # fmt: skip
 COLUMNS = ("utterance_ID", "video_path", "landmarks_path", "audio_path", "mouth_path")
 _MAY_BE_EMPTY = ("landmarks_path",)
 

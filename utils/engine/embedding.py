@@ -33,7 +33,7 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 _BATCH_FRAMES = 2048  # frames that go through the network at once: bounds the memory
-_PIECE_FRAMES = 512  # of a clip that is longer than that, read from disk as it goes; more than the context below
+_PIECE_FRAMES = 512  # a longer clip goes in pieces of so many, read from disk as it goes; more than the context below
 _MAX_READERS = 8  # more threads wait for the interpreter and hold batches in memory
 # More than any trunk sees to either side (LR-ASD 9, the lip readers 2), and as much again that unseen frames are filled from.
 _CONTEXT_FRAMES = 2 * FILL_FRAMES
@@ -224,7 +224,7 @@ def load_group(group: list[MouthClip], frontend: Frontend, view: str) -> tuple[l
 
 def _goes_in_pieces(mouths: MouthFile, frontend: Frontend) -> bool:
     """Whether a clip is too long to be taken whole; a temporal network gets its clips whole, however long."""
-    return mouths.n_frames > _BATCH_FRAMES and frontend.description["layer"] == "trunk"
+    return mouths.n_frames > _PIECE_FRAMES and frontend.description["layer"] == "trunk"
 
 
 def embed_file(frontend: Frontend, mouths: MouthFile, view: str = "centre") -> torch.Tensor:

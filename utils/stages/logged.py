@@ -65,7 +65,7 @@ def run_logged(log_path: Path, command: list[str]) -> int:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with open(log_path, "ab") as log:
         print(f"log: {log_path}", file=sys.stderr, flush=True)
-        log.write(f"\n# {time.strftime('%F %T')} {shlex.join(command)}\n".encode())
+        log.write(f"\n# {time.strftime('%F %T')} {shlex.join(command)}\n".encode(errors="backslashreplace"))
         log.flush()
         code = _relay(command, log)
         log.write(f"# {time.strftime('%F %T')} exit code {code}\n".encode())

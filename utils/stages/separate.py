@@ -60,7 +60,7 @@ def main() -> int:
     for change in changes or []:
         logger.info("stage 4: changed since the last separation: %s", change)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder):
         n_failed = separate_test_set(args, facts, test_set, folder)
         if n_failed > args.max_failed:
             raise UserError(
@@ -72,6 +72,9 @@ def main() -> int:
 
 
 def _separate_videos(args: argparse.Namespace, facts: dict | None) -> int:
+    for option, given in (("--cue_test", args.cue_test), ("--fallback_exp_dir", args.fallback_exp_dir)):
+        if given:
+            logger.warning("stage 4: %s has no meaning for videos", option)
     find_videos(args.test_dir, args.landmarks_dir)  # what can be refused is, before torch is imported
     if facts is None:
         raise UserError(f"{args.exp_dir}: an audio-only network cannot tell which voice is whose; give an audio-visual one")
@@ -109,6 +112,8 @@ def parse_args() -> argparse.Namespace:
     for name in ("nj", "batch_size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)} must be at least 1")
+    if not 0 <= args.min_sec < float("inf"):
+        parser.error(f"--min_sec {args.min_sec:g} must be 0 or more")
     if not 0 < args.hop_sec < args.window_sec <= 2 * args.hop_sec:
         parser.error("--hop_sec must be shorter than --window_sec and at least half of it")
     return args
@@ -281,8 +286,16 @@ def _voices_are_there(folder: Path, cue_test: bool) -> bool:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time write into a folder; a kill releases the lock."""
+def alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time write into a folder, which is made if it is not there; a kill releases the lock.
+
+    Raises:
+        UserError: another process is at it, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror or error}); give another folder") from None
     with open(folder / ".lock", "w", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,6 +26,7 @@ from utils.data.files import atomic_path, read_json, remove_leftovers, write_jso
 from utils.data.jobs import file_key
 from utils.engine.faces_on_screen import FacesOnScreen
 from utils.engine.separation_plan import Separator
+from utils.errors import UserError
 from utils.overlap_add import separate_blocks
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def write_tracks(
     wavs = [folder / f"{name}.wav" for name in (*names, REST)]
     stamp = _stamp(video_path, prepared, separator, store, args)
     report = folder / "tracks.json"
+    if report.is_file() and not _is_of(video_path, report):
+        of = read_json(report).get("video")
+        raise UserError(f"{folder}: holds the tracks of another video, {of}; give another --out_dir, or remove it")
     made = not args.force and report.is_file() and read_json(report).get("stamp") == stamp
     if not made or not are_complete(wavs, prepared.n_samples, separator.sample_rate):
         report.unlink(missing_ok=True)
@@ -68,12 +72,25 @@ def write_tracks(
     return not made
 
 
+def remove_tracks(video_path: Path, folder: Path) -> None:
+    """Remove the tracks that an earlier call made of a video that now cannot be separated: they would pass for its own."""
+    report = folder / "tracks.json"
+    if report.is_file() and _is_of(video_path, report):
+        report.unlink()
+        _remove_other_people(folder, [])
+        (folder / f"{REST}.wav").unlink(missing_ok=True)
+
+
+def _is_of(video_path: Path, report: Path) -> bool:
+    return read_json(report).get("video") == str(video_path)
+
+
 def _stamp(
     video_path: Path, prepared: "PreparedVideo", separator: Separator, store: EmbeddingStore, args: argparse.Namespace
 ) -> str:
     """Hash all that the tracks depend on."""
     cues = [(str(path), store.clip(str(path)).source_sha256) for path in map(prepared.mouth_path, prepared.people)]
-    how = (args.window_sec, args.hop_sec, args.subtype)
+    how = (args.window_sec, args.hop_sec, args.subtype, prepared.n_ignored)
     facts = [separator.sha256, store.root.parent.name, file_key(video_path), how, cues]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -119,13 +136,14 @@ def _report(
     video_path: Path, prepared: "PreparedVideo", separator: Separator, folder: Path, gain: float, subtype: str
 ) -> dict[str, Any]:
     """What tracks.json says."""
+    duration_sec = round(prepared.n_samples / separator.sample_rate, 4)
     loudness_db = partial(_level_db, prepared.sound_path)
     tracks = [
         {
             "name": person.name,
             "wav": f"{person.name}.wav",
             "thumbnail": f"{person.name}.png",
-            "on_screen_sec": person.on_screen_sec,
+            "on_screen_sec": [[first, min(last, duration_sec)] for first, last in person.on_screen_sec],
             "confidence": person.confidence,
             "share_of_frames_with_mouth": person.share_with_mouth,
             "level_db": loudness_db(folder / f"{person.name}.wav"),
@@ -133,12 +151,12 @@ def _report(
         for person in prepared.people
     ]
     return {
-        "video": str(video_path.resolve()),
+        "video": str(video_path),
         "separated_by": separator.separated_by,
         "sample_rate_hz": separator.sample_rate,
         "n_samples": prepared.n_samples,
-        "duration_sec": round(prepared.n_samples / separator.sample_rate, 4),
-        "fps": separator.fps,
+        "duration_sec": duration_sec,
+        "grid_fps": separator.fps,
         "width": prepared.width,
         "height": prepared.height,
         "tracks": tracks,

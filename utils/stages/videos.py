@@ -1,9 +1,9 @@
 """Stage 4 on videos: a track for each face, on the video's own timeline. Called by `utils.stages.separate`.
 
 Reads   exp/<tag>/best_model.pth and frontend.json, and --test_dir: a video, or a folder of videos
-Writes  dump/videos/<test name>/<video>/ (sound, faces, mouths: utils/video/preparation.py) and the mouths' embeddings;
-        exp/<tag>/separated/<test name>/<video>/ or --out_dir/<video>/: face1.wav, face2.wav, ..., rest.wav (what no face said),
-        face1.png, ..., tracks.json, with --preview true also face1.mp4, ...; failed.csv beside the videos' folders
+Writes  dump/videos/<test name>-<hash of the path>/<video>/ (sound, faces, mouths: utils/video/preparation.py), and the mouths'
+        embeddings; exp/<tag>/separated/<test name>/<video>/ or --out_dir/<video>/: face1.wav, face2.wav, ..., rest.wav (what no
+        face said), face1.png, ..., tracks.json, with --preview true also face1.mp4, ...; failed.csv beside the videos' folders
 Run     python -m utils.stages.separate --exp_dir exp/avdprnn_grid --test_dir talk.mp4 --out_dir talk
 
 Every track has as many samples as the video's sound at 16 kHz and begins with it; all of them add up to it. A track whose
@@ -11,8 +11,10 @@ tracks.json is there is whole, and not made again as long as video, network and 
 """
 
 import argparse
+import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING
 from utils.data.jobs import Job, file_key, run_jobs
 from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
 from utils.data.manifest_rows import Utterance
+from utils.data.videos import VIDEO_SUFFIXES
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,13 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        "mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "mpe", "m2v", "vob", "ts", "mts", "m2ts", "flv", "f4v",
-        "wmv", "asf", "ogv", "3gp", "3g2",
-    )
-)  # fmt: skip
+LANDMARK_SUFFIXES = (".npz", ".pkl", ".csv", ".txt", ".npy")
 
 
 @dataclass(frozen=True)
@@ -64,26 +61,39 @@ def find_videos(test_dir: Path, landmarks_dir: str) -> list[Video]:
     paths = [test_dir] if test_dir.is_file() else sorted(filter(_is_video, test_dir.iterdir()))
     if landmarks_dir and not Path(landmarks_dir).is_dir():
         raise UserError(f"--landmarks_dir {landmarks_dir}: no such folder")
-    stems = [path.stem for path in paths]
-    videos = []
-    for path in paths:
-        name = path.stem if stems.count(path.stem) == 1 else path.name
-        videos.append(Video(name, path, _landmarks(Path(landmarks_dir), path) if landmarks_dir else None))
-    return videos
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [path.name for path in paths]
+    return [
+        Video(name, path.absolute(), _landmarks(Path(landmarks_dir), path, name) if landmarks_dir else None)
+        for name, path in zip(names, paths, strict=True)
+    ]
 
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
-def _landmarks(folder: Path, video: Path) -> Path:
-    found = sorted(path for path in folder.iterdir() if path.stem == video.stem)
+def _landmarks(folder: Path, video: Path, name: str) -> Path:
+    """The landmarks of a video: a file or folder of its name."""
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in LANDMARK_SUFFIXES and path.stem == name or path.is_dir() and path.name == name
+    )
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise UserError(
-            f"--landmarks_dir {folder}: one file or folder named {video.stem} is needed for {video}; found: {names}"
-        )
-    return found[0]
+        raise UserError(f"--landmarks_dir {folder}: one file or folder named {name} is needed for {video}; found: {names}")
+    return found[0].absolute()
+
+
+def _name_problem(video: Video) -> str:
+    """Why a video's name cannot be that of folders and of rows of tables, "" if it can."""
+    try:
+        str(video.path).encode()
+    except UnicodeEncodeError:
+        return f"{str(video.path)!r}: the name is not UTF-8; rename the file"
+    return "" if str(video.path).isprintable() else f"{str(video.path)!r}: the name holds control characters; rename the file"
 
 
 def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
@@ -93,38 +103,59 @@ def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
         UserError: the experiment cannot be used, or more than `max_failed` videos cannot be separated.
     """
     from utils.engine.separation_plan import load_separator
-    from utils.stages.video_tracks import write_tracks
+    from utils.stages.separate import alone
+    from utils.stages.video_tracks import remove_tracks, write_tracks
 
     options = _options(args)
-    name = args.test_name or args.test_dir.resolve().stem
+    name = args.test_name or (args.test_dir.stem if args.test_dir.is_file() else args.test_dir.absolute().name)
     folder = Path(args.out_dir or args.exp_dir / "separated" / name)
-    videos = find_videos(args.test_dir, args.landmarks_dir)
+    found = find_videos(args.test_dir, args.landmarks_dir)
+    reasons = {video.name: _name_problem(video) for video in found if _name_problem(video)}
+    videos = [video for video in found if video.name not in reasons]
     separator = load_separator(args.exp_dir, device)
     _check_clocks(args.exp_dir, separator)
-    prepared, reasons = prepare_all(videos, args.dump_dir / "videos" / name, options, args.nj)
+    # the same name elsewhere is another video, and what was taken apart serves every experiment
+    set_name = f"{name}-{hashlib.sha256(os.fsencode(args.test_dir.absolute())).hexdigest()[:8]}"
+    work_dir = args.dump_dir / "videos" / set_name
     done = 0
-    if prepared:
-        store, embed_reasons = _embed(prepared, args, facts, name, device)
+    with alone(folder), alone(work_dir):
+        prepared, failed = prepare_all(videos, work_dir, options, args.nj)
+        reasons |= failed
+        if prepared:
+            store, embed_reasons = _embed(prepared, args, facts, set_name, device)
         for video in videos:
             if video.name in prepared:
                 try:
                     _check_embedded(prepared[video.name], embed_reasons)
                     done += write_tracks(video.path, prepared[video.name], folder / video.name, separator, store, args)
-                except UserError as error:
-                    reasons[video.name] = str(error)
-    problems = [Problem(0, video.name, str(video.path), reasons[video.name]) for video in videos if video.name in reasons]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_failed(folder / "failed.csv", problems)
+                except (UserError, OSError, RuntimeError, ValueError) as error:  # the others go on
+                    reasons[video.name] = _as_reason(video, error)
+        for video in videos:
+            if video.name in reasons:
+                remove_tracks(video.path, folder / video.name)
+        problems = [
+            Problem(0, video.name, str(video.path), reasons[video.name].removeprefix(f"{video.path}: "))
+            for video in found
+            if video.name in reasons
+        ]
+        write_failed(folder / "failed.csv", problems)
     for problem in problems:
-        logger.error("stage 4: %s", problem.reason if problem.path in problem.reason else f"{problem.path}: {problem.reason}")
+        logger.error("stage 4: %s: %s", problem.path.encode(errors="backslashreplace").decode(), problem.reason)
     if len(problems) > args.max_failed:
         raise UserError(
-            f"{len(problems)} of {len(videos)} videos could not be separated, listed in {folder / 'failed.csv'}"
-            + (f"; the others are in {folder}" if len(problems) < len(videos) else "")
+            f"{len(problems)} of {len(found)} videos could not be separated, listed in {folder / 'failed.csv'}"
+            + (f"; the others are in {folder}" if len(problems) < len(found) else "")
         )
     if not done and prepared:
         logger.info("stage 4: up to date, the tracks are in %s", folder)
     return 0
+
+
+def _as_reason(video: Video, error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    logger.debug("%s", video.path, exc_info=error)
+    return f"{video.path}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _options(args: argparse.Namespace) -> "VideoOptions":
@@ -169,7 +200,12 @@ def prepare_all(
 def _prepare(given: tuple) -> int:
     from utils.video.preparation import prepare_video
 
-    return len(prepare_video(*given).people)
+    try:
+        return len(prepare_video(*given).people)
+    except UserError:
+        raise
+    except Exception as error:  # of a decoder, a full disk: one video's trouble must not be that of all
+        raise UserError(f"{given[0]}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _embed(

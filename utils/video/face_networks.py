@@ -9,14 +9,19 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from utils.errors import UserError
 from utils.video.warping import cut_piece
+
+if TYPE_CHECKING:
+    from mediapipe.python.solution_base import SolutionBase
 
 _MIN_DETECTION = 0.5
 _MESH_SIDE, _NEAR_SIDE, _FAR_SIDE = 192, 128, 192  # pixels, what the networks see
@@ -54,6 +59,13 @@ node {
 """
 
 
+Region = tuple[np.ndarray, float, float]
+"""A turned square of a picture: middle (2,) and side in pixels, angle in radians."""
+
+Fit = tuple[np.ndarray, float, np.ndarray]
+"""A mesh (468, 2), the belief in it, and what was seen; see `FaceNetworks.mesh`."""
+
+
 class FaceNetworks:
     """The far detector, the near one, and the mesh.
 
@@ -74,35 +86,42 @@ class FaceNetworks:
             except (ImportError, AttributeError) as error:
                 raise UserError(
                     f"faces cannot be looked for, mediapipe is missing or another version ({error}): "
-                    "pip install --no-deps -r requirements-video.txt"
+                    "add it with utils/install_more.sh requirements-video.txt"
                 ) from None
+            self._pool = ThreadPoolExecutor(2)
             self._near = detection(model_selection=0, min_detection_confidence=_MIN_DETECTION)
             self._far = detection(model_selection=1, min_detection_confidence=_MIN_DETECTION)
-            self._mesh = SolutionBase(graph_config=text_format.Parse(_MESH_GRAPH, CalculatorGraphConfig()))
-            for network, side in ((self._near, _NEAR_SIDE), (self._far, _FAR_SIDE), (self._mesh, _MESH_SIDE)):
+            graph = text_format.Parse(_MESH_GRAPH, CalculatorGraphConfig())
+            self._meshes = [SolutionBase(graph_config=graph) for _ in range(2)]
+            sides = [(self._near, _NEAR_SIDE), (self._far, _FAR_SIDE), *((mesh, _MESH_SIDE) for mesh in self._meshes)]
+            for network, side in sides:
                 network.process(np.zeros((side, side, 3), np.uint8))  # some of the noise comes with the first picture
 
     def close(self) -> None:
-        for network in (self._near, self._far, self._mesh):
+        self._pool.shutdown()
+        for network in (self._near, self._far, *self._meshes):
             network.close()
 
-    def mesh(self, picture: np.ndarray, middle: np.ndarray, side: float, angle: float) -> tuple[np.ndarray, float, np.ndarray]:
+    def meshes(self, picture: np.ndarray, regions: Sequence[Region]) -> list[Fit]:
+        """`mesh` of several faces, two at a time: most of a video's time goes into this."""
+        if len(regions) < 2:
+            return [self.mesh(picture, *region) for region in regions]
+        tasks = [
+            self._pool.submit(lambda network, share: [_fit(network, picture, *region) for region in share], network, share)
+            for network, share in zip(self._meshes, (regions[::2], regions[1::2]), strict=True)
+        ]
+        fits: list[Fit] = [None] * len(regions)
+        fits[::2], fits[1::2] = (task.result() for task in tasks)
+        return fits
+
+    def mesh(self, picture: np.ndarray, middle: np.ndarray, side: float, angle: float) -> Fit:
         """Fit the mesh to a turned square of the picture.
 
         Returns:
             Points (468, 2) in pixels of the picture; belief in a face there, 0..1; and the square itself, shrunk and
             grey, less its mean and of length one (256,), so that products of two are correlations.
         """
-        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        scale = _MESH_SIDE / side
-        shift = _MESH_SIDE / 2 - scale * turn @ middle
-        seen = cut_piece(picture, np.column_stack([scale * turn, shift]), (_MESH_SIDE, _MESH_SIDE))
-        found = self._mesh.process(seen)
-        points = np.array(found.mesh, dtype=np.float32).reshape(-1, 3)[:, :2]
-        points = (points - shift) @ turn / scale  # the transposed turn turns back, rows on its left
-        view = cv2.cvtColor(cv2.resize(seen, (16, 16), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY).astype(np.float32)
-        view = view.ravel() - view.mean()
-        return points, float(found.presence), view / max(float(np.linalg.norm(view)), 1e-6)
+        return _fit(self._meshes[0], picture, middle, side, angle)
 
     def detect(
         self, picture: np.ndarray, left: float, top: float, side: float, is_near: bool
@@ -119,6 +138,19 @@ class FaceNetworks:
             angle = float(np.arctan2(eyes[1].y - eyes[0].y, eyes[1].x - eyes[0].x))
             faces.append((box + np.array([left, top, left, top]), angle, min(1.0, float(detection.score[0]))))
         return faces
+
+
+def _fit(network: "SolutionBase", picture: np.ndarray, middle: np.ndarray, side: float, angle: float) -> Fit:
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    scale = _MESH_SIDE / side
+    shift = _MESH_SIDE / 2 - scale * turn @ middle
+    seen = cut_piece(picture, np.column_stack([scale * turn, shift]), (_MESH_SIDE, _MESH_SIDE))
+    found = network.process(seen)
+    points = np.array(found.mesh, dtype=np.float32).reshape(-1, 3)[:, :2]
+    points = (points - shift) @ turn / scale  # the transposed turn turns back, rows on its left
+    view = cv2.cvtColor(cv2.resize(seen, (16, 16), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    view = view.ravel() - view.mean()
+    return points, float(found.presence), view / max(float(np.linalg.norm(view)), 1e-6)
 
 
 def _shrunk(picture: np.ndarray, left: float, top: float, side: float, network_side: int) -> np.ndarray:

@@ -143,8 +143,8 @@ class FaceFinder:
     def _follow(self, picture: np.ndarray, frame: int) -> None:
         """Fit the meshes of the last picture to this one; those that fail are lost, those that met are one."""
         followed = []
-        for known in self._known:
-            mesh, presence, view = self._networks.mesh(picture, *_region_of(known.mesh))
+        fits = self._networks.meshes(picture, [_region_of(known.mesh) for known in self._known])
+        for known, (mesh, presence, view) in zip(self._known, fits, strict=True):
             if self._is_face(picture, mesh, presence):
                 known.update(mesh, presence, view)
                 followed.append(known)

@@ -78,7 +78,7 @@ def write_people(path: Path | str, people: Sequence[Person], n_frames: int, widt
 
 
 def _joined(arrays: Sequence[np.ndarray], dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-    return np.concatenate([np.zeros((0, *shape), dtype), *arrays]).astype(dtype)
+    return np.concatenate([np.zeros((0, *shape), dtype), *arrays]).astype(dtype, copy=False)
 
 
 def read_people(path: Path | str) -> People:

@@ -10,7 +10,7 @@ Stage 1 and stage 4 call this, in processes of their own. What is there already 
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,8 +107,8 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
         if all(file.is_file() for file in done.files()):
             return done
     done_path.unlink(missing_ok=True)
-    if source_path.is_file() and read_json(source_path) != stamp:
-        shutil.rmtree(folder)
+    if folder.exists() and not (source_path.is_file() and read_json(source_path) == stamp):
+        shutil.rmtree(folder)  # of another video, or of a call that was killed while it removed one
     write_json(source_path, stamp)
     remove_leftovers(folder)
     info = probe_video(path)
@@ -175,10 +175,10 @@ def _cut(path: Path, people: Sequence[Person], n_frames: int, folder: Path, opti
     """Mouths and thumbnails of everybody, in one pass over the pictures."""
     (folder / "mouths").mkdir(parents=True, exist_ok=True)
     mouth_paths = [folder / "mouths" / f"{person.name}.npz" for person in people]
-    faces = {}
+    faces = []
     for person in people:
         best = int(np.argmax(person.scores))
-        faces.setdefault(int(person.frames[best]), []).append((person.boxes[best], folder / f"{person.name}.png"))
+        faces.append(Thumbnail(int(person.frames[best]), person.boxes[best], folder / f"{person.name}.png"))
     shares = write_mouths(path, people, n_frames, mouth_paths, options, faces)
     return [
         SeenPerson(person.name, _stretches(person.frames), round(float(person.scores.mean()), 3), share)
@@ -192,7 +192,7 @@ def write_mouths(
     n_frames: int,
     mouth_paths: Sequence[Path],
     options: VideoOptions,
-    thumbnails: dict[int, list] | None = None,
+    thumbnails: Sequence["Thumbnail"] = (),
 ) -> list[float]:
     """Write a mouth file for each person, in one pass over the pictures.
 
@@ -202,25 +202,48 @@ def write_mouths(
         n_frames: of the video, on the 25 fps grid.
         mouth_paths: a file for each of them.
         options: how.
-        thumbnails: pictures of faces to save on the way: by frame, (box, PNG path) each.
+        thumbnails: pictures of faces to save on the way.
 
     Returns:
         The share of frames with a mouth, for each of them.
     """
 
-    def pictures():
-        for frame, picture in read_pictures(path, n_frames):
-            for box, png_path in (thumbnails or {}).get(frame, ()):
-                if picture is not None:
-                    save_thumbnail(picture, box, png_path)
-            yield frame, picture
-
+    pictures = read_pictures(path, n_frames)
+    if thumbnails:
+        pictures = _with_thumbnails(pictures, thumbnails, path)
     with ExitStack() as stack:
         writers = [stack.enter_context(MouthWriter(mouth_path, n_frames)) for mouth_path in mouth_paths]
-        for _, crops in cut_people(pictures(), people, n_frames, options.alignment, options.max_gap_frames):
+        for _, crops in cut_people(pictures, people, n_frames, options.alignment, options.max_gap_frames):
             for writer, (crop, seen) in zip(writers, crops, strict=True):
                 writer.add(crop, seen)
     return [round(float(writer.mask.mean()), 4) for writer in writers]
+
+
+@dataclass(frozen=True, eq=False)
+class Thumbnail:
+    """A face to be saved: where it is in which frame, and the PNG."""
+
+    frame: int
+    box: np.ndarray
+    path: Path
+
+
+def _with_thumbnails(
+    pictures: Iterable[tuple[int, np.ndarray | None]], wanted: Sequence[Thumbnail], path: Path
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    """Hand on the pictures, saving each face at its frame, or, where the video shows nothing then, at the next or last one."""
+    waiting, last = sorted(wanted, key=lambda one: one.frame), None
+    for frame, picture in pictures:
+        if picture is not None:
+            last = picture
+            while waiting and waiting[0].frame <= frame:
+                one = waiting.pop(0)
+                save_thumbnail(picture, one.box, one.path)
+        yield frame, picture
+    if waiting and last is None:
+        raise UserError(f"{path}: shows no picture while there is sound")
+    for one in waiting:
+        save_thumbnail(last, one.box, one.path)
 
 
 def _stretches(frames: np.ndarray) -> list[list[float]]:
