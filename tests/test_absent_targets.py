@@ -32,8 +32,11 @@ def run(monkeypatch: pytest.MonkeyPatch, *options: object) -> int:
     return score.main()
 
 
-def make_extraction(root: Path) -> Path:
-    """Three mixtures of one wanted voice as stage 4 leaves them; in the last one the target is absent."""
+def make_extraction(root: Path, silent: tuple[int, ...] = ()) -> Path:
+    """Three mixtures of one wanted voice as stage 4 leaves them; in the last one the target is absent.
+
+    The outputs of `silent` are zeros.
+    """
     folder = root / "exp" / "separated" / "test"
     folder.mkdir(parents=True)
     with open(folder / "separated.csv", "w", newline="", encoding="utf-8") as handle:
@@ -43,7 +46,7 @@ def make_extraction(root: Path) -> Path:
             target, other = voice(n) * (n < 2), voice(10 + n)
             mixture = write(root / "mix" / f"{n}.wav", target + other)
             source = write(root / "s1" / f"{n}.wav", target)
-            write(folder / "s1" / f"{n}.wav", target + 0.1 * other)
+            write(folder / "s1" / f"{n}.wav", (target + 0.1 * other) * (n not in silent))
             rows.writerow([n, mixture, source, f"s1/{n}.wav", subset, "tse"])
     return root / "exp"
 
@@ -77,3 +80,34 @@ def test_a_group_of_absent_targets_alone_is_no_row_of_the_main_table(tmp_path, m
     assert run(monkeypatch, "--exp_dir", make_extraction(tmp_path), "--test_name", "test", "--nj", 1) == 0
     table, absent = capsys.readouterr().out.split("absent targets\n")
     assert "speech+noise, unprocessed" in table and "absent target" not in table and "| absent target" in absent
+
+
+def row_of(table: str, label: str) -> list[str]:
+    return next(line for line in table.splitlines() if line.startswith(f"| {label} ")).split("|")
+
+
+def test_absent_targets_are_not_among_the_mixtures_that_a_mean_is_over(tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, "--exp_dir", make_extraction(tmp_path), "--test_name", "test", "--nj", 1) == 0
+    table = capsys.readouterr().out
+    assert row_of(table, "all")[2].strip() == "2" and row_of(table, "speech+noise")[2].strip() == "1"
+    assert "silent output" not in table
+
+
+def test_a_heard_target_with_a_silent_output_is_counted_and_moves_no_mean(tmp_path, monkeypatch, capsys):
+    """Regression: it was left out of the metrics without a word, and its mixture stayed among the unprocessed ones."""
+    for name, silent in (("some", (0,)), ("none", ()), ("absent", (2,))):
+        make_extraction(tmp_path / name, silent)
+        assert run(monkeypatch, "--exp_dir", tmp_path / name / "exp", "--test_name", "test", "--nj", 1) == 0
+        said = capsys.readouterr().out
+        assert ("**1 heard targets got a silent output** (speech+speech: 1)" in said) == (name == "some")
+    final = {name: json.loads((tmp_path / name / "exp/results/test/final_metrics.json").read_text())
+             for name in ("some", "none", "absent")}  # fmt: skip
+    assert [final[name]["overall"]["n_silent_output"] for name in final] == [1, 0, 0]
+    overall, metrics = final["some"]["overall"], final["some"]["overall"]["metrics"]
+    assert (overall["n"], overall["n_heard"], overall["n_silent"]) == (3, 1, 1)
+    kept = final["none"]["subsets"]["speech+noise"]["metrics"]
+    for metric in ("si_snr", "input_si_snr", "si_snr_imp", "stoi", "input_stoi"):
+        assert metrics[metric]["mean"] == pytest.approx(kept[metric]["mean"], abs=1e-5), metric
+    assert final["absent"]["nan_reasons"]["si_snr"] == {"the reference is silent": 1}
+    text = (tmp_path / "some/exp/results/test/RESULTS.md").read_text()
+    assert "heard targets got a silent output" in text and row_of(text, "speech+speech")[2].strip() == "0"

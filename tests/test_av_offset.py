@@ -101,8 +101,49 @@ def test_what_cannot_be_estimated_is_listed(corpus, monkeypatch, tmp_path):
     items[0], items[1] = replace(items[0], mouth_path=""), replace(items[1], mouth_path="mouths/none.npz")
     common = {"corpus": "tiny", "split": "u", "data_root": corpus["utterances"].data_root, "sample_rate": RATE_HZ, "n_src": 1}
     manifest = write_manifest(tmp_path / "u.csv", items=items, **common)
-    rows = run(corpus, monkeypatch, manifest, tmp_path / "out.csv", "--fit", corpus["utterances"].path)
+    fit_to = ("--fit", corpus["utterances"].path)
+    with pytest.raises(UserError, match=r"failed_out.csv: 2 items cannot be used.*--max_failed 2"):
+        run(corpus, monkeypatch, manifest, tmp_path / "out.csv", *fit_to, "--max_failed", 1)
+    assert not (tmp_path / "out.csv").exists()
+    rows = run(corpus, monkeypatch, manifest, tmp_path / "out.csv", *fit_to, "--max_failed", 2)
     listed = (tmp_path / "failed_out.csv").read_text()
     assert len(rows) == 8 and "has no mouth" in listed and "no embedding of mouths/none.npz" in listed
     with pytest.raises(UsageError, match="--fit CSV is needed"):
         run(corpus, monkeypatch, manifest, tmp_path / "out.csv")
+
+
+def test_clips_that_cannot_be_fitted_to_are_listed_and_do_not_end_the_fit(corpus, monkeypatch, tmp_path):
+    """Regression: clips without embeddings were dropped without a word, and one broken sound ended the fit."""
+    items = list(corpus["utterances"].items)
+    (tmp_path / "broken.wav").write_bytes(b"not audio")
+    items[0] = replace(items[0], mouth_path="mouths/none.npz")
+    items[1] = replace(items[1], audio_path=str(tmp_path / "broken.wav"))
+    common = {"corpus": "tiny", "split": "u", "data_root": corpus["utterances"].data_root, "sample_rate": RATE_HZ, "n_src": 1}
+    fit_to = ("--fit", write_manifest(tmp_path / "u.csv", items=items, **common).path, "--sync_model", tmp_path / "sync.npz")
+    with pytest.raises(UserError, match=r"failed_fit_out.csv: 2 items cannot be used"):
+        run(corpus, monkeypatch, corpus["val"], tmp_path / "out.csv", *fit_to)
+    assert not (tmp_path / "sync.npz").exists()
+    assert len(run(corpus, monkeypatch, corpus["val"], tmp_path / "out.csv", *fit_to, "--max_failed", 2)) == 10
+    listed = (tmp_path / "failed_fit_out.csv").read_text()
+    assert "no embedding of mouths/none.npz" in listed and "cannot be read as audio" in listed
+    with pytest.raises(UserError, match="too few to fit"):
+        run(corpus, monkeypatch, corpus["val"], tmp_path / "few.csv", "--fit", _without_mouths(corpus, tmp_path))
+    assert (tmp_path / "failed_fit_few.csv").read_text().count("has no mouth") == 10
+
+
+def _without_mouths(corpus, folder):
+    items = [replace(item, mouth_path="") for item in corpus["utterances"].items]
+    common = {"corpus": "tiny", "split": "n", "data_root": corpus["utterances"].data_root, "sample_rate": RATE_HZ, "n_src": 1}
+    return write_manifest(folder / "n.csv", items=items, **common).path
+
+
+def test_a_voice_without_a_reference_is_not_held_against_the_mixture_unasked(corpus, monkeypatch, tmp_path):
+    """Regression: --heard source took the mixture for it, in silence."""
+    items = list(corpus["val"].items)
+    items[0] = replace(items[0], source_paths=("", items[0].source_paths[1]))
+    common = {"corpus": "tiny", "split": "v", "data_root": corpus["val"].data_root, "sample_rate": RATE_HZ, "n_src": 2}
+    manifest = write_manifest(tmp_path / "v.csv", items=items, **common)
+    words = ("--fit", corpus["utterances"].path, "--max_failed", 1)
+    assert len(run(corpus, monkeypatch, manifest, tmp_path / "out.csv", *words)) == 9
+    assert "has no reference (--heard mixture" in (tmp_path / "failed_out.csv").read_text()
+    assert len(run(corpus, monkeypatch, manifest, tmp_path / "mix.csv", *words, "--heard", "mixture")) == 10

@@ -127,6 +127,10 @@ def write(tmp_path: Path, text: str) -> Path:
         ("model: {n_src: 1, n_cues: 1}\ndata: {task: extraction, lone_voice: 0.1}", "lone_voice needs data.noise_share"),
         ("data: {interferer_share: 0.5, off_screen: 0.5}", "interferer_share needs data.interferer_dir"),
         ("data: {interferer_share: 0.5, interferer_dir: d}", "set data.off_screen above 0"),
+        (
+            "model: {n_src: 1, n_cues: 1}\ndata: {interferer_share: 1.0, interferer_dir: d, same_speaker: 0.1}",
+            "same_speaker needs a second voice of the corpus",
+        ),
         ("loss: {block_weight: 0.1}", "which avdprnn alone has"),
         ("data: {dynamic: false, same_speaker: 0.5, off_screen: 0.1}", "same_speaker needs .*off_screen needs"),
         ("loss: {stft_wieght: 0.1}", "did you mean 'stft_weight'"),

@@ -66,3 +66,25 @@ def test_mistakes_are_named(root, monkeypatch):
 def test_test_sets_are_called_as_stage_4_calls_them(tmp_path):
     assert name_of_test(tmp_path / "grid_tse" / "test.csv") == "grid_tse_test"
     assert name_of_test(tmp_path / "meetings") == "meetings"
+
+
+def group(n_heard, n_silent_output, si_snr, input_si_snr):
+    values = {"si_snr": si_snr, "si_snr_imp": si_snr and si_snr - input_si_snr, "input_si_snr": input_si_snr}
+    metrics = {name: {"mean": value, "standard_error": None} for name, value in values.items()}
+    return {"n": 9, "n_heard": n_heard, "n_silent": 0, "n_silent_output": n_silent_output, "metrics": metrics}
+
+
+def test_a_model_whose_outputs_are_silent_keeps_its_place_and_is_named(tmp_path):
+    """Regression: its mixtures were in no number, and with all of them silent it was in no table."""
+    models = {"mute": group(0, 9, None, None), "shy": group(4, 5, 8.0, 3.0), "good": group(9, 0, 7.0, 1.0)}
+    found = {}
+    for name, overall in models.items():
+        (tmp_path / name / "results" / "t").mkdir(parents=True)
+        final = {"overall": overall, "subsets": {}}
+        (tmp_path / name / "results" / "t" / "final_metrics.json").write_text(json.dumps(final))
+        found[tmp_path / name, "t"] = cross_corpus.read_groups(tmp_path / name, "t")
+    assert "| t | 9 | 1.00 | – | 5.00 | 6.00 |" in cross_corpus.matrix(found)
+    assert "| t | all | mute | 0 | – |" in cross_corpus.long_table(found)
+    said = cross_corpus.silent_outputs(found)
+    assert "mute on t: 9 heard" in said and "shy on t: 5 heard" in said and "good" not in said
+    assert cross_corpus.silent_outputs({(tmp_path, "t"): {"all": group(9, 0, 7.0, 1.0)}}) == ""

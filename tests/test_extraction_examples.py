@@ -68,6 +68,12 @@ def test_a_corpus_of_one_speaker_needs_no_second_one_where_the_others_are_from_e
         extraction({**corpus, "utterances": alone}, speech, interferer_share=0.5)
 
 
+def test_one_voice_of_the_corpus_is_of_one_speaker_whatever_the_share_of_such_mixtures(corpus, speech):
+    """Regression: same_speaker with interferer_share 1 ended in KeyError 1."""
+    same, plain = extraction(corpus, speech, same_speaker=1.0), extraction(corpus, speech)
+    torch.testing.assert_close(same[0, 3]["mixture"], plain[0, 3]["mixture"], rtol=0, atol=0)
+
+
 def test_a_lone_voice_is_heard_in_noise_and_with_nobody_else(corpus, speech, tmp_path):
     tone = np.sin(2 * np.pi * 3000 * np.arange(32000) / RATE_HZ).astype(np.float32)
     soundfile.write(tmp_path / "tone.wav", tone, RATE_HZ, subtype="FLOAT")

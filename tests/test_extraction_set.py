@@ -112,7 +112,10 @@ def test_what_cannot_be_a_target_is_listed(corpus, monkeypatch, tmp_path):
     root = corpus["root"]
     common = {"corpus": "tiny", "split": "utterances", "data_root": root, "sample_rate": RATE_HZ, "n_src": 1}
     changed = {**corpus, "utterances": write_manifest(tmp_path / "utterances.csv", items=items, **common)}
-    make(changed, monkeypatch, tmp_path / "set")
+    with pytest.raises(UserError, match=r"2 items cannot be used.*--max_failed 2"):
+        make(changed, monkeypatch, tmp_path / "set", "--max_failed", "1")
+    assert not (tmp_path / "set" / "test.csv").exists()
+    make(changed, monkeypatch, tmp_path / "set", "--max_failed", "2")
     listed = (tmp_path / "set" / "failed_test.csv").read_text()
     assert listed.count("\n") == 3 and "3,0001,audio/0001.wav,has no mouth" in listed and "no such file" in listed
 
@@ -133,3 +136,22 @@ def test_mistakes_are_one_line(corpus, monkeypatch, tmp_path):
     changed = {**corpus, "utterances": write_manifest(tmp_path / "u.csv", items=only, **common)}
     with pytest.raises(UserError, match="no voice with a face can be used"):
         make(changed, monkeypatch, tmp_path / "set")
+
+
+def test_a_forgotten_folder_is_named_and_never_the_one_the_program_runs_in(corpus, monkeypatch, tmp_path):
+    """Regression: without --noise_dir every wav below the current folder was noise."""
+    monkeypatch.chdir(corpus["root"])
+    folders = {"--interferer_dir": corpus["root"] / "speech", "--noise_dir": corpus["root"] / "noise"}
+
+    def call(given, *more):
+        words = ["--faces", corpus["utterances"].path, "--out_dir", tmp_path / "set", "--n_mixtures", "1", *more]
+        words += [word for name in given for word in (name, folders[name])]
+        monkeypatch.setattr(sys, "argv", ["extraction_set", *map(str, words)])
+        return extraction_set.main()
+
+    with pytest.raises(UsageError, match=r"--interferer_dir FOLDER is needed for the condition speech\+speech"):
+        call(["--noise_dir"])
+    with pytest.raises(UsageError, match=r"--noise_dir FOLDER is needed for the condition speech\+noise"):
+        call(["--interferer_dir"])
+    assert not (tmp_path / "set").exists()
+    assert call(["--interferer_dir"], "--n_mixtures", "0", "--n_absent", "1") == 0  # no noise is wanted

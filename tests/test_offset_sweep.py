@@ -14,6 +14,9 @@ from utils.data.embedding_store import EmbeddingStore, EmbeddingWriter, Source
 from utils.data.visual_augmentation import shift_frames
 from utils.engine.offset_sweep import ShiftedStore
 from utils.errors import UserError
+from utils.metrics import score_mixture
+from utils.scoring.items import ScoreItem
+from utils.scoring.offsets import offset_rows, offset_table
 from utils.stages import offset_sweep, score
 from utils.stages.offset_sweep import offsets
 
@@ -88,3 +91,30 @@ def test_what_stage_4_made_is_needed_and_faces_are(done, monkeypatch):
     make_experiment(done / "blind", None)
     with pytest.raises(UserError, match="audio-only"):
         sweep(monkeypatch, done, "--exp_dir", str(done / "blind"))
+
+
+@pytest.mark.parametrize("words", [("--window_sec", "4", "--hop_sec", "3"), ("--subtype", "pcm16")])
+def test_voices_that_stage_4_made_with_other_options_are_not_taken_for_offset_0(done, monkeypatch, words):
+    before = state_of(done / "exp" / "separated" / "talks")
+    with pytest.raises(
+        UserError, match=r"3 of 3 mixtures \(first: a_b\) are not as --window_sec .* give the options that stage 4"
+    ):
+        sweep(monkeypatch, done, *words)
+    assert state_of(done / "exp" / "separated" / "talks") == before
+
+
+def test_silent_outputs_are_counted_by_offset():
+    """A target that is heard and got silence is in no mean: only a count tells of it."""
+    scores = [score_mixture(heard + 0.1, heard[None], out[None], 16000) for heard, out in _outputs()]
+    results = [{"rows": rows, "trimmed_samples": 0} for rows in scores]
+    items = [ScoreItem(str(n), "m", ("s",), ("e",), "ab"[n > 0]) for n in range(len(results))]
+    rows = offset_rows(1, items, results)
+    assert [(row["subset"], row["n"], row["n_silent_output"]) for row in rows] == [("all", 1, 1), ("a", 1, 0), ("b", 0, 1)]
+    table = offset_table(rows)
+    assert "silent outputs" in table and "are in no mean" in table
+    assert "silent outputs" not in offset_table(offset_rows(1, items[:1], results[:1]))
+
+
+def _outputs():
+    heard = np.random.default_rng(0).standard_normal((2, 2000))
+    return [(heard[0], heard[0] + 0.1 * heard[1]), (heard[1], np.zeros(2000))]

@@ -17,6 +17,7 @@ SDR_TAPS = 512
 PESQ_RATES_HZ = {"wb": (16000,), "nb": (8000, 16000)}
 PESQ_LIMIT_SEC = 30.0  # P.862 speaks of signals up to here, and its C code overruns its tables above 50 utterances
 SILENCE_POWER = 1e-16  # -160 dB of full scale, mean removed
+SILENT_ESTIMATE = "the estimate is silent"  # the reason, where the reference is heard
 _LIMIT = np.finfo(np.float64).eps  # a ratio beyond 1/eps (156.5 dB) is rounding, not quality
 
 DEFINITIONS = {
@@ -231,8 +232,10 @@ def _validate(estimate: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, 
     for name, signal in (("estimate", estimate), ("reference", reference)):
         if not np.isfinite(signal).all():
             raise ValueError(f"the {name} {signal.shape} holds values that are not finite")
-        if signal.var() < SILENCE_POWER:
-            raise UndefinedMetricError(f"the {name} is silent")
+    if reference.var() < SILENCE_POWER:  # first: beside an absent target a silent estimate is no failure
+        raise UndefinedMetricError("the reference is silent")
+    if estimate.var() < SILENCE_POWER:
+        raise UndefinedMetricError(SILENT_ESTIMATE)
     return estimate, reference
 
 

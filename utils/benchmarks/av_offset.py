@@ -3,10 +3,10 @@
 Reads   --manifest, the sound it names and its mouths' embeddings (stage 2); --fit, a CSV whose clips are in step on the
         whole, to fit the estimator to, or --sync_model, one that was fitted before.
 Writes  --out: a row a clip, `id,voice,mouth_path,offset_frames,offset_ms,agreement,margin`; beside it failed_<name>.csv;
-        --sync_model, where --fit is given.
+        where --fit is given --sync_model, and failed_fit_<name>.csv. Either list may hold --max_failed rows.
 Run     python -m utils.benchmarks.av_offset --fit data/grid/utterances.csv --manifest data/other/test.csv \\
             --embeddings dump/embeddings/lr_asd-5ebd3ada3e43 --out exp/offsets.csv
-        python -m utils.benchmarks.av_offset ... --known_shifts -5:5     moves the sound by known amounts and says how
+        python -m utils.benchmarks.av_offset ... --known_shifts=-5:5     moves the sound by known amounts and says how
             often the estimate is right
 
 An offset is positive where the video comes too late; `data.shift_frames` of a conf trains for such, and
@@ -27,10 +27,11 @@ from tqdm import tqdm
 from utils.benchmarks.sections import add_results_options, origin, write_section
 from utils.data.audio import read_audio
 from utils.data.av_sync import MOST_FRAMES, SyncModel, band_energies, fit, load_sync_model, offset_of
+from utils.data.corpus_output import refuse_failures
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.files import write_text
 from utils.data.manifest import Manifest, Problem, read_manifest, write_failed
-from utils.data.manifest_rows import Mixture, Utterance, item_id
+from utils.data.manifest_rows import Utterance, item_id
 from utils.errors import OptionParser, UserError, run_cli
 
 COLUMNS = ("id", "voice", "mouth_path", "offset_frames", "offset_ms", "agreement", "margin")
@@ -42,7 +43,7 @@ class Clip(NamedTuple):
     row: int
     name: str
     voice: int
-    audio_path: str
+    audio_path: str  # "" where the voice has no reference
     mouth_path: str
     fps: float
 
@@ -60,15 +61,17 @@ def main() -> int:
             agreement = model.agreement(cues, energies)
             offset = offset_of(agreement)
         except UserError as error:
-            problems.append(Problem(clip.row, clip.name, clip.mouth_path or clip.audio_path, str(error)))
+            problems.append(_problem(clip, error))
             continue
         agreements.append(agreement)
         values = (offset.frames, 1000 * offset.frames / clip.fps, offset.agreement, offset.margin)
         rows.append([clip.name, clip.voice, clip.mouth_path, *(f"{value:.3f}" for value in values)])
         trials += [(by, shifted_offset(model, cues, energies, by)) for by in args.known_shifts or ()]
-    write_failed(args.out.with_name(f"failed_{args.out.stem}.csv"), problems)
+    failed_path = args.out.with_name(f"failed_{args.out.stem}.csv")
+    write_failed(failed_path, problems)
     if not rows:
-        raise UserError(f"{args.manifest}: no clip could be used, see {args.out.with_name(f'failed_{args.out.stem}.csv')}")
+        raise UserError(f"{args.manifest}: no clip could be used, see {failed_path}")
+    refuse_failures(failed_path, problems, args.max_failed)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerows([COLUMNS, *rows])
@@ -91,6 +94,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--heard", default="source", choices=("source", "mixture"), help="what to hold a mixture's faces to")
     parser.add_argument("--known_shifts", type=_shifts, help="=-5:5: also try by how much the estimate misses such shifts")
     parser.add_argument("--out", type=Path, required=True, help="the CSV of offsets")
+    parser.add_argument("--max_failed", type=int, default=0, help="clips of --manifest, and of --fit, that may be left out")
     add_results_options(parser, "av-offset")
     args = parser.parse_args()
     if args.fit is None and args.sync_model is None:
@@ -110,11 +114,30 @@ def _fitted(args: argparse.Namespace) -> SyncModel:
         return load_sync_model(args.sync_model)
     manifest = read_manifest(args.fit)
     store = EmbeddingStore(args.embeddings / manifest.corpus)
-    clips = [clip for clip in _clips(manifest, "source") if clip.mouth_path in store]
-    model = fit(_read(manifest, store, clip) for clip in tqdm(clips, desc="fit", unit="clip", disable=None))
+    problems: list[Problem] = []
+    try:
+        model = fit(_readable(manifest, store, problems))
+    finally:  # also where too little is left to fit to
+        write_failed(failed_path := args.out.with_name(f"failed_fit_{args.out.stem}.csv"), problems)
+    refuse_failures(failed_path, problems, args.max_failed)
     if args.sync_model:
         model.save(args.sync_model)
     return model
+
+
+def _readable(manifest: Manifest, store: EmbeddingStore, problems: list[Problem]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Embeddings and band energies of every face beside its own voice; adds what cannot be read to `problems`."""
+    for clip in tqdm(list(_clips(manifest, "source")), desc="fit", unit="clip", disable=None):
+        try:
+            pair = _read(manifest, store, clip)
+        except UserError as error:
+            problems.append(_problem(clip, error))
+            continue
+        yield pair
+
+
+def _problem(clip: Clip, error: UserError) -> Problem:
+    return Problem(clip.row, clip.name, clip.mouth_path or clip.audio_path, str(error))
 
 
 def _clips(manifest: Manifest, heard: str) -> Iterator[Clip]:
@@ -124,16 +147,14 @@ def _clips(manifest: Manifest, heard: str) -> Iterator[Clip]:
             yield Clip(row, item_id(item), 1, item.audio_path, item.mouth_path, item.fps)
             continue
         for voice, (source, mouth) in enumerate(zip(item.source_paths, item.mouth_paths, strict=True), start=1):
-            yield Clip(row, item_id(item), voice, _heard(item, source, heard), mouth, item.fps)
-
-
-def _heard(item: Mixture, source: str, heard: str) -> str:
-    return source if heard == "source" and source else item.mixture_path
+            yield Clip(row, item_id(item), voice, source if heard == "source" else item.mixture_path, mouth, item.fps)
 
 
 def _read(manifest: Manifest, store: EmbeddingStore, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
     if not clip.mouth_path:
         raise UserError("has no mouth")
+    if not clip.audio_path:
+        raise UserError("has no reference (--heard mixture: estimate against the mixture)")
     cues = store.get(clip.mouth_path)
     audio = read_audio(manifest.resolve(clip.audio_path), sample_rate=manifest.sample_rate)
     return cues, band_energies(audio, len(cues), manifest.sample_rate, clip.fps)

@@ -41,7 +41,9 @@ def main() -> int:
     if failures:
         raise UserError(f"{len(failures)} of the runs failed, the first: {next(iter(failures.values()))}")
     found = {(exp, test_name(test)): read_groups(exp, test_name(test)) for exp in args.exp_dirs for test in args.test_dirs}
-    text = f"{matrix(found)}\n{long_table(found)}\n" + origin("utils.benchmarks.cross_corpus", args.threads)
+    text = f"{matrix(found)}\n{long_table(found)}\n{silent_outputs(found)}" + origin(
+        "utils.benchmarks.cross_corpus", args.threads
+    )
     print(text)
     if args.results:
         write_section(args.results, args.section, text)
@@ -100,25 +102,28 @@ def read_groups(exp_dir: Path, name: str) -> dict[str, Group]:
         raise UserError(f"{path}: no such file: {name} has no references to score with; leave it out")
     final = read_json(path)
     groups = {"all": final["overall"]} | final["subsets"]
-    return {label: group for label, group in groups.items() if group["metrics"]["si_snr"]["mean"] is not None}
+    return {
+        label: group
+        for label, group in groups.items()
+        if group["metrics"]["si_snr"]["mean"] is not None or _n_silent_output(group)
+    }
 
 
 def matrix(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
-    """SI-SNRi of every model (columns) on every test set and subset (rows), Markdown."""
+    """SI-SNRi of every model (columns) on every test set and subset (rows), Markdown.
+
+    Mixtures and unprocessed SI-SNR are those of the model with the fewest silent outputs: the other means lack some.
+    """
     exps, tests = (list(dict.fromkeys(key[place] for key in found)) for place in (0, 1))
     lines = ["| SI-SNRi (dB) | mixtures | unprocessed SI-SNR | " + " | ".join(exp.name for exp in exps) + " |"]
     lines.append("|---|---:|---:|" + "---:|" * len(exps))
     for test in tests:
         for label in dict.fromkeys(label for exp in exps for label in found[exp, test]):
             groups = [found[exp, test].get(label) for exp in exps]
-            first = next(group for group in groups if group)
+            first = max((group for group in groups if group), key=_n_heard)
             cells = [_cell(group, "si_snr_imp", 2, error=True) for group in groups]
             name = test if label == "all" else f"{test}: {label}"
-            lines.append(
-                f"| {name} | {first.get('n_heard', first['n'])} | {_cell(first, 'input_si_snr', 2)} | "
-                + " | ".join(cells)
-                + " |"
-            )
+            lines.append(f"| {name} | {_n_heard(first)} | {_cell(first, 'input_si_snr', 2)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -134,7 +139,27 @@ def long_table(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
 
 def _row(test: str, label: str, name: str, group: Group) -> str:
     cells: Sequence[str] = [_cell(group, metric, digits) for metric, digits in METRICS.items()]
-    return f"| {test} | {label} | {name} | {group.get('n_heard', group['n'])} | " + " | ".join(cells) + " |"
+    return f"| {test} | {label} | {name} | {_n_heard(group)} | " + " | ".join(cells) + " |"
+
+
+def silent_outputs(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
+    """A line for each model and test set with targets that are heard and got silence, for no mean tells; "" without any."""
+    counts = {key: _n_silent_output(groups["all"]) for key, groups in found.items() if "all" in groups}
+    lines = [
+        f"- {exp.name} on {test}: {count} heard targets got a silent output; they are in no mean"
+        for (exp, test), count in counts.items()
+        if count
+    ]
+    return "\n".join(lines) + "\n\n" if lines else ""
+
+
+def _n_silent_output(group: Group) -> int:
+    return group.get("n_silent_output", 0)
+
+
+def _n_heard(group: Group) -> int:
+    """The mixtures that the means are over."""
+    return group.get("n_heard", group["n"])
 
 
 def _cell(group: Group | None, metric: str, digits: int, error: bool = False) -> str:

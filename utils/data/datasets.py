@@ -25,7 +25,8 @@ from utils.errors import UserError
 Example = dict[str, torch.Tensor]
 
 # What random numbers are for. Each has a generator of its own, so that switching on silence, rooms, noise or what may go
-# wrong with faces changes nothing else (a further voice and speed do: they are drawn with the mixture).
+# wrong with faces changes nothing else (a further voice, speed and interferer_share 1 do: they change what is drawn with
+# the mixture).
 MIXING, FIXED, EXTRAS, ROOM, NOISE, FACES, OTHERS, LONE = range(1, 9)
 
 

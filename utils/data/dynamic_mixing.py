@@ -31,7 +31,7 @@ class VoicePool:
         segment_frames: length of a segment in video frames; shorter utterances are left out and counted.
         fps: video frames for each second.
         most_voices: the largest number of voices that will be asked for.
-        same_speaker: share of the mixtures whose voices are all of one speaker.
+        same_speaker: share of the mixtures whose voices are all of one speaker; one voice alone always is.
         speed: voices are played at 1 - speed to 1 + speed of their speed, held to what the utterance is long enough for.
 
     Attributes:
@@ -69,7 +69,7 @@ class VoicePool:
                 f"{manifest.path}: {len(self.speakers)} speaker(s) cannot make mixtures of {most_voices} different ones; "
                 "--same_speaker 1 mixes utterances of one speaker"
             )
-        if same_speaker > 0 and not self.talkative[most_voices]:
+        if same_speaker > 0 and most_voices > 1 and not self.talkative[most_voices]:
             raise UserError(f"{manifest.path}: no speaker has {most_voices} utterances, so --same_speaker must be 0")
 
     def draw(self, n_voices: int, rng: np.random.Generator) -> list[Voice]:
@@ -78,7 +78,7 @@ class VoicePool:
 
     def draw_utterances(self, n_voices: int, rng: np.random.Generator) -> list[int]:
         """Indices of the utterances of one mixture, in random order."""
-        if self.same_speaker and rng.random() < self.same_speaker:
+        if n_voices > 1 and self.same_speaker and rng.random() < self.same_speaker:
             speakers = self.talkative[n_voices]
             speaker = speakers[rng.integers(len(speakers))]
             return [int(i) for i in rng.choice(self.by_speaker[speaker], n_voices, replace=False)]

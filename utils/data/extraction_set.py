@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from utils.data.acoustics import TALKS_POWER, draw_stretch, recording_lengths
 from utils.data.audio import read_audio, write_wav
+from utils.data.corpus_output import refuse_failures
 from utils.data.manifest import Manifest, Problem, read_manifest, write_failed, write_manifest
 from utils.data.manifest_rows import Mixture, Utterance, item_id
 from utils.data.mixing import SILENCE_POWER, add_noise, frames_to_samples, power, sir_gains
@@ -30,6 +31,7 @@ from utils.data.mouths import MouthFile, MouthWriter
 from utils.errors import OptionParser, UserError, run_cli
 
 CONDITIONS = {"ss": "speech+speech", "sn": "speech+noise", "ssn": "speech+speech+noise", "abs": "absent target"}
+NEED_SPEECH, NEED_NOISE = {"ss", "ssn", "abs"}, {"sn", "ssn"}
 BLOCK_FRAMES = 64  # of crops in memory
 TARGET_RMS = 0.05  # of every target
 
@@ -60,13 +62,15 @@ def main() -> int:
     args = parse_args()
     manifest = read_manifest(args.faces)
     rate = manifest.sample_rate
-    wanted = {name: n for name, n in zip(CONDITIONS, (args.n_mixtures,) * 3 + (args.n_absent,), strict=True) if n}
-    speech = recording_lengths("interferer_dir", args.interferer_dir, rate) if {"ss", "ssn", "abs"} & set(wanted) else {}
-    noise = recording_lengths("noise_dir", args.noise_dir, rate) if {"sn", "ssn"} & set(wanted) else {}
+    wanted = wanted_mixtures(args)
+    speech = recording_lengths("interferer_dir", args.interferer_dir, rate) if NEED_SPEECH & set(wanted) else {}
+    noise = recording_lengths("noise_dir", args.noise_dir, rate) if NEED_NOISE & set(wanted) else {}
     faces, problems = usable_faces(manifest)
-    write_failed(args.out_dir / f"failed_{args.split}.csv", problems)
+    failed_path = args.out_dir / f"failed_{args.split}.csv"
+    write_failed(failed_path, problems)
     if not faces:
-        raise UserError(f"{args.faces}: no voice with a face can be used, see {args.out_dir / f'failed_{args.split}.csv'}")
+        raise UserError(f"{args.faces}: no voice with a face can be used, see {failed_path}")
+    refuse_failures(failed_path, problems, args.max_failed)
     maker = Maker(manifest, faces, speech, noise, args.out_dir.absolute(), args.split, args.join_sec)
     levels = Levels((args.sir_low_db, args.sir_high_db), (args.snr_low_db, args.snr_high_db))
     jobs = [(kind, number) for kind, n in wanted.items() for number in range(n)]
@@ -83,8 +87,8 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = OptionParser(prog="extraction_set", description="A fixed set for target-speaker extraction.")
     parser.add_argument("--faces", type=Path, required=True, help="CSV of utterances, or of mixtures with references")
-    parser.add_argument("--interferer_dir", type=Path, default=Path(), help="folder of speech without faces")
-    parser.add_argument("--noise_dir", type=Path, default=Path(), help="folder of noise")
+    parser.add_argument("--interferer_dir", type=Path, help="folder of speech without faces")
+    parser.add_argument("--noise_dir", type=Path, help="folder of noise")
     parser.add_argument("--out_dir", type=Path, required=True, help="where the set goes, e.g. data/grid_tse")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"), help="name of the CSV")
     parser.add_argument("--n_mixtures", type=int, default=50, help="of each of the three conditions")
@@ -94,6 +98,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--snr_low_db", type=float, default=-5.0, help="the voices over the noise, from here")
     parser.add_argument("--snr_high_db", type=float, default=15.0, help="...to here")
     parser.add_argument("--join_sec", type=_span, help="LOW:HIGH: clips of a speaker joined to recordings of such a length")
+    parser.add_argument("--max_failed", type=int, default=0, help="voices and faces that may be left out")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     args = parser.parse_args()
     if args.n_mixtures < 0 or args.n_absent < 0 or args.n_mixtures + args.n_absent < 1:
@@ -101,7 +106,16 @@ def parse_args() -> argparse.Namespace:
     for name in ("sir", "snr"):
         if getattr(args, f"{name}_low_db") > getattr(args, f"{name}_high_db"):
             parser.error(f"--{name}_low_db is above --{name}_high_db; exchange them")
+    for name, kinds in (("interferer_dir", NEED_SPEECH), ("noise_dir", NEED_NOISE)):
+        if getattr(args, name) is None and (needing := [kind for kind in wanted_mixtures(args) if kind in kinds]):
+            parser.error(f"--{name} FOLDER is needed for the condition {CONDITIONS[needing[0]]}")
     return args
+
+
+def wanted_mixtures(args: argparse.Namespace) -> dict[str, int]:
+    """How many mixtures of each condition; only those that are wanted."""
+    numbers = (args.n_mixtures,) * 3 + (args.n_absent,)
+    return {kind: number for kind, number in zip(CONDITIONS, numbers, strict=True) if number}
 
 
 def _span(text: str) -> tuple[float, float]:

@@ -89,6 +89,8 @@ def data_problems(nested: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield "data.lone_voice needs data.noise_share and data.noise_dir: without noise there is nothing to remove"
     if data["interferer_share"] and n_src > 1 and not data["off_screen"]:
         yield "data.interferer_share needs voices without a face: set data.off_screen above 0, or it to 0"
+    if data["same_speaker"] and n_src == 1 and data["interferer_share"] == 1:
+        yield "data.same_speaker needs a second voice of the corpus: set it to 0, or data.interferer_share below 1"
     if data["three_voices"] and not n_cues == n_src >= 2:
         yield "data.three_voices needs a network for several faces (model.n_cues = model.n_src = 2 or more); set it to 0"
     if data["three_voices"] and nested["training"]["overfit_batch"]:

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.embedding_store import Clip, EmbeddingStore
-from utils.engine.separation_plan import Task
+from utils.data.estimates import Journal
+from utils.engine.separation_plan import SeparationOptions, Task
+from utils.errors import UserError
 
 
 class ShiftedStore:
@@ -58,3 +60,24 @@ def with_late_faces(tasks: Sequence[Task], by: int) -> list[Task]:
         return hashlib.sha256(json.dumps([task.stamp, "faces late", by]).encode()).hexdigest()
 
     return [replace(task, stamp=stamp(task)) for task in tasks if task.faces]
+
+
+def check_made_alike(tasks: Sequence[Task], folder: Path, options: SeparationOptions) -> None:
+    """Refuse voices of stage 4 beside which those of other offsets would tell more than the offset.
+
+    Args:
+        tasks: what would be separated now, as stage 4 plans it.
+        folder: where stage 4 left its voices and their journal.
+        options: those of `tasks`, for the message.
+
+    Raises:
+        UserError: some were made with other options, by another network or from other files, or not at all.
+    """
+    made = Journal(folder).made
+    others = [task.item.mixture_id for task in tasks if getattr(made.get(task.item.mixture_id), "stamp", "") != task.stamp]
+    if others:
+        raise UserError(
+            f"{folder}: {len(others)} of {len(tasks)} mixtures (first: {others[0]}) are not as --window_sec "
+            f"{options.window_sec:g} --hop_sec {options.hop_sec:g} --subtype {options.subtype} and the files of today make "
+            "them; give the options that stage 4 was given, or run stage 4 with these"
+        )

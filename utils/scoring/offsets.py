@@ -6,17 +6,20 @@ from matplotlib.figure import Figure
 
 from utils.data.files import atomic_path
 from utils.scoring.items import ScoreItem
-from utils.scoring.report import markdown_table
+from utils.scoring.report import has_targets, markdown_table
 from utils.scoring.table import mixture_means, summarise, voice_table
 
 METRICS = {"si_snr": 2, "si_snr_imp": 2, "sdr_imp": 2, "pesq_wb": 2, "stoi": 3}  # column -> decimals
 HEADINGS = ("SI-SNR", "SI-SNRi", "SDRi", "PESQ wb", "STOI")
-COLUMNS = ("offset_frames", "subset", "n", *METRICS, "si_snr_imp_standard_error")
+COLUMNS = ("offset_frames", "subset", "n", "n_silent_output", *METRICS, "si_snr_imp_standard_error")
 ALL = "all"
 
 
 def offset_rows(by: int, items: list[ScoreItem], results: list[dict]) -> list[dict]:
-    """A row for all mixtures and one for each subset; a metric without a value is None."""
+    """A row for all mixtures and one for each subset; a metric without a value is None.
+
+    `n` counts the mixtures of the means, `n_silent_output` the targets that are heard and got silence: they are in none.
+    """
     voices = voice_table(items, results)
     if voices.empty:
         return []
@@ -25,20 +28,22 @@ def offset_rows(by: int, items: list[ScoreItem], results: list[dict]) -> list[di
     for label, group in ({ALL: final["overall"]} | final["subsets"]).items():
         metrics = {name: group["metrics"][name]["mean"] for name in METRICS}
         error = group["metrics"]["si_snr_imp"]["standard_error"]
-        row = {"offset_frames": by, "subset": label, "n": group["n_heard"], **metrics, "si_snr_imp_standard_error": error}
-        if any(value is not None for value in metrics.values()):  # where all targets are absent there is none
-            rows.append(row)
+        counts = {"n": group["n_heard"], "n_silent_output": group["n_silent_output"]}
+        if has_targets(group):
+            rows.append({"offset_frames": by, "subset": label, **counts, **metrics, "si_snr_imp_standard_error": error})
     return rows
 
 
 def offset_table(rows: list[dict]) -> str:
     """Markdown: a block of offsets for each subset."""
-    lines = [["subset", "faces late by (frames)", "mixtures", *HEADINGS]]
+    lines = [["subset", "faces late by (frames)", "mixtures", "silent outputs", *HEADINGS]]
     for label in dict.fromkeys(row["subset"] for row in rows):
         for row in (row for row in rows if row["subset"] == label):
             values = [_cell(row[name], digits) for name, digits in METRICS.items()]
-            lines.append([label, f"{row['offset_frames']:+d}", str(row["n"]), *values])
-    return markdown_table(lines)
+            lines.append([label, f"{row['offset_frames']:+d}", str(row["n"]), str(row["n_silent_output"]), *values])
+    if not any(row["n_silent_output"] for row in rows):
+        return markdown_table([line[:3] + line[4:] for line in lines])
+    return markdown_table(lines) + "\nSilent outputs where a target is heard are in no mean.\n"
 
 
 def plot_offsets(rows: list[dict], path: Path, title: str) -> None:

@@ -66,19 +66,38 @@ def results_text(final: dict) -> str:
 
 
 def results_table(final: dict) -> str:
-    """The Markdown table of all groups, the unprocessed mixtures' row under each."""
+    """The Markdown table of all groups, the unprocessed mixtures' row under each; below it, what is in no mean.
+
+    "mixtures" are those with an SI-SNR: absent targets and silent outputs have none.
+    """
     groups = {"all": final["overall"]} | final["subsets"]
     groups |= {f"separated by {name}": group for name, group in final["separated_by"].items()}
-    of_silence = [label for label, group in groups.items() if group["metrics"]["si_snr"]["mean"] is None and group["n_silent"]]
+    of_silence = [label for label, group in groups.items() if group["n_silent"] and not has_targets(group)]
     groups = {label: group for label, group in groups.items() if label == "all" or label not in of_silence}
     columns = [entry for entry in TABLE if entry[1] in final["overall"]["metrics"]]
     rows = [["", "mixtures", *(heading for heading, _, _ in columns)]]
     for label, group in groups.items():
-        count = str(group["n"])
+        count = str(group["n_heard"])
         rows.append([label, count, *(_cell(group, name, digits) for _, name, digits in columns)])
         if "input_si_snr" in group["metrics"]:
             rows.append([f"{label}, unprocessed", count, *(_input_cell(group, name, digits) for _, name, digits in columns)])
-    return markdown_table(rows)
+    note = silent_output_note(final)
+    return markdown_table(rows) + (f"\n{note}\n" if note else "")
+
+
+def has_targets(group: dict) -> bool:
+    """Whether a group has a mean, or would have one if its outputs were not silence; not so where all targets are absent."""
+    return group["metrics"]["si_snr"]["mean"] is not None or group.get("n_silent_output", 0) > 0
+
+
+def silent_output_note(final: dict) -> str:
+    """How many outputs are silence where a target is heard, in all and by subset; "" where none is."""
+    total = final["overall"]["n_silent_output"]
+    if not total:
+        return ""
+    of = {label: group["n_silent_output"] for label, group in final["subsets"].items() if group["n_silent_output"]}
+    where = f" ({', '.join(f'{label}: {count}' for label, count in of.items())})" if of else ""
+    return f"**{total} heard targets got a silent output**{where}; they are in no mean, neither above nor elsewhere."
 
 
 def silent_table(final: dict) -> str:

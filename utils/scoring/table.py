@@ -4,7 +4,7 @@ from collections import Counter
 
 import pandas as pd
 
-from utils.metrics import METRICS, SILENT_METRICS
+from utils.metrics import METRICS, SILENT_ESTIMATE, SILENT_METRICS
 from utils.scoring.items import ScoreItem
 
 UNMARKED = "(unmarked)"
@@ -38,9 +38,22 @@ def metric_columns(table: pd.DataFrame) -> list[str]:
     return [name for name in (*wanted, *SILENT_METRICS) if name in table]
 
 
+def has_silent_output(voices: pd.DataFrame) -> pd.Series:
+    """True for each voice that is heard in its mixture and whose estimate is silence: no metric has a value for it."""
+    return voices["reasons"].str.split("; ").map(lambda reasons: f"si_snr: {SILENT_ESTIMATE}" in reasons).astype(bool)
+
+
 def mixture_means(voices: pd.DataFrame) -> pd.DataFrame:
-    """One row per mixture: the mean over its voices, NaN left out (NaN where no voice has a value)."""
+    """One row per mixture: the mean over its voices, NaN left out (NaN where no voice has a value).
+
+    A metric of the mixture (`input_`) counts only where that of the estimate has a value: both are means over the same
+    voices, so that a silent output does not move the one against the other.
+    """
     columns = metric_columns(voices)
+    voices = voices.copy()
+    for name in METRICS:
+        if f"input_{name}" in columns:
+            voices[f"input_{name}"] = voices[f"input_{name}"].where(voices[name].notna())
     groups = voices.groupby("mixture_ID", sort=False)
     means = groups[columns].mean()
     means[["subset", "separated_by", "trimmed_samples"]] = groups[["subset", "separated_by", "trimmed_samples"]].first()
@@ -63,7 +76,8 @@ def summarise(voices: pd.DataFrame, means: pd.DataFrame) -> dict:
 
     Returns:
         `overall`, `subsets` {label: ...}, `separated_by` {label: ...}; each of these groups is {"n": mixtures, "n_heard":
-        those with an SI-SNR, "n_silent": silent voices, "metrics": {column: {"mean", "standard_error", "nan"}}}. A label
+        those with an SI-SNR, "n_silent": absent voices, "n_silent_output": voices that are heard and whose estimate is
+        silence, "metrics": {column: {"mean", "standard_error", "nan"}}}. A label
         that all mixtures share is no group of its own.
     """
     return {
@@ -102,7 +116,8 @@ def _group(voices: pd.DataFrame, means: pd.DataFrame) -> dict:
     }
     n_silent = int(voices[SILENT_METRICS[0]].notna().sum()) if SILENT_METRICS[0] in voices else 0
     n_heard = int(means["si_snr"].notna().sum())
-    return {"n": len(means), "n_heard": n_heard, "n_silent": n_silent, "metrics": metrics}
+    counts = {"n_heard": n_heard, "n_silent": n_silent, "n_silent_output": int(has_silent_output(voices).sum())}
+    return {"n": len(means), **counts, "metrics": metrics}
 
 
 def _number(value: float) -> float | None:

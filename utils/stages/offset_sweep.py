@@ -1,6 +1,7 @@
 """Stage 5, offsets: how much a network loses where faces and voices are out of step.
 
-Reads   exp/<tag>/best_model.pth, frontend.json and separated/<test name>/ (stage 4: offset 0), the test set, its embeddings.
+Reads   exp/<tag>/best_model.pth, frontend.json and separated/<test name>/ (stage 4: offset 0, refused where it was made with
+        other options than the sweep's), the test set, its embeddings.
 Writes  exp/<tag>/separated/<test name>/offset_<frames>/: the voices at each other offset; and
         exp/<tag>/results/<test name>/offset_sweep.{csv,md,png}: SI-SNR, SI-SNRi, SDRi, PESQ, STOI by offset and subset.
 Run     python -m utils.stages.offset_sweep --exp_dir exp/tse_grid --test_dir data/grid_tse/test.csv --av_offset_sweep=-5:5
@@ -109,8 +110,16 @@ def offset_folder(folder: Path, by: int) -> Path:
 
 
 def separate_offsets(args: argparse.Namespace, facts: dict, manifest: Manifest, folder: Path) -> None:
-    """Separate with late and early faces; what is there already is left alone."""
-    from utils.engine.offset_sweep import ShiftedStore, with_late_faces  # torch comes only after the paths were found good
+    """Separate with late and early faces; what is there already is left alone.
+
+    Raises:
+        UserError: stage 4 separated otherwise, or a mixture cannot be separated.
+    """
+    from utils.engine.offset_sweep import (
+        ShiftedStore,
+        check_made_alike,
+        with_late_faces,
+    )  # torch comes only after the paths were found good
     from utils.engine.separation import separate_tasks
     from utils.engine.separation_plan import SeparationOptions, load_separator, plan_tasks
     from utils.stages.embed import choose_device
@@ -119,6 +128,7 @@ def separate_offsets(args: argparse.Namespace, facts: dict, manifest: Manifest, 
     separator = load_separator(args.exp_dir, choose_device(args.id, os.environ))
     store = EmbeddingStore(args.dump_dir / "embeddings" / facts["store_name"] / manifest.corpus)
     tasks, _ = plan_tasks(manifest, separator, None, store, {}, options)  # what cannot be separated, stage 4 has listed
+    check_made_alike(tasks, folder, options)
     for by in args.av_offset_sweep:
         if not by:
             continue
