@@ -1,20 +1,22 @@
 """What the preparations of LRS2-2Mix, LRS3-2Mix and VoxCeleb2-2Mix share: a folder with mixtures and mouths to manifests."""
 
 import argparse
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from egs.raw_video import add_raw_options, prepare_raw, split_clips
+from egs.raw_video import SETTINGS, add_raw_options, is_own_list, list_settings, prepare_raw, split_clips
 from utils.data.corpus_output import keep_usable, label_mixtures, print_summary, refuse_failures, write_corpus
 from utils.data.manifest import Mixture, Problem, Utterance
-from utils.data.mix_lists import ListedMixture, MixtureList, read_mix_list
+from utils.data.mix_lists import MixtureList, read_mix_list
 from utils.data.public_lists import SIR_CONVENTIONS, read_extraction_csv, read_gain_list
 from utils.data.raw_corpus import RawClip
 from utils.data.two_mix import SAMPLE_RATE_HZ, MouthRule, is_two_mix, read_two_mix
 from utils.errors import OptionParser, UsageError, UserError, flag
 
 PRETRAIN = "pretrain_"  # before the ids of LRS2's and LRS3's pretrain parts
-_EVALUATED = ("test", "val", "train")  # a clip that is in several splits is kept out of training
+_WITH_PRETRAIN = ("lrs2", "lrs3")
+_OF_BOTH = ("seed", "min_sec")  # options that drawing lists has, and that do no harm beside a 2Mix folder
+_RAW = ("pretrain", "audio_dir", "sir_convention", "mix_list", "train_gains", "val_gains", "test_gains")
 
 
 def corpus_parser(description: str) -> OptionParser:
@@ -38,14 +40,14 @@ def corpus_parser(description: str) -> OptionParser:
 
 def prepare_two_mix(args: argparse.Namespace, rule: MouthRule) -> None:
     """A 2Mix folder to manifests."""
-    root = args.corpus_dir.absolute()
+    root, min_sec = args.corpus_dir.absolute(), list_settings(args)["min_sec"]
     mixtures, problems = read_two_mix(root, rule, args.json_dir)
     for split, items in mixtures.items():
         mixtures[split], found = keep_usable(items, root, SAMPLE_RATE_HZ, deep=args.deep, nj=args.nj)
         problems += found
-        short = [item for item in mixtures[split] if item.length < args.min_sec * SAMPLE_RATE_HZ]
-        problems += [Problem(0, item.mixture_id, item.mixture_path, _too_short(item, args.min_sec)) for item in short]
-        mixtures[split] = [item for item in mixtures[split] if item.length >= args.min_sec * SAMPLE_RATE_HZ]
+        short = [item for item in mixtures[split] if item.length < min_sec * SAMPLE_RATE_HZ]
+        problems += [Problem(0, item.mixture_id, item.mixture_path, _too_short(item, min_sec)) for item in short]
+        mixtures[split] = [item for item in mixtures[split] if item.length >= min_sec * SAMPLE_RATE_HZ]
     refuse_failures(args.data_dir / "failed.csv", problems, args.max_failed)
     train_speakers = {name for item in mixtures["train"] for name in item.speakers} if mixtures.get("train") else None
     contents = label_mixtures(mixtures, train_speakers)
@@ -61,21 +63,20 @@ def prepare_corpus(args: argparse.Namespace, rule: MouthRule, clips: list[RawCli
     if listed is None:
         prepare_raw(args, split_clips(clips, args), problems=problems)
         return
-    clips = clips_of_lists(clips, listed.mixtures)
-    prepare_raw(args, clips, listed=listed.mixtures, problems=[*problems, *listed.problems])
+    prepare_raw(args, clips, listed=listed.mixtures, problems=problems, rows=listed.problems)
 
 
 def read_lists(args: argparse.Namespace, rule: MouthRule) -> MixtureList | None:
     """The lists that were given, as one; None if none was.
 
     Raises:
-        UserError: lists of both kinds, or an extraction CSV without its convention.
+        UserError: lists of both kinds or of unlike numbers of voices, or an extraction CSV without its convention.
     """
     gains = {split: getattr(args, f"{split}_gains") for split in ("train", "val", "test")}
     if args.mix_list and any(gains.values()):
         raise UsageError("--mix_list and gain lists exclude each other; give one kind")
     if args.mix_list:
-        if _is_own_list(args.mix_list):
+        if is_own_list(args.mix_list):
             return read_mix_list(args.mix_list, same_speaker=args.same_speaker)
         if not args.sir_convention:
             raise UserError(
@@ -83,30 +84,37 @@ def read_lists(args: argparse.Namespace, rule: MouthRule) -> MixtureList | None:
                 + " or ".join(SIR_CONVENTIONS)
             )
         return read_extraction_csv(args.mix_list, sir_convention=args.sir_convention, same_speaker=args.same_speaker)
-    lists = [
-        read_gain_list(path, split=split, id_of=rule.id_of_path, speaker_of=rule.speaker_of_id, same_speaker=args.same_speaker)
+    names = {"id_of": partial(id_in_part, rule), "speaker_of": partial(speaker_in_part, rule)}
+    lists = {
+        split: read_gain_list(path, split=split, **names, same_speaker=args.same_speaker)
         for split, path in gains.items()
         if path
-    ]
+    }
     if not lists:
         return None
-    mixtures = tuple(item for found in lists for item in found.mixtures)
-    return MixtureList(mixtures, tuple(problem for found in lists for problem in found.problems))
+    sizes = {found.n_src: split for split, found in lists.items() if found.n_src}
+    if len(sizes) > 1:
+        said = " and ".join(f"--{split}_gains of {size}" for size, split in sorted(sizes.items()))
+        raise UserError(f"the gain lists differ in their voices: {said}; give lists of one number, each in its own --data_dir")
+    mixtures = tuple(item for found in lists.values() for item in found.mixtures)
+    return MixtureList(mixtures, tuple(problem for found in lists.values() for problem in found.problems))
+
+
+def has_lists(args: argparse.Namespace) -> bool:
+    """Whether the mixtures of a raw corpus are those of lists."""
+    return bool(args.mix_list or args.train_gains or args.val_gains or args.test_gains)
 
 
 def id_in_part(rule: MouthRule, path: str) -> str:
     """The id of a clip by its path; LRS2 and LRS3 may have the same name in their pretrain part and elsewhere."""
     name = rule.id_of_path(path)
-    return PRETRAIN + name if name and "pretrain" in Path(path).parts else name
+    in_pretrain = rule.corpus in _WITH_PRETRAIN and "pretrain" in Path(path).parts
+    return PRETRAIN + name if name and in_pretrain else name
 
 
-def clips_of_lists(clips: list[RawClip], listed: tuple[ListedMixture, ...]) -> list[RawClip]:
-    """The clips that lists name, in the split of the list; what is tested on is not trained on."""
-    split_of: dict[str, str] = {}
-    for item in sorted(listed, key=lambda item: _EVALUATED.index(item.split)):
-        for voice in item.voices:
-            split_of.setdefault(voice.utterance_id, item.split)
-    return [replace(clip, split=split_of[clip.utterance_id]) for clip in clips if clip.utterance_id in split_of]
+def speaker_in_part(rule: MouthRule, name: str) -> str:
+    """Whose clip an id of `id_in_part` is."""
+    return rule.speaker_of_id(name.removeprefix(PRETRAIN) if rule.corpus in _WITH_PRETRAIN else name)
 
 
 def is_prepared(args: argparse.Namespace) -> bool:
@@ -116,11 +124,24 @@ def is_prepared(args: argparse.Namespace) -> bool:
         UsageError: an option has no meaning for this folder.
     """
     two_mix = is_two_mix(args.corpus_dir)
-    if two_mix and (args.mix_list or args.train_gains or args.val_gains or args.test_gains):
-        raise UsageError(f"{args.corpus_dir} holds mixtures already; lists are for raw video")
-    if not two_mix and args.json_dir:
-        raise UsageError(f"--json_dir belongs to a 2Mix folder, which {args.corpus_dir} is not")
+    if two_mix and (given := _raw_given(args)):
+        raise UsageError(f"{args.corpus_dir} holds mixtures already; {', '.join(given)}: for raw video")
+    if not two_mix and (args.json_dir or not args.deep):
+        option = "--json_dir" if args.json_dir else "--deep"
+        raise UsageError(f"{option} belongs to a 2Mix folder, which {args.corpus_dir} is not")
     return two_mix
+
+
+def _raw_given(args: argparse.Namespace) -> list[str]:
+    """The options of raw video that differ from their defaults."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_raw_options(parser)
+    defaults = vars(parser.parse_args([])) | dict.fromkeys(SETTINGS) | dict.fromkeys(_RAW)
+    names = [name for name in defaults if name not in _OF_BOTH]
+    given = {name: getattr(args, name, None) for name in names}
+    return [
+        f"--{name}" for name, value in given.items() if value is not None and value is not False and value != defaults[name]
+    ]
 
 
 def _utterances(mixtures: list[Mixture], held_out: set[str]) -> list[Utterance]:
@@ -132,14 +153,6 @@ def _utterances(mixtures: list[Mixture], held_out: set[str]) -> list[Utterance]:
             if mouth not in held_out and name not in found:
                 found[name] = Utterance(name, speaker, audio, mouth, item.length, item.frames, item.fps)
     return list(found.values())
-
-
-def _is_own_list(path: Path) -> bool:
-    try:
-        with open(path, encoding="utf-8-sig", errors="replace") as handle:
-            return handle.readline().startswith("mixture_ID,")
-    except OSError:
-        raise UserError(f"{path}: no such file; give the list of the mixtures") from None
 
 
 def _too_short(item: Mixture, min_sec: float) -> str:

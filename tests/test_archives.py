@@ -81,6 +81,21 @@ def test_a_member_that_leads_out_of_the_folder_is_refused(tmp_path, kind, name):
     assert not list(tmp_path.rglob("*id1*"))
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_an_id_in_both_spellings_is_found_in_both(tmp_path, kind):
+    archive = MAKERS[kind](tmp_path / f"a.{kind}", MEMBERS | ({".": b"x"} if kind == "zip" else {}))
+    ids = {"id00017__8K1hWkir-o_00001", "id00017/_8K1hWkir-o/00001"}
+    assert extract_wanted(archive, ids, tmp_path / "out") == (1, ids)
+
+
+@pytest.mark.parametrize("name", ["C:/id1.mp4", "a\nb/id1.mp4"])
+def test_a_member_with_a_name_for_no_disk_is_refused_for_that_reason(tmp_path, name):
+    archive = make_tar(tmp_path / "a.tar", {name: b"x"})
+    with pytest.raises(UserError, match="a colon or a control character") as caught:
+        extract_wanted(archive, {"id1"}, tmp_path / "out")
+    assert "\n" not in str(caught.value) and not list(tmp_path.rglob("*id1*"))
+
+
 def test_a_link_in_a_tar_is_refused(tmp_path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
@@ -107,7 +122,7 @@ def test_the_program_lists_ids_that_no_archive_has(tmp_path, repo_root):
     command = [sys.executable, "-m", "utils.data.archives", "--archive", *archives, "--ids", ids, "--out_dir", tmp_path / "out"]
     done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "1 ids are in none of the archives (first: id00020_y_00001)" in done.stderr
-    assert (tmp_path / "out" / "absent.txt").read_text() == "id00020_y_00001\n"
+    assert (tmp_path / "out" / "a.zip.absent.txt").read_text() == "id00020_y_00001\n"
     assert (tmp_path / "out" / "aac/id00018/x/00001.m4a").read_bytes() == b"s"
 
 

@@ -217,8 +217,9 @@ def program(text: str) -> list[str]:
 
 def test_a_failed_chain_stops_names_its_last_line_and_leaves_the_others_alone(tmp_path: Path) -> None:
     say = f"import os; open({str(tmp_path / 'threads')!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"
+    fail = "import sys; print('start', file=sys.stderr); exit('error: no luck')"
     chains = [
-        Chain("bad", tmp_path / "bad", {"1": program("import sys; print('start', file=sys.stderr); exit('error: no luck')"), "2": program(say)}),
+        Chain("bad", tmp_path / "bad", {"1": program(fail), "2": program(say)}),
         Chain("good", tmp_path / "good", {"1": program("print('fine')"), "2": program(say)}),
         Chain("silent", tmp_path / "silent", {"1": program("import os; os.kill(os.getpid(), 9)")}),
     ]

@@ -95,6 +95,8 @@ def test_options_of_the_other_layout_are_refused(tmp_path, shared_data):
     make_two_mix(tmp_path / "raw", shared_data, LRS2_IDS)
     said = run_prepare("lrs2", tmp_path / "lrs2", tmp_path / "raw", "--train_gains", tmp_path / "x", code=2)
     assert "holds mixtures already" in said
+    for option in (("--n_val", 0), ("--measure", "active"), ("--noise_dir", tmp_path), ("--pretrain", "true")):
+        assert f"{option[0]}: for raw" in run_prepare("lrs2", tmp_path / "lrs2", tmp_path / "raw", *option, code=2)
     (tmp_path / "empty").mkdir()
     assert "--json_dir belongs to a 2Mix folder" in run_prepare(
         "lrs2", tmp_path / "lrs2", tmp_path / "empty", "--json_dir", tmp_path, code=2
@@ -163,7 +165,7 @@ def test_sounds_from_m4a_are_used_and_missing_ones_listed(tmp_path, shared_data,
             samples = np.resize(speech(shared_data, index), round(2.98 * 44100))
             encode_clip(tmp_path / "aac" / place, samples, 44100, None)
     out = tmp_path / "vox"
-    options = ("--audio_dir", tmp_path / "aac", *RAW, "--val_share", 0.5, "--max_failed", 1)
+    options = ("--audio_dir", tmp_path / "aac", *RAW, "--val_share", 0.5, "--same_speaker", "true", "--max_failed", 1)
     run_prepare("voxceleb2", out, tmp_path / "raw", *options)
     assert list(failed(out).values()) == ["its sound is not there"]
     lengths = [item.length for name in ("utterances", "clips") for item in read_manifest(out / f"{name}.csv").items]
@@ -239,7 +241,7 @@ def test_pictures_and_sound_that_do_not_last_equally_long_are_listed(tmp_path, s
             if packet.dts is not None and (packet.stream.type == "audio" or packet.pts * packet.time_base < 1):
                 packet.stream = streams[packet.stream.index]
                 target.mux(packet)
-    run_prepare("tcd_timit", tmp_path / "out", tmp_path / "raw", *RAW, code=1)
+    run_prepare("tcd_timit", tmp_path / "out", tmp_path / "raw", *RAW, "--same_speaker", "true", code=1)
     reasons = failed(tmp_path / "out")
     assert set(reasons) == {"04M_sx3", "04M_sx4"}
     assert "the pictures 1.0" in reasons["04M_sx4"]
@@ -277,6 +279,55 @@ def test_silent_and_broken_noise_is_listed(tmp_path, shared_data, with_video):
     run_prepare("musan", tmp_path / "musan", tmp_path / "raw", "--select", "noise", "--max_failed", 2)
     assert set(failed(tmp_path / "musan")) == {"noise_a", "noise_c"}
     assert [path.name for path in (tmp_path / "musan/noise").rglob("*.wav")] == ["b.wav"]
+
+
+def originals(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+@pytest.mark.parametrize("select", ["absolute", "above", "all", "noise"])
+def test_recordings_below_the_data_folder_are_never_touched(tmp_path, shared_data, select):
+    noise = soundfile.read(shared_data / "noise" / "noise1.wav")[0]
+    musan = tmp_path / "data/musan"
+    write_audio(musan / "noise/free-sound/a.wav", noise)
+    write_audio(musan / "noise/sound-bible/b.wav", noise)
+    write_audio(tmp_path / "data/other/c.wav", noise)
+    before = originals(tmp_path)
+    chosen = {"absolute": musan / "noise", "above": "../other", "all": ".", "noise": "noise"}[select]
+    said = run_prepare("musan", musan, musan, "--select", chosen, code=2)
+    assert ("choose another --data_dir" if select in ("all", "noise") else "give folders below --corpus_dir") in said
+    assert originals(tmp_path) == before
+
+
+def test_recordings_reached_by_links_are_never_touched(tmp_path, shared_data):
+    noise = soundfile.read(shared_data / "noise" / "noise1.wav")[0]
+    for name in "ab":
+        write_audio(tmp_path / f"data/noise/train/{name}.wav", noise)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/noise").symlink_to(tmp_path / "data/noise/train")
+    before = originals(tmp_path)
+    run_prepare("musan", tmp_path / "data", tmp_path / "raw", "--select", "noise", code=2)
+    (tmp_path / "raw/noise").unlink()
+    (tmp_path / "raw/noise").mkdir()
+    (tmp_path / "raw/noise/deep").symlink_to(tmp_path / "data/noise/train")
+    said = run_prepare("musan", tmp_path / "data", tmp_path / "raw", "--select", "noise", code=1)
+    assert "which this program writes" in said and originals(tmp_path) == before
+
+
+def test_files_of_others_in_the_folders_of_noise_stay(tmp_path, shared_data, with_video):
+    noise = soundfile.read(shared_data / "noise" / "noise1.wav")[0]
+    write_audio(tmp_path / "raw/noise/a.wav", noise)
+    write_audio(tmp_path / "raw/noise/b.wav", noise, 8000)
+    mine = write_audio(tmp_path / "out/noise/train/noise/mine.wav", noise)
+    for share in (0, 1, 0):  # all recordings change their folder
+        run_prepare("musan", tmp_path / "out", tmp_path / "raw", "--select", "noise", "--test_share", share)
+        found = {path.name for path in (tmp_path / "out/noise" / ("test" if share else "train")).rglob("*.wav")}
+        assert found - {"mine.wav"} == {"a.wav", "b.wav"}
+        assert len(list((tmp_path / "out/noise").rglob("*.wav"))) == 3 and mine.is_file()
+    write_audio(tmp_path / "raw/noise/mine.wav", noise)
+    before = originals(tmp_path)
+    said = run_prepare("musan", tmp_path / "out", tmp_path / "raw", "--select", "noise", "--test_share", 0, code=1)
+    assert "mine.wav: is in the way" in said and originals(tmp_path) == before
 
 
 def test_every_corpus_says_how_it_is_used(repo_root):

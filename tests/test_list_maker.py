@@ -95,5 +95,7 @@ def test_each_speaker_gets_one_split_and_each_split_a_speaker():
         "test": 1,
     }
     assert set(split_speakers(names, {"train": 1.0, "val": 0.0}, 0).values()) == {"train"}
+    with pytest.raises(UserError, match="no split of train, val has a share"):
+        split_speakers(names, {"train": 0.0, "val": 0.0}, 0)
     with pytest.raises(UserError, match="2 speakers are too few for 3 splits"):
         split_speakers(["a", "b"], {"train": 0.8, "val": 0.1, "test": 0.1}, 0)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from corpora_helpers import LRS3_IDS
 
+from utils.data.list_settings import read_settings, settings_path, write_settings
 from utils.data.mix_lists import ListedMixture, ListedVoice, absent_clips, read_mix_list, write_mix_list
+from utils.data.mixture_making import MixingOptions
 from utils.data.public_lists import INTERFERER_OVER_TARGET, TARGET_OVER_INTERFERER, read_extraction_csv, read_gain_list
 from utils.data.two_mix import LRS2, LRS3, VOXCELEB2
 from utils.errors import UserError
@@ -167,9 +169,50 @@ def test_a_level_out_of_range_in_our_own_list_is_listed(tmp_path):
 
 
 def test_a_mixture_of_an_absent_clip_is_set_aside_by_its_row():
-    found = absent_clips([listed("x", row=4), listed("y", row=5)], {"a_1"}, "list.csv")
+    found = absent_clips([listed("x", row=4), listed("y", row=5)], {"a_1"})
     assert not found.mixtures
     assert [(p.row, p.reason) for p in found.problems][0] == (4, "the list names -b, which the corpus does not hold")
+
+
+def test_a_mixture_of_a_clip_that_is_there_but_of_no_use_says_so():
+    found = absent_clips([listed("x", row=4, source="/l/list.csv")], {"a_1"}, {"a_1", "-b"})
+    assert [(p.path, p.reason) for p in found.problems] == [
+        ("/l/list.csv", "the list names -b, which could not be used (see its own row)")
+    ]
+
+
+@pytest.mark.parametrize("name", ["../n.wav", "/x/n.wav", "a/../../n.wav", "..\\n.wav"])
+def test_noises_and_rooms_outside_of_their_folders_are_refused(tmp_path, name):
+    voices = (ListedVoice("a", "a", 0.0, f"{name}#0"), ListedVoice("b", "b", 1.0))
+    write_mix_list(tmp_path / "list.csv", [listed("x", noise=name, snr_db=1.0), listed("y", voices=voices), listed("z")])
+    found = read_mix_list(tmp_path / "list.csv")
+    assert [(p.row, p.path) for p in found.problems] == [(2, str(tmp_path / "list.csv")), (3, str(tmp_path / "list.csv"))]
+    assert "no file below the folder" in found.problems[0].reason
+
+
+def test_a_start_of_thousands_of_digits_is_listed_and_a_field_without_end_refused(tmp_path):
+    write_mix_list(tmp_path / "list.csv", [listed("x", noise="n.wav", noise_start=5, snr_db=-2.5), listed("z")])
+    text = (tmp_path / "list.csv").read_text()
+    (tmp_path / "list.csv").write_text(text.replace("n.wav,5,", f"n.wav,{'5' * 5000},"))
+    assert "no number that can be used" in read_mix_list(tmp_path / "list.csv").problems[0].reason
+    (tmp_path / "list.csv").write_text(text.replace("n.wav", "n" * 140_000))
+    with pytest.raises(UserError, match="row 2: no row of a CSV"):
+        read_mix_list(tmp_path / "list.csv")
+
+
+def test_settings_of_a_list_come_back_and_damaged_ones_are_refused(tmp_path):
+    options = MixingOptions(measure="active", length="max", subtype="FLOAT", min_sec=1.5)
+    write_settings(tmp_path / "list.csv", options)
+    found = read_settings(tmp_path / "list.csv")
+    assert MixingOptions(**found) == options
+    path = settings_path(tmp_path / "list.csv")
+    for old, new in (('"active"', '"loud"'), ("1.5", "NaN"), ('"min_sec"', '"min"'), ("16000", '"x"')):
+        text = path.read_text()
+        path.write_text(text.replace(old, new))
+        with pytest.raises(UserError, match=r"list\.mixing\.json"):
+            read_settings(tmp_path / "list.csv")
+        path.write_text(text)
+    assert read_settings(tmp_path / "another.csv") == {}
 
 
 @pytest.mark.parametrize("content", ["", "mixture_ID,split\n", "just text\n"])

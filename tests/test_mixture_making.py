@@ -162,6 +162,7 @@ def test_what_cannot_be_mixed_is_listed_and_the_others_are_made(tmp_path, corpus
     clips = corpus | {name: MixClip(path, f"mouths/{name}.npz", name, 48000) for name, path in bad.items()}
     items = [replace(listed(0, 0, names=("b", name), mixture_id=name), row=5) for name in bad]
     items += [listed(0, 0, noise="n.wav", snr_db=1.0, mixture_id="no folder"), listed(0, 0, mixture_id="good")]
+    items = [replace(item, source="/lists/mine.csv") for item in items]
     rows, problems = make(tmp_path / "out", items, clips, min_sec=2.0)
     assert [row.mixture_id for row in rows] == ["good"]
     found = {problem.item_id: problem.reason for problem in problems}
@@ -170,7 +171,7 @@ def test_what_cannot_be_mixed_is_listed_and_the_others_are_made(tmp_path, corpus
     assert "would last 0.500 s where 2 s are the least" in found["short"]
     assert "no such file" in found["absent"]
     assert "--noise_dir" in found["no folder"]
-    assert problems[0].row == 5
+    assert problems[0].row == 5 and {problem.path for problem in problems} == {"/lists/mine.csv"}
     assert {path.stem for path in (tmp_path / "out").rglob("*.wav")} == {"good"}
 
 
@@ -203,6 +204,26 @@ def test_a_gain_moves_the_active_level_by_itself_exactly(shared_data):
     voice = speech(shared_data, 3).astype(np.float64)
     levels = [level_db(gain * voice, RATE_HZ, "active") for gain in (1, 0.1, 0.037)]
     assert np.subtract(levels, levels[0]) == pytest.approx([0, -20, 20 * np.log10(0.037)], abs=1e-9)
+
+
+def test_the_active_level_is_that_of_the_exact_crossing(shared_data):
+    """The oracle tries 4000 thresholds one by one and takes the first one that speech is no more than 15.9 dB above."""
+    from scipy.signal import lfilter
+
+    for index in range(6):
+        voice = speech(shared_data, index, 4).astype(np.float64)
+        envelope = np.abs(voice)
+        pole = np.exp(-1 / (0.03 * RATE_HZ))
+        for _ in range(2):
+            envelope = lfilter([1 - pole], [1, -pole], envelope)
+        energy, crossing = (voice**2).sum(), None
+        for threshold in np.geomspace(1e-4, 1, 4000) * np.sqrt(power(voice)):
+            above = np.flatnonzero(envelope >= threshold)
+            n_active = np.minimum(np.diff(above, append=len(voice)), 3200).sum()
+            if 10 * np.log10(energy / n_active) - 20 * np.log10(threshold) <= 15.9:
+                crossing = 10 * np.log10(energy / n_active)
+                break
+        assert level_db(voice, RATE_HZ, "active") == pytest.approx(crossing, abs=0.1)
 
 
 # Rooms

@@ -1,6 +1,7 @@
 """Raw corpora, with files of sound in the place of videos: what stage 0 leaves, what it refuses, how it goes on."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +130,56 @@ def test_three_voices_are_mixed(tmp_path, clips):
 def test_no_clip_at_all_is_refused(tmp_path):
     with pytest.raises(UserError, match="no clip was found"):
         prepare(tmp_path / "out", [])
+
+
+def listed_pair(name: str, *voices: str, speakers=("", ""), **more) -> ListedMixture:
+    found = tuple(ListedVoice(voice, speaker, 0.0) for voice, speaker in zip(voices, speakers, strict=True))
+    return ListedMixture(name, "val", found, **more)
+
+
+def test_rows_that_the_clips_contradict_are_listed_with_the_file_of_their_list(tmp_path, clips):
+    Path(clips[5].video_path).write_text("no sound")
+    listed = [
+        listed_pair("good", "_s0-0", "_s1-0", row=2),
+        listed_pair("broken", "_s0-0", "_s2-1", row=3),
+        listed_pair("other speaker", "_s0-0", "_s1-1", speakers=("_s0", "y"), row=4),
+        listed_pair("one speaker", "_s3-0", "_s3-1", speakers=("x", "y"), row=5),
+        listed_pair("one speaker, unsaid", "_s3-0", "_s3-1", row=6),
+        listed_pair("other length", "_s0-0", "_s1-1", row=7, seconds=2.3),
+        listed_pair("right length", "_s0-0", "_s1-1", row=8, seconds=2.1),
+    ]
+    listed = [replace(item, source="/lists/mine.csv") for item in listed]
+    prepare(tmp_path / "out", clips, listed, max_failed=6)
+    rows = {row["id"]: row for row in rows_of(tmp_path / "out" / "failed.csv")}
+    reasons = {name: row["reason"] for name, row in rows.items()}
+    assert set(rows) == {"_s2-1", "broken", "other speaker", "one speaker", "one speaker, unsaid", "other length"}
+    assert "_s2-1, which could not be used (see its own row)" in reasons["broken"]
+    assert "the list says that _s1-1 is of y, the corpus that it is of _s1" in reasons["other speaker"]
+    assert "is of x, the corpus that it is of _s3" in reasons["one speaker"]
+    assert "mixes the speaker _s3 with himself" in reasons["one speaker, unsaid"]
+    assert "lasts 2.100 s by its clips where the list says 2.3 s" in reasons["other length"]
+    assert {row["path"] for name, row in rows.items() if name != "_s2-1"} == {"/lists/mine.csv"}
+
+
+def test_the_disk_must_hold_the_mixtures_before_the_sounds_are_written(tmp_path, clips, monkeypatch):
+    sounds = sum(Path(clip.video_path).stat().st_size for clip in clips) * 2  # float32 of PCM16
+    usage = type("Usage", (), {"free": round(1.05 * sounds) + 2**24 + 100_000})
+    monkeypatch.setattr("utils.data.disk.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="the sounds of 16 clips and 7 mixtures need about"):
+        prepare(tmp_path / "out", clips)
+    assert not list((tmp_path / "out").rglob("*.wav"))
+    prepare(tmp_path / "out", clips, n_mixtures={"val": 0, "test": 0})
+    assert len(list((tmp_path / "out").rglob("*.wav"))) == 16
+
+
+def test_mixtures_of_an_earlier_list_and_leftovers_go_and_nothing_else(tmp_path, clips):
+    out = tmp_path / "out"
+    prepare(out, clips, [listed_pair("one", "_s0-0", "_s1-0"), listed_pair("two", "_s0-0", "_s2-0")])
+    mine = write_audio(out / "audio/val/mix/mine.wav", np.ones(100))
+    leftover = write_audio(out / "audio/val/mix/.tmp-x.wav", np.ones(100))
+    prepare(out, clips, [listed_pair("two", "_s0-0", "_s2-0")])
+    assert not leftover.exists() and mine.exists()
+    assert {path.stem for path in (out / "audio").rglob("*.wav")} == {"two", "mine"}
+    prepare(out, clips, n_mixtures={"val": 0})
+    assert {path.stem for path in (out / "audio").rglob("*.wav")} == {"mine"}
+    assert not (out / "mixtures.csv").exists() and not (out / "mixtures.mixing.json").exists()

@@ -179,6 +179,24 @@ def test_another_rate_a_strange_name_and_a_clip_with_itself_are_told(tmp_path):
     assert "no ID_GAIN_ID_GAIN of lrs3" in reasons["strange"]
 
 
+def test_splits_that_the_json_folder_does_not_have_are_told(listed, caplog):
+    root, json_dir, _ = listed
+    write_mixture(root, two_mix_name(LRS3_IDS[:2], (1, -1)), "tt")
+    mixtures, problems = read_two_mix(root, LRS3, json_dir)
+    assert not problems and [len(mixtures[split]) for split in ("train", "test")] == [2, 1]
+    assert "has no tt/; for test the folders" in caplog.text and "no tr/" not in caplog.text
+
+
+def test_a_json_with_a_byte_order_mark_is_read_and_a_damaged_one_to_be_copied_again(listed):
+    root, json_dir, _ = listed
+    path = json_dir / "tr/mix.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_two_mix(root, LRS3, json_dir)[0]["train"]) == 2
+    path.write_text("[[")
+    with pytest.raises(UserError, match="copy it again"):
+        read_two_mix(root, LRS3, json_dir)
+
+
 def test_what_is_no_such_layout_is_refused(tmp_path):
     with pytest.raises(UserError, match="this is not the 2Mix layout"):
         read_two_mix(tmp_path, LRS2)

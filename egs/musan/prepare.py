@@ -2,12 +2,14 @@
 
 Reads   CORPUS_DIR/{noise,music}/**/*.wav of MUSAN; --select . takes a whole tree (AudioSet, WHAM). speech/ is left alone
 Writes  DATA_DIR/noise/{train,test}/…: 16 kHz mono; links where nothing must be converted; DATA_DIR/noise_{train,test}.csv,
-        which list them, and failed.csv
+        which list them, and failed.csv. Recordings themselves are never changed: see `refuse_overlap`, `_converted_before`
 Run     python egs/musan/prepare.py --data_dir data/musan --corpus_dir /data/musan --nj 4
 """
 
 import argparse
 import hashlib
+import json
+import logging
 import os
 import sys
 from functools import partial
@@ -20,20 +22,25 @@ from utils.data.audio import probe_audio
 from utils.data.clip_tree import AUDIO_SUFFIXES, TreeFile, walk_tree
 from utils.data.corpus_output import print_summary, refuse_failures, write_corpus
 from utils.data.disk import require_space
+from utils.data.files import read_json, write_text
 from utils.data.jobs import Job, file_key, pending, run_jobs
 from utils.data.manifest import Problem, Utterance
 from utils.data.validation import AudioCheck, check_audio, check_files
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 
+log = logging.getLogger(__name__)
 SAMPLE_RATE_HZ = 16000
+PARTS = ("train", "test")
 _EXPANSION = 12  # of a compressed file, at most, when it becomes float32 at 16 kHz
 _HASH_RANGE = 10**8
+CONVERTED = ".converted_files.json"  # below the data folder
 
 
 def main() -> None:
     """Link or convert every recording, look whether each can be heard, list them."""
     args = _parse_args()
     root, data_dir = args.corpus_dir.absolute(), args.data_dir.absolute()
+    refuse_overlap(root, args.select, data_dir)
     files, problems = find_recordings(root, args.select)
     outputs, found = bring_in(files, data_dir, args.test_share, args.nj)
     problems += found
@@ -47,9 +54,28 @@ def main() -> None:
     for name in sorted(set(outputs) - set(broken)):
         relative = outputs[name].relative_to(data_dir)
         contents[f"noise_{relative.parts[1]}"].append(_utterance(name, files[name], relative, checks[outputs[name]]))
-    _remove_others(data_dir / "noise", {outputs[name] for name in set(outputs) - set(broken)})
+    _remove_others(data_dir, {outputs[name] for name in set(outputs) - set(broken)})
     write_corpus(data_dir, data_dir, SAMPLE_RATE_HZ, contents)
     print_summary(data_dir, contents, problems)
+
+
+def refuse_overlap(root: Path, selected: list[str], data_dir: Path) -> None:
+    """What is written must not lie among the recordings, nor they among it: files of one name would be taken for each other.
+
+    Raises:
+        UsageError: a selected folder is none below `root`, or shares files with `data_dir`/noise.
+    """
+    outputs = [path.resolve() for path in (data_dir / "noise", *(data_dir / "noise" / part for part in PARTS))]
+    for name in selected:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UsageError(f"--select {name}: give folders below --corpus_dir {root}, e.g. noise")
+        source = (root / name).resolve()
+        for output in outputs:
+            if output == source or output in source.parents or source in output.parents:
+                raise UsageError(
+                    f"--data_dir {data_dir}: writes into {output}, which overlaps with the recordings in {source}; choose "
+                    "another --data_dir"
+                )
 
 
 def find_recordings(root: Path, selected: list[str]) -> tuple[dict[str, TreeFile], list[Problem]]:
@@ -78,14 +104,17 @@ def bring_in(files: dict[str, TreeFile], data_dir: Path, test_share: float, nj: 
         else:
             jobs.append(Job(name, file_key(item.path), (outputs[name],), (item.path, outputs[name])))
     journal = data_dir / ".converted.jsonl"
-    todo, _ = pending(jobs, journal)
+    todo, done = pending(jobs, journal)
+    ours = _converted_before(data_dir) | {job.outputs[0] for job in jobs if job.name in done}
+    _refuse_foreign_files(data_dir, files, outputs, ours)
     size = sum(_EXPANSION * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() not in (".wav", ".flac"))
     size += sum(2 * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() in (".wav", ".flac"))
     if todo:
         video_decoding()  # says at once what is not installed
     require_space(data_dir, size, f"{len(todo)} recordings, converted")
+    _write_converted(data_dir, ours | {job.outputs[0] for job in jobs})  # beforehand: a killed run's files are ours, too
     for source, target in links:
-        _link(source, target)
+        _link(source, target, ours)
     _, reasons = run_jobs(_convert, jobs, journal, nj, "convert")
     problems = [Problem(0, name, str(files[name].path), reason) for name, reason in reasons.items()]
     return {name: path for name, path in outputs.items() if name not in reasons}, problems
@@ -106,19 +135,56 @@ def _convert(given: tuple[Path, Path]) -> int:
     return int(video_decoding().extract_sound(*given))  # PyAV decodes what soundfile does not
 
 
-def _link(source: Path, target: Path) -> None:
+def _converted_before(data_dir: Path) -> set[Path]:
+    """The files that this program has converted into `data_dir`, or was about to; it may overwrite and remove no others."""
+    path = data_dir / CONVERTED
+    return {data_dir / name for name in read_json(path)} if path.is_file() else set()
+
+
+def _write_converted(data_dir: Path, paths: set[Path]) -> None:
+    names = sorted(path.relative_to(data_dir).as_posix() for path in paths)
+    write_text(data_dir / CONVERTED, json.dumps(names, indent=2))  # escaped: names of files need not be UTF-8
+
+
+def _refuse_foreign_files(data_dir: Path, files: dict[str, TreeFile], outputs: dict[str, Path], ours: set[Path]) -> None:
+    """Stop before anything is written where that would take the place of somebody's file.
+
+    Raises:
+        UserError: a recording lies in the folders of noise, or another file in the way of one that is to be written.
+    """
+    noise_dir = (data_dir / "noise").resolve()
+    for item in files.values():
+        folder = item.path.parent.resolve()
+        if folder == noise_dir or noise_dir in folder.parents:  # by way of a link
+            raise UserError(f"{item.path}: lies in {noise_dir}, which this program writes; choose another --data_dir")
+    for path in outputs.values():
+        if path.is_file() and not path.is_symlink() and path not in ours:
+            raise UserError(f"{path}: is in the way, and not of this program; move it away, or choose another --data_dir")
+
+
+def _link(source: Path, target: Path, ours: set[Path]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_symlink() and os.readlink(target) == str(source):
         return
-    target.unlink(missing_ok=True)
-    target.symlink_to(source)
+    if target.is_symlink() or target in ours:
+        target.unlink(missing_ok=True)
+    target.symlink_to(source)  # fails where somebody's file is
 
 
-def _remove_others(folder: Path, wanted: set[Path]) -> None:
-    """Take away what an earlier preparation with other choices left in the folders of noise."""
-    for path in folder.rglob("*"):
-        if (path.is_symlink() or path.is_file()) and path not in wanted:
-            path.unlink()
+def _remove_others(data_dir: Path, wanted: set[Path]) -> None:
+    """Take away the links and the converted files that an earlier preparation with other choices left; no other files."""
+    ours, foreign = _converted_before(data_dir), []
+    for part in PARTS:
+        for path in (data_dir / "noise" / part).rglob("*"):
+            if path in wanted:
+                continue
+            if (path.is_symlink() and not path.is_dir()) or path in ours:
+                path.unlink()
+            elif path.is_file():
+                foreign.append(path)
+    if foreign:
+        log.warning("%s: %d files are not of this program; they stay, and count as noise", foreign[0].parent, len(foreign))
+    _write_converted(data_dir, {path for path in wanted if not path.is_symlink()})
 
 
 def _draw(name: str) -> float:

@@ -9,8 +9,8 @@ Run     python -m utils.data.archives --archive vox2_test_mp4.zip --ids ids.txt 
 
 An id wants a member when it is a run of whole parts of the member's name without suffix, `/` and `_` alike:
 `id00017_01dfn2spqyE_00001` and `id00017/01dfn2spqyE/00001` both want mp4/test/id00017/01dfn2spqyE/00001.mp4, and `id00017`
-wants all of that speaker. The ids that no archive has are listed in
-OUT_DIR/absent.txt. An archive that comes in pieces must be joined first (`cat`).
+wants all of that speaker. The ids that none of the archives has are listed in OUT_DIR/<first archive>.absent.txt. An
+archive that comes in pieces must be joined first (`cat`).
 """
 
 import argparse
@@ -42,10 +42,11 @@ def main() -> None:
         seen |= found
         print(f"{archive}: {written} files taken, {len(found)} of {len(ids)} ids found")
     absent = sorted(ids - seen)
-    write_text(args.out_dir / "absent.txt", "".join(f"{name}\n" for name in absent))
+    list_path = args.out_dir / f"{args.archive[0].name}.absent.txt"  # archives of sound and of video may share a folder
+    write_text(list_path, "".join(f"{name}\n" for name in absent))
     if len(absent) > args.max_failed:
         raise UserError(
-            f"{args.out_dir / 'absent.txt'}: {len(absent)} ids are in none of the archives (first: {absent[0]}); give the "
+            f"{list_path}: {len(absent)} ids are in none of the archives (first: {absent[0]}); give the "
             f"missing archives, or --max_failed {len(absent)}"
         )
 
@@ -92,22 +93,30 @@ class _Wanted:
     """Which members are wanted, and by which ids."""
 
     def __init__(self, ids: Collection[str]) -> None:
-        self.ids = {name.strip("/").replace("/", "_"): name for name in ids}
+        self.ids: dict[str, set[str]] = {}  # an id may be given in both spellings
+        for name in ids:
+            self.ids.setdefault(name.strip("/").replace("/", "_"), set()).add(name)
         self.found: set[str] = set()
 
     def wants(self, member: str) -> bool:
         """Whether an id wants this member; remembers which."""
-        parts = PurePosixPath(member).with_suffix("").parts
+        path = PurePosixPath(member)
+        parts = (*path.parts[:-1], path.stem) if path.name else ()
         runs = ("_".join(parts[first:last]) for first in range(len(parts)) for last in range(first + 1, len(parts) + 1))
-        hits = {self.ids[run] for run in runs if run in self.ids}
+        hits = {name for run in runs for name in self.ids.get(run, ())}
         self.found |= hits
         return bool(hits)
 
 
 def _safe(archive: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]) or not name.isprintable():
-        raise UserError(f"{archive}: the member '{name!r}' would lead out of the folder; do not trust this archive")
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{archive}: the member {name!r} would lead out of the folder; do not trust this archive")
+    if (path.parts and ":" in path.parts[0]) or not name.isprintable():
+        raise UserError(
+            f"{archive}: the member {name!r} has a colon or a control character in its name, with which it is not taken out; "
+            "leave its id out, or unpack the archive yourself"
+        )
     return path
 
 

@@ -5,7 +5,7 @@ landmarks): that is how the parts of a clip find each other. Its id is the same 
 """
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +65,3 @@ def walk_tree(root: Path, suffixes: Sequence[str], depth: int | None = None) -> 
             paths = ", ".join(item.path.relative_to(root).as_posix() for item in items)
             problems.append(Problem(0, clip_id, str(root), f"{len(items)} files make this id: {paths}"))
     return clips, problems
-
-
-def partners(wanted: Collection[str], tree: dict[str, TreeFile], root: Path, what: str) -> list[Problem]:
-    """The ids that a tree does not hold, as problems."""
-    return [Problem(0, name, str(root), f"its {what} is not there") for name in wanted if name not in tree]

@@ -53,28 +53,34 @@ class ListOptions:
     rooms: RoomOptions = field(default_factory=RoomOptions)
 
 
-def split_speakers(speakers: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+def split_speakers(speakers: Sequence[str], shares: Mapping[str, float], seed: int, fewest: int = 1) -> dict[str, str]:
     """Give each speaker to one split.
 
     Args:
-        speakers: at least one for each split with a share.
+        speakers: at least `fewest` for each split with a share.
         shares: of the speakers, by split, e.g. {"train": 0.8, "val": 0.1, "test": 0.1}; their sum counts as the whole.
         seed: of the draw.
+        fewest: speakers that each split gets; a mixture of n voices that differ needs n.
 
     Returns:
         The split of each speaker.
 
     Raises:
-        UserError: there are fewer speakers than splits.
+        UserError: there are fewer speakers than splits, or no split has a share.
     """
     wanted = {split: share for split, share in shares.items() if share > 0}
     names = sorted(set(speakers))
-    if len(names) < len(wanted):
-        raise UserError(f"{len(names)} speakers are too few for {len(wanted)} splits; set fewer shares, or give more speakers")
+    if not wanted:
+        raise UserError(f"no split of {', '.join(shares)} has a share of the speakers; give one of them a share above 0")
+    if len(names) < fewest * len(wanted):
+        raise UserError(
+            f"{len(names)} speakers are too few for {len(wanted)} splits of at least {fewest}; set fewer shares "
+            "(--val_share 0 or --test_share 0), give more speakers, or mix speakers with themselves (--same_speaker true)"
+        )
     order = list(np.random.default_rng(seed).permutation(len(names)))
     bounds = np.cumsum([share / sum(wanted.values()) for share in wanted.values()]) * len(names)
     sizes = np.diff([0, *np.rint(bounds).astype(int)])
-    while (sizes == 0).any():  # a split that was asked for gets a speaker, from the largest one
+    while (sizes < fewest).any():  # from the largest one
         sizes[sizes.argmax()] -= 1
         sizes[sizes.argmin()] += 1
     splits = [split for split, size in zip(wanted, sizes, strict=True) for _ in range(size)]

@@ -7,10 +7,11 @@ Our own list is a CSV with the header
 
     mixture_ID,split,{utterance,speaker,level_db,response}_K for K = 1, 2, …,noise,noise_start,snr_db
 
-and is all that making the audio again needs, beside the clips, the noise and the room responses that it names: two runs
-give the same bytes. `level_db`: voices are scaled so that their levels differ as these numbers do, hence the SIR of voice
-1 over voice 2 is `level_db_1 - level_db_2`. `response`: the room, see `utils/data/rooms.py`; empty: none. `noise`: a file
-below the noise folder, from sample `noise_start`, at `snr_db` below the voices together; empty: none.
+and is, with the settings that hold for all of its mixtures (utils/data/list_settings.py), all that making the audio again
+needs, beside the clips, the noise and the room responses that it names: two runs give the same bytes. `level_db`: voices
+are scaled so that their levels differ as these numbers do, hence the SIR of voice 1 over voice 2 is `level_db_1 -
+level_db_2`. `response`: the room, see `utils/data/rooms.py`; empty: none. `noise`: a file below the noise folder, from
+sample `noise_start`, at `snr_db` below the voices together; empty: none.
 """
 
 import csv
@@ -19,15 +20,17 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 from utils.data.files import write_text
 from utils.data.manifest import Problem
+from utils.data.rooms import response_file
 from utils.errors import UserError
 
 SPLITS = ("train", "val", "test")
 MAX_LEVEL_DB = 40.0  # voices that differ by more cannot both be heard
+_MOST_DIGITS = 12  # of a sample's number
 _VOICE_COLUMNS = ("utterance", "speaker", "level_db", "response")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -44,7 +47,14 @@ class ListedVoice:
 
 @dataclass(frozen=True)
 class ListedMixture:
-    """A mixture that is to be made. `row` is its line in the list that it came from, 0 where there is none."""
+    """A mixture that is to be made.
+
+    Attributes:
+        mixture_id, split, voices: what it is.
+        noise, noise_start, snr_db: its noise, from that sample on, below the voices together; "" for none.
+        row, source: its line in the list that it came from, and that list's file; 0 and "" where there is none.
+        seconds: how long the list says that it is, where it does.
+    """
 
     mixture_id: str
     split: str
@@ -53,6 +63,8 @@ class ListedMixture:
     noise_start: int = 0  # samples
     snr_db: float | None = None
     row: int = 0
+    source: str = field(default="", compare=False)
+    seconds: float | None = field(default=None, compare=False)
 
     @property
     def sir_db(self) -> float:
@@ -116,6 +128,7 @@ def checked_list(path: Path, found: Iterable[ListedMixture | Problem], *, same_s
     counts = Counter(item.mixture_id for item in found if isinstance(item, ListedMixture))
     mixtures, problems = [], []
     for item in found:
+        item = replace(item, **{"source" if isinstance(item, ListedMixture) else "path": str(path)})
         if isinstance(item, ListedMixture):
             reason = _reason_against(item, same_speaker, max_db)
             if counts[item.mixture_id] > 1:
@@ -127,14 +140,18 @@ def checked_list(path: Path, found: Iterable[ListedMixture | Problem], *, same_s
     return MixtureList(tuple(mixtures), tuple(problems))
 
 
-def absent_clips(mixtures: Iterable[ListedMixture], known: Collection[str], path: Path | str) -> MixtureList:
-    """Set aside the mixtures whose clips are not there."""
+def absent_clips(mixtures: Iterable[ListedMixture], usable: Collection[str], known: Collection[str] = ()) -> MixtureList:
+    """Set aside the mixtures whose clips are not there, or are among those that are known but of no use."""
     kept, problems = [], []
     for item in mixtures:
-        absent = [voice.utterance_id for voice in item.voices if voice.utterance_id not in known]
+        missing = [voice.utterance_id for voice in item.voices if voice.utterance_id not in usable]
+        absent = [name for name in missing if name not in known]
         if absent:
             reason = f"the list names {', '.join(absent)}, which the corpus does not hold"
-            problems.append(Problem(item.row, item.mixture_id, str(path), reason))
+        else:
+            reason = f"the list names {', '.join(missing)}, which could not be used (see its own row)"
+        if missing:
+            problems.append(Problem(item.row, item.mixture_id, item.source, reason))
         else:
             kept.append(item)
     return MixtureList(tuple(kept), tuple(problems))
@@ -144,10 +161,13 @@ def csv_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
     """The rows of a CSV with their line numbers: BOM, CRLF and empty lines do no harm, fields lose outer spaces.
 
     Raises:
-        UserError: missing, or not UTF-8.
+        UserError: missing, not UTF-8, or a field is longer than Python takes.
     """
     for line, text in text_lines(path):
-        yield line, [field.strip() for field in next(csv.reader([text]))]
+        try:
+            yield line, [field.strip() for field in next(csv.reader([text]))]
+        except csv.Error as error:
+            raise UserError(f"{path}, row {line}: no row of a CSV ({error}); give another list") from None
 
 
 def text_lines(path: Path) -> Iterable[tuple[int, str]]:
@@ -180,8 +200,8 @@ def _own_row(line: int, fields: list[str], header: list[str], n_src: int) -> Lis
         return Problem(line, name, "", f"{len(fields)} fields, the header has {len(header)}")
     levels = [as_number(row[f"level_db_{k}"]) for k in range(1, n_src + 1)]
     snr_db, start = as_number(row["snr_db"] or "0"), row["noise_start"] or "0"
-    if None in levels or snr_db is None or not start.isascii() or not start.isdigit():
-        return Problem(line, name, "", "level_db, snr_db or noise_start is no number")
+    if None in levels or snr_db is None or not start.isascii() or not start.isdigit() or len(start) > _MOST_DIGITS:
+        return Problem(line, name, "", "level_db, snr_db or noise_start is no number that can be used")
     if row["noise"] and not row["snr_db"]:
         return Problem(line, name, "", "names a noise but no snr_db")
     voices = tuple(
@@ -198,6 +218,8 @@ def _reason_against(item: ListedMixture, same_speaker: bool, max_db: float) -> s
     levels = [voice.level_db for voice in item.voices]
     if any(not name or "/" in name or "\\" in name or name in (".", "..") for name in (item.mixture_id, *ids)):
         return "an id is empty or holds a path separator"
+    if any(_leads_out(name) for name in (item.noise, *(response_file(voice.response) for voice in item.voices))):
+        return "its noise or its room response is no file below the folder of these"
     if item.split not in SPLITS:
         return f"the split is '{item.split}', none of {', '.join(SPLITS)}"
     if len(set(ids)) < len(ids):
@@ -210,6 +232,11 @@ def _reason_against(item: ListedMixture, same_speaker: bool, max_db: float) -> s
     if item.snr_db is not None and abs(item.snr_db) > max_db:
         return f"an SNR of {item.snr_db:g} dB is beyond ±{max_db:g} dB"
     return ""
+
+
+def _leads_out(name: str) -> bool:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts or not name.isprintable()
 
 
 def _header(n_src: int) -> list[str]:

@@ -9,7 +9,10 @@ source of such a voice is its early part alone, up to 50 ms after the direct sou
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
@@ -17,9 +20,10 @@ import numpy as np
 
 from utils.data.audio import probe_audio, read_audio, write_wav
 from utils.data.disk import require_space
+from utils.data.files import remove_leftovers
 from utils.data.jobs import Job, file_key, pending, run_jobs
 from utils.data.manifest import Mixture, Problem
-from utils.data.mix_lists import ListedMixture
+from utils.data.mix_lists import SPLITS, ListedMixture, read_mix_list
 from utils.data.mixing import SILENCE_POWER, power
 from utils.data.rooms import load_response, response_file
 from utils.data.speech_level import MEASURES, level_db
@@ -27,7 +31,10 @@ from utils.errors import UserError
 
 PEAK = 0.9
 MIN, MAX = "min", "max"
+SUBTYPES = ("PCM_16", "FLOAT")
+JOURNAL = ".made.jsonl"  # below audio/
 _WAV_HEADER_BYTES = 128
+_PART = re.compile(r"mix|noise|s[0-9]+")
 _PCM16_STEP = 1 / 32768
 
 
@@ -56,8 +63,9 @@ class MixingOptions:
     fps: float = 25.0
 
     def __post_init__(self) -> None:
-        if self.length not in (MIN, MAX) or self.measure not in MEASURES or self.subtype not in ("PCM_16", "FLOAT"):
-            raise UserError(f"--mix_length {self.length}, --measure {self.measure} or --subtype {self.subtype} is not known")
+        for name, choices in (("length", (MIN, MAX)), ("measure", MEASURES), ("subtype", SUBTYPES)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"the {name} of mixtures is '{getattr(self, name)}', none of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,8 @@ def make_mixtures(
         UserError: the disk has not enough room.
     """
     jobs = [_job(data_dir, item, clips, options) for item in mixtures]
-    journal = data_dir / "audio" / ".made.jsonl"
+    journal = data_dir / "audio" / JOURNAL
+    remove_leftovers(data_dir / "audio")
     todo = {job.name for job in pending(jobs, journal)[0]}
     size = sum(_bytes(item, clips, options) for item in mixtures if _job_name(item) in todo)
     require_space(data_dir, size, f"{len(todo)} mixtures")
@@ -108,7 +117,7 @@ def make_mixtures(
     for item in mixtures:
         name = _job_name(item)
         if name in reasons:
-            problems.append(Problem(item.row, item.mixture_id, "", reasons[name]))
+            problems.append(Problem(item.row, item.mixture_id, item.source, reasons[name]))
         else:
             made.append(_row(item, clips, options, results[name]))
     return made, problems
@@ -153,9 +162,36 @@ def mix_voices(item: ListedMixture, voices: Sequence[np.ndarray], options: Mixin
     return early, rest
 
 
-def list_fingerprint(mixtures: Sequence[ListedMixture]) -> str:
-    """Tells one list from another by its rows."""
-    return hashlib.sha256(repr([astuple(replace(item, row=0)) for item in mixtures]).encode()).hexdigest()
+def made_before(data_dir: Path) -> set[tuple[str, str]]:
+    """The mixtures, by split and id, whose audio earlier calls made below `data_dir`: those of their journal, which holds
+    also what was made before a call failed, and those of mixtures.csv, which the last call that went well has left."""
+    found = set()
+    journal, list_path = data_dir / "audio" / JOURNAL, data_dir / "mixtures.csv"
+    lines = journal.read_text(encoding="utf-8", errors="replace").splitlines() if journal.is_file() else []
+    for line in lines:
+        try:
+            split, _, mixture_id = json.loads(line)["name"].partition("/")
+        except (ValueError, KeyError, TypeError, AttributeError):  # the line that a kill cut short
+            continue
+        found.add((split, mixture_id))
+    with suppress(UserError):  # there is none, or it is no longer the one that was written
+        found |= {(item.split, item.mixture_id) for item in read_mix_list(list_path, same_speaker=True).mixtures}
+    return {(split, name) for split, name in found if split in SPLITS and name and not {"/", "\\"} & set(name)}
+
+
+def remove_mixtures(data_dir: Path, names: Collection[tuple[str, str]]) -> None:
+    """Remove the audio of mixtures, by split and id; no other file."""
+    for split, name in names:
+        for folder in (data_dir / "audio" / split).glob("*"):
+            if _PART.fullmatch(folder.name):
+                (folder / f"{name}.wav").unlink(missing_ok=True)
+
+
+def mixture_bytes(n_voices: int, samples: float, has_rest: bool, options: MixingOptions) -> int:
+    """What the files of a mixture take on the disk, at most."""
+    samples = min(samples, options.max_sec * options.sample_rate)
+    n_files = 1 + n_voices + has_rest
+    return int(n_files * (samples * (2 if options.subtype == "PCM_16" else 4) + _WAV_HEADER_BYTES))
 
 
 def _job_name(item: ListedMixture) -> str:
@@ -163,13 +199,13 @@ def _job_name(item: ListedMixture) -> str:
 
 
 def _job(data_dir: Path, item: ListedMixture, clips: Mapping[str, MixClip], options: MixingOptions) -> Job:
-    parts = ["mix", *(f"s{k}" for k in range(1, len(item.voices) + 1)), *(["noise"] if _has_rest(item) else [])]
+    parts = ["mix", *(f"s{k}" for k in range(1, len(item.voices) + 1)), *(["noise"] if has_rest(item) else [])]
     outputs = tuple(data_dir / "audio" / item.split / part / f"{item.mixture_id}.wav" for part in parts)
     sounds = tuple(clips[voice.utterance_id].audio_path for voice in item.voices)
     used = [options.noise_dir / item.noise] if item.noise and options.noise_dir else []
     responses = filter(None, (response_file(voice.response) for voice in item.voices))
     used += [options.rir_dir / name for name in responses if options.rir_dir]
-    text = f"{astuple(replace(item, row=0))} {options} {file_key(*sounds, *used)}"
+    text = f"{astuple(replace(item, row=0, source='', seconds=None))} {options} {file_key(*sounds, *used)}"
     return Job(_job_name(item), hashlib.sha256(text.encode()).hexdigest(), outputs, _Work(item, sounds, outputs, options))
 
 
@@ -220,15 +256,15 @@ def _length(lengths: Sequence[int], options: MixingOptions) -> int:
     return int(min(length, options.max_sec * options.sample_rate))
 
 
-def _has_rest(item: ListedMixture) -> bool:
+def has_rest(item: ListedMixture) -> bool:
+    """Whether more than voices is heard: noise, or a room."""
     return bool(item.noise) or any(voice.response for voice in item.voices)
 
 
 def _bytes(item: ListedMixture, clips: Mapping[str, MixClip], options: MixingOptions) -> int:
     lengths = [clips[voice.utterance_id].length for voice in item.voices]
-    samples = min(min(lengths) if options.length == MIN else max(lengths), options.max_sec * options.sample_rate)
-    n_files = 1 + len(item.voices) + _has_rest(item)
-    return int(n_files * (samples * (2 if options.subtype == "PCM_16" else 4) + _WAV_HEADER_BYTES))
+    samples = min(lengths) if options.length == MIN else max(lengths)
+    return mixture_bytes(len(lengths), samples, has_rest(item), options)
 
 
 def _row(item: ListedMixture, clips: Mapping[str, MixClip], options: MixingOptions, result: Mapping[str, int]) -> Mixture:
@@ -237,7 +273,7 @@ def _row(item: ListedMixture, clips: Mapping[str, MixClip], options: MixingOptio
         mixture_id=item.mixture_id,
         mixture_path=f"{folder}/mix/{item.mixture_id}.wav",
         source_paths=tuple(f"{folder}/s{k}/{item.mixture_id}.wav" for k in range(1, len(item.voices) + 1)),
-        noise_path=f"{folder}/noise/{item.mixture_id}.wav" if _has_rest(item) else "",
+        noise_path=f"{folder}/noise/{item.mixture_id}.wav" if has_rest(item) else "",
         length=result["length"],
         mouth_paths=tuple(clips[voice.utterance_id].mouth_path for voice in item.voices),
         frames=-(-result["length"] * round(options.fps) // options.sample_rate),

@@ -113,7 +113,7 @@ def _extraction_row(line: int, fields: list[str], size: int, sign: float, max_db
     )
     if any(not voice.speaker or voice.utterance_id == voice.speaker for voice in voices):
         return Problem(line, name, "", "a speaker or a clip is empty")
-    return ListedMixture(mixture_name(voices), split, voices, row=line)
+    return ListedMixture(mixture_name(voices), split, voices, row=line, seconds=seconds)
 
 
 def _gain_row(

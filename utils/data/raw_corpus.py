@@ -2,7 +2,8 @@
 
     <data_dir>/utterances/<id>.wav      the sound of each clip, 16 kHz mono
     <data_dir>/audio/<split>/{mix,s1,s2,…}/<mixture>.wav
-    <data_dir>/mixtures.csv             the list that they were made from (utils/data/mix_lists.py)
+    <data_dir>/mixtures.csv             the list that they were made from (utils/data/mix_lists.py), and
+    <data_dir>/mixtures.mixing.json     how (utils/data/list_settings.py)
     <data_dir>/{train,val,test}.csv     the mixtures; train only where a list or `n_train` asks for it
     <data_dir>/utterances.csv           the clips of the training speakers, for dynamic mixing
     <data_dir>/clips.csv                the clips of the other splits: stage 1 holds their mouths against their sounds
@@ -17,7 +18,7 @@ import hashlib
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,10 +26,20 @@ from pathlib import Path
 from utils.data.corpus_output import label_mixtures, print_summary, refuse_failures, write_corpus
 from utils.data.disk import require_space
 from utils.data.jobs import Job, file_key, pending, run_jobs
-from utils.data.list_maker import ListClip, ListOptions, draw_mixtures
+from utils.data.list_maker import ListClip, ListOptions, count_mixtures, draw_mixtures
+from utils.data.list_settings import settings_path, write_settings
 from utils.data.manifest import Problem, Utterance
 from utils.data.mix_lists import SPLITS, ListedMixture, absent_clips, write_mix_list
-from utils.data.mixture_making import MixClip, MixingOptions, make_mixtures
+from utils.data.mixture_making import (
+    MAX,
+    MixClip,
+    MixingOptions,
+    has_rest,
+    made_before,
+    make_mixtures,
+    mixture_bytes,
+    remove_mixtures,
+)
 from utils.data.videos import FILE_NAME, VideoClip, write_videos
 from utils.errors import UserError
 
@@ -36,6 +47,7 @@ log = logging.getLogger(__name__)
 SAMPLE_RATE_HZ = 16000
 FPS = 25
 _SAMPLE_BYTES = 4  # the sounds are float32
+_SECONDS_APART = 0.1  # a list's duration and that of the mixture that it names
 _PROBED = 40  # clips whose durations stand for all, in the estimate of the disk
 
 
@@ -124,15 +136,17 @@ def prepare_raw_corpus(
     problems = list(problems)
     clips, found = _checked_clips(clips)
     problems += found
-    lengths, found = _extract(clips, data_dir, reader, options)
+    lengths, found = _extract(clips, data_dir, reader, options, listed)
     problems += found
     if listed is not None:
-        kept = absent_clips(listed, lengths, data_dir / "mixtures.csv")
-        listed, problems = list(kept.mixtures), [*problems, *kept.problems]
+        known = {clip.utterance_id for clip in clips} | {problem.item_id for problem in problems}
+        listed, found = _matching(listed, clips, lengths, known, options)
+        problems += found
     refuse_failures(data_dir / "failed.csv", problems, options.max_failed)
     clips = [clip for clip in clips if clip.utterance_id in lengths]
     listed = _draw(clips, lengths, options) if listed is None else listed
     mix_clips = {clip.utterance_id: _mix_clip(clip, data_dir, lengths) for clip in clips}
+    earlier = made_before(data_dir)
     made, found = make_mixtures(data_dir, listed, mix_clips, options.mixing, options.nj)
     problems += found
     refuse_failures(data_dir / "failed.csv", problems, options.max_failed)
@@ -143,10 +157,10 @@ def prepare_raw_corpus(
     contents = label_mixtures(by_split, {clip.speaker for clip in train} if train else None)
     contents["utterances"] = [_utterance(clip, lengths) for clip in train]
     contents["clips"] = [_utterance(clip, lengths) for clip in others]
-    if listed:
-        write_mix_list(data_dir / "mixtures.csv", listed)
+    _write_list(data_dir / "mixtures.csv", listed, options.mixing)
     write_corpus(data_dir, data_dir, SAMPLE_RATE_HZ, contents, mouths_go_on=True)
     write_videos(data_dir / FILE_NAME, [_video(clip) for clip in clips])
+    remove_mixtures(data_dir, earlier - {(item.split, item.mixture_id) for item in listed})
     print_summary(data_dir, contents, problems)
 
 
@@ -182,7 +196,11 @@ def _checked_clips(clips: Sequence[RawClip]) -> tuple[list[RawClip], list[Proble
 
 
 def _extract(
-    clips: Sequence[RawClip], data_dir: Path, reader: VideoReader, options: RawOptions
+    clips: Sequence[RawClip],
+    data_dir: Path,
+    reader: VideoReader,
+    options: RawOptions,
+    listed: Sequence[ListedMixture] | None,
 ) -> tuple[dict[str, int], list[Problem]]:
     """The sounds of all clips as files; their samples by id."""
     jobs = []
@@ -192,7 +210,10 @@ def _extract(
         jobs.append(Job(clip.utterance_id, key, (output,), (clip, output)))
     journal = data_dir / "utterances" / ".made.jsonl"
     todo, _ = pending(jobs, journal)
-    require_space(data_dir, _estimate([job.given[0] for job in todo], reader), f"the sounds of {len(todo)} clips")
+    mean_sec = _mean_duration_sec([job.given[0] for job in todo], reader)
+    n_bytes = math.ceil(mean_sec * len(todo) * SAMPLE_RATE_HZ * _SAMPLE_BYTES)
+    n_mixtures, mixtures_bytes = _mixtures_to_come(data_dir, mean_sec, options, listed)
+    require_space(data_dir, n_bytes + mixtures_bytes, f"the sounds of {len(todo)} clips and {n_mixtures} mixtures")
     results, reasons = run_jobs(partial(_extract_one, reader.extract), jobs, journal, options.nj, "sounds", "clip")
     lengths, problems = {}, []
     for clip in clips:
@@ -211,8 +232,71 @@ def _extract_one(extract: Callable[[RawClip, Path], int], given: tuple[RawClip, 
     return int(extract(*given))
 
 
-def _estimate(clips: Sequence[RawClip], reader: VideoReader) -> int:
-    """Bytes of the sounds, from the durations of some of the clips."""
+def _mixtures_to_come(
+    data_dir: Path, mean_sec: float, options: RawOptions, listed: Sequence[ListedMixture] | None
+) -> tuple[int, int]:
+    """How many mixtures are still to be made, and their bytes where they last as long as the mean clip; that is more than
+    they will take, for the shortest clip ends a mixture."""
+    if listed is None:
+        n_mixtures, n_voices = sum(options.n_mixtures.values()), options.draw.n_src
+        rest = bool(options.draw.noises and options.draw.noise_share) or options.draw.rooms.share > 0
+    else:
+        n_mixtures = len(listed)
+        n_voices, rest = max((len(item.voices) for item in listed), default=0), any(map(has_rest, listed))
+    there = sum(1 for split in SPLITS for _ in (data_dir / "audio" / split / "mix").glob("*.wav"))
+    n_mixtures = max(n_mixtures - there, 0)
+    longest = n_voices if options.mixing.length == MAX else 1
+    return n_mixtures, n_mixtures * mixture_bytes(n_voices, longest * mean_sec * SAMPLE_RATE_HZ, rest, options.mixing)
+
+
+def _matching(
+    listed: Sequence[ListedMixture],
+    clips: Sequence[RawClip],
+    lengths: Mapping[str, int],
+    known: Collection[str],
+    options: RawOptions,
+) -> tuple[list[ListedMixture], list[Problem]]:
+    """The mixtures of a list that are such as the list says by the clips that are there."""
+    there = absent_clips(listed, lengths, known)
+    speakers = {clip.utterance_id: clip.speaker for clip in clips}
+    kept, problems = [], list(there.problems)
+    for item in there.mixtures:
+        reason = _reason_against(item, speakers, lengths, options)
+        if reason:
+            problems.append(Problem(item.row, item.mixture_id, item.source, reason))
+        else:
+            kept.append(item)
+    return kept, problems
+
+
+def _reason_against(item: ListedMixture, speakers: Mapping[str, str], lengths: Mapping[str, int], options: RawOptions) -> str:
+    ids = [voice.utterance_id for voice in item.voices]
+    for voice in item.voices:
+        speaker = speakers[voice.utterance_id]
+        if voice.speaker and speaker and voice.speaker != speaker:
+            return f"the list says that {voice.utterance_id} is of {voice.speaker}, the corpus that it is of {speaker}"
+    counts = Counter(speakers[name] for name in ids if speakers[name])
+    if max(counts.values(), default=0) > 1 and not options.draw.same_speaker:
+        return f"mixes the speaker {counts.most_common(1)[0][0]} with himself; --same_speaker true allows that"
+    chosen = max if options.mixing.length == MAX else min
+    seconds = chosen(lengths[name] for name in ids) / SAMPLE_RATE_HZ
+    if item.seconds is not None and abs(seconds - item.seconds) > _SECONDS_APART:
+        return f"lasts {seconds:.3f} s by its clips where the list says {item.seconds:g} s; these are other clips"
+    return ""
+
+
+def _write_list(path: Path, listed: Sequence[ListedMixture], mixing: MixingOptions) -> None:
+    """The list and how its audio was made; nothing stays of an earlier list where there is none now."""
+    if listed:
+        write_mix_list(path, listed)
+        write_settings(path, mixing)
+    else:
+        path.unlink(missing_ok=True)
+        settings_path(path).unlink(missing_ok=True)
+
+
+def _mean_duration_sec(clips: Sequence[RawClip], reader: VideoReader) -> float:
+    """How long clips last, from some of them."""
     durations_sec = []
     for clip in clips[:: max(len(clips) // _PROBED, 1)]:
         try:
@@ -220,17 +304,27 @@ def _estimate(clips: Sequence[RawClip], reader: VideoReader) -> int:
         except UserError:
             continue  # it will be listed when its sound is taken
     if not durations_sec:
-        return 0
-    return math.ceil(sum(durations_sec) / len(durations_sec) * len(clips) * SAMPLE_RATE_HZ * _SAMPLE_BYTES)
+        return 0.0
+    return sum(durations_sec) / len(durations_sec)
 
 
 def _draw(clips: Sequence[RawClip], lengths: dict[str, int], options: RawOptions) -> list[ListedMixture]:
     """Lists for the splits that have clips and of which mixtures are wanted."""
     listed = []
     for split in SPLITS:
+        wanted = options.n_mixtures.get(split, 0)
         chosen = [ListClip(c.utterance_id, c.speaker, lengths[c.utterance_id]) for c in clips if c.split == split]
-        if chosen and options.n_mixtures.get(split, 0):
-            listed += draw_mixtures(chosen, split, options.n_mixtures[split], options.seed, options.draw)
+        possible = count_mixtures([clip.speaker for clip in chosen], options.draw.n_src, options.draw.same_speaker)
+        if wanted and not possible:
+            speakers = len({clip.speaker for clip in chosen})
+            raise UserError(
+                f"the {split} split has {len(chosen)} clips of {speakers} speakers, of which no mixture can be made: give "
+                f"more, or say --n_{split} 0, or change the splits (--{split}_share) or --same_speaker"
+            )
+        if possible < wanted:
+            log.warning("%s: only %d different mixtures can be made where %d were wanted", split, possible, wanted)
+        if wanted:
+            listed += draw_mixtures(chosen, split, min(wanted, possible), options.seed, options.draw)
     return listed
 
 

@@ -10,7 +10,8 @@ MEASURES = (WHOLE, ACTIVE)
 _SMOOTHING_SEC = 0.03
 _HANGOVER_SEC = 0.2
 _MARGIN_DB = 15.9  # between the active level and the threshold that tells speech from pauses
-_THRESHOLDS = 2.0 ** np.arange(-15, 6)  # of the envelope, beside the signal's own RMS: 6 dB apart
+# of the envelope, beside the signal's own RMS: 0.75 dB apart. P.56's 6 dB, for meters of its time, are up to 2 dB off
+_THRESHOLDS = 2.0 ** np.arange(-15, 5.01, 0.125)
 
 
 def level_db(signal: np.ndarray, sample_rate: int, measure: str) -> float:
@@ -57,11 +58,9 @@ def _active_gain_db(signal: np.ndarray, sample_rate: int) -> float:
 
 def _active_shares(envelope: np.ndarray, hangover: int) -> np.ndarray:
     """The share of the time in which the envelope is above each threshold, or was within the hangover before."""
-    shares = np.zeros(len(_THRESHOLDS))
-    for index, threshold in enumerate(_THRESHOLDS):
-        above = np.flatnonzero(envelope >= threshold)
-        if not len(above):
-            break
-        gaps = np.diff(above, append=len(envelope))  # each sample above counts until the next one, or the hangover's end
-        shares[index] = np.minimum(gaps, hangover).sum() / len(envelope)
-    return shares
+    from scipy.ndimage import maximum_filter1d
+
+    # a sample counts at the thresholds up to the loudest of the samples that are no more than a hangover before it
+    padded = np.concatenate([np.zeros(hangover - 1), envelope])
+    loudest = maximum_filter1d(padded, hangover)[hangover // 2 :][: len(envelope)]
+    return 1 - np.searchsorted(np.sort(loudest), _THRESHOLDS) / len(envelope)

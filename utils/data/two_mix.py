@@ -9,16 +9,18 @@ of each corpus (`MouthRule`) says what an id looks like. The lists' absolute pat
 found by their names below the corpus' folder.
 """
 
+import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from utils.data.audio import probe_audio
-from utils.data.files import read_json
 from utils.data.manifest import Mixture, Problem
 from utils.errors import UserError
 
+log = logging.getLogger(__name__)
 SPLIT_FOLDERS = {"train": "tr", "val": "cv", "test": "tt"}
 SAMPLE_RATE_HZ = 16000
 FPS = 25.0
@@ -106,6 +108,8 @@ def read_two_mix(root: Path, rule: MouthRule, json_dir: Path | None = None) -> t
         listed = _json_items(json_dir / folder) if json_dir and (json_dir / folder).is_dir() else None
         if listed is None and not (place / "mix").is_dir():
             continue
+        if json_dir and listed is None:
+            log.warning("%s: has no %s/; for %s the folders below %s say what there is", json_dir, folder, split, place)
         found = list(_listed_items(*listed) if listed else _folder_items(place))
         mixtures[split] = []
         for item in found:
@@ -149,11 +153,20 @@ def _by_stem(folder: Path) -> dict[str, str]:
 def _json_items(folder: Path) -> tuple[Path, dict[str, list]]:
     """The json lists of a split by part: mix, s1, s2, and s3 where there is one."""
     parts = ["mix", "s1", "s2", *(["s3"] if (folder / "s3.json").is_file() else [])]
-    lists = {part: read_json(folder / f"{part}.json") for part in parts}
+    lists = {part: _read_list(folder / f"{part}.json") for part in parts}
     for part, rows in lists.items():
         if not isinstance(rows, list) or not rows:
             raise UserError(f"{folder / part}.json: no list of [path, samples]; copy it again")
     return folder, lists
+
+
+def _read_list(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path}: no such file; copy the lists of this split again, or give no --json_dir") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); copy it again") from None
 
 
 def _listed_items(folder: Path, lists: dict[str, list]) -> Iterator[_Item | Problem]:
