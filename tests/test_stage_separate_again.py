@@ -123,7 +123,7 @@ def test_two_processes_do_not_write_into_one_folder(stage, experiment, tmp_path)
     root = make_folder(tmp_path / "mine")
     folder = experiment / "separated" / "mine"
     folder.mkdir(parents=True)
-    with separate._alone(folder), pytest.raises(UserError, match="another process"):
+    with separate.alone(folder), pytest.raises(UserError, match="another process"):
         stage(experiment, root)
 
 
