@@ -31,6 +31,15 @@ from utils.errors import UsageError, UserError
 from utils.stages import separate
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Samples are compared between processes: all of them compute with one thread."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.fixture(scope="module")
 def lips(tmp_path_factory) -> Path:
     return make_lips(tmp_path_factory.mktemp("lips") / "lips.pth.tar")

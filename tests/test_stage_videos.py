@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from separation_helpers import RATE_HZ, Stage, make_experiment, make_lips, rows_of, state_of
 from video_helpers import Video
 
@@ -76,6 +77,16 @@ def make_video(folder: Path, name: str = "talk", people=FACES, seconds: float = 
 def sound_of(tmp_path: Path) -> Path:
     (path,) = tmp_path.glob("dump/videos/talk-*/talk/sound.wav")
     return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Samples are compared between processes: all of them compute with one thread."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="module")
