@@ -15,6 +15,7 @@ from asteroid.masknn.recurrent import DPRNNBlock
 from torch import nn
 from torch.nn.functional import avg_pool1d
 
+from local_models.attention import FrameAttention
 from local_models.bands import BandMerge, BandSplit
 from local_models.separator import SHARED_ARGUMENTS, AVSeparator, mean_of_others, own_and_others
 
@@ -98,6 +99,7 @@ class TFDPRNN(nn.Module):
         exchange (bool): Streams of a mixture hear each other before every block of theirs but the first, and see each
             other's cues.
         share_repeats (bool): The blocks of the mixture have the same weights, and so have those of the streams.
+        attention_heads (int): Heads of an attention over the frames after each block; 0: none.
         norm_type, rnn_type, bidirectional: Those of Asteroid's `DPRNNBlock`.
 
     Shape:
@@ -129,6 +131,7 @@ class TFDPRNN(nn.Module):
         fuse_every_block: bool,
         exchange: bool,
         share_repeats: bool,
+        attention_heads: int,
         norm_type: str,
         rnn_type: str,
         bidirectional: bool,
@@ -143,6 +146,8 @@ class TFDPRNN(nn.Module):
         self.split_norm = norm(bn_chan)
         n_distinct = len({self._own_weights(index) for index in range(n_repeats)})
         self.net = nn.ModuleList(DPRNNBlock(bn_chan, hid_size, norm, bidirectional, rnn_type) for _ in range(n_distinct))
+        n_attentions = n_distinct if attention_heads else 0
+        self.attentions = nn.ModuleList(FrameAttention(bn_chan, attention_heads) for _ in range(n_attentions))
         n_stream_repeats = n_repeats - n_audio_repeats
         n_fusions = (n_stream_repeats if fuse_every_block else 1) if visual_chan else 0
         cue_chan = visual_chan * (2 if exchange else 1)
@@ -171,6 +176,7 @@ class TFDPRNN(nn.Module):
             if cues is not None and index >= self.n_audio_repeats:
                 grid = self._steer(grid, cues, index - self.n_audio_repeats, n_streams)
             grid = self.net[self._own_weights(index)](grid)
+            grid = self.attentions[self._own_weights(index)](grid) if self.attentions else grid
         return self._merge(grid, n_frames).unflatten(0, (-1, n_streams)).flatten(1, 2)
 
     def _split(self, features: torch.Tensor) -> torch.Tensor:
@@ -202,7 +208,7 @@ class AVTFDPRNN(AVSeparator):
     Args:
         mask (str): `complex` (a complex product), `real` (a gain for each bin), or `mapping` (the spectrum itself).
         bn_chan, hid_size, n_repeats, n_audio_repeats, bands, grid_stride, fusion, fuse_every_block, exchange,
-            share_repeats, norm_type, rnn_type, bidirectional: See `TFDPRNN`.
+            share_repeats, attention_heads, norm_type, rnn_type, bidirectional: See `TFDPRNN`.
         Others: See `AVSeparator`; the filterbank is an STFT.
 
     Raises:
@@ -229,6 +235,7 @@ class AVTFDPRNN(AVSeparator):
         fuse_every_block: bool = True,
         exchange: bool = True,
         share_repeats: bool = False,
+        attention_heads: int = 0,
         norm_type: str = "gLN",
         rnn_type: str = "LSTM",
         bidirectional: bool = True,
@@ -261,6 +268,7 @@ class AVTFDPRNN(AVSeparator):
             fuse_every_block=fuse_every_block,
             exchange=exchange and n_cues != 1,
             share_repeats=share_repeats,
+            attention_heads=attention_heads,
             norm_type=norm_type,
             rnn_type=rnn_type,
             bidirectional=bidirectional,
@@ -282,6 +290,8 @@ def _problems(config: dict) -> Iterator[str]:
         yield f"mask is '{config['mask']}'; one of: {', '.join(MASKS)}"
     if config["n_audio_repeats"] >= config["n_repeats"]:
         yield f"n_audio_repeats ({config['n_audio_repeats']}) must be below n_repeats ({config['n_repeats']})"
+    if config["attention_heads"] and config["bn_chan"] % config["attention_heads"]:
+        yield f"attention_heads ({config['attention_heads']}) must divide bn_chan ({config['bn_chan']})"
     if config["grid_stride"] > 1 and config["grid_stride"] % 2:
         yield f"grid_stride is {config['grid_stride']}; 1 or an even number"
 

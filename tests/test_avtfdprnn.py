@@ -4,6 +4,7 @@ import pytest
 import torch
 from asteroid.masknn import norms
 
+from local_models.attention import FrameAttention
 from local_models.avtfdprnn import AVTFDPRNN, _norm
 from local_models.bands import BandSplit, parse_bands
 
@@ -113,6 +114,38 @@ def test_the_mixtures_blocks_run_once_whatever_the_number_of_faces():
         block.register_forward_hook(lambda _, given, __: sizes.append(given[0].shape[0]))
     net(*inputs(batch=2, faces=3))
     assert sizes == [2, 2, 6]
+
+
+def test_attention_starts_as_identity_and_then_brings_far_frames_near():
+    torch.manual_seed(0)
+    layer, grid = FrameAttention(8, n_heads=2), torch.randn(3, 8, 5, 40)
+    assert torch.equal(layer(grid), grid)
+    torch.nn.init.normal_(layer.project.weight, std=0.3)
+    before, changed = layer(grid), grid.clone()
+    changed[1, :, :, 39] *= -1
+    moved = (layer(changed) - before).abs().amax(dim=(1, 2))
+    assert moved[1, 0] > 1e-5 and moved[[0, 2]].max() == 0  # the first frame of that stream hears its last one
+
+
+def test_attention_is_torchs_attention_over_flattened_bands():
+    torch.manual_seed(0)
+    layer, grid = FrameAttention(4, n_heads=2, key_chan=3), torch.randn(1, 4, 5, 7)
+    torch.nn.init.normal_(layer.project.weight, std=0.3)
+    queries, keys, values = layer.queries_keys_values(layer.norm(grid))[0].split((6, 6, 4))
+    heads = []
+    for head in range(2):
+        query, key = (part[3 * head : 3 * head + 3].reshape(15, 7) for part in (queries, keys))
+        weights = (query.T @ key / 15**0.5).softmax(dim=-1)
+        heads.append((values[2 * head : 2 * head + 2].reshape(10, 7) @ weights.T).reshape(2, 5, 7))
+    torch.testing.assert_close(layer(grid), grid + layer.project(torch.cat(heads)[None]))
+
+
+def test_the_network_takes_attention_after_each_block():
+    net = tiny(attention_heads=2)
+    assert len(net.masker.attentions) == 3 and len(tiny().masker.attentions) == 0
+    assert net(*inputs()).shape == (1, 2, 3200)
+    with pytest.raises(ValueError, match=r"attention_heads \(3\) must divide bn_chan \(8\)"):
+        tiny(attention_heads=3)
 
 
 def test_the_fused_norm_is_asteroids_global_layer_norm():

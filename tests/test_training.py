@@ -227,6 +227,34 @@ def test_resuming_gives_the_same_curve_with_dropout_and_loader_processes(corpus,
     assert_same_curve(cut, whole)
 
 
+def test_the_moving_average_of_the_weights_is_validated_kept_and_resumed(corpus, tmp_path):
+    plain, whole, cut = tmp_path / "plain", tmp_path / "whole", tmp_path / "cut"
+    average = {"optim": {"ema_decay": 0.8, "lr": 0.01}}
+    run(corpus, plain, conf_of(tmp_path, training={"epochs": 2}))
+    run(corpus, whole, conf_of(tmp_path, training={"epochs": 2}, **average))
+    assert [row["loss"] for row in history(whole)] == [row["loss"] for row in history(plain)]
+    assert [row["val_loss"] for row in history(whole)] != [row["val_loss"] for row in history(plain)]
+    run(corpus, tmp_path / "once", conf_of(tmp_path, training={"epochs": 1}, **average))
+    state = torch.load(tmp_path / "once" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    kept = torch.load(tmp_path / "once" / "best_model.pth", weights_only=True)["model"]
+    assert all(torch.equal(tensor, state[f"average.module.{name}"]) for name, tensor in kept.items())
+    assert any(not torch.equal(tensor, state[f"network.{name}"]) for name, tensor in kept.items())
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("utils.engine.callbacks.write_history", lambda path, rows: len(rows) == 2 and stop())
+        run(corpus, cut, conf_of(tmp_path, training={"epochs": 2}, **average))  # dies before its second checkpoint
+    run(corpus, cut, conf_of(tmp_path, training={"epochs": 2}, **average))
+    assert_same_curve(cut, whole)
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_average_that_never_moves_is_refused(tmp_path):
+    with pytest.raises(UserError, match="ema_decay must be below 1"):
+        conf_of(tmp_path, optim={"ema_decay": 1.0})
+
+
 def test_what_early_stopping_ended_is_not_trained_on(corpus, tmp_path):
     changes = {"training": {"epochs": 9, "early_stop": 1}, "optim": {"lr": 1e-9}}
     run(corpus, tmp_path / "exp", conf_of(tmp_path, **changes))

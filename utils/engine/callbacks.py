@@ -68,7 +68,7 @@ class EpochReport(pl.Callback):
             return
         if is_best:
             infos = {"epoch": row["epoch"], "val_loss": row["val_loss"], "val_si_snri": row["val_si_snri"]}
-            save_model(self.exp_dir / "best_model.pth", system.network, self.conf, infos)
+            save_model(self.exp_dir / "best_model.pth", system.kept_network, self.conf, infos)
         write_history(self.exp_dir / "history.csv", self.rows)
         draw_curves(self.exp_dir / "curves.png", self.rows, self.exp_dir.name)
         log.info(

@@ -64,6 +64,8 @@ class OptimConf:
     """plateau: times `plateau_factor` after `plateau_patience` epochs without gain; cosine: to zero over all epochs."""
     plateau_patience: int = 5
     plateau_factor: float = 0.5
+    ema_decay: float = 0.0
+    """Validate and keep an exponential moving average of the weights, whose past counts for so much a step; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,9 @@ CHOICES = {
 }
 MAY_BE_ZERO = {
     "early_stop", "seed", "warmup_steps", "weight_decay", "audio_examples", "gradient_clipping", "plateau_patience",
-    "stft_weight", "block_weight", *DATA_MAY_BE_ZERO, *MODEL_MAY_BE_ZERO,
+    "stft_weight", "block_weight", "ema_decay", *DATA_MAY_BE_ZERO, *MODEL_MAY_BE_ZERO,
 }  # fmt: skip
-SHARES = ("visual_dropout", "plateau_factor", *DATA_SHARES)
+SHARES = ("visual_dropout", "plateau_factor", "ema_decay", *DATA_SHARES)
 
 
 @dataclass(frozen=True)
@@ -307,5 +309,7 @@ def _kind_name(kind: type) -> str:
 
 def _check_together(path: Path, nested: Conf, changed: dict[str, Any]) -> None:
     problems = list(chain(model_problems(nested["model"]["name"], nested), data_problems(nested)))
+    if nested["optim"]["ema_decay"] == 1:
+        problems.append("optim.ema_decay must be below 1, or the average stays where it began")
     if problems:
         raise UserError(f"{path}{' with --train_args' if changed else ''}: {'; '.join(problems)}")

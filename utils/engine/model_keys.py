@@ -16,7 +16,7 @@ MODEL_CHOICES = {
     "norm_type": ("gLN", "cLN", "cgLN"),
     "rnn_type": ("LSTM", "GRU", "RNN"),
 }
-MODEL_MAY_BE_ZERO = {"n_cues", "visual_dropout", "visual_blocks", "n_audio_repeats"}
+MODEL_MAY_BE_ZERO = {"n_cues", "visual_dropout", "visual_blocks", "n_audio_repeats", "attention_heads"}
 
 # The networks' arguments by section: {key: (section, default)}. A default gives the type; visual_dim comes from the
 # embeddings.
@@ -61,6 +61,7 @@ MODEL_KEYS: dict[str, dict[str, tuple[str, Any]]] = {
         "fuse_every_block": ("masknet", True),
         "exchange": ("masknet", True),
         "share_repeats": ("masknet", False),
+        "attention_heads": ("masknet", 0),
         **_RNN_KEYS,
         **_VISUAL_KEYS,
         "visual_chan": ("visual", 64),
@@ -122,6 +123,8 @@ def model_problems(name: str, nested: dict[str, dict[str, Any]]) -> Iterator[str
         yield from _band_problems(mask["bands"], bank["n_filters"] // 2 + 1)
         if mask["grid_stride"] > 1 and mask["grid_stride"] % 2:
             yield "masknet.grid_stride must be 1 or even"
+        if mask["attention_heads"] and mask["bn_chan"] % mask["attention_heads"]:
+            yield "masknet.attention_heads must divide masknet.bn_chan"
 
 
 def _band_problems(bands: str, n_bins: int) -> Iterator[str]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from utils.engine.config import LossConf, OptimConf
 from utils.engine.losses import SeparationLoss, faceless, si_snri_db
@@ -33,13 +34,20 @@ class AVSystem(pl.LightningModule):
         self.block_weight = loss.block_weight
         self.loss = SeparationLoss(loss)
         self.learning_rate = LearningRate(optim, total_steps)
+        averaging = get_ema_multi_avg_fn(optim.ema_decay)
+        self.average = AveragedModel(network, multi_avg_fn=averaging) if optim.ema_decay else None
+
+    @property
+    def kept_network(self) -> nn.Module:
+        """What is validated and kept: the moving average of the network where there is one, the network otherwise."""
+        return self.average.module if self.average else self.network
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Voices (batch, n_src, time) of a batch."""
-        return self.network(batch["mixture"], batch.get("visual"))
+        """Voices (batch, n_src, time) of a batch, by the network that is kept."""
+        return self.kept_network(batch["mixture"], batch.get("visual"))
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        *earlier, voices = self._each_block(batch) if self.block_weight else [self(batch)]
+        *earlier, voices = self._in_training(batch)
         loss, gains = self._step(batch, voices)
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["sources"]))
         gain = gains.mean() if len(gains) else loss.new_zeros(())
@@ -47,8 +55,15 @@ class AVSystem(pl.LightningModule):
         self.log("step_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
         return loss + self.block_weight * sum(self._loss(batch, voices)[0] for voices in earlier)
 
-    def _each_block(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        return self.network.after_each_block(batch["mixture"], batch.get("visual"))
+    def _in_training(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """The voices of the network in training, before them those after its earlier blocks where the loss wants them."""
+        given = batch["mixture"], batch.get("visual")
+        return self.network.after_each_block(*given) if self.block_weight else [self.network(*given)]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.average:
+            self.average.update_parameters(self.network)
 
     def on_validation_epoch_start(self) -> None:
         self._val_sums = torch.zeros(4, dtype=torch.float64, device=self.device)  # of loss, mixtures, SI-SNRi, its mixtures

@@ -34,7 +34,7 @@ PRODUCTS = ("conf.yml", "left_out.csv", "checkpoints", "best_model.pth", "histor
             "log/tensorboard", "frontend.json", "separated", "results")  # fmt: skip
 # Keys that older experiments lack, with the value at which nothing has changed for them.
 LATER_DEFAULTS = {"data.task": "separation", "data.interferer_dir": "", "data.interferer_share": 0.0, "data.lone_voice": 0.0,
-                  "loss.block_weight": 0.0}  # fmt: skip
+                  "loss.block_weight": 0.0, "masknet.attention_heads": 0, "optim.ema_decay": 0.0}  # fmt: skip
 NEUTRAL_KEYS = ("num_workers", "logger", "audio_examples")  # they change no number of the result
 
 
