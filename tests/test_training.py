@@ -143,7 +143,7 @@ def test_marks_of_experiments_from_before_a_key_came_still_hold(corpus):
     from utils.data.acoustics import AcousticOptions, Acoustics
     from utils.stages.train import LATER_DEFAULTS, _inputs
 
-    conf = read_conf(ROOT / "conf/avdprnn.yml")
+    conf = read_conf(ROOT / "conf/avdprnn.yml", ["--attention_heads", "0"])
     inputs = _inputs(conf, {}, corpus["utterances"], corpus["val"], Acoustics(AcousticOptions(), 16000))
     assert not LATER_DEFAULTS.keys() & inputs.keys() and "data.off_screen" in inputs
     changed = read_conf(ROOT / "conf/avdprnn.yml", ["--interferer_share", "0.5", "--interferer_dir", "d"])
