@@ -24,7 +24,7 @@ data_dir=           # the prepared corpus; empty: data/<corpus>
 alignment=centred8  # raw video: how mouths are aligned, centred8 or forward5 (as the lip network was trained)
 dump_dir=dump       # where embeddings are kept
 
-frontend_weights=   # checkpoint of the lip-reading front end; empty: the demo's own for the demo
+frontend_weights=   # checkpoint of the lip-reading front end, or a folder of ready-made features; empty: the demo's own
 frontend_conf=      # its conf/lipreading/*.json; empty: found out from the checkpoint
 frontend_layer=trunk # trunk or tcn: the output whose features are used
 views=centre        # crops to embed: centre or centre,flip
@@ -93,7 +93,11 @@ export AVSEP_RUN_PID=$$ # stages end when this process does
 if ((stop_stage >= 3)); then log "experiment $exp_dir"; fi
 
 run_stage 0 prepare corpus corpus_dir corpus_args data_dir nj max_failed force
-run_stage 1 mouths data_dir alignment nj max_failed force
+if [[ ! -d $frontend_weights ]]; then
+    run_stage 1 mouths data_dir alignment nj max_failed force
+elif runs 1; then
+    log "stage 1_mouths: skipped, $frontend_weights holds ready-made features"
+fi
 if ! is_audio_only "$conf" "$train_args"; then
     run_stage 2 embeddings data_dir frontend_weights frontend_conf frontend_layer views precision dump_dir nj id \
         max_failed force

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils.benchmarks.comparison_results import Run, summary
 from utils.data.audio import write_wav
 from utils.metrics import QUIETEST_DB, silent_output
 from utils.stages import score
@@ -111,3 +112,12 @@ def test_a_heard_target_with_a_silent_output_is_counted_and_moves_no_mean(tmp_pa
     assert final["absent"]["nan_reasons"]["si_snr"] == {"the reference is silent": 1}
     text = (tmp_path / "some/exp/results/test/RESULTS.md").read_text()
     assert "heard targets got a silent output" in text and row_of(text, "speech+speech")[2].strip() == "0"
+
+
+def test_a_comparison_counts_the_mixtures_of_its_means_without_absent_targets(tmp_path):
+    metrics = {"si_snr_imp": {"mean": 5.0, "standard_error": 0.5, "nan": 3}}
+    overall = {"n": 10, "n_heard": 7, "n_silent": 3, "n_silent_output": 0, "metrics": metrics}
+    older = {"n": 4, "metrics": metrics}  # of a final_metrics.json that knew no absent targets
+    final = {"overall": overall, "subsets": {"same": older}, "n_order_unknown": 0, "provenance": {"date": "today"}}
+    scores = summary([Run(0, tmp_path, final, {})])["0"]["scores"]
+    assert {name: group["mixtures"] for name, group in scores.items()} == {"all": 7, "same": 4}

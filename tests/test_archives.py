@@ -155,9 +155,9 @@ def test_two_files_of_one_id_are_told_and_neither_is_taken(tmp_path):
 
 
 def test_a_stage_that_fits_goes_on_and_one_that_does_not_is_refused(tmp_path):
-    require_space(tmp_path / "not" / "yet", 10**6, "10 files")
-    with pytest.raises(UserError, match="10 files need about 1e\\+06 TB where"):
-        require_space(tmp_path / "not" / "yet", 10**18, "10 files")
+    require_space(tmp_path / "not" / "yet", 10**6, "10 files", "--out_dir")
+    with pytest.raises(UserError, match="10 files need about 1e\\+06 TB where.*choose another --out_dir"):
+        require_space(tmp_path / "not" / "yet", 10**18, "10 files", "--out_dir")
     assert not (tmp_path / "not").exists()
 
 

@@ -10,7 +10,7 @@ from tiny_corpus import FPS, RATE_HZ, make_corpus, make_voice
 
 from utils.benchmarks import av_offset
 from utils.data.av_sync import MOST_FRAMES, SyncModel, band_energies, fit, in_context, load_sync_model, offset_of
-from utils.data.manifest import write_manifest
+from utils.data.manifest import read_manifest, write_manifest
 from utils.errors import UsageError, UserError
 
 
@@ -121,14 +121,26 @@ def test_clips_that_cannot_be_fitted_to_are_listed_and_do_not_end_the_fit(corpus
     common = {"corpus": "tiny", "split": "u", "data_root": corpus["utterances"].data_root, "sample_rate": RATE_HZ, "n_src": 1}
     fit_to = ("--fit", write_manifest(tmp_path / "u.csv", items=items, **common).path, "--sync_model", tmp_path / "sync.npz")
     with pytest.raises(UserError, match=r"failed_fit_out.csv: 2 items cannot be used"):
-        run(corpus, monkeypatch, corpus["val"], tmp_path / "out.csv", *fit_to)
+        run(corpus, monkeypatch, corpus["val"], tmp_path / "out.csv", *fit_to, "--max_failed", 1)
     assert not (tmp_path / "sync.npz").exists()
     assert len(run(corpus, monkeypatch, corpus["val"], tmp_path / "out.csv", *fit_to, "--max_failed", 2)) == 10
     listed = (tmp_path / "failed_fit_out.csv").read_text()
     assert "no embedding of mouths/none.npz" in listed and "cannot be read as audio" in listed
     with pytest.raises(UserError, match="too few to fit"):
-        run(corpus, monkeypatch, corpus["val"], tmp_path / "few.csv", "--fit", _without_mouths(corpus, tmp_path))
+        few = ("--fit", _without_mouths(corpus, tmp_path), "--max_failed", 10)
+        run(corpus, monkeypatch, corpus["val"], tmp_path / "few.csv", *few)
     assert (tmp_path / "failed_fit_few.csv").read_text().count("has no mouth") == 10
+
+
+def test_too_many_clips_without_mouths_are_refused_before_a_sound_is_read(corpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(av_offset, "read_audio", lambda *_, **__: pytest.fail("read although it will be refused"))
+    few, fit_to = _without_mouths(corpus, tmp_path), corpus["utterances"].path
+    with pytest.raises(UserError, match="failed_fit_out.csv: 10 items cannot be used.*--max_failed 10"):
+        run(corpus, monkeypatch, corpus["val"], tmp_path / "out.csv", "--fit", few, "--max_failed", 9)
+    monkeypatch.setattr(av_offset, "_fitted", lambda _: None)
+    with pytest.raises(UserError, match="failed_out.csv: 10 items cannot be used"):
+        run(corpus, monkeypatch, read_manifest(few), tmp_path / "out.csv", "--fit", fit_to)
+    assert (tmp_path / "failed_out.csv").read_text().count("has no mouth") == 10
 
 
 def _without_mouths(corpus, folder):

@@ -11,7 +11,8 @@ from tiny_corpus import FPS, RATE_HZ, make_corpus
 from torch.utils.data import DataLoader
 
 from utils.data.datasets import DynamicMixtureDataset, EpochSampler, MixtureDataset, collate
-from utils.data.embedding_store import EmbeddingStore
+from utils.data.embedding_store import EmbeddingStore, EmbeddingWriter
+from utils.data.manifest import Problem, write_failed
 from utils.data.mixing import frames_to_samples, mix_at_sir, power, sir_db
 from utils.data.visual_augmentation import VisualAugmentation
 from utils.errors import UserError
@@ -206,9 +207,9 @@ def test_faces_are_augmented_in_training_alone_and_voices_never(corpus):
 def test_too_few_speakers_for_a_third_voice_are_refused(corpus):
     two = replace(corpus["utterances"], items=tuple(i for i in corpus["utterances"].items if i.speaker != "spk2"))
     for share in ("three_voices", "off_screen"):
-        with pytest.raises(UserError, match=r"2 speaker\(s\) cannot make mixtures of 3"):
+        with pytest.raises(UserError, match=r"2 speaker\(s\) cannot make mixtures of 3.*--three_voices 0 --off_screen 0"):
             DynamicMixtureDataset(two, [], 0.4, n_src=2, **{share: 0.1})
-    with pytest.raises(UserError, match="no speaker has 4 utterances"):
+    with pytest.raises(UserError, match="no speaker has 4 utterances.*--three_voices 0 --off_screen 0"):
         DynamicMixtureDataset(two, [], 0.4, n_src=2, same_speaker=1.0, three_voices=0.5, off_screen=0.5)
 
 
@@ -319,6 +320,23 @@ def test_missing_embeddings_are_named(corpus, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"8 mouth crops have no embeddings .* stage 2"):
         DynamicMixtureDataset(corpus["utterances"], [EmbeddingStore(tmp_path / "empty")], 0.4, n_src=2)
+
+
+def test_what_stage_2_could_not_embed_is_left_out_with_its_row_and_reason(corpus, tmp_path):
+    item = corpus["utterances"].items[2]
+    whole, store = EmbeddingStore(corpus["store"]), tmp_path / "store"
+    with EmbeddingWriter(store, "float16") as writer:
+        for key in whole.keys() - {item.mouth_path}:
+            writer.add(key, whole.get(key), whole.clip(key).source)
+    write_failed(store / "failed-0.csv", [Problem(4, item.utterance_id, item.mouth_path, "no npz file")])
+    training = DynamicMixtureDataset(corpus["utterances"], [EmbeddingStore(store)], 0.4, n_src=2)
+    assert [(p.row, p.item_id, p.reason) for p in training.left_out] == [
+        (4, item.utterance_id, f"{item.mouth_path}: no npz file")
+    ]
+    assert item not in training.pool.items and len(training.pool.items) == len(corpus["utterances"].items) - 1
+    fixed = MixtureDataset(corpus["train"], [EmbeddingStore(store)], 0.4)
+    with_it = [mixture for mixture in corpus["train"].items if item.mouth_path in mixture.mouth_paths]
+    assert with_it and len(fixed.left_out) == len(with_it) and not set(with_it) & set(fixed.items)
 
 
 def test_segments_longer_than_everything_are_refused(corpus):

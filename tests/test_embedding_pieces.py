@@ -9,7 +9,8 @@ from local_models.lr_asd import LRASDVisual
 from utils.data.manifest import Manifest, Utterance, write_manifest
 from utils.data.mouths import MouthFile
 from utils.engine import embedding
-from utils.engine.embedding import MouthClip, embed_file, embed_manifests, forward_batch
+from utils.engine.embedding import embed_file, embed_manifests, forward_batch
+from utils.engine.embedding_plan import MouthClip
 from utils.engine.frontends import Frontend, load_frontend
 
 

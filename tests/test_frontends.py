@@ -256,7 +256,8 @@ def test_what_is_no_checkpoint_is_named(saved, tmp_path):
     assert "holds a list" in refusal(saved([1, 2]))
     assert "its entries: epoch, net" in refusal(saved({"epoch": 1, "net": "x"}))
     assert "no such weights file" in refusal(tmp_path / "absent.pth")
-    assert "no such weights file" in refusal(tmp_path)
+    (tmp_path / "folder").mkdir()
+    assert "holds no ID.npy; give a checkpoint, or a folder of features" in refusal(tmp_path / "folder")
 
 
 def test_unknown_choices_are_named(demo_file):

@@ -54,6 +54,17 @@ def test_only_the_stages_asked_for_run(recipe: Path) -> None:
     assert [line.split()[1] for line in calls(recipe)] == ["utils.stages.mouths", "utils.stages.embed"]
 
 
+def test_a_folder_of_ready_made_features_needs_no_mouths_and_stage_4_may_be_given_another(recipe: Path) -> None:
+    make_experiment(recipe, "mine")
+    (recipe / "lips").mkdir()
+    result = run(recipe, "--corpus", "toy", "--frontend_weights", "lips", "--tag", "mine")
+    assert result.returncode == 0, result.stderr
+    assert "stage 1_mouths: skipped, lips holds ready-made features" in result.stderr
+    lines = dict(line.removeprefix("-m utils.stages.").split(" ", 1) for line in calls(recipe))
+    assert list(lines) == ["prepare", "embed", "train", "separate", "score"]
+    assert all("--frontend_weights=lips " in lines[name] for name in ("embed", "train", "separate"))
+
+
 def test_an_audio_only_conf_skips_the_embeddings_and_says_so(recipe: Path) -> None:
     result = run(recipe, "--corpus", "toy", "--conf", "conf/dprnn.yml", "--stop_stage", 3)
     assert result.returncode == 0, result.stderr

@@ -16,10 +16,12 @@ import torch
 
 from local_models.lipreading import Lipreading
 from utils.benchmarks import embedding_throughput
+from utils.data.disk import readable_bytes
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from utils.data.mouths import read_mouths
-from utils.engine.embedding import collect_clips, embed_manifests
+from utils.engine.embedding import embed_manifests
+from utils.engine.embedding_plan import collect_clips
 from utils.engine.frontends import Frontend, load_frontend, store_name
 from utils.errors import UsageError, UserError
 from utils.stages import embed
@@ -152,6 +154,23 @@ def test_a_second_call_does_nothing_and_says_so(tmp_path, corpus, weights, front
     assert run_stage(monkeypatch, arguments(tmp_path, weights, "--force")) == 0
     assert f"{N_CLIPS} embedded now" in caplog.text
     assert stored_keys(store_folder(tmp_path, frontend)) == sorted(corpus.mouth_paths())
+
+
+def test_a_full_disk_is_refused_before_anything_is_written_and_asked_for_missing_clips_alone(
+    tmp_path, corpus, weights, frontend, monkeypatch
+):
+    monkeypatch.setattr("utils.data.disk.free_bytes", lambda folder: 0)
+    n_bytes = sum(item.frames for item in corpus.items) * frontend.dim * 2 * 2  # two views of float16
+    wanted = f"dump/embeddings: the missing embeddings need about {readable_bytes(n_bytes)} where 0 B are free.*--dump_dir"
+    with pytest.raises(UserError, match=wanted):
+        run_stage(monkeypatch, arguments(tmp_path, weights, "--views", "centre,flip"))
+    assert not (tmp_path / "dump").exists()
+    monkeypatch.setattr("utils.data.disk.free_bytes", lambda folder: 10**9)
+    assert run_stage(monkeypatch, arguments(tmp_path, weights)) == 0
+    monkeypatch.setattr("utils.data.disk.free_bytes", lambda folder: 0)
+    assert run_stage(monkeypatch, arguments(tmp_path, weights)) == 0
+    with pytest.raises(UserError, match=f"about {readable_bytes(n_bytes // 2)} where 0 B"):
+        run_stage(monkeypatch, arguments(tmp_path, weights, "--views", "centre,flip"))
 
 
 def test_a_store_that_was_deleted_is_made_again_in_spite_of_the_mark(tmp_path, corpus, weights, frontend, monkeypatch):

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,8 +15,6 @@ import soundfile
 from utils.data.audio import write_wav
 from utils.data.estimates import ORDER_UNKNOWN
 from utils.errors import UsageError, UserError
-from utils.scoring.items import ScoreItem
-from utils.scoring.pool import score_all
 from utils.stages import score
 
 RATE_HZ = 16000
@@ -284,31 +280,6 @@ def test_eight_kilohertz_is_scored_without_wide_band_pesq(tmp_path, monkeypatch)
     assert final["overall"]["metrics"]["pesq_wb"]["mean"] is None
     assert final["overall"]["metrics"]["pesq_nb"]["mean"] > 1
     assert final["nan_reasons"]["pesq_wb"] == {"PESQ wb is defined at 16000 Hz, not at 8000 Hz": 2}
-
-
-def die_on_two(item: ScoreItem) -> dict:
-    """A worker that crashes as PESQ's C code can."""
-    if item.mixture_id == "2":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return {"id": item.mixture_id}
-
-
-def test_a_crashed_worker_costs_its_own_mixture_only(tmp_path):
-    items = [ScoreItem(str(n), "", (), ()) for n in range(5)]
-    results, reasons = score_all(die_on_two, items, 2, tmp_path / "journal", "1")
-    assert [result.get("id") for result in results] == ["0", "1", None, "3", "4"]
-    assert [bool(reason) for reason in reasons] == [False, False, True, False, False]
-    assert "died" in reasons[2]
-
-
-def test_a_torn_journal_line_is_scored_again(tmp_path):
-    items = [ScoreItem(name, "", (), ()) for name in "ab"]
-    journal = tmp_path / "journal"
-    first = score_all(die_on_two, items, 1, journal, "1")
-    whole = journal.read_text()
-    journal.write_text(whole[:-10])
-    assert score_all(die_on_two, items, 1, journal, "1") == first
-    assert journal.read_text() == whole
 
 
 def children_of(pid: int) -> list[int]:

@@ -77,6 +77,31 @@ def test_only_what_is_missing_or_cut_off_is_made_again(stage, experiment, tmp_pa
     }  # fmt: skip
 
 
+def test_a_full_disk_is_refused_before_a_voice_is_written_and_not_asked_for_those_that_are_there(
+    stage, experiment, tmp_path, monkeypatch, lips
+):
+    root = make_folder(tmp_path / "mine")
+    folder = experiment / "separated/mine"
+    monkeypatch.setattr("utils.data.disk.free_bytes", lambda asked: 0 if experiment in Path(asked).parents else 10**9)
+    for number, size, options in ((3, "154 kB", ()), (6, "154 kB", ("--cue_test", "true", "--subtype", "pcm16"))):
+        wanted = f"mine: the voices of {number} mixtures need about {size} where 0 B are free.*choose another --exp_dir"
+        with pytest.raises(UserError, match=wanted):
+            stage(experiment, root, *options)
+    assert [path.name for path in folder.rglob("*")] == [".lock"]
+    monkeypatch.undo()
+    stage(experiment, root)
+    monkeypatch.setattr("utils.data.disk.free_bytes", lambda asked: 0)
+    (folder / ".done-4.json").unlink()
+    stage(experiment, root)
+    make_experiment(experiment, lips, seed=1)  # its voices take the place of the others
+    stage(experiment, root)
+    stage(experiment, root, "--force")
+    (folder / "s1/a_b.wav").unlink()
+    with pytest.raises(UserError, match="the voices of 1 mixtures need about 25.[5-6] kB where 0 B"):
+        stage(experiment, root)
+    assert (folder / "separated.csv").is_file()
+
+
 def test_another_network_remakes_all_voices_and_another_mixture_only_its_own(stage, experiment, tmp_path, lips):
     root = make_folder(tmp_path / "mine")
     folder = stage(experiment, root)

@@ -325,6 +325,23 @@ def run_mouths(monkeypatch, data: Path, *more: str) -> int:
     return mouths.main()
 
 
+def test_stage_1_is_refused_before_it_writes_where_the_disk_has_no_room_for_the_mouths(raw_corpus, monkeypatch):
+    asked = []
+    monkeypatch.setattr("utils.data.disk.free_bytes", lambda folder: asked.append(folder) or 10**6)
+    files = sorted(raw_corpus.rglob("*"))
+    wanted = r"raw: the mouths of 2 clips need about 990 kB where 1 MB are free; make room, or choose another --data_dir"
+    with pytest.raises(UserError, match=wanted):
+        run_mouths(monkeypatch, raw_corpus, "--max_failed", "1")
+    assert sorted(raw_corpus.rglob("*")) == files and len(asked) == 1
+
+
+def test_stage_1_asks_for_no_room_where_all_mouths_are_there(raw_corpus, monkeypatch):
+    assert run_mouths(monkeypatch, raw_corpus, "--max_failed", "1") == 0
+    monkeypatch.setattr("utils.data.disk.free_bytes", lambda folder: 0)
+    assert run_mouths(monkeypatch, raw_corpus, "--max_failed", "1") == 0
+    assert run_mouths(monkeypatch, raw_corpus, "--max_failed", "1", "--force") == 0
+
+
 def test_stage_1_cuts_the_mouths_of_raw_video_and_takes_out_the_rows_without(raw_corpus, monkeypatch, caplog):
     caplog.set_level("INFO")
     with pytest.raises(UserError, match="1 clips have mouth crops that cannot be used"):

@@ -60,7 +60,7 @@ check_conf() { # CONF
 check_weights() { # FRONTEND_WEIGHTS
     [[ -n $1 ]] || usage_error "--frontend_weights FILE is needed: the lip reader's checkpoint" \
         "(utils/download_weights.sh fetches public ones); or train without faces: --conf conf/dprnn.yml"
-    [[ -f $1 ]] || die "--frontend_weights $1: no such file; utils/download_weights.sh fetches public ones"
+    [[ -e $1 ]] || die "--frontend_weights $1: no such file or folder; utils/download_weights.sh fetches public ones"
 }
 
 check_test_dir() { # TEST_DIR

@@ -111,7 +111,7 @@ def bring_in(files: dict[str, TreeFile], data_dir: Path, test_share: float, nj: 
     size += sum(2 * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() in (".wav", ".flac"))
     if todo:
         video_decoding()  # says at once what is not installed
-    require_space(data_dir, size, f"{len(todo)} recordings, converted")
+    require_space(data_dir, size, f"{len(todo)} recordings, converted", "--data_dir")
     _write_converted(data_dir, ours | {job.outputs[0] for job in jobs})  # beforehand: a killed run's files are ours, too
     for source, target in links:
         _link(source, target, ours)

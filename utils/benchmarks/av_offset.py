@@ -54,7 +54,10 @@ def main() -> int:
     model = _fitted(args)
     manifest = read_manifest(args.manifest)
     store = EmbeddingStore(args.embeddings / manifest.corpus)
-    clips, problems, rows, agreements, trials = list(_clips(manifest, args.heard)), [], [], [], []
+    failed_path = args.out.with_name(f"failed_{args.out.stem}.csv")
+    clips, problems = _usable(manifest, store, args.heard)
+    refuse_failures(failed_path, problems, args.max_failed)  # before hours of reading
+    rows, agreements, trials = [], [], []
     for clip in tqdm(clips, unit="clip", disable=None):
         try:
             cues, energies = _read(manifest, store, clip)
@@ -67,7 +70,6 @@ def main() -> int:
         values = (offset.frames, 1000 * offset.frames / clip.fps, offset.agreement, offset.margin)
         rows.append([clip.name, clip.voice, clip.mouth_path, *(f"{value:.3f}" for value in values)])
         trials += [(by, shifted_offset(model, cues, energies, by)) for by in args.known_shifts or ()]
-    failed_path = args.out.with_name(f"failed_{args.out.stem}.csv")
     write_failed(failed_path, problems)
     if not rows:
         raise UserError(f"{args.manifest}: no clip could be used, see {failed_path}")
@@ -114,20 +116,40 @@ def _fitted(args: argparse.Namespace) -> SyncModel:
         return load_sync_model(args.sync_model)
     manifest = read_manifest(args.fit)
     store = EmbeddingStore(args.embeddings / manifest.corpus)
-    problems: list[Problem] = []
+    failed_path = args.out.with_name(f"failed_fit_{args.out.stem}.csv")
+    clips, problems = _usable(manifest, store, "source")
+    refuse_failures(failed_path, problems, args.max_failed)
     try:
-        model = fit(_readable(manifest, store, problems))
+        model = fit(_readable(manifest, store, clips, problems))
     finally:  # also where too little is left to fit to
-        write_failed(failed_path := args.out.with_name(f"failed_fit_{args.out.stem}.csv"), problems)
+        write_failed(failed_path, problems)
     refuse_failures(failed_path, problems, args.max_failed)
     if args.sync_model:
         model.save(args.sync_model)
     return model
 
 
-def _readable(manifest: Manifest, store: EmbeddingStore, problems: list[Problem]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _usable(manifest: Manifest, store: EmbeddingStore, heard: str) -> tuple[list[Clip], list[Problem]]:
+    """The faces that have a sound and an embedding, as far as that is known without reading any, and the others."""
+    clips, problems = [], []
+    for clip in _clips(manifest, heard):
+        try:
+            if not clip.mouth_path:
+                raise UserError("has no mouth")
+            if not clip.audio_path:
+                raise UserError("has no reference (--heard mixture: estimate against the mixture)")
+            store.clip(clip.mouth_path)
+            clips.append(clip)
+        except UserError as error:
+            problems.append(_problem(clip, error))
+    return clips, problems
+
+
+def _readable(
+    manifest: Manifest, store: EmbeddingStore, clips: list[Clip], problems: list[Problem]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Embeddings and band energies of every face beside its own voice; adds what cannot be read to `problems`."""
-    for clip in tqdm(list(_clips(manifest, "source")), desc="fit", unit="clip", disable=None):
+    for clip in tqdm(clips, desc="fit", unit="clip", disable=None):
         try:
             pair = _read(manifest, store, clip)
         except UserError as error:
@@ -151,10 +173,6 @@ def _clips(manifest: Manifest, heard: str) -> Iterator[Clip]:
 
 
 def _read(manifest: Manifest, store: EmbeddingStore, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
-    if not clip.mouth_path:
-        raise UserError("has no mouth")
-    if not clip.audio_path:
-        raise UserError("has no reference (--heard mixture: estimate against the mixture)")
     cues = store.get(clip.mouth_path)
     audio = read_audio(manifest.resolve(clip.audio_path), sample_rate=manifest.sample_rate)
     return cues, band_energies(audio, len(cues), manifest.sample_rate, clip.fps)

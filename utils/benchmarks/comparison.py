@@ -93,8 +93,8 @@ def check_inputs(args: argparse.Namespace, rows: list[Row]) -> None:
     needing = next((row.name for row in rows if row.conf.n_cues), None)
     if needing and not args.frontend_weights:
         raise UserError(f"{args.suite}: row '{needing}' needs mouth embeddings: give --frontend_weights FILE")
-    if needing and not args.frontend_weights.is_file():
-        raise UserError(f"--frontend_weights {args.frontend_weights}: no such file; utils/download_weights.sh fetches some")
+    if needing and not args.frontend_weights.exists():
+        raise UserError(f"--frontend_weights {args.frontend_weights}: not there; utils/download_weights.sh fetches some")
 
 
 @contextmanager

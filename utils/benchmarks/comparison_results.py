@@ -176,9 +176,14 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def heard(group: dict[str, Any]) -> int:
+    """The mixtures of a group's means, in which absent targets and silent outputs are not."""
+    return group.get("n_heard", group["n"])
+
+
 def _scores(group: dict[str, Any]) -> dict[str, Any]:
     means = {name: group["metrics"][name]["mean"] for name in METRICS if name in group["metrics"]}
-    return {"mixtures": group["n"], **means, "si_snr_imp_standard_error": group["metrics"]["si_snr_imp"]["standard_error"]}
+    return {"mixtures": heard(group), **means, "si_snr_imp_standard_error": group["metrics"]["si_snr_imp"]["standard_error"]}
 
 
 def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, title: str) -> None:

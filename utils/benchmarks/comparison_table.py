@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from utils.benchmarks.comparison_plan import RowPlan
-from utils.benchmarks.comparison_results import Difference, Run, order_searched
+from utils.benchmarks.comparison_results import Difference, Run, heard, order_searched
 
 SEARCHED = "\\*"  # marks rows for which the order of the voices was searched
 OFF_BUDGET = 0.1  # share by which a training may miss its minutes without being named
@@ -89,7 +89,7 @@ def notes(
     """
     some = [run for row_runs in runs.values() for run in row_runs]
     lines = [
-        f"{_counts(run.final['overall']['n'] for run in some)} test mixtures; each number is the mean over the mixtures of "
+        f"{_counts(heard(run.final['overall']) for run in some)} test mixtures; each number is the mean over the mixtures of "
         "the mean over a mixture's voices. SI-SNRi of one seed: ± standard error over mixtures; of several seeds: their "
         "mean [lowest..highest]; other columns: means over the seeds.",
         f"CPU: median time to separate a mixture of {mixture_sec:g} s with {threads} threads, embeddings given, the rows "

@@ -91,7 +91,8 @@ def read_clips(data_dir: Path, n_clips: int) -> list[Manifest]:
 
 def measure(manifests: list[Manifest], frontend: "Frontend", args: argparse.Namespace) -> Iterator[tuple[Cost, Cost]]:
     """Yield what the bare forward pass took, and the whole stage, for each round."""
-    from utils.engine.embedding import embed_manifests, forward_batch, load_group, plan_embedding
+    from utils.engine.embedding import embed_manifests, forward_batch, load_group
+    from utils.engine.embedding_plan import plan_embedding
 
     args.dump_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp-benchmark-", dir=args.dump_dir) as folder:

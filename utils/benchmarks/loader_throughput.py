@@ -45,8 +45,8 @@ def main() -> None:
         conf = read_conf(args.conf, shlex.split(args.train_args))
     except ValueError as error:
         raise UsageError(f"--train_args: {error}") from None
-    if conf.n_cues and not (args.frontend_weights and args.frontend_weights.is_file()):
-        raise UserError(f"{args.conf} needs mouth embeddings, --frontend_weights {args.frontend_weights} is no file; give one")
+    if conf.n_cues and not (args.frontend_weights and args.frontend_weights.exists()):
+        raise UserError(f"{args.conf} needs embeddings, --frontend_weights {args.frontend_weights} is not there; give one")
     train, val = read_manifest(args.data_dir / training_csv(conf)), read_manifest(args.data_dir / "val.csv")
 
     import torch

@@ -124,7 +124,8 @@ def _zip_members(archive: Path, wanted: _Wanted, out_dir: Path) -> Iterator[tupl
     with zipfile.ZipFile(archive) as handle:
         members = [info for info in handle.infolist() if not info.is_dir() and wanted.wants(info.filename)]
         missing = [info for info in members if not (out_dir / _safe(archive, info.filename)).is_file()]
-        require_space(out_dir, sum(info.file_size for info in missing), f"{len(missing)} files of {archive.name}")
+        n_bytes = sum(info.file_size for info in missing)
+        require_space(out_dir, n_bytes, f"{len(missing)} files of {archive.name}", "--out_dir")
         for info in tqdm(members, desc=archive.name, unit="file", disable=None):
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
                 raise UserError(f"{archive}: {info.filename} is a link; links are not taken out")

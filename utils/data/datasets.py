@@ -18,7 +18,7 @@ from utils.data.dynamic_mixing import Voice, VoicePool
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.manifest import Manifest, Mixture
 from utils.data.mixing import sir_gains
-from utils.data.segments import Clock, check_embeddings, last_start, long_enough, sample_range, too_short
+from utils.data.segments import Clock, last_start, sample_range, usable_items
 from utils.data.visual_augmentation import VisualAugmentation
 from utils.errors import UserError
 
@@ -98,7 +98,7 @@ class MixtureDataset(Dataset):
         augmentation: what may go wrong with the faces.
 
     Attributes:
-        left_out: the mixtures that are too short.
+        left_out: the mixtures that are too short, or whose mouths stage 2 could not embed.
 
     Raises:
         UserError: no references, no mixture is long enough, or embeddings are missing.
@@ -121,9 +121,8 @@ class MixtureDataset(Dataset):
         self.augmentation = augmentation or VisualAugmentation()
         self.segment_frames = round(segment_sec * fps)
         self.clock = Clock(manifest.sample_rate, fps)
-        self.items: list[Mixture] = long_enough(manifest, self.segment_frames, self.clock)
-        self.left_out = too_short(manifest, self.segment_frames, self.clock)
-        check_embeddings(manifest, self.stores, [path for item in self.items for path in item.mouth_paths])
+        self.items: list[Mixture]
+        self.items, self.left_out = usable_items(manifest, self.segment_frames, self.clock, self.stores)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -175,7 +174,7 @@ class DynamicMixtureDataset(Dataset):
         fps: video frames for each second.
 
     Attributes:
-        left_out: the utterances that are too short.
+        left_out: the utterances that are too short, or whose mouths stage 2 could not embed.
 
     Raises:
         UserError: no utterance is long enough, too few speakers or room responses for what is asked, folders or files of
@@ -217,13 +216,13 @@ class DynamicMixtureDataset(Dataset):
             most_voices=most_voices if self.draws_others else n_src + (three_voices > 0),
             same_speaker=same_speaker,
             speed=speed,
+            stores=self.stores,
         )
         self.acoustics = Acoustics(options, manifest.sample_rate)
         self.acoustics.check_voices(most_voices)
         self.size = size or len(self.pool.items)
         self.left_out = self.pool.left_out
         self.one_more = round(three_voices * self.size)
-        check_embeddings(manifest, self.stores, [item.mouth_path for item in self.pool.items])
 
     def __len__(self) -> int:
         return self.size

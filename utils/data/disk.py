@@ -11,13 +11,14 @@ RESERVE = 0.05  # of the estimate, for file systems count in blocks
 RESERVE_BYTES = 16 * 2**20
 
 
-def require_space(folder: Path | str, n_bytes: int, what: str) -> None:
+def require_space(folder: Path | str, n_bytes: int, what: str, option: str) -> None:
     """Log how much will be written, and stop where there is less room than that.
 
     Args:
         folder: where it will be written; it need not exist yet.
-        n_bytes: the estimate.
+        n_bytes: the estimate; where it is 0 nothing is asked.
         what: is written, for the message, e.g. "28000 mixtures".
+        option: that says where it goes, for the message, e.g. "--data_dir".
 
     Raises:
         UserError: the disk has not enough room.
@@ -29,7 +30,7 @@ def require_space(folder: Path | str, n_bytes: int, what: str) -> None:
     if n_bytes * (1 + RESERVE) + RESERVE_BYTES > free:
         raise UserError(
             f"{folder}: {what} need about {readable_bytes(n_bytes)} where {readable_bytes(free)} are free; make room, or "
-            "choose another --data_dir"
+            f"choose another {option}"
         )
 
 

@@ -1,6 +1,7 @@
 """Voices for new mixtures: who speaks, which stretch of each utterance, and how fast; a generator decides it all."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from utils.data.audio import read_audio
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.manifest import Manifest, Utterance
 from utils.data.mixing import MAX_DRAWS, SILENCE_POWER, frames_to_samples, power
-from utils.data.segments import Clock, last_start, long_enough, sample_range, too_short
+from utils.data.segments import Clock, last_start, sample_range, usable_items
 from utils.errors import UserError
 
 
@@ -33,9 +34,10 @@ class VoicePool:
         most_voices: the largest number of voices that will be asked for.
         same_speaker: share of the mixtures whose voices are all of one speaker; one voice alone always is.
         speed: voices are played at 1 - speed to 1 + speed of their speed, held to what the utterance is long enough for.
+        stores: embedding stores, each with the mouths of all utterances.
 
     Attributes:
-        left_out: the utterances that are too short.
+        left_out: the utterances that are too short, or whose mouths stage 2 could not embed.
 
     Raises:
         UserError: no utterance is long enough, or too few speakers for what is asked.
@@ -50,12 +52,13 @@ class VoicePool:
         most_voices: int,
         same_speaker: float = 0.0,
         speed: float = 0.0,
+        stores: Sequence[EmbeddingStore] = (),
     ) -> None:
         self.manifest, self.segment_frames = manifest, segment_frames
         self.same_speaker, self.speed = same_speaker, speed
         self.clock = Clock(manifest.sample_rate, fps)
-        self.items: list[Utterance] = long_enough(manifest, segment_frames, self.clock)
-        self.left_out = too_short(manifest, segment_frames, self.clock)
+        self.items: list[Utterance]
+        self.items, self.left_out = usable_items(manifest, segment_frames, self.clock, stores)
         self.by_speaker: dict[str, list[int]] = defaultdict(list)
         for index, item in enumerate(self.items):
             self.by_speaker[item.speaker or item.utterance_id].append(index)
@@ -64,13 +67,17 @@ class VoicePool:
         self.talkative = {
             n: [s for s in self.speakers if len(self.by_speaker[s]) >= n] for n in range(2, most_voices + 1)
         }  # fmt: skip
+        fewer = " ask for fewer voices (--three_voices 0 --off_screen 0)," if most_voices > 2 else ""
         if same_speaker < 1 and len(self.speakers) < most_voices:
             raise UserError(
-                f"{manifest.path}: {len(self.speakers)} speaker(s) cannot make mixtures of {most_voices} different ones; "
-                "--same_speaker 1 mixes utterances of one speaker"
+                f"{manifest.path}: {len(self.speakers)} speaker(s) cannot make mixtures of {most_voices} different ones; give "
+                f"more,{fewer} or mix utterances of one speaker (--same_speaker 1)"
             )
         if same_speaker > 0 and most_voices > 1 and not self.talkative[most_voices]:
-            raise UserError(f"{manifest.path}: no speaker has {most_voices} utterances, so --same_speaker must be 0")
+            raise UserError(
+                f"{manifest.path}: no speaker has {most_voices} utterances to be mixed with each other;{fewer} or set "
+                "--same_speaker 0"
+            )
 
     def draw(self, n_voices: int, rng: np.random.Generator) -> list[Voice]:
         """The voices of one mixture, in random order, each for a segment."""

@@ -17,6 +17,7 @@ and a cluster's file system has 126 files to look after instead of 20 000. The J
 90 ms above, so that a database would bring nothing.
 """
 
+import csv
 import fcntl
 import hashlib
 import json
@@ -138,6 +139,14 @@ class EmbeddingStore:
     def keys(self) -> Set[str]:
         """The keys of all clips: mouth paths as the manifests have them."""
         return self._clips.keys()
+
+    def failed(self) -> dict[str, str]:
+        """What stage 2 could not embed the last time, by all its processes: mouth path -> reason."""
+        reasons = {}
+        for path in sorted(self.root.glob("failed*.csv")):
+            with open(path, newline="", encoding="utf-8") as handle:
+                reasons.update((row["path"], row["reason"]) for row in csv.DictReader(handle))
+        return reasons
 
     def clip(self, key: str) -> Clip:
         """What the index says of a clip.

@@ -24,6 +24,7 @@ from utils.errors import UserError
 
 ORDER_UNKNOWN = "(audio-only, order unknown)"
 SUBTYPES = {"float": "FLOAT", "pcm16": "PCM_16"}
+SAMPLE_BYTES = {"float": 4, "pcm16": 2}
 JOURNAL_NAME = "made.jsonl"
 _BLOCK_SAMPLES = 1 << 16
 

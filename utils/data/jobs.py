@@ -24,7 +24,6 @@ from utils.data.files import write_text
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
-_IN_WORK = 2  # jobs handed out for each process: one in work, one waiting
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,13 @@ class Job:
 
 
 def run_jobs(
-    function: Callable[[Any], Any], jobs: Sequence[Job], journal: Path, nj: int, title: str, unit: str = "file"
+    function: Callable[[Any], Any],
+    jobs: Sequence[Job],
+    journal: Path,
+    nj: int,
+    title: str,
+    unit: str = "file",
+    apart: bool = False,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Apply `function` to what each job gives, or take its result from the journal.
 
@@ -55,17 +60,19 @@ def run_jobs(
         journal: the file that finished results are kept in; it holds these jobs alone.
         nj: processes; 1 works in this one.
         title, unit: of the progress bar.
+        apart: never work in this process, be it one job with `nj` 1: for C code that is known to end its process.
 
     Returns:
         Results by the jobs' names, and for the others the reasons of their failures.
     """
     todo, results = pending(jobs, journal)
     if results:
-        log.info("%s: %d of %d were done before and have not changed", title, len(results), len(jobs))
+        log.info("%s: %d of %d %ss were done before and have not changed", title, len(results), len(jobs), unit)
     keys = {job.name: job.key for job in jobs}
     _write_journal(journal, keys, results)  # without stale lines and the one that a kill cut short
     reasons: dict[str, str] = {}
-    done = _serially(function, todo) if nj <= 1 or len(todo) < 2 else _in_processes(function, todo, nj)
+    alone = not apart and (nj <= 1 or len(todo) < 2)
+    done = _serially(function, todo) if alone else _in_processes(function, todo, nj)
     with open(journal, "a", encoding="utf-8") as handle:
         for job, result, reason in tqdm(done, total=len(todo), desc=title, unit=unit, disable=None):
             if reason:
@@ -116,7 +123,9 @@ def _in_processes(function: Callable, jobs: Sequence[Job], nj: int) -> Iterator[
         with _open_pool(min(nj, len(waiting))) as pool:
             try:
                 while waiting or running:
-                    while waiting and len(running) < _IN_WORK * nj:
+                    # no queue: a crash makes suspects of those that were in work alone, and each of them is tried again by
+                    # itself. A job waiting for each process was not faster with two of them and jobs of 10 or 50 ms.
+                    while waiting and len(running) < nj:
                         running[pool.submit(_guarded, function, waiting[-1].given)] = waiting[-1]
                         waiting.pop()
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -142,7 +151,7 @@ def _alone(function: Callable, job: Job) -> tuple[Any, str]:
         try:
             return pool.submit(_guarded, function, job.given).result()
         except BrokenProcessPool:
-            return None, "the process that worked on it died (out of memory, or a crash of a decoder)"
+            return None, "the process that worked on it died (out of memory, or a crash in C code)"
 
 
 def _open_pool(nj: int) -> ProcessPoolExecutor:

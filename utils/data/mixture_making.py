@@ -111,7 +111,7 @@ def make_mixtures(
     remove_leftovers(data_dir / "audio")
     todo = {job.name for job in pending(jobs, journal)[0]}
     size = sum(_bytes(item, clips, options) for item in mixtures if _job_name(item) in todo)
-    require_space(data_dir, size, f"{len(todo)} mixtures")
+    require_space(data_dir, size, f"{len(todo)} mixtures", "--data_dir")
     results, reasons = run_jobs(_make, jobs, journal, nj, "mixtures", "mixture")
     made, problems = [], []
     for item in mixtures:

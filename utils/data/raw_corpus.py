@@ -213,7 +213,8 @@ def _extract(
     mean_sec = _mean_duration_sec([job.given[0] for job in todo], reader)
     n_bytes = math.ceil(mean_sec * len(todo) * SAMPLE_RATE_HZ * _SAMPLE_BYTES)
     n_mixtures, mixtures_bytes = _mixtures_to_come(data_dir, mean_sec, options, listed)
-    require_space(data_dir, n_bytes + mixtures_bytes, f"the sounds of {len(todo)} clips and {n_mixtures} mixtures")
+    what = f"the sounds of {len(todo)} clips and {n_mixtures} mixtures"
+    require_space(data_dir, n_bytes + mixtures_bytes, what, "--data_dir")
     results, reasons = run_jobs(partial(_extract_one, reader.extract), jobs, journal, options.nj, "sounds", "clip")
     lengths, problems = {}, []
     for clip in clips:

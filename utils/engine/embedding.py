@@ -1,21 +1,18 @@
 """Mouth crops through a front end into an embedding store: the heart of stage 2, also called by stage 4.
 
-Reads the mouth crops that manifests name; writes `dump/embeddings/<store name>/frontend.json` and below it, for each
-corpus, the store (`utils.data.embedding_store`) and `failed.csv`.
+Reads the mouth crops that manifests name, or ready-made features of them; writes
+`dump/embeddings/<store name>/frontend.json` and below it, for each corpus, the store (`utils.data.embedding_store`) and
+`failed.csv`.
 
-    plan_embedding   which clips are missing, or made from a file that has changed since
     run_plan         loader threads read, unzip and preprocess whole batches ahead; the network runs; parts are written
-    embed_manifests  both
-
-Batches are cut from the list of all clips, sorted by length, before those that are there are taken out: a resumed or
-a sharded run forms the batches that an undisturbed run forms, and so the same bytes.
+    embed_manifests  the plan (`utils.engine.embedding_plan`), room on the disk, and that
 """
 
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,35 +20,20 @@ import torch
 from tqdm import tqdm
 
 from utils.data.embedding_store import EmbeddingStore, EmbeddingWriter, Source
-from utils.data.files import sha256_file, write_json
+from utils.data.files import write_json
 from utils.data.manifest import Manifest, Problem, write_failed
-from utils.data.manifest_rows import item_id, item_mouths
 from utils.data.mouths import FILL_FRAMES, MOUTH_SIZE, MouthFile, fill_unseen
-from utils.engine.frontends import Frontend, store_name
+from utils.engine.embedding_plan import EmbeddingPlan, MouthClip, plan_embedding, require_room, source_of
+from utils.engine.features import ReadyFeatures
+from utils.engine.frontends import Frontend
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_BATCH_FRAMES = 2048  # frames that go through the network at once: bounds the memory
 _PIECE_FRAMES = 512  # a longer clip goes in pieces of so many, read from disk as it goes; more than the context below
 _MAX_READERS = 8  # more threads wait for the interpreter and hold batches in memory
 # More than any trunk sees to either side (LR-ASD 9, the lip readers 2), and as much again that unseen frames are filled from.
 _CONTEXT_FRAMES = 2 * FILL_FRAMES
-
-
-@dataclass(frozen=True)
-class MouthClip:
-    """A mouth file to embed, and the row of the manifest that named it first."""
-
-    key: str  # as written in the manifest
-    path: Path
-    frames: int  # as the manifest has them; the file may differ by one
-    row: int
-    item_id: str
-
-    def problem(self, error: Exception) -> Problem:
-        """Why this clip cannot be embedded; the path is named once."""
-        return Problem(self.row, self.item_id, self.key, str(error).removeprefix(f"{self.path}: "))
 
 
 @dataclass(frozen=True)
@@ -68,26 +50,9 @@ class Batch:
     view: str
 
 
-@dataclass(frozen=True)
-class EmbeddingPlan:
-    """What has to be done for one view of one corpus; `groups` hold the clips that are missing or out of date."""
-
-    root: Path
-    view: str
-    precision: str
-    description: dict = field(repr=False)  # of the front end, as written to frontend.json
-    n_clips: int = 0  # of the manifests, or of this process' share of them
-    groups: list[list[MouthClip]] = field(default_factory=list, repr=False)
-
-    @property
-    def n_pending(self) -> int:
-        """The number of clips to embed."""
-        return sum(len(group) for group in self.groups)
-
-
 def embed_manifests(
     manifests: Sequence[Manifest],
-    frontend: Frontend,
+    frontend: Frontend | ReadyFeatures,
     dump_dir: Path,
     view: str = "centre",
     precision: str = "float16",
@@ -109,46 +74,17 @@ def embed_manifests(
         The store, and the mouths that could not be embedded (also written to `failed.csv` in the store).
 
     Raises:
-        UserError: manifests that do not fit together, or a damaged store.
+        UserError: manifests that do not fit together, a damaged store, or a disk without room.
     """
     plan = plan_embedding(manifests, frontend, dump_dir, view, precision, batch_size, nj)
+    require_room([plan])
     problems = run_plan(plan, frontend, nj)
     return EmbeddingStore(plan.root), problems
 
 
-def plan_embedding(
-    manifests: Sequence[Manifest],
-    frontend: Frontend,
-    dump_dir: Path,
-    view: str,
-    precision: str,
-    batch_size: int,
-    nj: int,
-    shard: tuple[int, int] = (0, 1),
-    force: bool = False,
-) -> EmbeddingPlan:
-    """Find out which clips are to be embedded; arguments as in `embed_manifests`.
-
-    Args:
-        shard: (rank, number of processes) that share the work.
-        force: all of them, as if the store were empty.
-
-    Raises:
-        UserError: as `embed_manifests`.
-    """
-    rank, world_size = shard
-    corpora = {manifest.corpus for manifest in manifests}
-    if len(corpora) != 1:
-        raise UserError(f"{manifests[0].path.parent}: manifests of several corpora ({', '.join(sorted(corpora))}); part them")
-    root = Path(dump_dir) / "embeddings" / store_name(frontend, view, precision) / manifests[0].corpus
-    groups = _cut_groups(collect_clips(manifests), batch_size)[rank::world_size]
-    n_clips = sum(len(group) for group in groups)
-    if not force and root.is_dir():
-        groups = _without_current(groups, EmbeddingStore(root), nj)
-    return EmbeddingPlan(root, view, precision, frontend.describe(view, precision), n_clips, groups)
-
-
-def run_plan(plan: EmbeddingPlan, frontend: Frontend, nj: int, failed_name: str = "failed.csv") -> list[Problem]:
+def run_plan(
+    plan: EmbeddingPlan, frontend: Frontend | ReadyFeatures, nj: int, failed_name: str = "failed.csv"
+) -> list[Problem]:
     """Embed the clips of a plan; those that cannot be are returned and listed in `failed_name` beside the parts.
 
     Raises:
@@ -161,14 +97,14 @@ def run_plan(plan: EmbeddingPlan, frontend: Frontend, nj: int, failed_name: str 
         tqdm(total=plan.n_pending, disable=None, unit="clip", desc=f"embeddings, {plan.view}") as progress,
     ):
         writer.forget({clip.key for group in plan.groups for clip in group})
-        for batch, embeddings in _embed_ahead(frontend, _load_batches(plan, frontend, nj, problems), problems):
-            for clip, source, embedding in zip(batch.clips, batch.sources, embeddings, strict=True):
+        for batch in _embedded(plan, frontend, nj, problems):
+            for clip, source, embedding in batch:
                 try:
                     writer.add(clip.key, embedding, source)
                 except UserError as error:
                     problems.append(clip.problem(error))
             writer.commit_if_due()
-            progress.update(len(batch.clips))
+            progress.update(len(batch))
     write_failed(plan.root / failed_name, problems)
     logger.info(
         "%s: %d clips, %d already there, %d embedded now, %d failed",
@@ -181,23 +117,29 @@ def run_plan(plan: EmbeddingPlan, frontend: Frontend, nj: int, failed_name: str 
     return problems
 
 
-def collect_clips(manifests: Iterable[Manifest]) -> list[MouthClip]:
-    """Every mouth of these manifests once, the shortest first.
+def _embedded(
+    plan: EmbeddingPlan, frontend: Frontend | ReadyFeatures, nj: int, problems: list[Problem]
+) -> Iterator[list[tuple[MouthClip, Source, np.ndarray]]]:
+    """The clips of a plan, batch by batch, each with its embedding (frames, dim); adds the problems met to `problems`."""
+    if isinstance(frontend, ReadyFeatures):
+        for found, failed in _read_ahead(lambda group: _read_features(group, frontend), plan.groups, nj):
+            problems.extend(failed)
+            yield found
+        return
+    for batch, embeddings in _embed_ahead(frontend, _load_batches(plan, frontend, nj, problems), problems):
+        yield list(zip(batch.clips, batch.sources, embeddings, strict=True))
 
-    Raises:
-        UserError: one path means two files, as the manifests' data_root differ.
-    """
-    clips: dict[str, MouthClip] = {}
-    for manifest in manifests:
-        for row, item in enumerate(manifest.items, start=2):
-            for key in filter(None, item_mouths(item)):
-                clip = MouthClip(key, manifest.resolve(key), item.frames, row, item_id(item))
-                if clips.setdefault(key, clip).path != clip.path:
-                    raise UserError(
-                        f"{manifest.path}, row {row}: {key} is {clip.path} here but {clips[key].path} in another "
-                        f"manifest of this corpus; give all its manifests the same data_root"
-                    )
-    return sorted(clips.values(), key=lambda clip: clip.frames)
+
+def _read_features(
+    group: list[MouthClip], features: ReadyFeatures
+) -> tuple[list[tuple[MouthClip, Source, np.ndarray]], list[Problem]]:
+    found, problems = [], []
+    for clip in group:
+        try:
+            found.append((clip, source_of(clip.path), features.read(clip.path, clip.frames, clip.goes_on)))
+        except UserError as error:  # names its file, which is not the mouth
+            problems.append(Problem(clip.row, clip.item_id, clip.key, str(error)))
+    return found, problems
 
 
 def load_group(group: list[MouthClip], frontend: Frontend, view: str) -> tuple[list[Batch], list[Problem]]:
@@ -206,7 +148,7 @@ def load_group(group: list[MouthClip], frontend: Frontend, view: str) -> tuple[l
     batches, problems = [], []
     for clip in group:
         try:
-            source, mouths = _source(clip.path), MouthFile(clip.path)
+            source, mouths = source_of(clip.path), MouthFile(clip.path)
             if _goes_in_pieces(mouths, frontend):
                 batches.append(Batch([clip], [source], [mouths.mask], None, view))
                 continue
@@ -285,54 +227,6 @@ def _forward_long(frontend: Frontend, mouths: MouthFile, view: str) -> torch.Ten
 
 def _device(frontend: Frontend) -> torch.device:
     return next(frontend.parameters()).device
-
-
-def _cut_groups(clips: list[MouthClip], batch_size: int) -> list[list[MouthClip]]:
-    """Runs of clips of the same length, none above `batch_size` clips or `_BATCH_FRAMES` frames."""
-    groups: list[list[MouthClip]] = []
-    for clip in clips:
-        group = groups[-1] if groups else []
-        fits = len(group) < batch_size and (len(group) + 1) * clip.frames <= _BATCH_FRAMES
-        if group and fits and group[0].frames == clip.frames:
-            group.append(clip)
-        else:
-            groups.append([clip])
-    return groups
-
-
-def _without_current(groups: list[list[MouthClip]], store: EmbeddingStore, nj: int) -> list[list[MouthClip]]:
-    """Take out the clips whose embedding is there and was made from the file as it is now."""
-    with ThreadPoolExecutor(nj) as pool:
-        current = pool.map(lambda clip: _is_current(clip, store), [clip for group in groups for clip in group])
-        remaining = [[clip for clip in group if not next(current)] for group in groups]
-    return [group for group in remaining if group]
-
-
-def _is_current(clip: MouthClip, store: EmbeddingStore) -> bool:
-    """Whether the store holds a clip, made from the same file: same size and time, else the same content.
-
-    A file that is gone since then leaves its embedding valid.
-    """
-    if clip.key not in store:
-        return False
-    source = store.clip(clip.key).source
-    try:
-        status = clip.path.stat()
-        if (status.st_size, status.st_mtime_ns) == (source.size, source.mtime_ns):
-            return True
-        return status.st_size == source.size and sha256_file(clip.path) == source.sha256
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False  # loading it says what is wrong
-
-
-def _source(path: Path) -> Source:
-    try:
-        status = path.stat()
-        return Source(status.st_size, status.st_mtime_ns, sha256_file(path))
-    except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _load_batches(plan: EmbeddingPlan, frontend: Frontend, nj: int, problems: list[Problem]) -> Iterator[Batch]:

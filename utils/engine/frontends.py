@@ -1,7 +1,8 @@
 """Visual front ends: frozen pretrained networks that turn mouth crops into one vector a frame.
 
-Reads a weights file, `--frontend_weights` (see utils/engine/checkpoints.py). Writes nothing. A front end's
-description holds all that its vectors depend on; its fingerprint names the store that keeps them.
+Reads a weights file, `--frontend_weights` (see utils/engine/checkpoints.py); a folder of that name holds ready-made vectors
+(utils/engine/features.py). Writes nothing. A front end's description holds all that its vectors depend on; its fingerprint
+names the store that keeps them.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from torch import nn
 from local_models.lipreading.model import LAYERS
 from utils.data.files import sha256_file
 from utils.engine.checkpoints import Checkpoint, load_lipreading, load_lr_asd, read_checkpoint
+from utils.engine.features import ReadyFeatures
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -123,11 +125,11 @@ class _LipreadingLayer(nn.Module):
 
 def load_frontend(
     weights: Path | str, conf: Path | str | None = None, layer: str = "trunk", device: torch.device | str = "cpu"
-) -> Frontend:
+) -> Frontend | ReadyFeatures:
     """Load a front end: a lip reader of the TCN family, or LR-ASD's visual half, recognised by what the file holds.
 
     Args:
-        weights: The weights file.
+        weights: The weights file, or a folder of features that were made beforehand.
         conf: A lip reader's configuration (JSON); by default the file's own, or the one in conf/lipreading that fits.
         layer: `trunk` (before the temporal network) or `tcn` (after it).
         device: Where it runs.
@@ -136,6 +138,12 @@ def load_frontend(
         UserError: the file, the configuration or the layer cannot be used; nothing is ever loaded in part.
     """
     _check_choice("--frontend_layer", layer, LAYERS)
+    if Path(weights).is_dir():
+        if conf is not None or layer != "trunk":
+            raise UserError(f"{weights}: a folder of ready-made features: leave --frontend_conf and --frontend_layer out")
+        features = ReadyFeatures(weights)
+        logger.info("front end %s (ready-made features, %d values a frame) from %s", features.name, features.dim, weights)
+        return features
     checkpoint = read_checkpoint(weights)
     sha256 = sha256_file(weights)
     if checkpoint.family == "lr_asd":
@@ -174,7 +182,7 @@ def frontend_fingerprint(description: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def store_name(frontend: Frontend, view: str, precision: str) -> str:
+def store_name(frontend: Frontend | ReadyFeatures, view: str, precision: str) -> str:
     """The folder name of a front end's embeddings: `<name>-<fingerprint>`."""
     name = re.sub(r"[^\w.-]", "_", frontend.name)
     return f"{name}-{frontend_fingerprint(frontend.describe(view, precision))}"

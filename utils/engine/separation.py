@@ -4,7 +4,7 @@ Reads the mixtures and the embeddings of their mouths; writes voices and the jou
 lies there already, made from the same files by the same network, is left alone.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,9 @@ import torch
 from tqdm import tqdm
 
 from utils.data.audio import read_audio
+from utils.data.disk import require_space
 from utils.data.embedding_store import EmbeddingStore
-from utils.data.estimates import Journal, Made, are_complete, voice_paths, write_voices
+from utils.data.estimates import SAMPLE_BYTES, Journal, Made, are_complete, voice_paths, write_voices
 from utils.data.files import remove_leftovers
 from utils.data.manifest import Problem
 from utils.engine.separation_plan import SeparationOptions, Task
@@ -30,6 +31,30 @@ class Separated:
     journal: Journal
     problems: list[Problem]
     audio_sec: float  # of the mixtures that were separated now
+
+
+def require_room(folder: Path, by_folder: Mapping[Path, Sequence[Task]], n_src: int, options: SeparationOptions) -> None:
+    """Refuse to separate where the disk cannot take the voices that are still to come, of all folders together.
+
+    Args:
+        folder: of the test; the others are this one or lie in it.
+        by_folder: the tasks of each folder of voices.
+        n_src: voices of a mixture.
+        options: they say how large a sample is.
+
+    Raises:
+        UserError: it has not enough room.
+    """
+    n_bytes, n_mixtures = 0, 0
+    for place, tasks in by_folder.items():
+        journal = Journal(place)
+        for task in tasks:
+            if not _is_done(task, journal, place, n_src):
+                n_mixtures += 1
+                n_bytes += n_src * task.length * SAMPLE_BYTES[options.subtype]
+                old = [path for path in voice_paths(place, task.item.mixture_id, n_src) if path.is_file()]
+                n_bytes -= sum(path.stat().st_size for path in old)  # the new ones take their place
+    require_space(folder, n_bytes, f"the voices of {n_mixtures} mixtures", "--exp_dir")
 
 
 def separate_tasks(

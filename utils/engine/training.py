@@ -95,7 +95,7 @@ def _list_left_out(path: Path, data_sets: dict[Path, Dataset]) -> None:
     path.unlink(missing_ok=True)
     if problems:
         write_failed(path, problems)
-        log.warning("%d clips are too short and left out, see %s", len(problems), path)
+        log.warning("%d items are left out, see %s", len(problems), path)
 
 
 def _fit(trainer: pl.Trainer, system: AVSystem, loaders: tuple[DataLoader, DataLoader], checkpoint: Path | None) -> None:

@@ -8,7 +8,7 @@
 set -euo pipefail
 
 data_dir=data/demo   # the prepared corpus
-frontend_weights=    # checkpoint of the lip-reading front end
+frontend_weights=    # checkpoint of the lip-reading front end, or a folder of ready-made features ID.npy
 frontend_conf=       # its conf/lipreading/*.json; empty: found out from the checkpoint
 frontend_layer=trunk # trunk or tcn: the output whose features are kept
 views=centre         # crops to embed: centre or centre,flip

@@ -1,6 +1,7 @@
 """Stage 2, embeddings: every mouth of a corpus through the lip-reading front end, once.
 
-Reads the manifests `data/<corpus>/*.csv`, the mouth crops they name and the front end's weights; writes
+Reads the manifests `data/<corpus>/*.csv`, the mouth crops they name and the front end's weights, or in place of both a
+folder of ready-made features (`--frontend_weights DIR`, see utils/engine/features.py); writes
 `dump/embeddings/<front end>-<fingerprint>/<corpus>/` (parts and failed.csv), one store for each view, and the mark
 `data/<corpus>/.done-2-<front end>-<fingerprint>.json`. Clips whose embedding is there are skipped, those whose mouth
 file has changed are made anew. Several processes share the work when started by torchrun or srun.
@@ -21,6 +22,8 @@ from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.stages.marks import StageMark, fingerprint_files
 
 if TYPE_CHECKING:
+    from utils.engine.embedding_plan import EmbeddingPlan
+    from utils.engine.features import ReadyFeatures
     from utils.engine.frontends import Frontend
 
 logger = logging.getLogger(__name__)
@@ -33,20 +36,23 @@ def main() -> int:
     shard = process_share(os.environ)
     manifests = read_manifests(args)
 
-    from utils.engine.frontends import load_frontend  # torch comes only after the paths were found good
+    from utils.engine.embedding_plan import require_room  # torch comes only after the paths were found good
+    from utils.engine.frontends import load_frontend
 
     device = choose_device(args.id, os.environ)
     frontend = load_frontend(args.frontend_weights, args.frontend_conf, args.frontend_layer, device)
     logger.info("stage 2: on %s, process %d of %d", device, shard[0] + 1, shard[1])
-    for view in args.views:
-        embed_view(manifests, frontend, view, args, shard)
+    plans = [plan_view(manifests, frontend, view, args, shard, args.force) for view in args.views]
+    require_room(plans)
+    for plan in plans:
+        embed_view(manifests, frontend, plan, args, shard)
     return 0
 
 
 def parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="embed", description=__doc__.partition("\n")[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="the corpus' manifests, data/<corpus>")
-    parser.add_argument("--frontend_weights", type=Path, required=True, help="weights of the lip-reading front end")
+    parser.add_argument("--frontend_weights", type=Path, required=True, help="of the front end, or a folder of features")
     parser.add_argument("--frontend_conf", type=Path, help="its conf/lipreading/*.json; found by itself where possible")
     parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"), help="which output is cached")
     parser.add_argument("--views", type=_views, default="centre", help="centre, flip or centre,flip")
@@ -66,9 +72,9 @@ def read_manifests(args: argparse.Namespace) -> list[Manifest]:
     Raises:
         UserError: a path leads nowhere, or a manifest is wrong.
     """
-    if not args.frontend_weights.is_file():
+    if not args.frontend_weights.exists():
         raise UserError(
-            f"--frontend_weights {args.frontend_weights}: no such file; utils/download_weights.sh fetches public ones"
+            f"--frontend_weights {args.frontend_weights}: no such file or folder; utils/download_weights.sh fetches some"
         )
     if args.frontend_conf is not None and not args.frontend_conf.is_file():
         raise UserError(f"--frontend_conf {args.frontend_conf}: no such file; see conf/lipreading/*.json")
@@ -80,18 +86,36 @@ def read_manifests(args: argparse.Namespace) -> list[Manifest]:
     return [read_manifest(path) for path in paths]
 
 
+def plan_view(
+    manifests: list[Manifest],
+    frontend: "Frontend | ReadyFeatures",
+    view: str,
+    args: argparse.Namespace,
+    shard: tuple[int, int] = (0, 1),
+    force: bool = False,
+) -> "EmbeddingPlan":
+    """What is to be done for one view, by this process; see `plan_embedding`."""
+    from utils.engine.embedding_plan import plan_embedding
+
+    where = (args.dump_dir, view, args.precision, args.batch_size, args.nj)
+    return plan_embedding(manifests, frontend, *where, shard, force)
+
+
 def embed_view(
-    manifests: list[Manifest], frontend: "Frontend", view: str, args: argparse.Namespace, shard: tuple[int, int]
+    manifests: list[Manifest],
+    frontend: "Frontend | ReadyFeatures",
+    plan: "EmbeddingPlan",
+    args: argparse.Namespace,
+    shard: tuple[int, int],
 ) -> None:
     """Bring this process' share of one view's store up to date; mark the view once the whole of it is.
 
     Raises:
         UserError: more than `--max_failed` mouths could not be embedded.
     """
-    from utils.engine.embedding import plan_embedding, run_plan
+    from utils.engine.embedding import run_plan
 
-    where = (manifests, frontend, args.dump_dir, view, args.precision, args.batch_size, args.nj)
-    plan = plan_embedding(*where, shard, args.force)
+    view = plan.view
     mark = _mark(manifests, plan.root.parent.name, view, args)
     changes = mark.changed()
     if not plan.groups and changes == []:
@@ -108,7 +132,8 @@ def embed_view(
             f"{failed_path}: {len(problems)} of {plan.n_clips} mouths could not be embedded, the first "
             f"{problems[0].path} ({problems[0].reason}); mend them, or allow so many with --max_failed"
         )
-    if shard[1] == 1 or not plan_embedding(*where).groups:  # the last of several processes finds nothing missing
+    # the last of several processes finds nothing missing
+    if shard[1] == 1 or not plan_view(manifests, frontend, view, args).groups:
         mark.write()
 
 

@@ -45,7 +45,7 @@ def main() -> int:
     for change in changes or []:
         log.info("stage 1: runs again, %s", change)
     if videos.is_file():
-        uncut = cut_corpus(args.data_dir, args.alignment, args.nj)
+        uncut = cut_corpus(args.data_dir, manifests, args.alignment, args.nj)
         _report(uncut, args, "clips")
         manifests = [without_mouths(manifest, uncut) for manifest in manifests]
         crops = sorted({manifest.resolve(path) for manifest in manifests for path in manifest.mouth_paths()})

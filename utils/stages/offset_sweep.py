@@ -120,7 +120,7 @@ def separate_offsets(args: argparse.Namespace, facts: dict, manifest: Manifest, 
         check_made_alike,
         with_late_faces,
     )  # torch comes only after the paths were found good
-    from utils.engine.separation import separate_tasks
+    from utils.engine.separation import require_room, separate_tasks
     from utils.engine.separation_plan import SeparationOptions, load_separator, plan_tasks
     from utils.stages.embed import choose_device
 
@@ -129,12 +129,13 @@ def separate_offsets(args: argparse.Namespace, facts: dict, manifest: Manifest, 
     store = EmbeddingStore(args.dump_dir / "embeddings" / facts["store_name"] / manifest.corpus)
     tasks, _ = plan_tasks(manifest, separator, None, store, {}, options)  # what cannot be separated, stage 4 has listed
     check_made_alike(tasks, folder, options)
-    for by in args.av_offset_sweep:
-        if not by:
-            continue
+    late = {by: with_late_faces(tasks, by) for by in args.av_offset_sweep if by}
+    by_folder = {offset_folder(folder, by): moved for by, moved in late.items()}
+    require_room(folder, by_folder, manifest.n_src, options)
+    for by, moved in late.items():
         target = offset_folder(folder, by)
         target.mkdir(parents=True, exist_ok=True)
-        done = separate_tasks(with_late_faces(tasks, by), target, ShiftedStore(store, by), manifest.n_src, options)
+        done = separate_tasks(moved, target, ShiftedStore(store, by), manifest.n_src, options)
         write_failed(target / "failed.csv", done.problems)
         write_separated(target, manifest, done.journal)
         if done.problems:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from utils.data.estimates import JOURNAL_NAME, SUBTYPES, write_separated
 from utils.data.files import read_json, sha256_file
 from utils.data.manifest import Manifest, Problem, write_failed
+from utils.engine.features import ReadyFeatures
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.scoring.items import files_fingerprint
 from utils.stages.marks import StageMark, fingerprint_files
@@ -78,6 +79,8 @@ def _separate_videos(args: argparse.Namespace, facts: dict | None) -> int:
     find_videos(args.test_dir, args.landmarks_dir)  # what can be refused is, before torch is imported
     if facts is None:
         raise UserError(f"{args.exp_dir}: an audio-only network cannot tell which voice is whose; give an audio-visual one")
+    if Path(facts["weights"]).is_dir():
+        raise UserError(f"{args.exp_dir}: trained on ready-made features, which videos have not; give prepared mixtures")
     from utils.stages.embed import choose_device
     from utils.stages.videos import separate_videos
 
@@ -92,7 +95,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--test_name", default="", help="name of the outputs; empty: made from --test_dir")
     parser.add_argument("--cue_test", type=flag, default=False, help="also separate with swapped and shuffled faces")
     parser.add_argument("--fallback_exp_dir", default="", help="audio-only experiment for mixtures without good mouths")
-    parser.add_argument("--frontend_weights", default="", help="where the experiment's front end lies now, if moved")
+    parser.add_argument("--frontend_weights", default="", help="where its front end lies now, or other features")
     parser.add_argument("--subtype", default="float", choices=tuple(SUBTYPES), help="sample format of the voices")
     parser.add_argument("--window_sec", type=float, default=8.0, help="longer mixtures are separated in such windows")
     parser.add_argument("--hop_sec", type=float, default=6.0, help="from window to window")
@@ -142,7 +145,7 @@ def check_experiments(args: argparse.Namespace) -> dict | None:
     if not isinstance(facts, dict) or not all(isinstance(facts.get(name), str) for name in wanted):
         raise UserError(f"{path}: does not name {', '.join(wanted)}; run stage 3 again")
     weights = Path(args.frontend_weights or facts["weights"])
-    if not weights.is_file():
+    if not weights.exists():
         raise UserError(f"{weights}: the front end of {args.exp_dir} is not there; say where with --frontend_weights")
     return facts | {"weights": str(weights)}
 
@@ -198,9 +201,12 @@ def embed_mouths(
     frontend = load_frontend(facts["weights"], facts.get("conf") or None, facts["layer"], device)
     name = store_name(frontend, facts["view"], facts["precision"])
     if name != facts["store_name"]:
+        remedy = "give the weights it was trained with, --frontend_weights"
+        if Path(facts["weights"]).is_dir():
+            remedy += "; ready-made features are known by the name of their folder and the values of a frame"
         raise UserError(
             f"{facts['weights']}: gives the embeddings {name}, but {args.exp_dir} was trained on {facts['store_name']}; "
-            f"give the weights it was trained with, --frontend_weights"
+            + remedy
         )
     where = {"view": facts["view"], "precision": facts["precision"], "nj": args.nj}
     store, problems = embed_manifests([manifest], frontend, args.dump_dir, **where)
@@ -215,9 +221,10 @@ def _separate_all(
     force: bool,
 ) -> list[Problem]:
     """Separate into each folder; a folder's separated.csv is there only when the folder is up to date."""
-    from utils.engine.separation import separate_tasks
+    from utils.engine.separation import require_room, separate_tasks
 
     main_folder = next(iter(by_cues))
+    require_room(main_folder, by_cues, manifest.n_src, options)
     for path in (main_folder, *(main_folder / name for name in CUE_FOLDERS)):
         (path / "separated.csv").unlink(missing_ok=True)
         if force:
@@ -257,6 +264,9 @@ def _inputs(args: argparse.Namespace, facts: dict | None, test_set: TestSet) -> 
     """What the voices depend on, for the mark; audio and mouths count by name, size and time."""
     manifest = test_set.manifest
     files = [manifest.resolve(path) for item in manifest.items for path in (item.mixture_path, *item.mouth_paths) if path]
+    if facts and Path(facts["weights"]).is_dir():
+        features = ReadyFeatures(facts["weights"])
+        files += [features.path_of(path) for path in manifest.mouth_paths()]
     fallback = sha256_file(Path(args.fallback_exp_dir) / "best_model.pth") if args.fallback_exp_dir else ""
     return {
         "network": sha256_file(args.exp_dir / "best_model.pth"),

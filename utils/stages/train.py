@@ -65,7 +65,7 @@ def main() -> int:
     conf = read_conf(args.conf, words)
     if conf.n_cues and not args.frontend_weights:
         raise UsageError(f"{args.conf} needs mouth embeddings: give --frontend_weights FILE")
-    if conf.n_cues and not Path(args.frontend_weights).is_file():
+    if conf.n_cues and not Path(args.frontend_weights).exists():
         raise UserError(f"{args.frontend_weights}: no such weights; utils/download_weights.sh fetches public ones")
     train_manifest = read_manifest(args.data_dir / ("utterances.csv" if conf.data.dynamic else "train.csv"))
     val_manifest = read_manifest(args.data_dir / "val.csv")
