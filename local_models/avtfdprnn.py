@@ -2,8 +2,9 @@
 
 Reads nothing and writes nothing. The spectrum is compressed to a grid of bands and frames by a strided convolution; one
 recurrent path runs along the bands of a frame, one along the frames of a band, with the same weights for all bands: what
-is learned of a voice's harmonics at one pitch holds at every other. The first blocks hear the mixture alone and run once;
-then every face gets a stream, steered by its cues before every block, and the streams tell each other what they hold.
+is learned of a voice's harmonics at one pitch holds at every other. Then frames may attend to each other. The first blocks
+hear the mixture alone and run once; then every face gets a stream, steered by its cues before every block, and the streams
+tell each other what they hold.
 """
 
 from collections.abc import Callable, Iterator
