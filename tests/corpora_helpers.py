@@ -5,6 +5,7 @@ import importlib
 import io
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,11 +16,22 @@ import soundfile
 from utils.errors import UsageError, UserError
 
 RATE_HZ = 16000
+GAINS_DB = (1.048, -1.048)  # of the voices of a 2Mix mixture
 
 # Ids as the corpora have them: `_` and `-` inside, in front and at the end.
 LRS2_IDS = ("6339077953587836416_00025", "6338273935710083967_00003", "5535415699068794046_00001", "6330311066473698535_00011")
 LRS3_IDS = ("NCJTV5KaJJc_00001", "vhVWzkbAW4I_00005", "_8K1hWkirLo_00002", "aaEA__Js2u-_00010")
 VOX_IDS = ("id08108_RCODGWdfzdY_00197", "id07077_oi72_HHDWY4_00288", "id08249_-sn2lLxlZb__00252", "id00017__1dfn2spq-E_00001")
+
+
+# Six videos of each corpus, two for each split, the nastiest among those that are tested on.
+VIDEOS = {
+    "lrs2": ("6339077953587836416", "6338273935710083967", "5535415699068794046", "6330311066473698535",
+             "0000000000000000007", "6330311066473698536"),
+    "lrs3": ("NCJTV5KaJJc", "vhVWzkbAW4I", "_-_-_-_-_-_", "aaEA__Js2u-", "_8K1hWkirLo", "_00001_-1_5"),
+    "voxceleb2": ("id08108_RCODGWdfzdY", "id07077_oi72_HHDWY4", "id08249_-sn2lLxlZb_", "id00017__1dfn2spq-E",
+                  "id08000___________-", "id08001_-_00001_-_0"),
+}  # fmt: skip
 
 
 def speech(shared_data: Path, index: int, seconds: float | None = None) -> np.ndarray:
@@ -50,21 +62,30 @@ def two_mix_name(ids: tuple[str, ...], gains_db: tuple[float, ...]) -> str:
     return "_".join(f"{name}_{gain:.5g}" for name, gain in zip(ids, gains_db, strict=True))
 
 
+def write_two_mix(
+    root: Path, splits: Mapping[str, Sequence[tuple[str, ...]]], sounds: Mapping[str, np.ndarray]
+) -> list[str]:
+    """The audio of a 2Mix folder, in each split the mixtures of these ids; their names."""
+    names = []
+    for split, groups in splits.items():
+        for ids in groups:
+            gains_db = GAINS_DB[: len(ids)]
+            names.append(two_mix_name(ids, gains_db))
+            sources = np.stack([10 ** (gain / 20) * sounds[name] for name, gain in zip(ids, gains_db, strict=True)])
+            for folder, samples in (("mix", sources.sum(axis=0)), *((f"s{k}", s) for k, s in enumerate(sources, start=1))):
+                write_audio(root / f"audio/wav16k/min/{split}/{folder}/{names[-1]}.wav", samples)
+    return names
+
+
 def make_two_mix(
     root: Path, shared_data: Path, ids: tuple[str, ...], seconds: float = 2.0, splits=("tr", "cv", "tt")
 ) -> list[str]:
     """A 2Mix folder of one mixture in each split; their names."""
-    gains_db = (1.048, -1.048)
     pairs = [(ids[0], ids[1]), (ids[2], ids[3]), (ids[3], ids[2])]
-    names = []
-    for split, pair in zip(splits, pairs, strict=False):
-        sources = np.stack([0.3 * speech(shared_data, ids.index(name), seconds) for name in pair])
-        names.append(two_mix_name(pair, gains_db))
-        for folder, samples in (("mix", sources.sum(axis=0)), ("s1", sources[0]), ("s2", sources[1])):
-            write_audio(root / f"audio/wav16k/min/{split}/{folder}/{names[-1]}.wav", samples)
+    sounds = {name: 0.3 * speech(shared_data, index, seconds) for index, name in enumerate(ids)}
     for name in ids:
         write_crops(root / "mouths" / f"{name}.npz", round(seconds * 25), shared_data)
-    return names
+    return write_two_mix(root, {split: [pair] for split, pair in zip(splits, pairs, strict=False)}, sounds)
 
 
 def copy_video(shared_data: Path, index: int, target: Path) -> Path:
@@ -74,22 +95,27 @@ def copy_video(shared_data: Path, index: int, target: Path) -> Path:
     return target
 
 
-def encode_clip(path: Path, samples: np.ndarray, rate_hz: int, fps: Fraction | None) -> Path:
-    """An mp4 or m4a of real sound; with `fps` it has small pictures at that rate."""
+def encode_clip(
+    path: Path, samples: np.ndarray, rate_hz: int, fps: Fraction | None, pictures: Sequence[np.ndarray] | None = None
+) -> Path:
+    """An mp4 or m4a of a sound; with `fps` it has pictures at that rate: these, RGB of one size, or small grey ones."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    if fps and pictures is None:
+        n_pictures = round(len(samples) / rate_hz * fps)
+        pictures = [np.full((64, 64, 3), number % 200, np.uint8) for number in range(n_pictures)]
     with av.open(str(path), "w") as container:
         sound = container.add_stream("aac", rate=rate_hz, layout="mono")
-        pictures = container.add_stream("mpeg4", rate=fps) if fps else None
-        if pictures:
-            pictures.width, pictures.height, pictures.pix_fmt = 64, 64, "yuv420p"
-            for number in range(round(len(samples) / rate_hz * fps)):
-                grey = np.full((64, 64, 3), number % 200, np.uint8)
-                container.mux(pictures.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
-            container.mux(pictures.encode())
+        if fps:
+            stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "4"})
+            stream.height, stream.width = pictures[0].shape[:2]
+            stream.pix_fmt = "yuv420p"
+            for picture in pictures:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
         frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
-        frame.sample_rate = rate_hz
+        frame.sample_rate, frame.pts, frame.time_base = rate_hz, 0, Fraction(1, rate_hz)
         container.mux(sound.encode(frame))
         container.mux(sound.encode())
     return path

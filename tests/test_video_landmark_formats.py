@@ -228,6 +228,11 @@ def test_a_csv_with_frame_numbers_may_count_from_0_or_1_and_leave_frames_out(tmp
     assert_track(read_landmarks(tmp_path / "a.csv", N_FRAMES), SEEN)
 
 
+def test_a_csv_that_counts_from_1_ends_with_the_last_picture(tmp_path):
+    write_csv(tmp_path / "a.csv", [[str(k + 1), *row_of(points)] for k, points in enumerate(TRACK)])
+    assert_track(read_landmarks(tmp_path / "a.csv", N_FRAMES + 3, n_shown=N_FRAMES), list(range(N_FRAMES)))
+
+
 def test_a_csv_whose_first_frames_have_no_face_counts_from_0(tmp_path):
     write_csv(tmp_path / "a.csv", [[str(k), *row_of(TRACK[k])] for k in range(2, N_FRAMES)])
     assert_track(read_landmarks(tmp_path / "a.csv", N_FRAMES), [2, 3, 4, 5])

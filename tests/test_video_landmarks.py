@@ -142,6 +142,17 @@ def test_another_number_of_frames_is_an_error_that_names_both_and_the_remedy(tmp
         read_landmarks(tmp_path / "a.pkl", n_frames)
 
 
+@pytest.mark.parametrize(("n_frames", "n_shown"), [(9, 6), (9, 5), (4, 7)])
+def test_landmarks_may_be_of_the_pictures_where_the_sound_is_longer_or_shorter(tmp_path, n_frames, n_shown):
+    """AAC fills its last frame: 2 s at 16 kHz last 53 frames of the grid beside 50 pictures."""
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(WITH_GAP))
+    assert_track(read_landmarks(tmp_path / "a.pkl", n_frames, n_shown=n_shown), [k for k in SEEN if k < n_frames])
+    write_people(tmp_path / "a.npz", [person("anna", [0, 1, 3])], 6, 320, 240)
+    assert read_landmarks(tmp_path / "a.npz", n_frames, n_shown=n_shown)[0].frames.tolist() == [0, 1, 3]
+    with pytest.raises(UserError, match=r"6 frames where the video has 12 at 25 frames a second \(10 with a picture\); give"):
+        read_landmarks(tmp_path / "a.pkl", 12, n_shown=10)
+
+
 def test_points_that_cannot_be_count_as_missing_and_are_reported(tmp_path, caplog):
     track = TRACK.copy()
     track[1, 7, 0] = np.nan

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every check of the recipe: style, shell scripts, unit tests, then the whole recipe on a tiny corpus.
+# Every check of the recipe: style, shell scripts, unit tests, then the whole recipe on tiny corpora.
 #
-#   utils/run_tests.sh            everything, some 20 minutes on two cores
+#   utils/run_tests.sh            everything, some 25 minutes on two cores
 #   utils/run_tests.sh --quick    without the whole recipe
 #
 # Makes the environment when it is not there (see path.sh) and adds the test tools of requirements-dev.txt to it. Writes
@@ -24,6 +24,7 @@ utils/install_more.sh requirements-video.txt
 
 outcomes=()
 failed=0
+whole_recipe=(tests/test_pipeline.py tests/test_corpora_all_stages.py)
 
 check() { # name, command...: run it and note how it went
     local name=$1 started=$SECONDS outcome=passed
@@ -40,9 +41,9 @@ mapfile -t scripts < <(find . \( -name .git -o -name .venv -o -path ./data -o -p
     -o \( -name '*.sh' -o -path ./.ci/run \) -print | sort)
 check ruff python3 -m ruff check .
 check shellcheck shellcheck "${scripts[@]}"
-check "unit tests" python3 -m pytest --timeout 600 --ignore tests/test_pipeline.py
+check "unit tests" python3 -m pytest --timeout 600 "${whole_recipe[@]/#/--ignore=}"
 if [[ $quick == false ]]; then
-    check "whole recipe" python3 -m pytest --timeout 1200 tests/test_pipeline.py
+    check "whole recipe" python3 -m pytest --timeout 1200 "${whole_recipe[@]}"
 fi
 
 printf '\n'

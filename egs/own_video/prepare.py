@@ -22,7 +22,7 @@ from utils.errors import UserError, run_cli
 
 AUDIO_SUFFIXES = (".wav", ".flac")
 LANDMARK_SUFFIXES = (".npz", ".npy", ".pkl", ".landmarks.csv", ".landmarks.txt")  # a plain .txt is somebody's transcript
-_FEWEST_SPEAKERS = 6  # two for each split, so that each can mix different voices
+_FEWEST_SPEAKERS = 8  # four to train on, as confs mix up to four voices, and two for each other split
 
 
 def main() -> int:

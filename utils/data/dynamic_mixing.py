@@ -70,8 +70,8 @@ class VoicePool:
         fewer = " ask for fewer voices (--three_voices 0 --off_screen 0)," if most_voices > 2 else ""
         if same_speaker < 1 and len(self.speakers) < most_voices:
             raise UserError(
-                f"{manifest.path}: {len(self.speakers)} speaker(s) cannot make mixtures of {most_voices} different ones; give "
-                f"more,{fewer} or mix utterances of one speaker (--same_speaker 1)"
+                f"{manifest.path}: {len(self.speakers)} speaker(s) cannot make mixtures of {most_voices} different ones; "
+                f"give more,{fewer} or mix utterances of one speaker (--same_speaker 1)"
             )
         if same_speaker > 0 and most_voices > 1 and not self.talkative[most_voices]:
             raise UserError(

@@ -131,7 +131,9 @@ def _whole(path: Path | str, name: str, value: Any) -> int:
     return int(value)
 
 
-def read_landmarks(path: Path | str, n_frames: int, size: tuple[int, int] | None = None) -> list[Person]:
+def read_landmarks(
+    path: Path | str, n_frames: int, size: tuple[int, int] | None = None, n_shown: int | None = None
+) -> list[Person]:
     """Read landmarks in any of the known formats, one set for each picture of the video at 25 frames a second.
 
     Known are: the landmark file; npz with key `data` and pkl as the public preprocessing of lip networks writes them
@@ -143,6 +145,8 @@ def read_landmarks(path: Path | str, n_frames: int, size: tuple[int, int] | None
         path: a file or folder.
         n_frames: of the video on the 25 fps grid; the landmarks may have one frame more, which is left out, or less.
         size: width and height of the video in pixels, where they are known; tells landmarks far outside the picture.
+        n_shown: frames that have a picture, where the sound goes on after the last one or ends before it: landmarks may be
+            for these. None: all have.
 
     Returns:
         The people who have a frame, the first face of every frame first. Frames whose points are not finite, far outside
@@ -155,13 +159,15 @@ def read_landmarks(path: Path | str, n_frames: int, size: tuple[int, int] | None
     if path.suffix.lower() == ".npz":
         arrays = read_npz(path)
         if "points" in arrays:
-            return _seen(path, _shortened(path, _people_of(path, arrays), n_frames))
+            return _seen(path, _shortened(path, _people_of(path, arrays), n_frames, n_shown))
         if "data" not in arrays:
             found = ", ".join(sorted(arrays)[:8])
             raise UserError(f"{path}: neither a landmark file nor landmarks under the key `data`, but {found or 'nothing'}")
         tracks = tracks_of(arrays["data"], path)
     else:
-        tracks = read_tracks(path, n_frames)
+        tracks = read_tracks(path, n_shown or n_frames)
+    for track in tracks.values():
+        _check_count(path, len(track), n_frames, n_shown)
     return _seen(path, [_person(path, name, track, n_frames, size) for name, track in tracks.items()])
 
 
@@ -176,9 +182,9 @@ def _seen(path: Path, people: Sequence[Person]) -> list[Person]:
     return seen
 
 
-def _shortened(path: Path, found: People, n_frames: int) -> list[Person]:
+def _shortened(path: Path, found: People, n_frames: int, n_shown: int | None) -> list[Person]:
     """The people of a landmark file, without what lies after the video."""
-    _check_count(path, found.n_frames, n_frames)
+    _check_count(path, found.n_frames, n_frames, n_shown)
     people = []
     for person in found.people:
         kept = person.frames < n_frames
@@ -187,17 +193,18 @@ def _shortened(path: Path, found: People, n_frames: int) -> list[Person]:
     return people
 
 
-def _check_count(path: Path, found: int, n_frames: int) -> None:
-    if abs(found - n_frames) > 1:
+def _check_count(path: Path, found: int, n_frames: int, n_shown: int | None) -> None:
+    n_shown = n_shown or n_frames
+    if min(abs(found - n_frames), abs(found - n_shown)) > 1:
+        pictures = f" ({n_shown} with a picture)" if n_shown != n_frames else ""
         raise UserError(
-            f"{path}: landmarks of {found} frames where the video has {n_frames} at 25 frames a second; give landmarks of "
-            "its pictures at that rate (nan, None or an empty line for a frame without a face)"
+            f"{path}: landmarks of {found} frames where the video has {n_frames} at 25 frames a second{pictures}; give "
+            "landmarks of its pictures at that rate (nan, None or an empty line for a frame without a face)"
         )
 
 
 def _person(path: Path, name: str, track: np.ndarray, n_frames: int, size: tuple[int, int] | None) -> Person:
     """A person from a track (frames, 68, 2), NaN where the face is missing."""
-    _check_count(path, len(track), n_frames)
     given = ~np.isnan(track).all(axis=(1, 2))
     usable = np.isfinite(track).all(axis=(1, 2))
     points = np.where(usable[:, None, None], track, 0.0)

@@ -24,10 +24,11 @@ from utils.data.jobs import file_key
 from utils.data.mouths import MouthWriter
 from utils.errors import UserError
 from utils.video.crops import ALIGNMENTS, MAX_GAP_FRAMES, cut_people
-from utils.video.decoding import GRID_FPS, SOUND_RATE_HZ, extract_sound, probe_video, read_pictures
+from utils.video.decoding import GRID_FPS, SOUND_RATE_HZ, VideoInfo, extract_sound, probe_video, read_pictures
 from utils.video.landmarks import People, Person, read_landmarks, read_people, write_people
 from utils.video.preview import save_thumbnail
 
+_MOST_APART = 12  # frames of the grid that sound and pictures of one video may differ by where landmarks are given
 _VERSION = 1  # of what `prepare_video` makes; another one is made anew
 
 
@@ -120,7 +121,7 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
 
         people, n_ignored = find_people(path, n_frames, folder / "scan", min_sec=options.min_sec)
     else:
-        people, n_ignored = read_landmarks(landmarks_path, n_frames, (info.width, info.height)), 0
+        people, n_ignored = _given_people(landmarks_path, info, n_frames), 0
     if not people:
         seen = f" ({n_ignored} faces were there for less than {options.min_sec:g} s)" if n_ignored else ""
         raise UserError(f"{path}: nobody is on screen{seen}, so there is no voice to take out of the sound")
@@ -156,13 +157,20 @@ def cut_clip(
 
         people, _ = find_people(video_path, n_frames, None, min_sec=min(options.min_sec, n_frames / GRID_FPS / 2))
     else:
-        info = probe_video(video_path)
-        people = read_landmarks(landmarks_path, n_frames, (info.width, info.height))
+        people = _given_people(landmarks_path, probe_video(video_path), n_frames)
     if not people:
         raise UserError(f"{video_path}: no face found in {n_frames} frames")
     speaker = max(people, key=_presence)
     shares = write_mouths(video_path, [speaker], n_frames, [mouth_path], options)
     return {"people": len(people), "share_with_mouth": shares[0]}
+
+
+def _given_people(path: Path, info: VideoInfo, n_frames: int) -> list[Person]:
+    """Landmarks that somebody found in a video's pictures, whose number the sound, in whole AAC frames, need not share."""
+    n_shown = round(info.n_pictures / info.fps * GRID_FPS) if info.n_pictures and info.fps else n_frames
+    if abs(n_shown - n_frames) > _MOST_APART:
+        n_shown = n_frames  # what the container says of its pictures is not to be believed
+    return read_landmarks(path, n_frames, (info.width, info.height), n_shown)
 
 
 def _presence(person: Person) -> float:
