@@ -222,7 +222,7 @@ def test_stage_1_checks_the_mouths_once_and_again_when_one_changed(corpus, run):
         ("s1a", "utterances.csv"),
         ("s1f_s1g", "test.csv"),
     }
-    assert "4 rows with broken mouth crops, see" in run("mouths", "--data_dir", data, "--max_failed", 4)
+    assert "4 rows without usable mouth crops, see" in run("mouths", "--data_dir", data, "--max_failed", 4)
 
 
 def test_stage_1_wants_manifests_and_a_mouth_in_every_row(corpus, run, tmp_path):

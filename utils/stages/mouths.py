@@ -109,7 +109,7 @@ def _report(problems: list[Problem], args: argparse.Namespace, what: str) -> Non
             f"{path}: {count} {what} have mouth crops that cannot be used, for the reasons listed there; mend them, "
             f"or let them pass with --max_failed {count}"
         )
-    log.info("stage 1: %d %s with broken mouth crops%s", count, what, f", see {path}" if count else "")
+    log.info("stage 1: %d %s without usable mouth crops%s", count, what, f", see {path}" if count else "")
 
 
 if __name__ == "__main__":
