@@ -94,19 +94,15 @@ def test_lrs2_2mix_by_its_lists_ends_in_scores_and_a_second_call_does_nothing(tm
     assert corpus.recipe.run(command, "--train_args", TINY).count("up to date") == 6
 
 
-def test_lrs3_2mix_trains_a_network_that_extracts_the_voice_of_one_face(tmp_path, drawn):
-    corpus = TwoMix(tmp_path, "lrs3", drawn)
-    places = {"/data/lrs3_2mix": corpus.recipe.raw, "lrw_resnet18_mstcn.pth.tar": WEIGHTS}
-    command = readme_command("lrs3", "./egs/lrs3/run.sh --corpus_dir /data/lrs3_2mix", places)
-    corpus.recipe.run(command, "--conf", "conf/tse.yml", "--train_args", TINY)
-    corpus.check()
-
-
-def test_voxceleb2_2mix_trains_the_familys_own_network(tmp_path, drawn):
-    corpus = TwoMix(tmp_path, "voxceleb2", drawn)
-    places = {"/data/vox2_2mix": corpus.recipe.raw, "lrw_resnet18_mstcn.pth.tar": WEIGHTS}
-    command = readme_command("voxceleb2", "./egs/voxceleb2/run.sh --corpus_dir /data/vox2_2mix", places)
-    corpus.recipe.run(command, "--conf", "conf/tse_avdprnn.yml", "--train_args", TINY_TIME_DOMAIN)
+@pytest.mark.parametrize(
+    ("name", "folder", "conf", "sizes"),
+    [("lrs3", "/data/lrs3_2mix", "tse", TINY), ("voxceleb2", "/data/vox2_2mix", "tse_avdprnn", TINY_TIME_DOMAIN)],
+)
+def test_2mix_trains_networks_that_extract_the_voice_of_one_face(tmp_path, drawn, name, folder, conf, sizes):
+    corpus = TwoMix(tmp_path, name, drawn)
+    places = {folder: corpus.recipe.raw, "lrw_resnet18_mstcn.pth.tar": WEIGHTS}
+    command = readme_command(name, f"./egs/{name}/run.sh --corpus_dir {folder}", places)
+    corpus.recipe.run(command, "--conf", f"conf/{conf}.yml", "--train_args", sizes)
     corpus.check()
 
 
