@@ -17,6 +17,7 @@ exp_dir=           # folder of an experiment of your own (run.sh, stage 3); empt
 frontend_weights=  # the lip network's file, if it is not where the experiment had it
 landmarks_dir=     # landmarks that were found before, a file or folder named as each video; empty: found here
 alignment=centred8 # how mouths are aligned: centred8 or forward5
+audio_stream=0     # which audio stream, 1 is the first; 0: the default one, or the first that has sound
 min_sec=0.5        # people on screen for a shorter time are left out
 subtype=float      # sample format of the tracks: float or pcm16
 nj=$(nproc)        # videos taken apart at once
@@ -53,5 +54,5 @@ if [[ -z $exp_dir ]]; then
 fi
 exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$(name_of_test "$video")" \
     "--out_dir=$out_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" "--landmarks_dir=$landmarks_dir" \
-    "--alignment=$alignment" "--min_sec=$min_sec" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" \
+    "--alignment=$alignment" "--audio_stream=$audio_stream" "--min_sec=$min_sec" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" \
     "--force=$force"

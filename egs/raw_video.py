@@ -25,6 +25,7 @@ from utils.data.mix_lists import ListedMixture, read_mix_list
 from utils.data.mixture_making import MIN, SUBTYPES, MixingOptions
 from utils.data.raw_corpus import SAMPLE_RATE_HZ, RawClip, RawOptions, VideoReader, prepare_raw_corpus
 from utils.data.rooms import RoomOptions, find_responses
+from utils.data.sound_checks import wrong_rate_hint
 from utils.data.speech_level import MEASURES, WHOLE
 from utils.errors import OptionParser, UsageError, UserError, flag
 
@@ -219,12 +220,17 @@ def extract_clip(clip: RawClip, wav_path: Path) -> int:
     """
     decoding = video_decoding()
     info = decoding.probe_video(Path(clip.video_path))
-    length = decoding.extract_sound(Path(clip.audio_path or clip.video_path), wav_path)
+    source = Path(clip.audio_path or clip.video_path)
+    sound = decoding.extract_sound(source, wav_path)
+    length = sound.n_samples
+    for warning in sound.warnings:
+        log.warning("%s: %s", source, warning)
     if info.n_pictures and info.fps > 0:
         frames = info.n_pictures / info.fps * 25
         if not _SAMPLES_PER_FRAME[0] <= length / frames <= _SAMPLES_PER_FRAME[1]:
             sound_sec, picture_sec = length / SAMPLE_RATE_HZ, info.n_pictures / info.fps
-            raise UserError(f"{clip.video_path}: the sound lasts {sound_sec:.2f} s, the pictures {picture_sec:.2f} s")
+            hint = wrong_rate_hint(length, SAMPLE_RATE_HZ, picture_sec)
+            raise UserError(f"{clip.video_path}: the sound lasts {sound_sec:.2f} s, the pictures {picture_sec:.2f} s{hint}")
     return length
 
 

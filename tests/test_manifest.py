@@ -305,7 +305,7 @@ NOISE = 0.1 * np.random.default_rng(1).standard_normal(3200)
         (audio_of(np.append(NOISE, 0.1)), "3201 samples where column length says 3200"),
         (audio_of(NOISE[:0]), "holds no sample"),
         (audio_of(np.zeros(3200)), "silent"),
-        (audio_of(np.where(np.arange(3200) == 9, np.nan, NOISE)), "not finite"),
+        (audio_of(np.where(np.arange(3200) == 9, np.nan, NOISE)), "is nan"),
         (lambda path: path.write_bytes(b""), "cannot be read as audio"),
         (lambda path: path.write_bytes(path.read_bytes()[:2000]), "samples where column length says"),
         (lambda path: path.unlink(), "no such file"),

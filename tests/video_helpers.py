@@ -162,7 +162,7 @@ def numbers(path: Path, n_frames: int, **options) -> list[int | None]:
 def wav_of(path: Path) -> np.ndarray:
     """What `extract_sound` writes, float32 (samples,), after a look at the file's kind."""
     target = path.parent / f"{path.name}.wav"
-    n_samples = extract_sound(path, target)
+    n_samples = extract_sound(path, target).n_samples
     data, rate = soundfile.read(target, dtype="float32")
     assert (rate, data.shape, soundfile.info(target).subtype) == (16_000, (n_samples,), "FLOAT")
     return data

@@ -132,7 +132,10 @@ def _fits(path: Path) -> bool:
 
 
 def _convert(given: tuple[Path, Path]) -> int:
-    return int(video_decoding().extract_sound(*given))  # PyAV decodes what soundfile does not
+    sound = video_decoding().extract_sound(*given)  # PyAV decodes what soundfile does not
+    for warning in sound.warnings:
+        log.warning("%s: %s", given[0], warning)
+    return sound.n_samples
 
 
 def _converted_before(data_dir: Path) -> set[Path]:

@@ -186,7 +186,7 @@ def _parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: str) -> d
     frontend = load_frontend(frontend_weights or facts["weights"], facts.get("conf") or None, facts["layer"])
     separator = load_separator(exp_dir, "cpu")
     sound_path, mouths = folder / "sound.wav", []
-    sound_sec, n_samples = _timed(lambda: extract_sound(video, sound_path))
+    sound_sec, n_samples = _timed(lambda: extract_sound(video, sound_path).n_samples)
     n_frames = math.ceil(n_samples / _FRAME_SAMPLES)
     decode_sec, _ = _timed(lambda: sum(1 for _ in read_pictures(video, n_frames)))
     scan_sec, (people, _) = _timed(lambda: find_people(video, n_frames, folder / "scan"))

@@ -20,6 +20,7 @@ from scipy.signal import oaconvolve
 
 from utils.data.audio import probe_audio, read_audio
 from utils.data.mixing import MAX_DRAWS, SILENCE_POWER, add_noise, power
+from utils.data.sound_checks import require_numbers
 from utils.errors import UserError
 
 EXTENSIONS = (".wav", ".flac")
@@ -261,6 +262,8 @@ def _read_response(path: Path) -> np.ndarray:
         responses, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise UserError(f"--rir_dir: {path} cannot be read ({str(error).splitlines()[0]}); take it out of the folder") from None
-    if not np.isfinite(responses).all() or not responses.any(axis=0).all():
-        raise UserError(f"--rir_dir: {path} holds a silent response, or no finite numbers; take it out of the folder")
+    for response in responses.T:
+        require_numbers(f"--rir_dir: {path}", response)
+    if not responses.any(axis=0).all():
+        raise UserError(f"--rir_dir: {path} holds a silent response; take it out of the folder")
     return responses

@@ -7,9 +7,11 @@ import numpy as np
 import soundfile
 
 from utils.data.files import atomic_path
+from utils.data.sound_checks import SoundMeter, require_numbers
 from utils.errors import UserError
 
 EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg")
+_BLOCK_SAMPLES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,40 @@ def read_audio(path: Path | str, start: int = 0, length: int = -1, sample_rate: 
         float32 (time,), full scale 1.0.
 
     Raises:
-        UserError: missing, not audio, not mono, another rate, or not finite.
+        UserError: missing, not audio, not mono, another rate, or samples that can be no sound.
     """
     try:
         data, rate = soundfile.read(str(path), frames=length, start=start, dtype="float32")
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise UserError(_unreadable(path, error)) from None
-    if data.ndim != 1:
-        raise UserError(f"{path}: {data.shape[1]} channels where mono is expected; mix it down first")
-    if sample_rate is not None and rate != sample_rate:
-        raise UserError(f"{path}: sampled at {rate} Hz where {sample_rate} Hz is expected; resample it first")
-    if not np.isfinite(data).all():
-        raise UserError(f"{path}: holds samples that are not finite numbers")
+    _require_kind(path, 1 if data.ndim == 1 else data.shape[1], rate, sample_rate)
+    require_numbers(path, data, start)
     return data
+
+
+def check_sound(path: Path | str, sample_rate: int | None = None) -> SoundMeter:
+    """Read a whole mono file in constant memory, and judge what it holds (`sound_checks.py`).
+
+    Args:
+        path: the file.
+        sample_rate: the rate the file must have, Hz; None takes any.
+
+    Returns:
+        Its length, level, peak and warnings.
+
+    Raises:
+        UserError: as `read_audio`; or it is empty or silent.
+    """
+    meter = SoundMeter(path)
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            _require_kind(path, file.channels, file.samplerate, sample_rate)
+            for block in file.blocks(_BLOCK_SAMPLES, dtype="float32"):
+                meter.add(block)
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise UserError(_unreadable(path, error)) from None
+    meter.require_sound()
+    return meter
 
 
 def write_wav(path: Path | str, data: np.ndarray, sample_rate: int, subtype: str = "FLOAT") -> None:
@@ -69,6 +92,13 @@ def write_wav(path: Path | str, data: np.ndarray, sample_rate: int, subtype: str
     """
     with atomic_path(path) as temporary:
         soundfile.write(str(temporary), data, sample_rate, subtype=subtype, format="WAV")
+
+
+def _require_kind(path: Path | str, channels: int, rate: int, wanted_rate: int | None) -> None:
+    if channels != 1:
+        raise UserError(f"{path}: {channels} channels where mono is expected; mix it down first")
+    if wanted_rate is not None and rate != wanted_rate:
+        raise UserError(f"{path}: sampled at {rate} Hz where {wanted_rate} Hz is expected; resample it first")
 
 
 def _unreadable(path: Path | str, error: Exception) -> str:

@@ -9,7 +9,7 @@ written last: a CSV without it is one that was never finished.
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.data.files import read_json, write_json, write_text
@@ -47,6 +47,14 @@ class Manifest:
     def mouth_paths(self) -> list[str]:
         """Every mouth once, as written in the CSV, in order: the keys of the embedding store."""
         return list(dict.fromkeys(path for item in self.items for path in item_mouths(item) if path))
+
+    def with_items(self, items: Sequence[Mixture] | Sequence[Utterance]) -> "Manifest":
+        """The same manifest with other rows, on disk too; gives what `read_manifest` would.
+
+        Raises:
+            UserError: as `write_manifest`.
+        """
+        return _write(replace(self, items=tuple(items)))
 
     @property
     def has_references(self) -> bool:
@@ -132,21 +140,24 @@ def write_manifest(
     Raises:
         UserError: an item breaks a rule of manifests, e.g. two have the same id.
     """
-    path = Path(path)
-    kind = "utterances" if items and isinstance(items[0], Utterance) else "mixtures"
-    text = format_rows(items, kind, n_src)
-    parsed, found = parse_rows(text, path, kind)
-    if found != n_src:
-        raise ValueError(f"{path}: n_src is {n_src}, the items have {found}")
     root = Path(data_root).absolute()
-    side = {"kind": kind, "corpus": corpus, "split": split, "data_root": str(root)}
-    side |= {"sample_rate": sample_rate, "n_src": n_src, "rows": len(parsed)}
-    side |= {"mouths_go_on": True} if mouths_go_on else {}
-    side_path = path.with_suffix(".json")
+    return _write(Manifest(Path(path), corpus, split, root, sample_rate, n_src, tuple(items), mouths_go_on))
+
+
+def _write(manifest: Manifest) -> Manifest:
+    kind = "utterances" if manifest.items and isinstance(manifest.items[0], Utterance) else "mixtures"
+    text = format_rows(manifest.items, kind, manifest.n_src)
+    parsed, found = parse_rows(text, manifest.path, kind)
+    if found != manifest.n_src:
+        raise ValueError(f"{manifest.path}: n_src is {manifest.n_src}, the items have {found}")
+    side = {"kind": kind, "corpus": manifest.corpus, "split": manifest.split, "data_root": str(manifest.data_root)}
+    side |= {"sample_rate": manifest.sample_rate, "n_src": found, "rows": len(parsed)}
+    side |= {"mouths_go_on": True} if manifest.mouths_go_on else {}
+    side_path = manifest.path.with_suffix(".json")
     side_path.unlink(missing_ok=True)  # an old side file must never vouch for a new CSV
-    write_text(path, text)
+    write_text(manifest.path, text)
     write_json(side_path, side)
-    return Manifest(path, corpus, split, root, sample_rate, n_src, parsed, mouths_go_on)
+    return replace(manifest, items=parsed)
 
 
 def write_failed(path: Path | str, problems: Sequence[Problem]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from utils.data.sound_checks import require_numbers
 from utils.errors import UserError
 
 _WALL_M = 0.5  # nothing stands nearer to a wall
@@ -111,8 +112,9 @@ def load_response(response: str, folder: Path | None, sample_rate: int) -> np.nd
         raise UserError(f"{path}: the room response cannot be read ({str(error).splitlines()[0]})") from None
     if rate != sample_rate:
         raise UserError(f"{path}: the room response is sampled at {rate} Hz where {sample_rate} Hz is expected; resample it")
-    if int(channel) >= data.shape[1] or not np.isfinite(data).all() or not data[:, int(channel)].any():
-        raise UserError(f"{path}: the room response has no channel {channel}, or it is silent or not finite")
+    if int(channel) >= data.shape[1] or not data[:, int(channel)].any():
+        raise UserError(f"{path}: the room response has no channel {channel}, or it is silent")
+    require_numbers(path, data[:, int(channel)])
     return np.ascontiguousarray(data[:, int(channel)])
 
 

@@ -1,5 +1,6 @@
 """Whether the files of a corpus are what its manifest says: audio and mouth crops opened one by one, in parallel."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -7,15 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from tqdm import tqdm
 
-from utils.data.audio import read_audio
+from utils.data.audio import check_sound
 from utils.data.manifest import Manifest, Problem
 from utils.data.manifest_rows import Mixture, Utterance, item_audio, item_id, item_mouths
 from utils.data.mouths import read_mouths
+from utils.data.sound_checks import wrong_rate_hint
 from utils.errors import UserError
 
+log = logging.getLogger(__name__)
 MP3_SLACK_SAMPLES = 2 * 1152  # decoders without gapless information add up to two MP3 frames; other formats add nothing
 Check = TypeVar("Check")
 
@@ -38,15 +40,14 @@ class MouthCheck:
 
 
 def check_audio(path: Path, sample_rate: int) -> AudioCheck:
-    """Decode a whole file: mono, `sample_rate` Hz, finite, not empty, not silent."""
+    """Decode a whole file: mono, `sample_rate` Hz, neither empty nor silent nor damaged; warnings go to the log."""
     try:
-        data = read_audio(path, sample_rate=sample_rate)
+        meter = check_sound(path, sample_rate)
     except UserError as error:
         return AudioCheck(reason=str(error).removeprefix(f"{path}: "))
-    if len(data) == 0:
-        return AudioCheck(reason="holds no sample")
-    power = float(np.mean(np.square(data, dtype=np.float64)))
-    return AudioCheck(len(data), power, "" if power else "is silent: every sample is zero")
+    for warning in meter.warnings():
+        log.warning("%s: %s", path, warning)
+    return AudioCheck(meter.length, meter.power)
 
 
 def check_mouths(path: Path) -> MouthCheck:
@@ -82,7 +83,8 @@ def clock_problem(frames: int, length: int, sample_rate: int, fps: float) -> str
     expected = length / sample_rate * fps
     if abs(frames - expected) <= 1:
         return ""
-    return f"{frames} video frames where {length} samples at {sample_rate} Hz and {fps:g} fps make {expected:.2f}"
+    hint = wrong_rate_hint(length, sample_rate, frames / fps)
+    return f"{frames} video frames where {length} samples at {sample_rate} Hz and {fps:g} fps make {expected:.2f}{hint}"
 
 
 def find_problems(manifest: Manifest, deep: bool = False, nj: int = 1) -> list[Problem]:

@@ -1,6 +1,6 @@
 """What stage 4 has to do: a task for each mixture that can be separated, a problem for each that cannot.
 
-Reads the networks, the headers of the mixtures and the index of the embedding store; writes nothing. A task's stamp
+Reads the networks, the mixtures and the index of the embedding store; writes nothing. A task's stamp
 hashes all that its voices depend on, so that `utils.engine.separation` knows which voices on disk are still right.
 """
 
@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
+from tqdm import tqdm
 
-from utils.data.audio import probe_audio
+from utils.data.audio import check_sound
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.estimates import ORDER_UNKNOWN
 from utils.data.files import sha256_file
@@ -113,7 +114,7 @@ def plan_tasks(
     for used in filter(None, (separator, fallback)):
         _check_fit(manifest, used)
     tasks, problems = [], []
-    for row, item in enumerate(manifest.items, start=2):
+    for row, item in enumerate(tqdm(manifest.items, desc="mixtures read", unit="mix", disable=None), start=2):
         chosen, faces = separator, item.mouth_paths if separator.needs_faces else ()
         try:
             path = manifest.resolve(item.mixture_path)
@@ -164,19 +165,17 @@ def _check_fit(manifest: Manifest, separator: Separator) -> None:
 
 
 def _checked_length(manifest: Manifest, item: Mixture, path: Path) -> int:
-    """The samples of a mixture, from its header.
+    """The samples of a mixture, all of which are looked at.
 
     Raises:
-        UserError: missing, not audio, or other than the manifest says.
+        UserError: missing, not audio, silent, damaged, or other than the manifest says.
     """
-    info = probe_audio(path)
-    same_kind = (info.sample_rate, info.channels) == (manifest.sample_rate, 1)
-    if not same_kind or lengths_differ(item.mixture_path, info.length, item.length):
-        raise UserError(
-            f"{path}: {info.length} samples of {info.channels} channel(s) at {info.sample_rate} Hz where the manifest "
-            f"says {item.length} of 1 at {manifest.sample_rate} Hz; make the manifest again"
-        )
-    return info.length
+    sound = check_sound(path, manifest.sample_rate)
+    if lengths_differ(item.mixture_path, sound.length, item.length):
+        raise UserError(f"{path}: {sound.length} samples where the manifest says {item.length}; make the manifest again")
+    for warning in sound.warnings():
+        logger.warning("%s: %s", path, warning)
+    return sound.length
 
 
 def _face_problem(

@@ -14,7 +14,7 @@ from pathlib import Path
 from utils.data.audio import probe_audio
 from utils.data.disk import require_space
 from utils.data.jobs import Job, file_key, pending, run_jobs
-from utils.data.manifest import Manifest, Problem, write_manifest
+from utils.data.manifest import Manifest, Problem
 from utils.data.manifest_rows import item_mouths
 from utils.data.videos import VideoClip, read_videos
 from utils.errors import UserError
@@ -80,15 +80,7 @@ def without_mouths(manifest: Manifest, problems: list[Problem]) -> Manifest:
     if not items:
         raise UserError(f"{manifest.path}: no row is left, as no mouth could be cut; the first reason: {problems[0].reason}")
     logger.warning("stage 1: %s: %d rows left out for their mouths", manifest.path, len(manifest.items) - len(items))
-    return write_manifest(
-        manifest.path,
-        corpus=manifest.corpus,
-        split=manifest.split,
-        data_root=manifest.data_root,
-        sample_rate=manifest.sample_rate,
-        n_src=manifest.n_src,
-        items=items,
-    )
+    return manifest.with_items(items)
 
 
 def _count_frames(manifests: Sequence[Manifest], mouth_paths: set[str]) -> int:

@@ -109,12 +109,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--preview", type=flag, default=False, help="videos: also write each again with each face's track")
     parser.add_argument("--landmarks_dir", default="", help="videos: landmarks found before, a file named as each video")
     parser.add_argument("--alignment", default="centred8", choices=ALIGNMENTS, help="videos: how mouths are aligned")
+    parser.add_argument("--audio_stream", type=int, default=0, help="videos: 1 is the first; 0: the default, or one with sound")
     parser.add_argument("--min_sec", type=float, default=0.5, help="videos: people on screen for less are left out")
     parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="make everything again")
     args = parser.parse_args()
     for name in ("nj", "batch_size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)} must be at least 1")
+    if args.audio_stream < 0:
+        parser.error(f"--audio_stream {args.audio_stream} must be 0 or more")
     if not 0 <= args.min_sec < float("inf"):
         parser.error(f"--min_sec {args.min_sec:g} must be 0 or more")
     if not 0 < args.hop_sec < args.window_sec <= 2 * args.hop_sec:

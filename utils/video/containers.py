@@ -66,14 +66,18 @@ def picture_stream(path: Path | str, container: av.container.InputContainer) -> 
     return stream
 
 
-def sound_stream(container: av.container.InputContainer) -> av.audio.stream.AudioStream | None:
-    """The stream of sound: the default one, else the first that can be decoded; None where there is none."""
-    return _preferred(container.streams.audio)
+def sound_streams(container: av.container.InputContainer) -> list[av.audio.stream.AudioStream]:
+    """The streams of sound that can be decoded, in the order in which they are preferred: the default one first."""
+    return sorted(_usable(container.streams.audio), key=lambda stream: not stream.disposition & Disposition.default)
 
 
 def _preferred(streams):
-    usable = [stream for stream in streams if stream.codec_context is not None]
+    usable = _usable(streams)
     return next((stream for stream in usable if stream.disposition & Disposition.default), usable[0] if usable else None)
+
+
+def _usable(streams):
+    return [stream for stream in streams if stream.codec_context is not None]
 
 
 def decoded(path: Path | str, container, stream, n_skipped: int = 0) -> Iterator[av.frame.Frame]:
@@ -140,13 +144,20 @@ def _flush(stream) -> Iterator[av.packet.Packet]:
 def sound_start(path: Path | str) -> Fraction | None:
     """When the first sample of the sound is presented on the file's own clock, s; None where there is no sound.
 
+    It is that of the preferred stream, whichever is taken later: all streams of a file share its clock.
+
     Raises:
         UserError: as `open_video`, and where the sound cannot be decoded.
     """
     with open_video(path) as container:
-        stream = sound_stream(container)
-        if stream is None:
-            return None
+        n_streams = len(sound_streams(container))
+    starts = (_stream_start(path, k) for k in range(n_streams))
+    return next((start for start in starts if start is not None), None)
+
+
+def _stream_start(path: Path | str, preference: int) -> Fraction | None:
+    with open_video(path) as container:
+        stream = sound_streams(container)[preference]
         before = Fraction(0)  # length of the frames that do not say when they begin
         for n_frames, frame in enumerate(decoded(path, container, stream)):
             if frame.pts is not None:

@@ -16,7 +16,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from utils.errors import UserError
-from utils.video.containers import decoded, ends_early, open_video, packets_of, picture_stream, sound_start, sound_stream
+from utils.video.containers import decoded, ends_early, open_video, packets_of, picture_stream, sound_start, sound_streams
 from utils.video.sound import SOUND_RATE_HZ, extract_sound
 
 __all__ = ["GRID_FPS", "SOUND_RATE_HZ", "VideoInfo", "extract_sound", "probe_video", "read_pictures"]
@@ -67,7 +67,7 @@ def probe_video(path: Path | str) -> VideoInfo:
             n_pictures=stream.frames or None,
             duration_sec=duration_sec,
             rotation=first.rotation % 360,
-            has_sound=sound_stream(container) is not None,
+            has_sound=bool(sound_streams(container)),
         )
 
 

@@ -1,10 +1,12 @@
 """The sound of a video as a wav of 16 kHz, mono, float32: time zero is its first sample, and it stays in time.
 
-Stereo and surround are mixed down to the mean of their channels.
+Of several audio streams the default one is taken, or the first that has sound; of several channels the mean of those that
+hold speech, or one of them where they cancel each other (`utils/data/sound_checks.py` decides).
 """
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -14,8 +16,9 @@ import numpy as np
 import soundfile
 
 from utils.data.files import atomic_path
+from utils.data.sound_checks import SILENCE_DB, ChannelMeter, SoundMeter, choose_channels
 from utils.errors import UserError
-from utils.video.containers import decoded, open_video, sound_start, sound_stream
+from utils.video.containers import decoded, open_video, sound_start, sound_streams
 
 SOUND_RATE_HZ = 16_000
 _SLACK_SEC = Fraction(1, 20)  # time stamps may differ from the count of samples by this much
@@ -25,8 +28,30 @@ _FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31, np.dtyp
 _log = logging.getLogger(__name__)
 
 
-def extract_sound(path: Path | str, wav_path: Path | str) -> int:
-    """Write the sound of a video (its default stream, else the first) as wav: 16 kHz, mono, float32, constant memory.
+@dataclass(frozen=True)
+class ExtractedSound:
+    """What `extract_sound` wrote.
+
+    Attributes:
+        n_samples: at 16 kHz.
+        warnings: what is unusual about the sound, a line each, without the file's name.
+    """
+
+    n_samples: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which sound of a file is taken."""
+
+    index: int  # of the stream in the file
+    channels: list[int] | None  # counted from 0; None: all
+    warnings: list[str]
+
+
+def extract_sound(path: Path | str, wav_path: Path | str, audio_stream: int = 0) -> ExtractedSound:
+    """Write the sound of a video as wav: 16 kHz, mono, float32, in constant memory.
 
     Gaps above 50 ms in its time stamps become silence, and sound that overlaps by more is cut, so that it stays in
     time with the pictures. The length is that of the decoded sound, rounded up to a whole sample of 16 kHz.
@@ -34,65 +59,114 @@ def extract_sound(path: Path | str, wav_path: Path | str) -> int:
     Args:
         path: the video.
         wav_path: the wav; made whole or not at all.
-
-    Returns:
-        Samples at 16 kHz.
+        audio_stream: which audio stream, 1 is the first of the file; 0: the default one, or the first that has sound.
 
     Raises:
-        UserError: no video, no sound, encrypted, damaged, broken off, or its clock jumps.
+        UserError: no video, no sound, silence, encrypted, damaged, broken off, or its clock jumps.
     """
     start = sound_start(path)
     if start is None:
         raise UserError(f"{path}: has no sound that could be decoded; give a video with sound")
+    choice = _choose(path, audio_stream)
+    warnings = list(choice.warnings)
+    meter = SoundMeter(path)
     with open_video(path) as container, atomic_path(wav_path) as temporary:
-        pieces = _gathered(_in_time(path, container, sound_stream(container), start))
+        pieces = _gathered(_in_time(path, container, container.streams[choice.index], start, choice.channels, warnings))
         with soundfile.SoundFile(str(temporary), "w", SOUND_RATE_HZ, 1, "FLOAT", format="WAV") as file:
             for samples in _resampled(pieces):
+                meter.add(samples)
                 file.write(samples)
-            return file.tell()
+        meter.require_sound()
+    return ExtractedSound(meter.length, (*warnings, *meter.warnings()))
 
 
-def _in_time(path, container, stream, start: Fraction) -> Iterator[tuple[int, np.ndarray]]:
-    """(rate in Hz, mono float32 samples) one after the other, silence where sound is missing."""
+def _choose(path: Path | str, audio_stream: int) -> _Choice:
+    """The stream and the channels to take; where there is but one of each, nothing is decoded for it."""
+    with open_video(path) as container:
+        numbers = {stream.index: number for number, stream in enumerate(container.streams.audio, start=1)}
+        found = {stream.index: stream.codec_context.channels for stream in sound_streams(container)}
+    if audio_stream:
+        found = {index: count for index, count in found.items() if numbers[index] == audio_stream}
+        if not found:
+            raise UserError(f"{path}: --audio_stream {audio_stream}: there is no such stream; it has {len(numbers)}")
+    elif len(found) > 1:
+        _log.info("%s: has %d audio streams; --audio_stream N chooses", path, len(found))
+    if len(found) == 1 and set(found.values()) == {1}:
+        return _Choice(next(iter(found)), None, [])
+    silent: list[int] = []
+    for index in found:
+        meter = _survey(path, index)
+        if meter.peak > 10 ** (SILENCE_DB / 20):
+            channels, warnings = choose_channels(meter.products())
+            if silent:
+                before = ", ".join(str(numbers[other]) for other in silent)
+                warnings.insert(0, f"audio stream {before} is silent; stream {numbers[index]} was taken")
+            return _Choice(index, channels, warnings)
+        silent.append(index)
+    streams = f"in audio stream {audio_stream}" if audio_stream else f"in any of its {len(numbers)} audio streams"
+    raise UserError(f"{path}: no sound above {SILENCE_DB:g} dB {streams}")
+
+
+def _survey(path: Path | str, index: int) -> ChannelMeter:
+    """The levels of the channels of a stream, from all of it."""
+    meter = ChannelMeter()
+    with open_video(path) as container:
+        frames = decoded(path, container, container.streams[index])
+        for rate_hz, samples in _gathered((frame.sample_rate, _channels(frame)) for frame in frames):
+            meter.add(samples, rate_hz)
+    return meter
+
+
+def _in_time(
+    path, container, stream, start: Fraction, channels: list[int] | None, warnings: list[str]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(rate in Hz, mono float32 samples) one after the other, silence where sound is missing; adds to `warnings`."""
     clock_sec, silence_sec, cut_sec = Fraction(0), Fraction(0), Fraction(0)
     cutting = False  # once begun, a surplus of many frames is cut down to its end
-    for frame in decoded(path, container, stream):
-        samples, rate_hz = _mono(frame), frame.sample_rate
+    for number, frame in enumerate(decoded(path, container, stream)):
+        samples, rate_hz = _mono(frame, channels), frame.sample_rate
         late_sec = Fraction(0) if frame.pts is None else frame.pts * stream.time_base - start - clock_sec
-        if late_sec < -_RESTART_SEC or late_sec > _LONGEST_GAP_SEC:
+        if (late_sec < -_RESTART_SEC and number) or late_sec > _LONGEST_GAP_SEC:
             raise UserError(
                 f"{path}: the clock of its sound jumps by {float(late_sec):.1f} s at {float(clock_sec):.2f} s, as where "
                 "recordings were joined end to end; convert it to mp4 first, or cut it there"
             )
-        if late_sec > _SLACK_SEC:
+        slack_sec = _SLACK_SEC if number else Fraction(0)  # another stream than the preferred one may begin elsewhere
+        if late_sec > slack_sec:
             n_missing = round(late_sec * rate_hz)
             for begin in range(0, n_missing, rate_hz):
                 yield rate_hz, np.zeros(min(rate_hz, n_missing - begin), np.float32)
             clock_sec += Fraction(n_missing, rate_hz)
             silence_sec += late_sec
-        cutting = late_sec < (0 if cutting else -_SLACK_SEC)
+        cutting = late_sec < (0 if cutting else -slack_sec)
         if cutting:
             n_surplus = min(round(-late_sec * rate_hz), len(samples))
             samples = samples[n_surplus:]
             cut_sec += Fraction(n_surplus, rate_hz)
         clock_sec += Fraction(len(samples), rate_hz)
         yield rate_hz, samples
-    if silence_sec:
-        _log.warning("%s: %.2f s of its sound are missing; silence stands in for them", path, float(silence_sec))
-    if cut_sec:
-        _log.warning("%s: %.2f s of its sound overlapped with what came before and were cut", path, float(cut_sec))
+    if silence_sec > _SLACK_SEC:
+        warnings.append(f"{float(silence_sec):.2f} s of its sound are missing; silence stands in for them")
+    if cut_sec > _SLACK_SEC:
+        warnings.append(f"{float(cut_sec):.2f} s of its sound overlapped with what came before and were cut")
 
 
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """The mean of a frame's channels, float32 (samples,), full scale 1.0."""
+def _mono(frame: av.AudioFrame, chosen: list[int] | None) -> np.ndarray:
+    """The mean of the chosen channels of a frame, float32 (samples,), full scale 1.0."""
+    data = _channels(frame)
+    if chosen is not None and chosen[-1] < len(data):
+        data = data[chosen]
+    return (data[0] if len(data) == 1 else data.sum(axis=0) / len(data)).astype(np.float32)
+
+
+def _channels(frame: av.AudioFrame) -> np.ndarray:
+    """The channels of a frame, float64 (channels, samples), full scale 1.0."""
     data = frame.to_ndarray()
     if not frame.format.is_planar:
         data = data.reshape(frame.samples, -1).T
     if data.dtype == np.uint8:
-        return ((data.astype(np.float32) - 128) / 128).mean(axis=0)
-    scale = _FULL_SCALE.get(data.dtype)
-    mono = data[0] if len(data) == 1 else data.sum(axis=0, dtype=np.float64) / len(data)
-    return (mono if scale is None else mono / scale).astype(np.float32)
+        return (data.astype(np.float64) - 128) / 128
+    return data / _FULL_SCALE.get(data.dtype, 1.0)
 
 
 def _gathered(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
@@ -100,13 +174,13 @@ def _gathered(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, n
     held: list[np.ndarray] = []
     held_hz, n_held = 0, 0
     for rate_hz, samples in pieces:
-        if held and (rate_hz != held_hz or n_held >= held_hz):
-            yield held_hz, np.concatenate(held)
+        if held and (rate_hz != held_hz or n_held >= held_hz or samples.shape[:-1] != held[0].shape[:-1]):
+            yield held_hz, np.concatenate(held, axis=-1)
             held, n_held = [], 0
         held.append(samples)
-        held_hz, n_held = rate_hz, n_held + len(samples)
+        held_hz, n_held = rate_hz, n_held + samples.shape[-1]
     if held:
-        yield held_hz, np.concatenate(held)
+        yield held_hz, np.concatenate(held, axis=-1)
 
 
 def _resampled(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
