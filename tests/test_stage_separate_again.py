@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -239,3 +241,33 @@ def test_a_run_that_is_killed_continues_with_the_same_result(stage, experiment, 
     assert {k: v[1] for k, v in state_of(undisturbed).items()} == {k: v[1] for k, v in finished.items()}
     assert (undisturbed / "separated.csv").read_text() == (folder / "separated.csv").read_text()
     assert all(json.loads(line)["stamp"] for line in (folder / "made.jsonl").read_text().splitlines()[-1:])
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(1e30, r"sample 3000 is 1e\+30, far beyond full scale"), (np.nan, "sample 3000 is nan"), (0.0, "silent")],
+)
+def test_a_mixture_whose_samples_can_be_no_sound_is_listed_and_the_others_are_separated(
+    stage, experiment, tmp_path, value, reason
+):
+    root = make_folder(tmp_path / "mine", references=False)
+    stage(experiment, root)  # the manifest knows all three
+    data, _ = soundfile.read(root / "audio/mix/a_b.wav", dtype="float32")
+    data[3000] = value
+    manifest = tmp_path / "data/mine/test.csv"
+    soundfile.write(root / "audio/mix/a_b.wav", data * (0 if value == 0 else 1), RATE_HZ, subtype="FLOAT")
+    with pytest.raises(UserError, match="1 of 3 mixtures could not be separated"):
+        stage(experiment, manifest, "--test_name", "mine")
+    (row,) = rows_of(experiment / "separated/mine/failed.csv")
+    assert row["id"] == "a_b" and re.search(reason, row["reason"])
+    assert set(state_of(experiment / "separated/mine")) == {f"s{k}/{name}.wav" for k in (1, 2) for name in ("b_c", "c_a")}
+
+
+def test_a_mixture_beyond_full_scale_is_separated_with_a_warning(stage, experiment, tmp_path, caplog):
+    root = make_folder(tmp_path / "mine", references=False)
+    data, _ = soundfile.read(root / "audio/mix/a_b.wav", dtype="float32")
+    data[3000] = 40
+    soundfile.write(root / "audio/mix/a_b.wav", data, RATE_HZ, subtype="FLOAT")
+    folder = stage(experiment, root)
+    assert "a_b.wav: sample 3000 lies 32.0 dB beyond full scale" in caplog.text
+    assert (folder / "s1/a_b.wav").is_file() and rows_of(folder / "failed.csv") == []

@@ -22,9 +22,10 @@ from utils.data.manifest import Utterance, read_manifest, write_manifest
 from utils.data.mouths import MouthFile
 from utils.data.videos import VideoClip, write_videos
 from utils.errors import UserError
-from utils.stages import mouths
+from utils.stages import mouths, video_tracks
 from utils.stages.videos import VIDEO_SUFFIXES, find_videos, is_video_set
 from utils.video.landmarks import Person, write_people
+from utils.video.preparation import PreparedVideo, SeenPerson, mouth_motion
 
 SIZE = (320, 160)
 SECONDS = 3.0
@@ -182,6 +183,60 @@ def test_a_preview_shows_the_video_with_each_voice(tmp_path, stage):
     before = (folder / "face1.mp4").stat().st_mtime_ns
     stage(video, "--preview", "true")
     assert (folder / "face1.mp4").stat().st_mtime_ns == before
+
+
+def test_what_is_unusual_about_a_video_is_in_the_log_and_in_the_report_of_its_tracks(tmp_path, stage, caplog):
+    sound = 0.1 * np.random.default_rng(0).standard_normal(48000).astype(np.float32)
+    changes = {"sound": np.stack([sound, -sound]), "n_pictures": 150}
+    video = make_video(tmp_path / "videos", people={"face1": (80, range(75))}, **changes)
+    folder = stage(video) / "talk"
+    warnings = read_json(folder / "tracks.json")["warnings"]
+    assert len(warnings) == 2
+    assert warnings[0].startswith("its channels 1, 2 cancel each other")
+    assert warnings[1] == "its sound ends at 3.00 s, the pictures go on to 6.00 s"
+    assert all(warning in caplog.text for warning in warnings)
+    tracks = sum(soundfile.read(str(folder / f"{name}.wav"))[0] for name in ("face1", "rest"))
+    np.testing.assert_allclose(tracks, sound, atol=1e-6)
+
+
+def test_a_silent_video_fails_alone_and_the_stream_can_be_chosen(tmp_path, stage):
+    sound = 0.1 * np.random.default_rng(0).standard_normal(48000).astype(np.float32)
+    make_video(tmp_path / "videos", "mute", sound=np.zeros_like(sound))
+    make_video(tmp_path / "videos", "second", sound=np.zeros_like(sound), more_sounds=[sound, -sound])
+    with pytest.raises(UserError, match="1 of 2 videos"):
+        stage(tmp_path / "videos")
+    (row,) = rows_of(tmp_path / "out/failed.csv")
+    assert row["id"] == "mute" and "no sound above -80 dB" in row["reason"]
+    taken = [soundfile.read(next(tmp_path.glob("dump/videos/*/second/sound.wav")))[0]]
+    stage(tmp_path / "videos/second.mkv", "--audio_stream", "3", "--out_dir", str(tmp_path / "third"))
+    taken += [soundfile.read(next(tmp_path.glob("dump/videos/second-*/second/sound.wav")))[0]]
+    assert np.array_equal(taken[0], -taken[1]) and np.array_equal(taken[0], sound)
+
+
+@pytest.mark.parametrize(
+    ("motion", "rest_level", "speaks_elsewhere", "is_said"),
+    [(0.02, 0.1, False, True), (0.001, 0.1, False, False), (0.02, 0.01, False, False), (0.02, 0.1, True, False)],
+)
+def test_a_moving_mouth_whose_voice_is_in_the_rest_is_said(tmp_path, motion, rest_level, speaks_elsewhere, is_said):
+    noise = np.random.default_rng(0).standard_normal((2, 48000)).astype(np.float32)
+    noise[1, :24000] *= 0.001 if speaks_elsewhere else 1  # heard while nobody is on screen
+    for name, samples in zip(("face1", "rest"), noise * [[0.01], [rest_level]], strict=True):
+        soundfile.write(tmp_path / f"{name}.wav", samples, RATE_HZ, subtype="FLOAT")
+    person = SeenPerson("face1", [[0.0, 1.0], [0.5, 1.5]], 0.9, 0.5, motion)
+    prepared = PreparedVideo(tmp_path, 48000, 75, *SIZE, people=(person,), n_ignored=0, warnings=())
+    said = video_tracks.lost_voices(prepared, RATE_HZ, tmp_path)
+    assert bool(said) == is_said
+    assert not said or "face1 moves the mouth" in said[0] and "quieter than rest.wav" in said[0]
+
+
+def test_a_mouth_that_opens_and_closes_moves_and_one_that_is_carried_about_does_not():
+    frames = np.arange(50)
+    still = np.repeat(mean_face_points()[None], 50, axis=0) + np.stack([np.sin(frames / 5), frames / 9], axis=1)[:, None]
+    still[:, 36:42] -= 20  # the eyes apart
+    talking = still.copy()
+    talking[:, 65:68, 1] += 3 + 3 * np.sin(frames)[:, None]
+    assert mouth_motion(still) < 1e-4 < 0.02 < mouth_motion(talking)
+    assert mouth_motion(2 * talking) == pytest.approx(mouth_motion(talking))
 
 
 def test_landmarks_that_are_missing_or_wrong_are_named(tmp_path, stage):

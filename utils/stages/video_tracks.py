@@ -168,7 +168,7 @@ def _report(
         "tracks": tracks,
         "rest": {"wav": f"{REST}.wav", "level_db": loudness_db(folder / f"{REST}.wav")},
         "faces_seen_too_shortly": prepared.n_ignored,
-        "warnings": [*prepared.warnings, *_lost_voices(prepared, separator, folder)],
+        "warnings": [*prepared.warnings, *lost_voices(prepared, separator.sample_rate, folder)],
         "subtype": subtype,
         "gain": gain,
         "definitions": {
@@ -182,14 +182,14 @@ def _report(
     }
 
 
-def _lost_voices(prepared: "PreparedVideo", separator: Separator, folder: Path) -> list[str]:
+def lost_voices(prepared: "PreparedVideo", sample_rate: int, folder: Path) -> list[str]:
     """A line where people on screen move their mouths while the residual has what is heard: nobody seems to speak.
 
     Compared over the times in which any of them is on screen, as others may speak in the rest of the video.
     """
     talking = [person for person in prepared.people if person.mouth_motion >= _TALKING_MOTION]
     stretches_sec = (stretch for person in talking for stretch in person.on_screen_sec)
-    stretches = _merged(stretches_sec, separator.sample_rate, prepared.n_samples)
+    stretches = _merged(stretches_sec, sample_rate, prepared.n_samples)
     tracks = sum(_energy(folder / f"{person.name}.wav", stretches) for person in prepared.people)
     rest = _energy(folder / f"{REST}.wav", stretches)
     below_db = 10 * float(np.log10(max(rest, 1e-12) / max(tracks, 1e-12)))
