@@ -1,6 +1,6 @@
 """Self-attention over the frames of a grid, light enough for a network whose blocks are small recurrent layers.
 
-Reads nothing and writes nothing. A frame attends to all frames of its window as a whole, all its bands together: what a
+A frame attends to all frames of its window as a whole, all its bands together: what a
 voice did seconds ago is one step away, where a recurrent path has to carry it there.
 """
 
@@ -20,9 +20,6 @@ class FrameAttention(nn.Module):
     Shape:
         - grid: (streams, chan, n_bands, frames); output the same
 
-    Raises:
-        ValueError: n_heads does not divide chan.
-
     References
         Wang et al., "TF-GridNet: Integrating full- and sub-band modeling for speech separation", IEEE/ACM TASLP 2023,
         Sec. III-D (cross-frame self-attention).
@@ -30,8 +27,6 @@ class FrameAttention(nn.Module):
 
     def __init__(self, chan: int, n_heads: int, key_chan: int = 4) -> None:
         super().__init__()
-        if chan % n_heads:
-            raise ValueError(f"attention_heads ({n_heads}) must divide bn_chan ({chan})")
         self.n_heads, self.sizes = n_heads, (n_heads * key_chan, n_heads * key_chan, chan)
         self.norm = nn.GroupNorm(1, chan)
         self.queries_keys_values = nn.Conv2d(chan, sum(self.sizes), 1)

@@ -1,41 +1,20 @@
-"""Between a spectrum and a grid of bands and frames: bands narrow where voices have their energy, wide above.
+"""Spectrum to a grid of bands and frames, and back: bands are narrow where speech has its energy, wide above.
 
-Reads nothing and writes nothing. Each band hears twice its width and a little time; neighbours overlap, so that nothing
-falls between two of them.
+Each band covers twice its width and a little time; neighbours overlap, so that nothing falls between two of them.
 """
-
-import re
 
 import torch
 from torch import nn
 from torch.nn.functional import pad
 
-
-def parse_bands(bands: str, n_bins: int) -> list[tuple[int, int]]:
-    """`"8x4 2x32"` -> [(8, 4), (2, 32)]: from low to high frequencies, how many bands of how many bins.
-
-    Args:
-        bands: the list; the widths are even.
-        n_bins: bins that the bands must cover; the uppermost band reaches half its width above its end.
-
-    Raises:
-        ValueError: it is not of that form, or covers another number of bins.
-    """
-    words = [re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", word) for word in bands.split()]
-    sizes = [(int(word[1]), int(word[2])) for word in words if word]
-    if not sizes or not all(words) or any(width % 2 for _, width in sizes):
-        raise ValueError(f"bands is '{bands}' where a list such as '8x4 4x8 2x32 2x64' is expected: bands x bins, bins even")
-    covered = sum(count * width for count, width in sizes)
-    if not covered <= n_bins <= covered + sizes[-1][1] // 2:
-        raise ValueError(f"bands '{bands}' covers {covered} bins where the spectrum has {n_bins}; make it {n_bins - 1}")
-    return sizes
+from local_models.configs import parse_bands
 
 
 class BandSplit(nn.Module):
     """Spectrum to grid, by a strided convolution for each width of band.
 
     Args:
-        bands (str): See `parse_bands`.
+        bands (str): See `local_models.configs.parse_bands`.
         n_bins (int): Bins of the spectrum.
         n_feats (int): Features of a bin.
         chan (int): Channels of the grid.

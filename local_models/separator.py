@@ -1,108 +1,104 @@
-"""What all separation networks share: a filterbank, faces brought onto its frames, masks, voices.
+"""Base of the separation networks: filterbank, visual branch, masks, level.
 
-Reads nothing and writes nothing. A network is this class with a mask estimator in its middle (`AVDPRNNTasNet`,
-`AVConvTasNet`, `AVTFDPRNN`). Every face has a stream of its own through the same weights: the order of the voices is the
-order of the faces by construction, and any number of faces works.
+A network is `AVSeparator` with a masker in its middle. Every face has a stream of its own through the same weights: the
+order of the estimates is the order of the faces by construction, and any number of faces works.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from asteroid.models.base_models import BaseModel
 from asteroid_filterbanks import make_enc_dec
 from torch import nn
 from torch.nn.functional import pad
 
+from local_models.configs import SeparatorConfig
 from local_models.visual import VisualNet, resample_frames
 
 EPS = 1e-8
-FILTERBANKS = ("free", "stft")
-SHARED_ARGUMENTS = (
-    "n_src", "n_cues", "sample_rate", "fit_to_mixture", "fb_name", "n_filters", "kernel_size", "stride", "visual_dim",
-    "visual_chan", "visual_hid", "visual_blocks", "visual_dropout", "video_fps",
-)  # fmt: skip
 
 
-class AVSeparator(nn.Module):
-    """Encoder, masks from sound and faces, decoder. Subclasses set `masker`.
+class AVSeparator(BaseModel):
+    """Encoder, masks from sound and visual embeddings, decoder; an Asteroid model (`serialize`, `from_pretrained`).
 
-    The masker is called with features (batch, in_chan, frames) and cues (batch, n_cues, visual_chan, frames) or None, and
-    gives masks (batch, n_src, n_feats_out, frames).
+    Subclasses set `config_type`, `fb_name` and `masker`. The masker is called with features (batch, in_chan, frames) and
+    visual features (batch, n_faces, visual_chan, frames) or None, and gives masks (batch, n_src, n_feats, frames).
 
     Args:
-        n_src (int): Voices to give. With faces this is the number of faces that training shows; any other number of
-            faces works too.
-        n_cues (int): Faces for each mixture: n_src for separation, 1 with n_src 1 for target-speaker extraction, 0 for
-            the audio-only twin (train it with PIT). A network for extraction may be shown several faces at once: it
-            treats each as if it were alone.
-        sample_rate (int): Hz.
-        fb_name (str): Asteroid's filterbank: `free` (learned, real masks after a ReLU) or `stft` (fixed, complex masks
-            by a complex product).
-        n_filters, kernel_size, stride (int): The filterbank's size, in filters and samples.
-        fit_to_mixture (bool): Scale the voices so that together they come nearest to the mixture. For losses that are
-            blind to scale; a network that is to give silence for a silent face needs a loss that hears level instead.
-        visual_dim (int): Size of a mouth embedding.
-        visual_chan, visual_hid, visual_blocks, visual_dropout: The visual branch, see `VisualNet`.
-        video_fps (float): Video frames for each second.
+        config: the arguments as one object; None takes `config_type(**arguments)`.
+        arguments: fields of `config_type`.
 
     Shape:
         - mixture: (batch, time)
-        - visual: (batch, n_cues, video_frames, visual_dim), or None for the audio-only twin; a video frame of zeros
+        - visual: (batch, n_faces, video_frames, visual_dim), or None for the audio-only baseline; a video frame of zeros
           is one on which no mouth was seen
-        - output: (batch, n_src, time), with faces as many voices as faces
+        - output: (batch, n_src, time), with visual embeddings as many estimates as faces
 
     Raises:
-        ValueError: values that no such network can have, or a call with the wrong cues.
+        ValueError: arguments that no such network can have, or a call with the wrong inputs.
     """
 
+    config_type: type[SeparatorConfig]
+    fb_name: str
+    """Asteroid's filterbank: `free` (learned, real masks after a ReLU) or `stft` (fixed, complex masks)."""
     masker: nn.Module
 
-    def __init__(
-        self,
-        n_src: int,
-        n_cues: int,
-        sample_rate: int,
-        fb_name: str,
-        n_filters: int,
-        kernel_size: int,
-        stride: int,
-        fit_to_mixture: bool,
-        visual_dim: int,
-        visual_chan: int,
-        visual_hid: int,
-        visual_blocks: int,
-        visual_dropout: float,
-        video_fps: float,
-    ) -> None:
-        super().__init__()
-        if n_cues not in (0, n_src):
-            raise ValueError(f"n_cues is {n_cues} with n_src {n_src}; it is n_src (a face for each voice) or 0 (no video)")
-        if kernel_size % stride:
-            raise ValueError(f"kernel_size ({kernel_size}) must be a multiple of stride ({stride})")
-        if fb_name not in FILTERBANKS:
-            raise ValueError(f"fb_name is '{fb_name}'; known filterbanks: {', '.join(FILTERBANKS)}")
-        self.n_src, self.n_cues, self.visual_dim = n_src, n_cues, visual_dim if n_cues else 0
-        self.sample_rate, self.video_fps = sample_rate, video_fps
-        self.fb_name, self.kernel_size, self.stride = fb_name, kernel_size, stride
-        self.fit_to_mixture = fit_to_mixture
-        self.encoder, self.decoder = make_enc_dec(fb_name, n_filters, kernel_size, stride, sample_rate=sample_rate)
+    def __init__(self, config: SeparatorConfig | None = None, **arguments: Any) -> None:
+        config = config or self.config_type(**arguments)
+        super().__init__(sample_rate=config.sample_rate, in_channels=None)
+        self.config = config
+        self.encoder, self.decoder = make_enc_dec(
+            self.fb_name, config.n_filters, config.kernel_size, config.stride, sample_rate=config.sample_rate
+        )
         self.n_feats = self.encoder.n_feats_out
-        self.in_chan = self.n_feats if fb_name == "free" else self.n_feats // 2 * 3
-        self.mask_act = "relu" if fb_name == "free" else "linear"
         self.visual_net = None
-        if n_cues:
-            self.visual_net = VisualNet(visual_dim, visual_chan, visual_hid, visual_blocks, visual_dropout)
+        if config.n_faces:
+            self.visual_net = VisualNet(
+                config.visual_dim, config.visual_chan, config.visual_hid, config.visual_blocks, config.visual_dropout
+            )
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, plain types, to build the same network again."""
-        return dict(self._config)
+    @property
+    def n_masks(self) -> int:
+        """Masks that each stream of the masker gives."""
+        return 1 if self.config.n_faces else self.config.n_src
+
+    @property
+    def masker_visual_chan(self) -> int:
+        """Channels of the visual features that the masker gets; 0 for the audio-only baseline."""
+        return self.config.visual_chan if self.config.n_faces else 0
+
+    def get_model_args(self) -> dict[str, Any]:
+        """The constructor's arguments, plain types; Asteroid's `serialize` keeps them with the weights."""
+        return dataclasses.asdict(self.config)
+
+    def separate(
+        self, mixture: np.ndarray | torch.Tensor, visual: np.ndarray | torch.Tensor | None = None
+    ) -> np.ndarray | torch.Tensor:
+        """Estimate the sources of one mixture; Asteroid's method of this name takes no visual embeddings.
+
+        Args:
+            mixture: (time,), at `sample_rate`.
+            visual: (n_faces, video_frames, visual_dim), at `config.video_fps`; None for the audio-only baseline.
+
+        Returns:
+            (n_src, time), of the kind of `mixture`, at its level.
+        """
+        device = next(self.parameters()).device
+        given = [None if each is None else torch.as_tensor(each, dtype=torch.float32, device=device)[None]
+                 for each in (mixture, visual)]  # fmt: skip
+        with torch.inference_mode():
+            estimates = self(*given)[0]
+        return estimates.cpu().numpy() if isinstance(mixture, np.ndarray) else estimates.to(mixture.device)
 
     def forward(self, mixture: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
-        return self._separate(mixture, visual, lambda features, cues: [self.masker(features, cues)])[0]
+        return self._separate(mixture, visual, lambda features, visual: [self.masker(features, visual)])[0]
 
     def after_each_block(self, mixture: torch.Tensor, visual: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """The voices as the masker has them after each of its blocks, for deep supervision; the last are `forward`'s.
+        """The estimates after each block of the masker, for deep supervision; the last are those of `forward`.
 
         Only for maskers with a method of that name.
         """
@@ -114,32 +110,35 @@ class AVSeparator(nn.Module):
         visual: torch.Tensor | None,
         masks_of: Callable[[torch.Tensor, torch.Tensor | None], list[torch.Tensor]],
     ) -> list[torch.Tensor]:
-        """Voices (batch, n_src, time) for each of the masks (batch, n_src, n_feats_out, frames)."""
+        """Estimates (batch, n_src, time) for each of the masks (batch, n_src, n_feats, frames)."""
         self._check(mixture, visual)
-        level = mixture.square().mean(dim=-1, keepdim=True).sqrt() + EPS  # the network hears every mixture equally loud
-        encoded = self._encode(mixture / level)
-        cues = None if visual is None else self._cues(visual, encoded.shape[-1])
-        return [self._decoded(masks, encoded, mixture, level) for masks in masks_of(self._features(encoded), cues)]
+        level = mixture.square().mean(dim=-1, keepdim=True).sqrt() + EPS  # (batch, 1); every mixture is equally loud inside
+        encoded = self._encode(mixture / level)  # (batch, n_feats, frames)
+        if visual is not None:
+            visual = self._visual_features(visual, encoded.shape[-1])  # (batch, n_faces, visual_chan, frames)
+        return [self._decoded(masks, encoded, mixture, level) for masks in masks_of(self._features(encoded), visual)]
 
     def _decoded(self, masks: torch.Tensor, encoded: torch.Tensor, mixture: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        voices = self.decoder(self._masked(masks, encoded.unsqueeze(1)))
-        start = self.kernel_size - self.stride
-        voices = voices[..., start : start + mixture.shape[-1]]
-        return fit_to_mixture(voices, mixture) if self.fit_to_mixture else voices * level.unsqueeze(1)
+        estimates = self.decoder(self._masked(masks, encoded.unsqueeze(1)))  # (batch, n_src, time and margins)
+        start = self.config.kernel_size - self.config.stride
+        estimates = estimates[..., start : start + mixture.shape[-1]]
+        return fit_to_mixture(estimates, mixture) if self.config.fit_to_mixture else estimates * level.unsqueeze(1)
 
     def _check(self, mixture: torch.Tensor, visual: torch.Tensor | None) -> None:
         if mixture.ndim != 2:
             raise ValueError(f"mixture is {tuple(mixture.shape)} where (batch, time) is expected")
-        if (visual is None) != (self.n_cues == 0):
-            raise ValueError("this network is audio-only and takes no faces" if visual is not None else "no faces given")
-        if visual is not None and (visual.ndim != 4 or visual.shape[-1] != self.visual_dim):
-            shape = tuple(visual.shape)
-            raise ValueError(f"visual is {shape} where (batch, n_cues, frames, {self.visual_dim}) is expected")
+        if (visual is None) != (self.config.n_faces == 0):
+            what = "this network is audio-only" if visual is not None else "this network needs visual embeddings"
+            raise ValueError(f"visual is {None if visual is None else tuple(visual.shape)}, but {what}")
+        dim = self.config.visual_dim
+        if visual is not None and (visual.ndim != 4 or visual.shape[-1] != dim):
+            raise ValueError(f"visual is {tuple(visual.shape)} where (batch, n_faces, video_frames, {dim}) is expected")
 
     def _encode(self, mixture: torch.Tensor) -> torch.Tensor:
         """(batch, time) -> (batch, n_feats, frames); padded so that every sample is seen by as many frames as any other."""
-        margin = self.kernel_size - self.stride
-        frames = math.ceil(mixture.shape[-1] / self.stride) * self.stride
+        stride = self.config.stride
+        margin = self.config.kernel_size - stride
+        frames = math.ceil(mixture.shape[-1] / stride) * stride
         encoded = self.encoder(pad(mixture, (margin, frames - mixture.shape[-1] + margin)).unsqueeze(1))
         return torch.relu(encoded) if self.fb_name == "free" else encoded
 
@@ -160,44 +159,45 @@ class AVSeparator(nn.Module):
         real, imag = encoded.chunk(2, dim=2)
         return torch.cat([mask_real * real - mask_imag * imag, mask_real * imag + mask_imag * real], dim=2)
 
-    def _cues(self, visual: torch.Tensor, n_frames: int) -> torch.Tensor:
-        """Embeddings at the video's rate -> (batch, n_cues, visual_chan, frames) at the encoder's frame centres."""
-        cues = self.visual_net(visual)
-        samples = torch.arange(n_frames, device=visual.device) * self.stride + self.stride - self.kernel_size / 2
-        positions = samples * (self.video_fps / self.sample_rate) - 0.5  # a video frame stands for its whole 1 / fps
-        return resample_frames(cues.flatten(0, 1), positions).unflatten(0, visual.shape[:2])
+    def _visual_features(self, visual: torch.Tensor, n_frames: int) -> torch.Tensor:
+        """Embeddings at the video's rate -> (batch, n_faces, visual_chan, frames) at the encoder's frame centres."""
+        config = self.config
+        features = self.visual_net(visual)  # (batch, n_faces, visual_chan, video_frames)
+        samples = torch.arange(n_frames, device=visual.device) * config.stride + config.stride - config.kernel_size / 2
+        positions = samples * (config.video_fps / config.sample_rate) - 0.5  # a video frame stands for its whole 1 / fps
+        return resample_frames(features.flatten(0, 1), positions).unflatten(0, visual.shape[:2])
 
 
-def own_and_others(cues: torch.Tensor) -> torch.Tensor:
-    """(batch, n_cues, chan, frames) -> own cue and mean of the other faces' cues (batch, n_cues, 2 * chan, frames)."""
-    return torch.cat([cues, mean_of_others(cues)], dim=2)
+def own_and_others(visual: torch.Tensor) -> torch.Tensor:
+    """(batch, n_faces, chan, frames) -> own features and the mean of the other faces' (batch, n_faces, 2 * chan, frames)."""
+    return torch.cat([visual, mean_of_others(visual)], dim=2)
 
 
 def mean_of_others(streams: torch.Tensor) -> torch.Tensor:
-    """(batch, n, ...) -> for each of the n the mean of the others, zero where it is alone."""
+    """(batch, n, ...) -> for each of the n the mean of the others, zero where there are none."""
     return (streams.sum(dim=1, keepdim=True) - streams) / max(streams.shape[1] - 1, 1)
 
 
-def fit_to_mixture(voices: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
-    """Scale the voices of a mixture so that together they come nearest to it, in least squares.
+def fit_to_mixture(estimates: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
+    """Scale the estimates of a mixture so that together they come nearest to it, in least squares.
 
-    A loss that is blind to scale (SI-SNR) leaves loudness and sign of a voice to chance. Gradients do not pass through the
+    A loss that is blind to scale (SI-SNR) leaves level and sign of an estimate to chance. Gradients do not pass through the
     gains, which change nothing that such a loss sees.
 
     Args:
-        voices: (batch, n_src, time).
+        estimates: (batch, n_src, time).
         mixture: (batch, time).
 
     Returns:
         (batch, n_src, time).
     """
     with torch.no_grad():
-        signals = voices.float()
+        signals = estimates.float()
         inverse_level = 1 / (signals.square().mean(dim=-1, keepdim=True).sqrt() + EPS)
         unit = signals * inverse_level
         # Products and means rather than matrix products, which autocast would make in half precision.
         gram = (unit.unsqueeze(1) * unit.unsqueeze(2)).mean(dim=-1)
-        gram = gram + 1e-3 * torch.eye(gram.shape[1], device=gram.device)  # voices that are alike share the mixture
+        gram = gram + 1e-3 * torch.eye(gram.shape[1], device=gram.device)  # estimates that are alike share the mixture
         shared = (unit * mixture.float().unsqueeze(1)).mean(dim=-1, keepdim=True)
         gains = torch.linalg.solve(gram, shared)
-    return voices * (gains * inverse_level)
+    return estimates * (gains * inverse_level)

@@ -1,4 +1,4 @@
-"""The visual branch: from mouth embeddings at the video's rate to cues on the audio encoder's frames."""
+"""The visual branch: from visual embeddings at the video's rate to features on the audio encoder's frames."""
 
 import torch
 from asteroid.masknn.norms import GlobLN
@@ -37,41 +37,41 @@ class VisualBlock(nn.Module):
 
 
 class VisualNet(nn.Module):
-    """Projection and temporal convolutions over the embeddings of the faces of a mixture.
+    """Projection and temporal convolutions over the visual embeddings of the faces of a mixture.
 
     A video frame whose embedding is all zeros is one on which no mouth was seen. It gets a learned vector instead, another
-    one for every place in the list of faces: so voices without a face still differ from each other, and a mixture of which
-    no face is seen is separated as an audio-only network would (in an order left to chance).
+    one for every position in the list of faces: so sources without a face still differ from each other, and a mixture of
+    which no face is seen is separated as by an audio-only network (in an order left to chance).
 
     Args:
-        visual_dim (int): Size of one mouth embedding.
+        visual_dim (int): Numbers of a visual embedding.
         out_chan (int): Channels out.
         hid_chan (int): Channels inside a block.
         n_blocks (int): Number of `VisualBlock`s.
         dropout (float): Dropout of whole channels after the projection, in training.
 
     Shape:
-        - input: (batch, n_cues, video_frames, visual_dim)
-        - output: (batch, n_cues, out_chan, video_frames)
+        - input: (batch, n_faces, video_frames, visual_dim)
+        - output: (batch, n_faces, out_chan, video_frames)
     """
 
-    PLACES = 8  # faces that can be told apart without being seen; further ones share vectors
+    N_POSITIONS = 8  # faces that differ without being seen; further ones share vectors
 
     def __init__(self, visual_dim: int, out_chan: int, hid_chan: int, n_blocks: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(visual_dim)
         self.project = nn.Conv1d(visual_dim, out_chan, 1)
-        self.unseen = nn.Parameter(torch.randn(self.PLACES, out_chan))
+        self.unseen = nn.Parameter(torch.randn(self.N_POSITIONS, out_chan))
         self.dropout = nn.Dropout1d(dropout)
         self.blocks = nn.Sequential(*(VisualBlock(out_chan, hid_chan) for _ in range(n_blocks)))
 
     def forward(self, visual: torch.Tensor) -> torch.Tensor:
-        seen = visual.ne(0).any(dim=-1).unsqueeze(2)
-        faces = visual.flatten(0, 1)
+        seen = visual.ne(0).any(dim=-1).unsqueeze(2)  # (batch, n_faces, 1, video_frames)
+        faces = visual.flatten(0, 1)  # (batch * n_faces, video_frames, visual_dim)
         projected = self.dropout(self.project(self.norm(faces).transpose(1, 2))).unflatten(0, visual.shape[:2])
-        places = torch.arange(visual.shape[1], device=visual.device) % self.PLACES
-        cues = torch.where(seen, projected, self.unseen[places][:, :, None].to(projected.dtype))
-        return self.blocks(cues.flatten(0, 1)).unflatten(0, visual.shape[:2])
+        positions = torch.arange(visual.shape[1], device=visual.device) % self.N_POSITIONS
+        features = torch.where(seen, projected, self.unseen[positions][:, :, None].to(projected.dtype))
+        return self.blocks(features.flatten(0, 1)).unflatten(0, visual.shape[:2])  # (batch, n_faces, out_chan, video_frames)
 
 
 def resample_frames(visual: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

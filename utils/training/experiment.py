@@ -1,8 +1,8 @@
 """An experiment's files: the trained network, its conf, and the history of its epochs.
 
 exp/<tag>/conf.yml            every key of the conf as trained
-exp/<tag>/best_model.pth      the network of the epoch with the lowest validation loss: {model, conf, infos}
-exp/<tag>/frontend.json       the front end whose embeddings it was trained on (absent for an audio-only network)
+exp/<tag>/best_model.pth      the network of the epoch with the lowest validation loss, an Asteroid model
+exp/<tag>/frontend.json       the visual frontend whose embeddings it was trained on (absent for an audio-only network)
 exp/<tag>/history.csv         one row an epoch
 exp/<tag>/training.json       what the training cost
 """
@@ -14,42 +14,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from local_models import build_model
+from local_models.networks import NETWORKS
+from local_models.separator import AVSeparator
 from utils.data.files import atomic_path, write_text
-from utils.engine.config import Conf
 from utils.errors import UserError
 
 HISTORY_COLUMNS = ("epoch", "steps", "lr", "loss", "si_snri", "val_loss", "val_si_snri", "seconds")
 
 
-def save_model(path: Path | str, network: nn.Module, conf: Conf, infos: dict[str, Any]) -> None:
-    """Write a network so that `torch.load(weights_only=True)` reads it: tensors and plain types only, atomically."""
-    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+def save_model(path: Path | str, network: AVSeparator, infos: dict[str, Any]) -> None:
+    """Write a network as Asteroid serialises it, tensors and plain types only, atomically."""
+    saved = network.serialize()
+    saved["state_dict"] = {name: tensor.detach().cpu() for name, tensor in saved["state_dict"].items()}
+    versions = {name: str(version) for name, version in saved["infos"]["software_versions"].items()}
     with atomic_path(path) as temporary:
-        torch.save({"model": state, "conf": conf, "infos": infos}, temporary)
+        torch.save(saved | {"infos": infos | {"software_versions": versions}}, temporary)
 
 
-def load_model(path: Path | str) -> tuple[nn.Module, Conf]:
-    """Read a trained network.
-
-    Returns:
-        The network in evaluation mode, on the CPU, and its conf.
+def load_model(path: Path | str) -> AVSeparator:
+    """Read a trained network, in evaluation mode, on the CPU.
 
     Raises:
-        UserError: no such file, not a model of this recipe, or weights that do not fit their conf.
+        UserError: no such file, not a model of this recipe, or weights that do not fit their arguments.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no trained model; stage 3 makes it")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        network = build_model(saved["conf"])
-        network.load_state_dict(saved["model"])
+        network = {kind.__name__: kind for kind in NETWORKS.values()}[saved["model_name"]].from_pretrained(saved)
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
         raise UserError(f"{path}: not a model of this recipe ({str(error).splitlines()[0]}); train it again") from None
-    return network.eval(), saved["conf"]
+    return network.eval()
 
 
 def write_history(path: Path | str, rows: list[dict[str, Any]]) -> None:

@@ -1,33 +1,39 @@
-"""Training: data, network and Lightning's trainer put together; resumed from the last epoch where there is one."""
+"""Training: data, network and Lightning's trainer put together; resumed from the last epoch where there is one.
+
+At the end of every epoch the history, the best network, audio to listen to and one line to read are written.
+"""
 
 import importlib.util
 import logging
+import math
 import pickle
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, Timer, TQDMProgressBar
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset
 
-from local_models import build_model
-from utils.data.datasets import EpochSampler
+from local_models.networks import build_network
+from local_models.separator import AVSeparator
 from utils.data.embedding_store import EmbeddingStore
 from utils.data.files import atomic_path, write_json
 from utils.data.manifest import Manifest, write_failed
-from utils.engine.callbacks import AudioExamples, EpochReport, Progress
-from utils.engine.config import ResolvedConf, TrainingConf, write_conf
-from utils.engine.system import AVSystem
-from utils.engine.training_data import make_datasets, make_loader, make_sampler
 from utils.errors import UserError
+from utils.training.config import Config, TrainingConfig, write_config
+from utils.training.datasets import EpochSampler, make_datasets, make_loader, make_sampler
+from utils.training.experiment import draw_curves, save_model, write_history
+from utils.training.system import AVSystem
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +41,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def train(
-    conf: ResolvedConf,
+    config: Config,
     exp_dir: Path,
     train_manifest: Manifest,
     val_manifest: Manifest,
@@ -45,7 +51,7 @@ def train(
     """Train a network, or go on from `exp_dir/checkpoints/last.ckpt`.
 
     Args:
-        conf: resolved conf whose `visual_dim` is that of the embeddings.
+        config: its `visual_dim` is that of the embeddings.
         exp_dir: where everything is written.
         train_manifest: utterances for dynamic mixing, mixtures otherwise.
         val_manifest: mixtures.
@@ -59,27 +65,33 @@ def train(
     """
     start_sec = time.monotonic()
     _quieten_lightning()
-    pl.seed_everything(conf.training.seed, workers=True, verbose=False)
-    train_set, val_set = make_datasets(conf, train_manifest, val_manifest, train_stores, val_stores)
+    pl.seed_everything(config.training.seed, workers=True, verbose=False)
+    train_set, val_set = make_datasets(config, train_manifest, val_manifest, train_stores, val_stores)
     last = exp_dir / "checkpoints" / "last.ckpt"
     resumed = _read_checkpoint(last)
-    trainer = _trainer(conf, exp_dir, resumed)
-    rank, world_size, batch_size = trainer.global_rank, trainer.world_size, conf.training.batch_size
+    trainer = _trainer(config, exp_dir, resumed)
+    rank, world_size, batch_size = trainer.global_rank, trainer.world_size, config.training.batch_size
     first_epoch = resumed["epoch"] + 1 if resumed else 0
-    train_sampler = make_sampler(conf, train_set, train_manifest.path, rank, world_size, first_epoch)
+    train_sampler = make_sampler(config, train_set, train_manifest.path, rank, world_size, first_epoch)
     val_sampler = EpochSampler(len(val_set), None, rank, world_size)
     batches = len(train_sampler) // batch_size
-    network = build_model(conf.nested)
-    steps_per_epoch = -(-batches // conf.training.accumulate)  # Lightning steps on what an epoch's end leaves over
-    system = AVSystem(network, conf.loss, conf.optim, steps_per_epoch * conf.training.epochs, conf.training.seed)
+    network = build_network(config.model)
+    steps_per_epoch = -(-batches // config.training.accumulate)  # Lightning steps on what an epoch's end leaves over
+    total_steps, timer = steps_per_epoch * config.training.epochs, _timer(trainer)
+
+    def progress(step: int) -> float:
+        elapsed = timer.time_elapsed() / (60 * config.training.max_minutes) if timer else 0.0
+        return max(step / total_steps, elapsed)
+
+    system = AVSystem(network, config.loss, config.optim, progress, config.training.seed)
     if trainer.is_global_zero:
-        write_conf(exp_dir / "conf.yml", conf)
+        write_config(exp_dir / "conf.yml", config)
         _list_left_out(exp_dir / "left_out.csv", {train_manifest.path: train_set, val_manifest.path: val_set})
     if resumed:
         log.info("continuing from %s", last)
-    loaders = make_loader(conf, train_set, train_sampler), make_loader(conf, val_set, val_sampler)
+    loaders = make_loader(config, train_set, train_sampler), make_loader(config, val_set, val_sampler)
     _fit(trainer, system, loaders, last if resumed else None)
-    summary = _summary(conf, trainer, network, batches * batch_size * world_size, time.monotonic() - start_sec)
+    summary = _summary(config, trainer, network, batches * batch_size * world_size, time.monotonic() - start_sec)
     if trainer.is_global_zero:
         write_json(exp_dir / "training.json", summary)
     return summary
@@ -139,8 +151,8 @@ def _quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def _trainer(conf: ResolvedConf, exp_dir: Path, resumed: dict | None) -> pl.Trainer:
-    training = conf.training
+def _trainer(config: Config, exp_dir: Path, resumed: dict | None) -> pl.Trainer:
+    training = config.training
     devices, precision = training.devices, training.precision
     if precision != "32" and not torch.cuda.is_available():
         log.warning("precision %s is for GPUs, there is none here: training in 32 bits", precision)
@@ -155,9 +167,9 @@ def _trainer(conf: ResolvedConf, exp_dir: Path, resumed: dict | None) -> pl.Trai
             precision=PRECISIONS[precision],
             gradient_clip_val=training.gradient_clipping or None,
             accumulate_grad_batches=training.accumulate,
-            callbacks=_callbacks(conf, exp_dir),
+            callbacks=_callbacks(config, exp_dir),
             plugins=[AtomicCheckpoints()],
-            logger=_loggers(conf, exp_dir),
+            logger=_loggers(config, exp_dir),
             default_root_dir=exp_dir,
             enable_progress_bar=sys.stderr.isatty(),  # a log file wants the line an epoch, not the bar
             num_sanity_val_steps=0,
@@ -172,7 +184,7 @@ def _trainer(conf: ResolvedConf, exp_dir: Path, resumed: dict | None) -> pl.Trai
         ) from None
 
 
-def _last_epoch(training: TrainingConf, resumed: dict | None) -> int:
+def _last_epoch(training: TrainingConfig, resumed: dict | None) -> int:
     """How many epochs to train in all: no more than there were where early stopping had ended it already."""
     for name, state in (resumed or {}).get("callbacks", {}).items():
         if name.startswith("EarlyStopping") and training.early_stop and state["wait_count"] >= training.early_stop:
@@ -180,10 +192,16 @@ def _last_epoch(training: TrainingConf, resumed: dict | None) -> int:
     return training.epochs
 
 
-def _callbacks(conf: ResolvedConf, exp_dir: Path) -> list[Callback]:
+def _timer(trainer: pl.Trainer) -> Timer | None:
+    return next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
+
+
+def _callbacks(config: Config, exp_dir: Path) -> list[Callback]:
+    training = config.training
     callbacks: list[Callback] = [
-        EpochReport(exp_dir, conf.nested),
-        AudioExamples(conf.training.audio_examples, conf.nested["model"]["sample_rate"]),
+        EpochReport(exp_dir),
+        AudioExamples(training.audio_examples, config.model.sample_rate),
+        LearningRateMonitor("epoch"),
         ModelCheckpoint(
             exp_dir / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False,
             save_on_train_epoch_end=True,
@@ -191,14 +209,16 @@ def _callbacks(conf: ResolvedConf, exp_dir: Path) -> list[Callback]:
     ]  # fmt: skip
     if sys.stderr.isatty():
         callbacks.append(Progress())
-    if conf.training.early_stop:
-        callbacks.append(EarlyStopping("val_loss", patience=conf.training.early_stop, check_on_train_epoch_end=False))
+    if training.early_stop:
+        callbacks.append(EarlyStopping("val_loss", patience=training.early_stop, check_on_train_epoch_end=False))
+    if training.max_minutes:
+        callbacks.append(Timer(timedelta(minutes=training.max_minutes), interval="epoch", verbose=False))
     return callbacks
 
 
-def _loggers(conf: ResolvedConf, exp_dir: Path) -> list[Logger]:
+def _loggers(config: Config, exp_dir: Path) -> list[Logger]:
     loggers: list[Logger] = [TensorBoardLogger(exp_dir, name="log", version="tensorboard")]
-    wanted = conf.training.logger
+    wanted = config.training.logger
     if wanted == "none":
         return loggers
     package = {"wandb": "wandb", "comet": "comet_ml"}[wanted]
@@ -213,11 +233,11 @@ def _loggers(conf: ResolvedConf, exp_dir: Path) -> list[Logger]:
     return [*loggers, CometLogger(name=exp_dir.name)]
 
 
-def _summary(conf: ResolvedConf, trainer: pl.Trainer, network: torch.nn.Module, epoch_mixtures: int, seconds: float) -> dict:
+def _summary(config: Config, trainer: pl.Trainer, network: AVSeparator, epoch_mixtures: int, seconds: float) -> dict:
     report = next(c for c in trainer.callbacks if isinstance(c, EpochReport))
     best = report.best
     return {
-        "seed": conf.training.seed,
+        "seed": config.training.seed,
         "epochs": len(report.rows),
         "steps": report.rows[-1]["steps"],
         "mixtures_seen": len(report.rows) * epoch_mixtures,
@@ -230,3 +250,99 @@ def _summary(conf: ResolvedConf, trainer: pl.Trainer, network: torch.nn.Module, 
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
         "world_size": trainer.world_size,
     }
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's progress bar without the logger's version, which is always the same here."""
+
+    def get_metrics(self, trainer: pl.Trainer, system: pl.LightningModule) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(trainer, system).items() if name != "v_num"}
+
+
+class EpochReport(pl.Callback):
+    """Write history.csv, curves.png and best_model.pth after every epoch, and log a line about it.
+
+    All of them atomically, which Lightning's CSVLogger and ModelCheckpoint do not do. The rows travel in the checkpoint, so
+    that an interrupted training goes on with the history it had.
+
+    Args:
+        exp_dir: the experiment's folder.
+    """
+
+    def __init__(self, exp_dir: Path) -> None:
+        self.exp_dir = exp_dir
+        self.rows: list[dict[str, Any]] = []
+        self._epoch_start_sec = 0.0
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The row of the epoch with the lowest validation loss."""
+        return min(self.rows, key=lambda row: row["val_loss"], default=None)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        self._epoch_start_sec = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = {
+            "epoch": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            **{key: round(values[key], 4) for key in ("loss", "si_snri", "val_loss", "val_si_snri")},
+            "seconds": round(time.monotonic() - self._epoch_start_sec, 2),
+        }
+        if not math.isfinite(row["val_loss"]):
+            raise UserError(
+                f"{self.exp_dir}: the validation loss of epoch {row['epoch'] + 1} is not finite; lower --lr, or look for "
+                "silent or broken sources in the validation set"
+            )
+        is_best = self.best is None or row["val_loss"] < self.best["val_loss"]
+        self.rows.append(row)
+        if not trainer.is_global_zero:
+            return
+        if is_best:
+            infos = {"epoch": row["epoch"], "val_loss": row["val_loss"], "val_si_snri": row["val_si_snri"]}
+            save_model(self.exp_dir / "best_model.pth", system.network, infos)
+        write_history(self.exp_dir / "history.csv", self.rows)
+        draw_curves(self.exp_dir / "curves.png", self.rows, self.exp_dir.name)
+        log.info(
+            "epoch %d/%d: loss %.2f, SI-SNRi %.2f | validation loss %.2f, SI-SNRi %.2f%s | lr %.1e, %.0f s",
+            row["epoch"] + 1, trainer.max_epochs, row["loss"], row["si_snri"], row["val_loss"], row["val_si_snri"],
+            " (best)" if is_best else "", row["lr"], row["seconds"],
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state_dict["rows"]]
+
+
+class AudioExamples(pl.Callback):
+    """Add the estimates for the first validation mixtures to the TensorBoard log, peak-normalised.
+
+    Args:
+        count: number of mixtures; 0 writes none.
+        sample_rate: Hz.
+    """
+
+    def __init__(self, count: int, sample_rate: int) -> None:
+        self.count, self.sample_rate = count, sample_rate
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, system: pl.LightningModule, outputs: Any, batch: dict, batch_idx: int, *_: Any
+    ) -> None:
+        if batch_idx or not self.count or not trainer.is_global_zero:
+            return
+        boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        with torch.inference_mode():
+            estimates = system({name: value[: self.count] for name, value in batch.items()}).float().cpu()
+        for board in boards:
+            for example, signals in enumerate(estimates):
+                for source, signal in enumerate(signals, start=1):
+                    self._add(board, f"example_{example}/s{source}_estimate", signal, trainer.current_epoch)
+                if trainer.current_epoch == 0:
+                    self._add(board, f"example_{example}/mixture", batch["mixture"][example].cpu(), 0)
+
+    def _add(self, board: Any, name: str, signal: torch.Tensor, epoch: int) -> None:
+        board.add_audio(name, signal[None] / signal.abs().max().clamp(min=1e-8), epoch, self.sample_rate)

@@ -1,21 +1,11 @@
-"""Mixing of voices and noise at true ratios, and the clock that audio and video share."""
+"""Levels of signals, and mixing at true ratios."""
 
 import numpy as np
 
 from utils.errors import UserError
 
-SILENCE_POWER = 1e-8  # -80 dB re full scale: nothing to hear in it
-MAX_DRAWS = 20  # of a stretch with something to hear, before a file is called silent
-
-
-def frames_to_samples(frames: int, sample_rate: int, fps: float) -> int:
-    """Sample at which video frame `frames` begins; rounded down where a frame is no whole number of samples."""
-    return int(frames * sample_rate / fps + 1e-6)
-
-
-def samples_to_frames(samples: int, sample_rate: int, fps: float) -> int:
-    """Video frames that `samples` last, to the nearest whole frame."""
-    return round(samples * fps / sample_rate)
+SILENCE_POWER = 1e-8  # mean square, -80 dB re full scale
+MAX_DRAWS = 20  # of a stretch with sound in it, before a file is called silent
 
 
 def power(signal: np.ndarray) -> float:

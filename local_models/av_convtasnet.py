@@ -1,0 +1,90 @@
+"""AV-ConvTasNet, to compare with: Asteroid's temporal convolutional network with faces, and its audio-only baseline.
+
+The first repeats hear the mixture alone; then every face gets a stream into which its visual features are fused once, as
+in the published network, and all streams run through the same remaining repeats.
+"""
+
+from typing import Any
+
+import torch
+from asteroid.masknn.convolutional import TDConvNet
+from torch import nn
+
+from local_models.configs import AVConvTasNetConfig
+from local_models.separator import AVSeparator, own_and_others
+
+
+class TDConvNetMasker(TDConvNet):
+    """Asteroid's TDConvNet mask estimator, conditioned on faces.
+
+    Args:
+        in_chan (int): Channels of the audio features.
+        n_masks (int): Masks that each stream gives: 1 with faces (one stream for each), n_src without.
+        visual_chan (int): Channels of a face's visual features; 0 makes the audio-only network, which is Asteroid's TDConvNet.
+        n_audio_repeats (int): Repeats that run on the mixture before the visual features are fused.
+        see_others (bool): A face's stream sees the mean of the other faces' features too (zero where there are none).
+        **kwargs: Those of `asteroid.masknn.convolutional.TDConvNet`.
+
+    Shape:
+        - features: (batch, in_chan, frames)
+        - visual: (batch, n_faces, visual_chan, frames), or None
+        - output: (batch, n_faces or n_masks, out_chan, frames)
+
+    References
+        [1] Luo, Mesgarani, "Conv-TasNet", IEEE/ACM TASLP 2019, Sec. II.
+        [2] Wu et al., "Time domain audio visual speech separation", ASRU 2019, Sec. 2.
+    """
+
+    def __init__(
+        self, in_chan: int, n_masks: int, visual_chan: int, n_audio_repeats: int, see_others: bool, **kwargs: Any
+    ) -> None:
+        super().__init__(in_chan, n_masks, **kwargs)
+        self.n_audio_blocks, self.see_others = n_audio_repeats * self.n_blocks, see_others
+        # Nothing hears the last block's residual; training on several devices refuses parameters without a gradient.
+        self.TCN[-1].res_conv.requires_grad_(False)
+        self.fusion = None
+        if visual_chan:
+            self.fusion = nn.Conv1d(self.bn_chan + visual_chan * (2 if see_others else 1), self.bn_chan, 1)
+
+    def forward(self, features: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
+        batch, _, n_frames = features.shape
+        stream = self.bottleneck(features)
+        skips = torch.zeros(1, device=stream.device)
+        n_streams = 1
+        for index, layer in enumerate(self.TCN):
+            if visual is not None and index == self.n_audio_blocks:
+                n_streams = visual.shape[1]
+                visual = (own_and_others(visual) if self.see_others else visual).flatten(0, 1)
+                stream = stream.repeat_interleave(n_streams, dim=0)
+                skips = skips.repeat_interleave(n_streams, dim=0) if index else skips
+                stream = stream + self.fusion(torch.cat([stream, visual], dim=1))
+            residual, skip = layer(stream)
+            stream, skips = stream + residual, skips + skip
+        masks = self.output_act(self.mask_net(skips))
+        return masks.reshape(batch, n_streams * self.n_src, self.out_chan, n_frames)
+
+
+class AVConvTasNet(AVSeparator):
+    """Learned filterbank, masks of a `TDConvNetMasker`. Arguments and shapes: see `AVSeparator`."""
+
+    config_type = AVConvTasNetConfig
+    fb_name = "free"
+
+    def __init__(self, config: AVConvTasNetConfig | None = None, **arguments: object) -> None:
+        super().__init__(config, **arguments)
+        config = self.config
+        self.masker = TDConvNetMasker(
+            in_chan=self.n_feats,
+            n_masks=self.n_masks,
+            visual_chan=self.masker_visual_chan,
+            n_audio_repeats=config.n_audio_repeats,
+            see_others=config.n_faces > 1,
+            out_chan=self.n_feats,
+            bn_chan=config.bn_chan,
+            hid_chan=config.hid_chan,
+            skip_chan=config.skip_chan,
+            n_blocks=config.n_blocks,
+            n_repeats=config.n_repeats,
+            norm_type=config.norm_type,
+            mask_act="relu",
+        )

@@ -1,0 +1,247 @@
+"""The arguments of the separation networks, with what they may be: one dataclass for each network, without torch.
+
+A field's type says which values are allowed (`Annotated` with a `Range`, `Literal`), its docstring what it means. `problems`
+of a class adds what fields must fulfil together. Confs (`model:`), `--train_args` and the constructors all read these classes.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Range:
+    """Allowed numbers: from `low` to `high`, both included unless `above` leaves `low` out."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return math.isfinite(value) and (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"from {self.low:g} to {self.high:g}"
+        if self.low == -math.inf:
+            return "a finite number"
+        return f"above {self.low:g}" if self.above else f"{self.low:g} or more"
+
+
+Count = Annotated[int, Range(1)]
+CountOrNone = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(0, above=True)]
+NotNegative = Annotated[float, Range(0)]
+Finite = Annotated[float, Range()]
+Probability = Annotated[float, Range(0, 1)]
+
+
+def value_problem(hint: Any, value: Any) -> str:
+    """What is wrong with the value of a field, "" where nothing is.
+
+    Args:
+        hint: the field's type, as `typing.get_type_hints(..., include_extras=True)` gives it.
+        value: plain Python.
+    """
+    if get_origin(hint) is Literal:
+        allowed = get_args(hint)
+        return "" if value in allowed else f"one of: {', '.join(map(str, allowed))}"
+    kind, *limits = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+        return names.get(kind, kind.__name__)
+    return next((str(limit) for limit in limits if value not in limit), "")
+
+
+class Checked:
+    """Base of dataclasses whose values are checked when they are made.
+
+    Raises:
+        ValueError: a value that its field does not allow, or values that do not go together.
+    """
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            problem = value_problem(hint, getattr(self, name))
+            if problem:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {problem}")
+        for problem in self.problems():
+            raise ValueError(problem)
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the values together, a line each."""
+        return iter(())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values by name, plain types."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class SeparatorConfig(Checked):
+    """What all separation networks have."""
+
+    n_src: Count = 2
+    """Sources to estimate. With visual embeddings, the number of faces that training shows; any other number works too."""
+    n_faces: CountOrNone = 2
+    """Faces for each mixture: n_src for separation, 1 with n_src 1 for target-speaker extraction, 0 for the audio-only
+    baseline, which is trained with PIT."""
+    sample_rate: Count = 16000
+    """Hz."""
+    fit_to_mixture: bool = True
+    """Scale the estimates so that together they come nearest to the mixture: for losses that are blind to scale."""
+    n_filters: Count = 256
+    """Filters of the filterbank."""
+    kernel_size: Count = 40
+    """Samples of a filter."""
+    stride: Count = 20
+    """Samples from one frame of the filterbank to the next."""
+    visual_dim: Count = 512
+    """Numbers of a visual embedding; the visual frontend decides."""
+    visual_chan: Count = 256
+    """Channels that the visual branch gives."""
+    visual_hid: Count = 512
+    """Channels inside a block of the visual branch."""
+    visual_blocks: CountOrNone = 5
+    """Blocks of the visual branch."""
+    visual_dropout: Probability = 0.0
+    """Dropout of whole channels of the visual embeddings, in training."""
+    video_fps: Positive = 25.0
+    """Video frames for each second."""
+
+    def problems(self) -> Iterator[str]:
+        if self.n_faces not in (0, self.n_src):
+            yield f"n_faces is {self.n_faces} with n_src {self.n_src}; it is n_src (a face for each source) or 0 (audio-only)"
+        if self.kernel_size % self.stride:
+            yield f"kernel_size ({self.kernel_size}) must be a multiple of stride ({self.stride})"
+
+
+@dataclass(frozen=True)
+class AVTFDPRNNConfig(SeparatorConfig):
+    """The default model: a dual-path RNN over bands and frames of an STFT."""
+
+    fit_to_mixture: bool = False
+    """As above; this network is trained on SNR, which hears level."""
+    n_filters: Count = 512
+    """Points of the FFT."""
+    kernel_size: Count = 512
+    """Samples of a window."""
+    stride: Count = 256
+    """Samples from one spectral frame to the next."""
+    visual_chan: Count = 64
+    visual_hid: Count = 128
+    visual_blocks: CountOrNone = 3
+    bands: str = "8x4 4x8 2x32 2x64"
+    """Number x bins, from low to high frequencies; bins are even."""
+    grid_stride: Count = 2
+    """Spectral frames from one frame of the grid to the next; 1 or even."""
+    bn_chan: Count = 48
+    """Channels of the grid."""
+    hid_size: Count = 48
+    """Hidden size of the recurrent layers, in each direction."""
+    n_repeats: Count = 4
+    """Dual-path blocks."""
+    n_audio_repeats: CountOrNone = 2
+    """Blocks, the first ones, that run on the mixture before there is a stream for each face."""
+    fuse_every_block: bool = True
+    """Fuse the visual embeddings before every block of a stream instead of before its first one only."""
+    exchange: bool = True
+    """Streams hear each other before every block but their first, and see each other's visual embeddings."""
+    attention_heads: CountOrNone = 0
+    """Heads of an attention over the frames after each block; 0: none."""
+    norm_type: Literal["gLN", "cLN"] = "gLN"
+    rnn_type: Literal["LSTM", "GRU", "RNN"] = "LSTM"
+    bidirectional: bool = True
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        yield from stft_problems(self.n_filters, self.kernel_size)
+        if self.n_audio_repeats >= self.n_repeats:
+            yield f"n_audio_repeats ({self.n_audio_repeats}) must be below n_repeats ({self.n_repeats})"
+        if self.grid_stride > 1 and self.grid_stride % 2:
+            yield f"grid_stride is {self.grid_stride}; 1 or an even number"
+        if self.attention_heads and self.bn_chan % self.attention_heads:
+            yield f"attention_heads ({self.attention_heads}) must divide bn_chan ({self.bn_chan})"
+        try:
+            parse_bands(self.bands, self.n_filters // 2 + 1)
+        except ValueError as error:
+            yield str(error)
+
+
+@dataclass(frozen=True)
+class AVDPRNNConfig(SeparatorConfig):
+    """The time-domain dual-path RNN, in the proportions of SEANet's AV-DPRNN."""
+
+    bn_chan: Count = 64
+    hid_size: Count = 128
+    chunk_size: Count = 100
+    """Encoder frames of a chunk."""
+    hop_size: Count = 50
+    """Encoder frames from one chunk to the next."""
+    n_repeats: Count = 6
+    fuse_every_block: bool = False
+    """Fuse the visual embeddings before each dual-path block instead of before the first one only."""
+    norm_type: Literal["gLN", "cLN"] = "gLN"
+    rnn_type: Literal["LSTM", "GRU", "RNN"] = "LSTM"
+    bidirectional: bool = True
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.hop_size > self.chunk_size or self.chunk_size % self.hop_size:
+            yield f"chunk_size ({self.chunk_size}) must be a multiple of hop_size ({self.hop_size})"
+
+
+@dataclass(frozen=True)
+class AVConvTasNetConfig(SeparatorConfig):
+    """Asteroid's temporal convolutional network with faces."""
+
+    bn_chan: Count = 128
+    hid_chan: Count = 256
+    skip_chan: Count = 128
+    n_blocks: Count = 8
+    n_repeats: Count = 3
+    n_audio_repeats: CountOrNone = 1
+    """Repeats, the first ones, that run on the mixture before the visual embeddings are fused."""
+    norm_type: Literal["gLN", "cLN", "cgLN"] = "gLN"
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.n_audio_repeats >= self.n_repeats:
+            yield f"n_audio_repeats ({self.n_audio_repeats}) must be below n_repeats ({self.n_repeats})"
+
+
+NETWORK_CONFIGS: dict[str, type[SeparatorConfig]] = {
+    "av_tfdprnn": AVTFDPRNNConfig,
+    "av_dprnn": AVDPRNNConfig,
+    "av_convtasnet": AVConvTasNetConfig,
+}
+DEFAULT_NETWORK = "av_tfdprnn"
+
+
+def stft_problems(n_filters: int, kernel_size: int) -> Iterator[str]:
+    """What no STFT can have."""
+    if n_filters < kernel_size or n_filters % 2:
+        yield f"n_filters ({n_filters}) of an STFT must be even and not below kernel_size ({kernel_size})"
+
+
+def parse_bands(bands: str, n_bins: int) -> list[tuple[int, int]]:
+    """`"8x4 2x32"` -> [(8, 4), (2, 32)]: from low to high frequencies, how many bands of how many bins.
+
+    Args:
+        bands: the list; the widths are even.
+        n_bins: bins that the bands must cover; the uppermost band reaches half its width above its end.
+
+    Raises:
+        ValueError: it is not of that form, or covers another number of bins.
+    """
+    words = [re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", word) for word in bands.split()]
+    sizes = [(int(word[1]), int(word[2])) for word in words if word]
+    if not sizes or not all(words) or any(width % 2 for _, width in sizes):
+        raise ValueError(f"bands is '{bands}' where a list such as '8x4 4x8 2x32 2x64' is expected: bands x bins, bins even")
+    covered = sum(count * width for count, width in sizes)
+    if not covered <= n_bins <= covered + sizes[-1][1] // 2:
+        raise ValueError(f"bands '{bands}' covers {covered} bins where the spectrum has {n_bins}; make it {n_bins - 1}")
+    return sizes

@@ -1,0 +1,19 @@
+"""The separation networks by name, registered with Asteroid so that its `from_pretrained` finds them."""
+
+from asteroid.models import register_model
+
+from local_models.av_convtasnet import AVConvTasNet
+from local_models.av_dprnn import AVDPRNN
+from local_models.av_tfdprnn import AVTFDPRNN
+from local_models.configs import SeparatorConfig
+from local_models.separator import AVSeparator
+
+NETWORKS: dict[str, type[AVSeparator]] = {"av_tfdprnn": AVTFDPRNN, "av_dprnn": AVDPRNN, "av_convtasnet": AVConvTasNet}
+
+for _network in NETWORKS.values():
+    register_model(_network)
+
+
+def build_network(config: SeparatorConfig) -> AVSeparator:
+    """The network that a config describes, with random weights."""
+    return next(network for network in NETWORKS.values() if network.config_type is type(config))(config)

@@ -1,0 +1,131 @@
+"""Folders of noise, of speech and of room impulse responses, and what they do to a source.
+
+Reads wav or flac at the rate of the corpus, subfolders too: mono recordings of any length, and responses whose channels are
+positions in one room.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.signal import oaconvolve
+
+from utils.data.audio import probe_audio, read_audio
+from utils.data.sound_checks import require_numbers
+from utils.errors import UserError
+from utils.mixing.levels import MAX_DRAWS, SILENCE_POWER, power
+
+EXTENSIONS = (".wav", ".flac")
+EARLY_SEC = 0.05
+SPEECH_POWER = 1e-5  # mean square, -50 dB re full scale: a stretch of a recording in which somebody speaks
+
+
+def draw_stretch(
+    key: str, files: dict[Path, int], length: int, sample_rate: int, rng: np.random.Generator, wanted_power: float = 0.0
+) -> np.ndarray:
+    """A stretch (length,) of a recording, float32; one that is too short is repeated.
+
+    Args:
+        key: the option that the files are from, for errors.
+        files: file -> samples.
+        length: samples wanted.
+        sample_rate: of the files, Hz.
+        rng: which file, and where.
+        wanted_power: mean square; a file that has it nowhere gives the loudest stretch that was found.
+
+    Raises:
+        UserError: the recording cannot be read, or is silent.
+    """
+    path = list(files)[rng.integers(len(files))]
+    there, loudest, most = files[path], None, SILENCE_POWER
+    for _ in range(MAX_DRAWS):
+        if there >= length:
+            stretch = read_audio(path, int(rng.integers(there - length + 1)), length, sample_rate)
+        else:
+            stretch = np.resize(np.roll(read_audio(path, 0, there, sample_rate), rng.integers(there)), length)
+        if power(stretch) > most:
+            loudest, most = stretch, power(stretch)
+        if loudest is not None and most > wanted_power:
+            return loudest
+    if loudest is None:
+        raise UserError(f"--{key}: {path} is silent in {MAX_DRAWS} stretches; take it out of the folder")
+    return loudest
+
+
+def reverberate(source: np.ndarray, response: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """A source in a room, without the time that its direct sound (the response's peak) takes.
+
+    Args:
+        source: (time,), not silent.
+        response: (taps,) from the speaker to the microphone, not silent.
+        sample_rate: of both, Hz.
+
+    Returns:
+        What is heard, as loud as `source`, and its part up to 50 ms after the direct sound: (time,) float32 both.
+    """
+    direct = int(np.abs(response).argmax())
+    early_end = direct + round(EARLY_SEC * sample_rate) + 1
+    heard, early = (oaconvolve(source, taps)[direct : direct + len(source)] for taps in (response, response[:early_end]))
+    gain = np.sqrt(power(source) / power(heard))
+    return (gain * heard).astype(np.float32), (gain * early).astype(np.float32)
+
+
+def recording_lengths(key: str, folder: Path, sample_rate: int) -> dict[Path, int]:
+    """The mono recordings of a folder and of those below, with their samples; `key` is the option, for errors.
+
+    Raises:
+        UserError: there are none, or one of them is not mono, or not at `sample_rate` Hz.
+    """
+    lengths = {}
+    for path, info in _files(key, folder, sample_rate).items():
+        if info.channels != 1:
+            raise UserError(f"--{key}: {path} has {info.channels} channels where mono is expected; mix it down first")
+        lengths[path] = info.length
+    return lengths
+
+
+def response_channels(folder: Path, sample_rate: int) -> dict[Path, int]:
+    """The files of room impulse responses of a folder and of those below, with their channels.
+
+    Raises:
+        UserError: there are none, or one cannot be used.
+    """
+    positions = {path: info.channels for path, info in _files("rir_dir", folder, sample_rate).items()}
+    if len({count > 1 for count in positions.values()}) > 1:
+        single = next(path for path, count in positions.items() if count == 1)
+        raise UserError(f"--rir_dir: {single} has one channel, other files have more; keep the two kinds in two folders")
+    return positions
+
+
+def _files(key: str, folder: Path, sample_rate: int) -> dict:
+    """The audio files of a folder and of those below, in the order of their names, with their headers."""
+    if not folder.is_dir():
+        raise UserError(f"--{key} {folder}: no such folder; give one of {' or '.join(EXTENSIONS)} files")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    if not paths:
+        raise UserError(f"--{key} {folder}: no {' or '.join(EXTENSIONS)} files in it; give another folder")
+    headers = {}
+    for path in paths:
+        try:
+            info = probe_audio(path)
+        except UserError as error:
+            raise UserError(f"--{key}: {error}; take it out of the folder") from None
+        if info.sample_rate != sample_rate:
+            raise UserError(f"--{key}: {path} is sampled at {info.sample_rate} Hz, the corpus at {sample_rate} Hz; resample it")
+        if not info.length:
+            raise UserError(f"--{key}: {path} is empty; take it out of the folder")
+        headers[path] = info
+    return headers
+
+
+def read_responses(path: Path) -> np.ndarray:
+    """A file of room impulse responses: (taps, positions)."""
+    try:
+        responses, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+        raise UserError(f"--rir_dir: {path} cannot be read ({str(error).splitlines()[0]}); take it out of the folder") from None
+    for response in responses.T:
+        require_numbers(f"--rir_dir: {path}", response)
+    if not responses.any(axis=0).all():
+        raise UserError(f"--rir_dir: {path} holds a silent response; take it out of the folder")
+    return responses

@@ -1,0 +1,382 @@
+"""Confs: reading `conf/*.yml`, changing single keys, and refusing what no training can use before anything is loaded.
+
+A conf has five sections: `model` (the network's name and arguments, `local_models/configs.py`), `data`, `loss`, `training`
+and `optim`, each the fields of a dataclass. Keys are unique over all sections (Asteroid's rule), so that
+`--train_args "--lr 0.0005"` needs no section. Nothing here imports torch, so that a typing error costs no time.
+"""
+
+import contextlib
+import difflib
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from local_models.configs import (
+    DEFAULT_NETWORK,
+    NETWORK_CONFIGS,
+    Checked,
+    Count,
+    CountOrNone,
+    Finite,
+    NotNegative,
+    Positive,
+    Probability,
+    Range,
+    SeparatorConfig,
+    value_problem,
+)
+from utils.data.files import write_text
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig(Checked):
+    """What the network hears and sees in training. Validation takes the mixtures of val.csv as they are."""
+
+    dynamic: bool = True
+    """Mix single utterances anew in every epoch (true), or take the mixtures of train.csv (false)."""
+    segment_sec: Positive = 2.0
+    """Length of a training and validation example; whole video frames."""
+    epoch_size: CountOrNone = 0
+    """Mixtures in an epoch of dynamic mixing; 0: as many as there are utterances."""
+    max_sir_db: NotNegative = 5.0
+    """The SIR of the first source over each other one is uniform in -max_sir_db..max_sir_db, over the segment."""
+    same_speaker_prob: Probability = 0.0
+    """All sources of a mixture are of one speaker; 0 keeps speakers apart."""
+    max_speed_change: Annotated[float, Range(0, 0.5)] = 0.0
+    """Each source and its face are played at 1 - max_speed_change to 1 + max_speed_change of their speed."""
+    extra_speaker_prob: Probability = 0.0
+    """A mixture has n_src + 1 speakers, all with faces, all to be separated; in batches of their own."""
+    off_screen_prob: Probability = 0.0
+    """A mixture has a further speaker without a face, who is not to be separated."""
+    interferer_dir: str = ""
+    """Folder of speech without faces, mono wav or flac at the corpus' rate, with its subfolders; "": none."""
+    interferer_prob: Probability = 0.0
+    """A speaker without a face is of interferer_dir, not of the corpus' utterances."""
+    target_only_prob: Probability = 0.0
+    """Extraction: nobody but the target speaks, in noise."""
+    inactive_target_prob: Probability = 0.0
+    """One of the faces is seen and its speaker is silent (extraction: the target is absent)."""
+    noise_dir: str = ""
+    """Folder of mono wav or flac noise at the corpus' rate, with its subfolders; "": none."""
+    noise_prob: Probability = 0.0
+    """A mixture has noise."""
+    noise_snr_low_db: Finite = 0.0
+    """The SNR of all sources together over the noise is uniform from here..."""
+    noise_snr_high_db: Finite = 20.0
+    """...to here."""
+    rir_dir: str = ""
+    """Folder of room impulse responses, wav or flac; the channels of a file are positions in one room; "": none."""
+    rir_prob: Probability = 0.0
+    """A mixture is in a room; the targets keep the first 50 ms after the direct sound."""
+    max_shift_frames: CountOrNone = 0
+    """The video of each face is late by a whole number of frames, uniform in -max_shift_frames..max_shift_frames."""
+    max_dropped_ratio: Probability = 0.0
+    """Each face loses a part of its frames (zeros), uniform in 0..max_dropped_ratio, in bursts."""
+    max_frozen_ratio: Probability = 0.0
+    """Each face repeats its last good frame in a part of its frames, uniform in 0..max_frozen_ratio, in bursts."""
+    missing_face_prob: Probability = 0.0
+    """One face of a mixture is missing altogether (zeros)."""
+    no_visual_prob: Probability = 0.0
+    """All faces of a mixture are missing."""
+    num_workers: CountOrNone = 1
+    """Loader processes for each training process."""
+
+    def problems(self) -> Iterator[str]:
+        needs_dynamic = (
+            "same_speaker_prob", "max_speed_change", "extra_speaker_prob", "off_screen_prob", "interferer_prob",
+            "target_only_prob", "inactive_target_prob", "noise_prob", "rir_prob",
+        )  # fmt: skip
+        for key in needs_dynamic:
+            if getattr(self, key) and not self.dynamic:
+                yield f"data.{key} needs data.dynamic true: the mixtures of train.csv are taken as they are; set it to 0"
+        for kind in ("noise", "rir", "interferer"):
+            if getattr(self, f"{kind}_prob") and not getattr(self, f"{kind}_dir"):
+                yield f"data.{kind}_prob needs data.{kind}_dir, a folder of wav or flac files; give one, or set it to 0"
+        if self.target_only_prob and not self.noise_prob:
+            yield "data.target_only_prob needs data.noise_prob and data.noise_dir: without noise there is nothing to remove"
+        if self.noise_snr_low_db > self.noise_snr_high_db:
+            yield "data.noise_snr_low_db is above data.noise_snr_high_db; exchange them"
+
+
+@dataclass(frozen=True)
+class LossConfig(Checked):
+    """What training minimises, see `utils.training.losses`."""
+
+    signal_loss: Literal["snr", "si_snr"] = "snr"
+    """snr: level counts; si_snr: blind to the level of the estimates, for networks with `model.fit_to_mixture`."""
+    block_weight: NotNegative = 0.0
+    """Weight of the loss after each block but the last (deep supervision); for model.name av_dprnn."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Checked):
+    """How long, and on what machine."""
+
+    epochs: Count = 100
+    max_minutes: NotNegative = 0.0
+    """Stop after the epoch in which so much time has passed; 0: never. For comparisons at equal wall-clock time."""
+    batch_size: Count = 4
+    """Mixtures for each step and device."""
+    accumulate: Count = 1
+    """Batches whose gradients are added before a step."""
+    early_stop: CountOrNone = 15
+    """Epochs without a better validation loss before stopping; 0: never."""
+    gradient_clipping: NotNegative = 5.0
+    seed: CountOrNone = 0
+    precision: Literal["32", "bf16", "16"] = "32"
+    """bf16 and 16 are for GPUs."""
+    devices: str = "auto"
+    num_nodes: Count = 1
+    strategy: str = "auto"
+    """auto takes ddp where there is more than one device."""
+    overfit_batch: bool = False
+    """Train and validate on one and the same batch: a network that cannot learn it by heart is broken."""
+    logger: Literal["none", "wandb", "comet"] = "none"
+    """A logger beside CSV and TensorBoard; its package must be installed."""
+    audio_examples: CountOrNone = 2
+    """Validation mixtures whose estimates are written to TensorBoard."""
+
+
+@dataclass(frozen=True)
+class OptimConfig(Checked):
+    """Optimiser and learning rate: warm-up, then `schedule`."""
+
+    optimizer: Literal["adam", "adamw"] = "adam"
+    lr: Positive = 1.0e-3
+    weight_decay: NotNegative = 0.0
+    warmup_steps: CountOrNone = 0
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    """plateau: times `plateau_factor` after `plateau_patience` epochs without gain; cosine: to zero over all epochs."""
+    plateau_patience: CountOrNone = 5
+    plateau_factor: Annotated[float, Range(0, 1, above=True)] = 0.5
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole conf, checked.
+
+    Raises:
+        ValueError: sections that do not go together.
+    """
+
+    model: SeparatorConfig
+    data: DataConfig
+    loss: LossConfig
+    training: TrainingConfig
+    optim: OptimConfig
+
+    def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Sections of keys, plain types: what a conf file holds."""
+        sections = {field.name: getattr(self, field.name).to_dict() for field in fields(self)}
+        name = next(name for name, kind in NETWORK_CONFIGS.items() if kind is type(self.model))
+        return sections | {"model": {"name": name} | sections["model"]}
+
+    def with_visual_dim(self, visual_dim: int) -> "Config":
+        """The same conf for visual embeddings of `visual_dim` numbers."""
+        return replace(self, model=replace(self.model, visual_dim=visual_dim))
+
+    @property
+    def is_extraction(self) -> bool:
+        """Whether the network is for target-speaker extraction: one face in, its source out."""
+        return self.model.n_src == self.model.n_faces == 1
+
+    def _problems(self) -> Iterator[str]:
+        model, data = self.model, self.data
+        if self.loss.signal_loss == "si_snr" and not model.fit_to_mixture:
+            yield "loss.signal_loss si_snr leaves level to chance; set model.fit_to_mixture to true, or take signal_loss snr"
+        if self.loss.block_weight and type(model) is not NETWORK_CONFIGS["av_dprnn"]:
+            yield "loss.block_weight needs masks after each block, which av_dprnn alone has; set it to 0"
+        if data.target_only_prob and not self.is_extraction:
+            yield "data.target_only_prob is for extraction (model.n_src 1, model.n_faces 1); set it to 0"
+        if data.interferer_prob and model.n_src > 1 and not data.off_screen_prob:
+            yield "data.interferer_prob needs speakers without a face: set data.off_screen_prob above 0, or it to 0"
+        if data.same_speaker_prob and model.n_src == 1 and data.interferer_prob == 1:
+            yield "data.same_speaker_prob needs a second source of the corpus: set it to 0, or data.interferer_prob below 1"
+        if data.extra_speaker_prob and not model.n_faces == model.n_src >= 2:
+            yield "data.extra_speaker_prob needs a network for several faces (model.n_faces 2 or more); set it to 0"
+        if data.extra_speaker_prob and self.training.overfit_batch:
+            yield "training.overfit_batch repeats one batch, data.extra_speaker_prob makes two kinds; set one of them to 0"
+        if data.off_screen_prob and not model.n_faces:
+            yield "data.off_screen_prob needs faces that tell which sources are wanted (model.n_faces above 0); set it to 0"
+        if data.inactive_target_prob and model.fit_to_mixture:
+            yield "model.fit_to_mixture makes every estimate loud; set it to false, or data.inactive_target_prob to 0"
+        if model.n_faces == 1 and (data.missing_face_prob or data.no_visual_prob):
+            yield "data.missing_face_prob and data.no_visual_prob leave nothing that tells the target (model.n_faces 1); set 0"
+
+
+_SECTIONS: dict[str, type[Checked]] = {"data": DataConfig, "loss": LossConfig, "training": TrainingConfig, "optim": OptimConfig}
+_Nested = dict[str, dict[str, Any]]
+
+
+def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
+    """Read a conf, apply `--key value` overrides, fill in defaults, check every value.
+
+    A conf may say `base: other.yml`, a file beside it whose keys it takes over where it does not give them itself.
+
+    Args:
+        path: a `conf/*.yml`, or the `conf.yml` of an experiment.
+        overrides: words such as `["--lr", "0.0005", "--batch_size=2"]`.
+
+    Raises:
+        UserError: no such file, no YAML, an unknown key (with the nearest right one), or a value no training can use.
+    """
+    path = Path(path)
+    layers = _layers(path)
+    kinds: dict[str, type[Checked]] = {"model": NETWORK_CONFIGS[_network_name(layers)], **_SECTIONS}
+    values: _Nested = {section: {} for section in kinds}
+    for file, given in layers:
+        for section, key, value in _checked_keys(file, given, kinds):
+            values[section][key] = _checked_value(f"{file}: {section}.{key}", kinds[section], key, value)
+    for key, text in _split_overrides(overrides or []):
+        section = _section_of(key, kinds)
+        values[section][key] = _checked_value(f"--train_args: --{key}", kinds[section], key, _parsed(text))
+    where = f"{path} with --train_args" if overrides else str(path)
+    sections = {section: _made(where, section, kind, values[section]) for section, kind in kinds.items()}
+    try:
+        return Config(**sections)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def write_config(path: Path | str, config: Config) -> None:
+    """Write a conf with all its keys as YAML, atomically."""
+    write_text(path, yaml.safe_dump(config.to_dict(), sort_keys=False))
+
+
+def nearest(word: Any, known: Iterable[Any]) -> str:
+    """The end of a message about an unknown word: what was meant perhaps, else what there is."""
+    known = list(known)
+    near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(sorted(str(k) for k in known))}"
+
+
+def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """A conf and what it is based on, the base first: (file, its sections)."""
+    if path.resolve() in [file.resolve() for file in above]:
+        raise UserError(f"{path}: based on itself: {' -> '.join(str(file) for file in (*above, path))}")
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        known = ", ".join(sorted(str(p) for p in path.parent.glob("*.yml"))) or "none"
+        raise UserError(f"{path}: no such conf{f' (base of {above[-1]})' if above else ''}; there are: {known}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: a conf is sections of keys, this is a {type(given).__name__}")
+    base = given.pop("base", None)
+    if base is not None and not isinstance(base, str):
+        raise UserError(f"{path}: base is {base!r} where the name of a conf is expected")
+    return [*(_layers(path.parent / base, (*above, path)) if base else []), (path, given)]
+
+
+def _network_name(layers: list[tuple[Path, dict[str, Any]]]) -> str:
+    """Which network a conf is for; sections that are none are left to the checks that follow."""
+    name = DEFAULT_NETWORK
+    for path, given in layers:
+        model = given.get("model")
+        name = model.get("name", name) if isinstance(model, dict) else name
+        if not isinstance(name, str) or name not in NETWORK_CONFIGS:
+            raise UserError(f"{path}: model.name is {name!r}{nearest(name, NETWORK_CONFIGS)}")
+    return name
+
+
+def _checked_keys(path: Path, given: dict[str, Any], kinds: dict[str, type]) -> Iterator[tuple[str, str, Any]]:
+    """(section, key, value) of a file, the network's name left out."""
+    for section, values in given.items():
+        if section not in kinds:
+            raise UserError(f"{path}: unknown section '{section}'{nearest(section, kinds)}")
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: section '{section}' holds no keys")
+        for key, value in values.items():
+            if (section, key) == ("model", "name"):
+                continue
+            if key not in _keys(kinds[section]):
+                home = next((name for name, kind in kinds.items() if key in _keys(kind)), None)
+                hint = f"; it belongs in section '{home}'" if home else _hint(key, _keys(kinds[section]))
+                raise UserError(f"{path}: unknown key '{section}.{key}'{hint}")
+            yield section, key, value
+
+
+def _keys(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _hint(key: str, known: Iterable[str]) -> str:
+    """The nearest key, or the networks that have this one."""
+    networks = [name for name, kind in NETWORK_CONFIGS.items() if key in _keys(kind)]
+    if networks:
+        return f" of this network; it is one of {', '.join(networks)} (model.name)"
+    return nearest(key, known)
+
+
+def _split_overrides(words: list[str]) -> Iterator[tuple[str, str]]:
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise UserError(f"--train_args: stray word '{word}'; the form is --key value")
+        key, sign, value = word[2:].partition("=")
+        key = key.replace("-", "_")
+        if not sign:
+            if not words:
+                raise UserError(f"--train_args: --{key} has no value")
+            value = words.pop(0)
+        yield key, value
+
+
+def _section_of(key: str, kinds: dict[str, type]) -> str:
+    if key == "name":
+        raise UserError("--train_args: --name is the conf's own; choose another --conf")
+    for section, kind in kinds.items():
+        if key in _keys(kind):
+            return section
+    raise UserError(f"--train_args: unknown key '{key}'{_hint(key, [k for kind in kinds.values() for k in _keys(kind)])}")
+
+
+def _parsed(text: str) -> Any:
+    """A word of the command line, read as YAML reads it, but for lists and the like."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, (bool, int, float)) else text
+
+
+def _checked_value(where: str, section: type[Checked], key: str, value: Any) -> Any:
+    """The value as its field has it; numbers that YAML reads as text, such as 1e-3, are numbers.
+
+    Raises:
+        UserError: the field does not allow it.
+    """
+    hint = get_type_hints(section, include_extras=True)[key]
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if kind is float and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if (kind is str or get_origin(hint) is Literal) and type(value) in (int, float):
+        value = str(value)
+    problem = value_problem(hint, value)
+    if problem:
+        shown = value if not isinstance(value, float) or math.isfinite(value) else str(value)
+        raise UserError(f"{where} is {shown!r}; it must be {problem}")
+    return value
+
+
+def _made(where: str, section: str, kind: type[Checked], values: dict[str, Any]) -> Checked:
+    try:
+        return kind(**values)
+    except ValueError as error:
+        text = str(error)
+        raise UserError(f"{where}: {text if text.startswith(section + '.') else f'{section}.{text}'}") from None

@@ -1,0 +1,530 @@
+"""Training and validation examples: fixed mixtures, or single utterances mixed anew in every epoch.
+
+An example is a dict of tensors: `mixture` (time,), `sources` (n_src, time) and, with visual embeddings, `visual` (n_faces,
+frames, dim). What example `index` of epoch `epoch` holds depends on nothing but the seed: not on the number of workers or
+processes, and not on where a training was interrupted.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.signal import resample_poly
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from utils.data.audio import read_audio
+from utils.data.clock import frames_to_samples, samples_to_frames
+from utils.data.embedding_store import EmbeddingStore
+from utils.data.manifest import Manifest, Problem
+from utils.data.manifest_rows import Mixture, Utterance, item_id, item_mouths
+from utils.errors import UserError
+from utils.mixing.levels import MAX_DRAWS, SILENCE_POWER, power, sir_gains
+from utils.training.augmentation import Acoustics, augment_visual
+from utils.training.config import Config, DataConfig
+
+log = logging.getLogger(__name__)
+
+Example = dict[str, torch.Tensor]
+
+# What random numbers are for. Each has a generator of its own, so that switching on inactive targets, rooms, noise or visual
+# augmentation changes nothing else (a further speaker, speed and interferer_prob 1 do: they change what is drawn with the
+# mixture).
+MIXING, FIXED, EXTRAS, ROOM, NOISE, FACES, OTHERS, TARGET_ONLY = range(1, 9)
+
+
+class Segments:
+    """The items of a manifest that last a segment and have their visual embeddings.
+
+    Args:
+        manifest: mixtures or utterances.
+        stores: embedding stores, in each of which every mouth must be; empty for audio only.
+        segment_sec: length of a segment; rounded to whole video frames.
+        fps: video frames for each second.
+
+    Attributes:
+        items: those that can be used.
+        left_out: those that are too short, or whose mouths stage 2 tried and could not embed.
+
+    Raises:
+        UserError: nothing is left, the video runs at another rate, or stage 2 has not seen some mouths.
+    """
+
+    def __init__(self, manifest: Manifest, stores: Sequence[EmbeddingStore], segment_sec: float, fps: float) -> None:
+        self.sample_rate, self.fps, self.n_frames = manifest.sample_rate, fps, round(segment_sec * fps)
+        if self.n_frames < 1:
+            raise UserError(f"{manifest.path}: a segment must last a video frame at least; choose a larger --segment_sec")
+        self.n_samples = frames_to_samples(self.n_frames, self.sample_rate, fps)
+        not_embedded = _not_embedded(manifest, stores)
+        self.items: list[Mixture | Utterance] = []
+        self.left_out: list[Problem] = []
+        for row, item in enumerate(manifest.items, start=2):
+            mouths = item_mouths(item)
+            if any(mouths) and item.fps != fps:
+                raise UserError(f"{manifest.path}: video of {item.fps:g} frames/s where the conf's video_fps is {fps:g}")
+            reasons = [f"{path}: {not_embedded[path]}" for path in mouths if path in not_embedded]
+            if self.last_start(item) < 0:
+                lasts_sec, wanted_sec = item.length / self.sample_rate, self.n_frames / fps
+                reasons.insert(0, f"lasts {lasts_sec:.2f} s, shorter than a segment of {wanted_sec:g} s")
+            if reasons:
+                path = item.mixture_path if isinstance(item, Mixture) else item.audio_path
+                self.left_out.append(Problem(row, item_id(item), path, "; ".join(reasons)))
+            else:
+                self.items.append(item)
+        if not self.items:
+            lasts = f"nothing lasts {self.n_frames / fps:g} s and has its faces"
+            raise UserError(f"{manifest.path}: {lasts}; choose a smaller --segment_sec")
+        if self.left_out:
+            n_left_out, first = len(self.left_out), self.left_out[0].reason
+            log.warning("%s: %d of %d left out: %s", manifest.path, n_left_out, len(manifest.items), first)
+
+    def last_start(self, item: Mixture | Utterance, n_frames: int | None = None) -> int:
+        """The last video frame on which a stretch (a segment) can begin; negative where the item is too short."""
+        n_frames = self.n_frames if n_frames is None else n_frames
+        frames_there = samples_to_frames(item.length, self.sample_rate, self.fps)
+        last = (min(item.frames, frames_there) if item.frames else frames_there) - n_frames
+        while last >= 0 and sum(self.sample_range(last, n_frames)) > item.length:
+            last -= 1
+        return last
+
+    def sample_range(self, start_frame: int, n_frames: int | None = None) -> tuple[int, int]:
+        """First sample and length of a stretch (a segment); the length is the same wherever it begins."""
+        n_frames = self.n_frames if n_frames is None else n_frames
+        start, length = (frames_to_samples(frames, self.sample_rate, self.fps) for frames in (start_frame, n_frames))
+        return start, length
+
+
+def _not_embedded(manifest: Manifest, stores: Sequence[EmbeddingStore]) -> dict[str, str]:
+    """The mouths of a manifest that stage 2 could not embed: path -> reason.
+
+    Raises:
+        UserError: others have no embedding either.
+    """
+    reasons: dict[str, str] = {}
+    for store in stores:
+        missing = sorted({path for item in manifest.items for path in item_mouths(item) if path and path not in store})
+        failed = store.failed() if missing else {}
+        unseen = [path for path in missing if path not in failed]
+        if unseen:
+            raise UserError(
+                f"{manifest.path}: {len(unseen)} mouth crops have no embeddings in {store.root} (first: {unseen[0]}); "
+                "run stage 2 with the same visual frontend"
+            )
+        reasons.update((path, failed[path]) for path in missing)
+    return reasons
+
+
+class MixtureDataset(Dataset):
+    """The mixtures of a manifest, or a segment of each. A source that is silent there stays so: all zeros.
+
+    Args:
+        manifest: mixtures with references.
+        stores: embedding stores to draw a view from (the first one in validation); empty for audio only.
+        segment_sec: length of an example; shorter mixtures are left out and counted.
+        fps: video frames for each second.
+        seed: of the segments' starts, the views and the augmentation; None takes the beginning and the first view of
+            faces that nothing is done to (validation).
+        config: the augmentation, for training.
+
+    Raises:
+        UserError: no references, no mixture is long enough, or embeddings are missing.
+    """
+
+    n_with_extra_speaker = 0  # all mixtures hold equally many sources
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        stores: Sequence[EmbeddingStore],
+        segment_sec: float,
+        fps: float = 25.0,
+        seed: int | None = None,
+        config: DataConfig | None = None,
+    ) -> None:
+        if not manifest.has_references:
+            raise UserError(f"{manifest.path}: mixtures without sources cannot be trained on or validated with")
+        self.manifest, self.stores, self.seed, self.config = manifest, list(stores), seed, config or DataConfig()
+        self.segments = Segments(manifest, self.stores, segment_sec, fps)
+        self.left_out = self.segments.left_out
+
+    def __len__(self) -> int:
+        return len(self.segments.items)
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        epoch, index = key
+        item = self.segments.items[index]
+        start_frame, view = 0, 0
+        if self.seed is not None:
+            rng = np.random.default_rng([self.seed, FIXED, epoch, index])
+            start_frame = int(rng.integers(self.segments.last_start(item) + 1))
+            view = int(rng.integers(max(len(self.stores), 1)))
+        start, length = self.segments.sample_range(start_frame)
+        paths = [item.mixture_path, *item.source_paths]
+        audio = [read_audio(self.manifest.resolve(p), start, length, self.manifest.sample_rate) for p in paths]
+        example = {"mixture": torch.from_numpy(audio[0]), "sources": torch.from_numpy(np.stack(audio[1:]))}
+        if self.stores:
+            store = self.stores[view]
+            visual = np.stack([store.get(path, start_frame, self.segments.n_frames) for path in item.mouth_paths])
+            if self.seed is not None:
+                visual = augment_visual(visual, self.config, np.random.default_rng([self.seed, FACES, epoch, index]))
+            example["visual"] = torch.from_numpy(visual)
+        return example
+
+
+class DrawnSource(NamedTuple):
+    """A source for a segment, and where it is from."""
+
+    audio: np.ndarray  # (time,)
+    item: Utterance
+    start_frame: int
+    n_frames: int  # of the utterance, which the segment plays in its own number of frames
+
+
+class UtterancePool:
+    """Utterances to make mixtures of.
+
+    Args:
+        manifest: utterances.
+        stores: embedding stores, each with the mouths of all utterances.
+        config: `segment_sec`, `same_speaker_prob`, `max_speed_change`.
+        fps: video frames for each second.
+        most_sources: the largest number of sources that will be asked for.
+
+    Raises:
+        UserError: no utterance is long enough, or too few speakers for what is asked.
+    """
+
+    def __init__(
+        self, manifest: Manifest, stores: Sequence[EmbeddingStore], config: DataConfig, fps: float, most_sources: int
+    ) -> None:
+        self.manifest, self.config = manifest, config
+        self.segments = Segments(manifest, stores, config.segment_sec, fps)
+        self.items: list[Utterance] = self.segments.items
+        self.by_speaker: dict[str, list[int]] = defaultdict(list)
+        for index, item in enumerate(self.items):
+            self.by_speaker[_speaker(item)].append(index)
+        self.speakers = sorted(self.by_speaker)
+        # The speakers that have enough utterances to fill a mixture of so many sources.
+        self.speakers_with = {
+            n: [s for s in self.speakers if len(self.by_speaker[s]) >= n] for n in range(2, most_sources + 1)
+        }  # fmt: skip
+        fewer = " ask for fewer (--extra_speaker_prob 0 --off_screen_prob 0)," if most_sources > 2 else ""
+        if config.same_speaker_prob < 1 and len(self.speakers) < most_sources:
+            raise UserError(
+                f"{manifest.path}: {len(self.speakers)} speaker(s) cannot make mixtures of {most_sources} different ones; "
+                f"give more,{fewer} or mix utterances of one speaker (--same_speaker_prob 1)"
+            )
+        if config.same_speaker_prob > 0 and most_sources > 1 and not self.speakers_with[most_sources]:
+            raise UserError(
+                f"{manifest.path}: no speaker has {most_sources} utterances to be mixed with each other;{fewer} or set "
+                "--same_speaker_prob 0"
+            )
+
+    def draw(self, n_sources: int, rng: np.random.Generator) -> list[DrawnSource]:
+        """The sources of one mixture, in random order, each for a segment."""
+        return [self.segment(index, rng) for index in self.draw_utterances(n_sources, rng)]
+
+    def draw_utterances(self, n_sources: int, rng: np.random.Generator) -> list[int]:
+        """Indices of the utterances of one mixture, in random order."""
+        same_speaker_prob = self.config.same_speaker_prob
+        if n_sources > 1 and same_speaker_prob and rng.random() < same_speaker_prob:
+            speakers = self.speakers_with[n_sources]
+            speaker = speakers[rng.integers(len(speakers))]
+            return [int(i) for i in rng.choice(self.by_speaker[speaker], n_sources, replace=False)]
+        first = int(rng.integers(len(self.items)))  # every utterance is as likely, however many its speaker has
+        others = [s for s in self.speakers if s != _speaker(self.items[first])]
+        chosen = rng.choice(others, n_sources - 1, replace=False)
+        drawn = [first, *(int(rng.choice(self.by_speaker[s])) for s in chosen)]
+        return [drawn[i] for i in rng.permutation(n_sources)]
+
+    def segment(self, index: int, rng: np.random.Generator) -> DrawnSource:
+        """A stretch of an utterance in which somebody speaks.
+
+        Raises:
+            UserError: none is found, or the audio cannot be read.
+        """
+        item, segments, change = self.items[index], self.segments, self.config.max_speed_change
+        frames_there = segments.last_start(item, 0)
+        for _ in range(MAX_DRAWS):
+            n_frames = segments.n_frames
+            if change:
+                n_frames = min(round(n_frames * rng.uniform(1 - change, 1 + change)), frames_there)
+            start_frame = int(rng.integers(segments.last_start(item, n_frames) + 1))
+            path = self.manifest.resolve(item.audio_path)
+            audio = read_audio(path, *segments.sample_range(start_frame, n_frames), segments.sample_rate)
+            if power(audio) <= SILENCE_POWER:
+                continue
+            if n_frames != segments.n_frames:
+                audio = resample_poly(audio, segments.n_frames, n_frames)[: segments.n_samples]
+                audio = np.pad(audio, (0, segments.n_samples - len(audio)))
+            return DrawnSource(audio, item, start_frame, n_frames)
+        raise UserError(
+            f"{self.manifest.path}: utterance {item.utterance_id} is silent in {MAX_DRAWS} segments of "
+            f"{segments.n_frames} frames; remove it from the manifest"
+        )
+
+    def visual(self, source: DrawnSource, store: EmbeddingStore) -> np.ndarray:
+        """The embeddings that go with a source, played in the frames of a segment: (frames, dim)."""
+        visual = store.get(source.item.mouth_path, source.start_frame, source.n_frames)
+        if source.n_frames == self.segments.n_frames:
+            return visual
+        positions = (np.arange(self.segments.n_frames) + 0.5) * source.n_frames / self.segments.n_frames - 0.5
+        before = np.clip(np.floor(positions).astype(int), 0, source.n_frames - 2)
+        weight = np.clip(positions - before, 0, 1)[:, None].astype(np.float32)
+        return visual[before] * (1 - weight) + visual[before + 1] * weight
+
+
+def _speaker(item: Utterance) -> str:
+    return item.speaker or item.utterance_id
+
+
+class DynamicMixtureDataset(Dataset):
+    """Single utterances, mixed anew in every epoch: random partners, SIRs, whole-frame segments and views.
+
+    With n_src 1 (extraction) another source is mixed in that is no target and has no face. A target that is inactive is left
+    out of the mixture and its source is zeros, while its face is there; the other sources keep the levels they were drawn
+    with.
+
+    Args:
+        manifest: utterances.
+        stores: embedding stores to draw a view from; empty for audio only.
+        config: what is drawn, and how often.
+        n_src: sources to separate.
+        fps: video frames for each second.
+        seed: of everything that is drawn.
+
+    Attributes:
+        n_with_extra_speaker: so many of the examples, the first of each epoch, have n_src + 1 targets.
+        left_out: the utterances that are too short, or whose mouths stage 2 could not embed.
+
+    Raises:
+        UserError: no utterance is long enough, too few speakers or room responses for what is asked, folders or files of
+            noise, rooms or interferers that cannot be used, or embeddings are missing.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        stores: Sequence[EmbeddingStore],
+        config: DataConfig,
+        *,
+        n_src: int,
+        fps: float = 25.0,
+        seed: int = 0,
+    ) -> None:
+        self.stores, self.config, self.n_src, self.seed = list(stores), config, n_src, seed
+        most_targets = n_src + (config.extra_speaker_prob > 0)
+        most_sources = max(most_targets, 2) + (config.off_screen_prob > 0)
+        # Where every source without a face is from elsewhere, a corpus needs no second speaker.
+        self.draws_others = config.interferer_prob < 1
+        most_drawn = most_sources if self.draws_others else most_targets
+        self.pool = UtterancePool(manifest, self.stores, config, fps, most_drawn)
+        self.acoustics = Acoustics(config, manifest.sample_rate)
+        self.acoustics.check_sources(most_sources)
+        self.size = config.epoch_size or len(self.pool.items)
+        self.left_out = self.pool.segments.left_out
+        self.n_with_extra_speaker = round(config.extra_speaker_prob * self.size)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        epoch, index = key
+        config = self.config
+        kinds = (MIXING, EXTRAS, ROOM, NOISE, FACES, OTHERS, TARGET_ONLY)
+        rngs = {kind: np.random.default_rng([self.seed, kind, epoch, index]) for kind in kinds}
+        n_targets = self.n_src + (index < self.n_with_extra_speaker)
+        off_screen, has_inactive = rngs[EXTRAS].random(2) < (config.off_screen_prob, config.inactive_target_prob)
+        inactive = int(rngs[EXTRAS].integers(n_targets)) if has_inactive else None
+        target_only = bool(rngs[TARGET_ONLY].random() < config.target_only_prob) and inactive is None
+
+        view = int(rngs[MIXING].integers(max(len(self.stores), 1)))
+        n_sources = max(n_targets, 2) + int(off_screen)
+        drawn = self.pool.draw(n_sources if self.draws_others else n_targets, rngs[MIXING])
+        sirs_db = rngs[MIXING].uniform(-config.max_sir_db, config.max_sir_db, n_sources - 1)
+        audio = self._audio(drawn, n_targets, n_sources, rngs[OTHERS])  # (n_sources, time)
+        heard, early = self.acoustics.reverberate(audio, rngs[ROOM])
+        gains = sir_gains(heard, sirs_db)  # (n_sources, 1)
+        if inactive is not None:
+            gains[inactive] = 0
+        if target_only:
+            gains[n_targets:] = 0
+        speech = (heard * gains).astype(np.float32).sum(axis=0)
+        mixture = self.acoustics.add_noise(speech, rngs[NOISE], always=target_only)
+        sources = (early[:n_targets] * gains[:n_targets]).astype(np.float32)
+        example = {"mixture": torch.from_numpy(mixture), "sources": torch.from_numpy(sources)}
+        if self.stores:
+            visual = np.stack([self.pool.visual(source, self.stores[view]) for source in drawn[:n_targets]])
+            # Beside a source that is not wanted, a missing face would leave open which one that is.
+            visual = augment_visual(visual, config, rngs[FACES], keep_faces=bool(off_screen))
+            example["visual"] = torch.from_numpy(visual)
+        return example
+
+    def _audio(self, drawn: list[DrawnSource], n_targets: int, n_sources: int, rng: np.random.Generator) -> np.ndarray:
+        """What is heard, (n_sources, time): the targets, then the sources without a face, some of them from elsewhere."""
+        audio = np.stack([source.audio for source in drawn])
+        if n_sources == n_targets:
+            return audio
+        others = np.zeros((n_sources - n_targets, audio.shape[1]), np.float32)
+        others[: len(drawn) - n_targets] = audio[n_targets:]
+        return np.concatenate([audio[:n_targets], self.acoustics.interferers(others, rng)])
+
+
+class RepeatedBatch(Dataset):
+    """The same few examples over and over, to see whether a network can learn them by heart."""
+
+    n_with_extra_speaker = 0
+    left_out = ()
+
+    def __init__(self, examples: list[Example], size: int) -> None:
+        self.examples, self.size = examples, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        return self.examples[key[1] % len(self.examples)]
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Indices (epoch, index) for one process of several; every process draws its own part of the same order.
+
+    Args:
+        size: examples in an epoch, over all processes.
+        seed: of the order; None keeps the given order and every example (validation), otherwise the order is shuffled
+            anew in every epoch and the tail that does not fill a batch on all processes is left out (training).
+        rank, world_size: this process and the number of processes.
+        epoch: the one to begin with. Workers draw their first indices before anybody calls `set_epoch`, so a training
+            that goes on must say where.
+        batch_size: indices that the loader will stack, for each process.
+        n_with_extra_speaker: the first so many examples hold a source more than the others, so that each batch, on all
+            processes at once, is made of them only or of others only. The batches of both come in random order.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        seed: int | None,
+        rank: int = 0,
+        world_size: int = 1,
+        epoch: int = 0,
+        *,
+        batch_size: int = 1,
+        n_with_extra_speaker: int = 0,
+    ) -> None:
+        self.size, self.seed, self.rank, self.world_size = size, seed, rank, world_size
+        self.epoch, self.batch_size, self.n_with_extra_speaker = epoch, batch_size, n_with_extra_speaker
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of `epoch`; Lightning calls it before each one."""
+        self.epoch = epoch
+
+    @property
+    def step(self) -> int:
+        """Examples of a batch, over all processes."""
+        return self.batch_size * self.world_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        if self.seed is None:
+            return iter([(0, index) for index in range(self.rank, self.size, self.world_size)])
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order, n_extra = rng.permutation(self.size), self.n_with_extra_speaker
+        groups = [order[order < n_extra], order[order >= n_extra]]
+        batches = np.concatenate([group[: len(group) // self.step * self.step] for group in groups]).reshape(-1, self.step)
+        if 0 < n_extra < self.size:
+            batches = rng.permutation(batches)
+        return iter([(self.epoch, int(index)) for index in batches[:, self.rank :: self.world_size].ravel()])
+
+    def __len__(self) -> int:
+        if self.seed is None:
+            return len(range(self.rank, self.size, self.world_size))
+        n_extra = self.n_with_extra_speaker
+        return sum(n // self.step for n in (n_extra, self.size - n_extra)) * self.batch_size
+
+
+def make_datasets(
+    config: Config,
+    train_manifest: Manifest,
+    val_manifest: Manifest,
+    train_stores: Sequence[EmbeddingStore],
+    val_stores: Sequence[EmbeddingStore],
+) -> tuple[Dataset, Dataset]:
+    """What to train on and what to validate with; the arguments are those of `utils.training.trainer.train`.
+
+    Raises:
+        UserError: data that the conf cannot be trained on.
+    """
+    model, data, seed = config.model, config.data, config.training.seed
+    for manifest in (train_manifest, val_manifest):
+        if manifest.sample_rate != model.sample_rate:
+            raise UserError(f"{manifest.path}: {manifest.sample_rate} Hz, the conf says {model.sample_rate} Hz")
+    if val_manifest.n_src != model.n_src and not config.is_extraction:  # which takes each face for itself
+        raise UserError(f"{val_manifest.path}: {val_manifest.n_src} sources in a mixture, the conf says {model.n_src}")
+    val_set = MixtureDataset(val_manifest, val_stores, data.segment_sec, model.video_fps)
+    if data.dynamic:
+        train_set = DynamicMixtureDataset(
+            train_manifest, train_stores, data, n_src=model.n_src, fps=model.video_fps, seed=seed
+        )
+    else:
+        train_set = MixtureDataset(train_manifest, train_stores, data.segment_sec, model.video_fps, seed, data)
+    if config.training.overfit_batch:
+        batch = [train_set[0, index] for index in range(min(config.training.batch_size, len(train_set)))]
+        return RepeatedBatch(batch, len(train_set)), RepeatedBatch(batch, len(batch))
+    return train_set, val_set
+
+
+def make_sampler(
+    config: Config, train_set: Dataset, path: Path, rank: int = 0, world_size: int = 1, first_epoch: int = 0
+) -> EpochSampler:
+    """The order of the training examples, in whole batches of equally many sources.
+
+    Args:
+        config: of the training.
+        train_set: what `make_datasets` made of the manifest at `path`.
+        path: named in errors.
+        rank, world_size: this process and the number of processes.
+        first_epoch: the one to begin with.
+
+    Raises:
+        UserError: too few examples for a batch.
+    """
+    batch_size, n_extra = config.training.batch_size, train_set.n_with_extra_speaker
+    sampler = EpochSampler(
+        len(train_set), config.training.seed, rank, world_size, first_epoch, batch_size=batch_size, n_with_extra_speaker=n_extra
+    )
+    if len(train_set) < sampler.step:
+        raise UserError(
+            f"{path}: {len(train_set)} examples are too few for a step of {batch_size} mixtures x "
+            f"{world_size} processes; lower --batch_size"
+        )
+    prob = config.data.extra_speaker_prob
+    if (prob and n_extra < sampler.step) or (prob < 1 and len(train_set) - n_extra < sampler.step):
+        raise UserError(
+            f"--extra_speaker_prob {prob:g} makes {n_extra} of {len(train_set)} mixtures; those and the others must each fill "
+            f"a step of {batch_size} mixtures x {world_size} processes: raise --epoch_size, or set it to 0 or 1"
+        )
+    return sampler
+
+
+def make_loader(config: Config, dataset: Dataset, sampler: EpochSampler) -> DataLoader:
+    """Batches of a data set, in the order of the sampler."""
+    workers = config.data.num_workers
+    return DataLoader(
+        dataset,
+        batch_size=config.training.batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        drop_last=sampler.seed is not None,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own, or the workers' seeds would shift the network's dropout
+    )
+
+
+def collate(examples: list[Example]) -> Example:
+    """Stack examples of one length and number of sources into a batch."""
+    return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
