@@ -6,7 +6,7 @@
 set -euo pipefail
 
 wanted=$1
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 mark=.venv/.requirements
 
 say() { echo "path.sh: $*" >&2; }
@@ -33,6 +33,11 @@ if command -v flock >/dev/null && ! flock -n 9; then
     flock 9
 fi
 if [[ $(state) == "$wanted" ]]; then exit 0; fi
+
+if [[ ! -w . ]]; then
+    say "error: $PWD cannot be written, so no .venv can be made there; activate an environment that satisfies requirements.txt"
+    exit 1
+fi
 
 python=$(newest_python)
 if ! command -v "$python" >/dev/null; then

@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from utils.data.files import atomic_path
-from utils.errors import UserError
+from utils.errors import UserError, system_error
 
 EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg")
 
@@ -67,11 +67,15 @@ def write_wav(path: Path | str, data: np.ndarray, sample_rate: int, subtype: str
 
     The caller keeps PCM data within full scale: this function does not rescale.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path, data.nbytes) as temporary:
         soundfile.write(str(temporary), data, sample_rate, subtype=subtype, format="WAV")
 
 
 def _unreadable(path: Path | str, error: Exception) -> str:
     if not Path(path).exists():
         return f"{path}: no such file"
+    try:  # libsndfile keeps to itself what the system said
+        open(path, "rb").close()
+    except OSError as found:
+        return system_error(found) or f"{path}: {found}"
     return f"{path}: cannot be read as audio ({str(error).splitlines()[0]})"

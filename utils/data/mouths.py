@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from utils.data.files import atomic_path
-from utils.errors import UserError
+from utils.errors import UserError, is_of_machine
 
 MOUTH_SIZE = 96  # pixels, height and width
 FILL_FRAMES = 16  # as far as `fill_unseen` reaches
@@ -121,15 +121,16 @@ class MouthWriter:
         self._stream.write(crop.tobytes())
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self._stream.close()
-        if kind is None and self._written != self.n_frames:
-            kind, error = ValueError, ValueError(f"{self._written} crops where {self.n_frames} were announced")
-        if kind is None:
+        with self._stack:  # it closes the archive and puts the file in its place, or removes it
+            try:
+                if error is not None:
+                    raise error
+            finally:
+                self._stream.close()  # the archive cannot be closed before; on a full disk this is the next to fail
+            if self._written != self.n_frames:
+                raise ValueError(f"{self._written} crops where {self.n_frames} were announced")
             with self._archive.open("mask.npy", "w") as stream:  # `writestr` would store the time: other bytes each time
                 stream.write(_as_npy(self.mask))
-        self._stack.__exit__(kind, error, None)
-        if error is not None and trace is None:
-            raise error
 
 
 def fill_unseen(crops: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -225,5 +226,7 @@ def _named_errors(path: Path) -> Iterator[None]:
             raise UserError(f"{path}: `data` is no array; save the crops under `data` with numpy") from None
         raise UserError(f"{path}: damaged npz ({error}); copy or cut the crops again") from None
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, MemoryError) as error:
+        if isinstance(error, OSError) and is_of_machine(error):
+            raise  # too many open files, say: nothing is wrong with this one
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: damaged npz ({text}); copy or cut the crops again") from None

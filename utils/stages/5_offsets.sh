@@ -19,10 +19,10 @@ data_root_dir=data   # where the table of a folder is made
 nj=$(nproc)          # processes
 id=                  # GPU, e.g. 0; cpu: none; empty: the first that is visible
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 [[ -f $ROOT/utils/parse_options.sh ]] || ROOT=${SLURM_SUBMIT_DIR:-$PWD} # sbatch runs a copy of this file
 . "$ROOT/utils/parse_options.sh"
-cd "$ROOT"
+cd -- "$ROOT"
 . utils/log.sh
 
 [[ -f $exp_dir/best_model.pth ]] || die "--exp_dir $exp_dir: no best_model.pth there; stage 3 makes it"
