@@ -132,6 +132,7 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
         stream.reconfigure(errors="backslashreplace")
     _provide_configuration_folder()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of fonts where its cache is new
     try:
         sys.exit(main() or 0)
     except UsageError as error:

@@ -41,5 +41,7 @@ start_program() {
     done
     # shellcheck source=path.sh
     . ./path.sh
+    # the programs refuse paths that are not UTF-8; here that is said before a folder of such a name is made for the log
+    [[ $_log =~ ^.*$ ]] || die "$(printf '%q' "$_log"): the path is not UTF-8; rename the folder, or give another"
     exec python3 -E -S utils/stages/logged.py "$_log" python3 -m "utils.stages.$_module" "${_arguments[@]}"
 }

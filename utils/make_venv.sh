@@ -32,10 +32,10 @@ if command -v flock >/dev/null && ! flock -n 9; then
     say "another process is making .venv: waiting for it"
     flock 9
 fi
-if [[ $(state) == "$wanted" ]]; then exit 0; fi
+if [[ $(state) == "$wanted" && -x .venv/bin/python3 ]]; then exit 0; fi
 
 if [[ ! -w . ]]; then
-    say "error: $PWD cannot be written, so no .venv can be made there; activate an environment that satisfies requirements.txt"
+    say "error: $PWD cannot be written: its .venv cannot be made or mended; activate an environment that satisfies requirements.txt"
     exit 1
 fi
 

@@ -76,7 +76,8 @@ def run_jobs(
     if results:
         log.info("%s: %d of %d %ss were done before and have not changed", title, len(results), len(jobs), unit)
     keys = {job.name: job.key for job in jobs}
-    _remove_leftovers(todo)
+    _remove_leftovers(jobs)
+    remove_leftovers(journal.parent, below=False)
     _write_journal(journal, keys, results)  # without stale lines and the one that a kill cut short
     reasons: dict[str, str] = {}
     alone = not apart and (nj <= 1 or len(todo) < 2)
