@@ -46,12 +46,12 @@ def atomic_path(path: Path | str, n_bytes: int = 0) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are for the group to read
         os.replace(temporary, path)
-    except OSError as error:
-        raise _refused(error, path, temporary, n_bytes) from None
-    except RuntimeError:  # libsndfile and torch do not say what the system told them: it is asked once more
-        found = _probe(temporary)
-        if found is None:
-            raise
+    except (OSError, RuntimeError) as error:
+        found = error
+        if not isinstance(error, OSError) or error.errno is None:
+            found = _probe(temporary)  # libsndfile, torch and numpy do not say what the system told them: it is asked once more
+            if found is None:
+                raise
         raise _refused(found, path, temporary, n_bytes) from None
     finally:
         if temporary is not None:
