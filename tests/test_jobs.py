@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -85,14 +84,6 @@ def test_the_key_of_files_changes_with_them(tmp_path):
 @pytest.mark.parametrize("nj", [1, 2])
 def test_nothing_to_do_is_no_trouble(tmp_path, nj):
     assert run_jobs(work, [], tmp_path / "j", nj, "test") == ({}, {})
-
-
-@pytest.fixture
-def limited() -> Iterator[Callable[[int], None]]:
-    """Limits the size of files, as `ulimit -f` does; it holds for processes that are started meanwhile, too."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda n_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, old[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 LIMIT_BYTES = 50_000

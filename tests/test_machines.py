@@ -3,11 +3,9 @@
 import errno
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -40,14 +38,6 @@ LATIN_1 = os.fsdecode(b"gr\xfc\xdfe")
 TRACKED = subprocess.run(["git", "ls-files", "*.sh", ".ci/run"], cwd=ROOT, capture_output=True, text=True).stdout.split()
 SCRIPTS = TRACKED or [str(path.relative_to(ROOT)) for path in ROOT.glob("**/*.sh") if ".venv" not in path.parts]
 SOURCED = ("utils/log.sh", "utils/parse_options.sh", "utils/recipe.sh", "path.sh")
-
-
-@pytest.fixture
-def limited() -> Iterator[Callable[[int], None]]:
-    """Limits the size of files, as `ulimit -f` does; it holds for processes that are started meanwhile, too."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda n_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, old[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def unprivileged(*command: object) -> list[str]:
@@ -197,6 +187,15 @@ def test_a_name_that_is_too_long_is_the_fault_of_the_item(tmp_path):
         write_text(tmp_path / ("x" * 300), "")
 
 
+def test_a_quota_counts_as_a_full_disk_whoever_is_named_by_the_library(tmp_path):
+    with pytest.raises(WriteError) as caught, atomic_path(tmp_path / "x", 10**6):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "source of the copy")
+    wanted = (
+        rf"{tmp_path}/x: Disk quota exceeded \(it needs 1 MB, .* are free\); make room in your quota; the same command goes on"
+    )
+    assert re.fullmatch(wanted, system_error(caught.value))
+
+
 def test_every_known_error_has_a_remedy_and_others_are_ours():
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE):
         assert "; " in system_error(OSError(number, os.strerror(number), "file"))
@@ -206,14 +205,14 @@ def test_every_known_error_has_a_remedy_and_others_are_ours():
 
 def test_separation_stops_at_a_full_disk_and_goes_on_after_it(tmp_path, monkeypatch, limited):
     experiment = make_experiment(tmp_path / "exp/av", make_lips(tmp_path / "lips.pth"))
-    folder, stage = make_folder(tmp_path / "meetings"), Stage(tmp_path, monkeypatch)
+    folder, stage = make_folder(tmp_path / "-my meetings\n$x^"), Stage(tmp_path, monkeypatch)
     limited(20_000)
-    with pytest.raises(WriteError, match=r"it needs 30.7 kB, files may have 20 kB.*part-\w+\.npy"):
+    with pytest.raises(WriteError, match=r"it needs 123 kB, files may have 20 kB.*part-\w+\.npy"):
         stage(experiment, folder)
     limited(1_000_000)
     assert len(rows_of(stage(experiment, folder) / "separated.csv")) == 3
     limited(20_000)
-    with pytest.raises(WriteError, match=r"it needs 25.6 kB, files may have 20 kB.*separated/meetings/s2/a_b\.wav"):
+    with pytest.raises(WriteError, match=r"it needs 25.6 kB, files may have 20 kB.*/s2/a_b\.wav"):
         stage(experiment, folder, "--subtype", "pcm16")
     limited(1_000_000)
     voices = stage(experiment, folder, "--subtype", "pcm16")

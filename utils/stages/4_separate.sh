@@ -20,7 +20,7 @@ window_sec=8.0     # longer mixtures are separated in windows of that length
 hop_sec=6.0        # from window to window
 batch_size=4       # equally long mixtures separated at once
 dump_dir=dump      # where embeddings are kept
-data_root_dir=data # where the table of a folder is made
+data_root_dir=data # where the table of a folder is made; <exp_dir>/data where this cannot be written
 nj=$(nproc)        # processes and threads that read files
 id=                # GPU, e.g. 0; cpu: none; empty: the first that is visible
 out_dir=           # videos: the tracks go here instead
@@ -44,6 +44,8 @@ log_dir=$exp_dir/log
 if is_video_set "$test_dir"; then
     utils/install_more.sh requirements-video.txt
     log_dir=${out_dir:-$exp_dir}/log
+elif [[ -d $test_dir ]]; then
+    first_writable data_root_dir "$data_root_dir" "$exp_dir/data" || true # the program says what cannot be written
 fi
 start_program "$log_dir/4_separate.log" separate exp_dir test_dir test_name cue_test fallback_exp_dir \
     frontend_weights subtype window_sec hop_sec batch_size dump_dir data_root_dir out_dir preview \
