@@ -35,7 +35,7 @@ _avsep_environment() {
     echo "path.sh: using $python" >&2
 }
 
-_avsep_root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+_avsep_root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 if ! _avsep_environment "$_avsep_root"; then
     unset -f _avsep_environment
     unset -v _avsep_root

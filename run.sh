@@ -48,9 +48,9 @@ preview=false       # videos: also write them again with each face's track
 subtype=float       # sample format of the separated voices: float or pcm16
 
 COMMAND=("$0" "$@")
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/utils/parse_options.sh"
-cd "$ROOT"
+cd -- "$ROOT"
 . utils/log.sh
 . utils/recipe.sh
 
@@ -66,7 +66,8 @@ run_stage() { # number, name, then the options that the stage's script gets
     "utils/stages/$name.sh" "${arguments[@]}" || status=$?
     ((status != 0)) || return 0
     ((number < 3)) || log_dir=$exp_dir/log
-    report_failure "$name" "$status" "$log_dir/$name.log" "$(printf '%q ' "${COMMAND[@]}")--stage $number"
+    if ((number == 4)) && is_video_set "$test_dir"; then log_dir=${out_dir:-$exp_dir}/log; fi
+    report_failure "$name" "$status" "$log_dir/$name.log" "$(continue_command "$number" "${COMMAND[@]}")"
 }
 
 ((0 <= stage && stage <= stop_stage && stop_stage <= 5)) ||

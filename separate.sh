@@ -7,11 +7,13 @@
 # (what no face said: voices off screen, noise), face1.png, ... and tracks.json (who is on screen when). Together the tracks are
 # what was heard. It is `./run.sh --stage 4 --test_dir VIDEO` with the network that comes with the recipe, whose lip network (LR-ASD,
 # 3.4 MB, MIT licence) is fetched the first time. What is up to date is not made again, what was interrupted goes on.
+# Work files (sound, faces, mouths, the lip network) are kept in dump/ of the recipe; where that cannot be written, in
+# ${XDG_CACHE_HOME:-~/.cache}/avsep, and without a home in DIR/.cache. The log is DIR/log/4_separate.log.
 # Exit codes: 0 done, 1 a video could not be separated (failed.csv), 2 wrong usage.
 set -euo pipefail
 
 video=             # instead of the first word: the video, or a folder of videos
-out_dir=           # where the tracks go; empty: <exp_dir>/separated/<name of the video or folder>
+out_dir=           # DIR; empty: separated/<name of the video or folder> in exp/pretrained or --exp_dir, or where you are
 preview=false      # also write the video again with each face's track: face1.mp4, ...
 exp_dir=           # folder of an experiment of your own (run.sh, stage 3); empty: the network that comes with the recipe
 frontend_weights=  # the lip network's file, if it is not where the experiment had it
@@ -25,34 +27,44 @@ id=                # GPU, e.g. 0; cpu: none; empty: the first that is visible
 max_failed=0       # videos that may fail before this does
 force=false        # separate again although nothing changed
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 if [[ $# -gt 0 && $1 != -* ]]; then set -- "--video=$1" "${@:2}"; fi
 . "$ROOT/utils/parse_options.sh"
 . "$ROOT/utils/log.sh"
 [[ -n $video ]] || usage_error "which video? ./separate.sh VIDEO"
 for name in video out_dir exp_dir frontend_weights landmarks_dir; do # paths are the caller's, also after the cd
-    [[ -z ${!name} ]] || printf -v "$name" '%s' "$(realpath -ms -- "${!name}")"
+    [[ -z ${!name} ]] || IFS= read -r -d '' "$name" < <(realpath -zms -- "${!name}")
 done
-cd "$ROOT"
+caller_dir=$PWD
+cd -- "$ROOT"
 . utils/recipe.sh
 
 [[ -e $video ]] || die "$video: no such video or folder"
 is_video_set "$video" || die "$video: neither a video nor a folder with videos; mixtures are separated by ./run.sh --stage 4"
+test_name=$(name_of_test "$video")
+if [[ -z $out_dir ]]; then
+    first_writable out_dir "${exp_dir:-exp/pretrained}/separated/$test_name" "$caller_dir/separated/$test_name" ||
+        die "neither the recipe's folder nor $caller_dir can be written: say with --out_dir DIR where the tracks shall go"
+else
+    first_writable out_dir "$out_dir" || die "--out_dir $out_dir: cannot be made, or not be written; give another folder"
+fi
+dump_dir="" cache_dirs=()
+if [[ ${XDG_CACHE_HOME:-} == /* ]]; then cache_dirs=("$XDG_CACHE_HOME/avsep"); fi
+if [[ -d ${HOME:-} ]]; then cache_dirs+=("$HOME/.cache/avsep"); fi # one that does not exist is not made
+first_writable dump_dir dump "${cache_dirs[@]}" "$out_dir/.cache"
 if [[ -z $exp_dir ]]; then
-    exp_dir=exp/pretrained
-    lip_network=dump/weights/lr_asd_talkset.pth.tar
-    mkdir -p "$exp_dir"
-    for name in best_model.pth conf.yml frontend.json; do # whole or not at all
-        cmp -s "egs/own_video/pretrained/$name" "$exp_dir/$name" && continue
-        cp "egs/own_video/pretrained/$name" "$exp_dir/.tmp-$$-$name"
-        mv "$exp_dir/.tmp-$$-$name" "$exp_dir/$name"
+    exp_dir=egs/own_video/pretrained # what is made with it lies elsewhere, as said above
+    for name in dump "$dump_dir"; do
+        lip_network=$name/weights/lr_asd_talkset.pth.tar
+        [[ -n $frontend_weights || ! -f $lip_network ]] || frontend_weights=$lip_network
     done
-    if [[ -z $frontend_weights && ! -f $lip_network ]]; then
-        utils/download_weights.sh lr_asd_talkset >&2 ||
+    if [[ -z $frontend_weights ]]; then
+        utils/download_weights.sh lr_asd_talkset "$dump_dir/weights" >&2 ||
             die "the lip network could not be fetched (see above); fetch it elsewhere and give it with --frontend_weights FILE"
+        frontend_weights=$lip_network
     fi
 fi
-exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$(name_of_test "$video")" \
-    "--out_dir=$out_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" "--landmarks_dir=$landmarks_dir" \
-    "--alignment=$alignment" "--audio_stream=$audio_stream" "--min_sec=$min_sec" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" \
-    "--force=$force"
+exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$test_name" \
+    "--out_dir=$out_dir" "--dump_dir=$dump_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" \
+    "--landmarks_dir=$landmarks_dir" "--alignment=$alignment" "--audio_stream=$audio_stream" "--min_sec=$min_sec" \
+    "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" "--force=$force"

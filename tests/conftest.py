@@ -1,6 +1,8 @@
 """Fixtures that all tests share."""
 
+import resource
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real test data (../shared/data) is not on this machine")
     return folder
+
+
+@pytest.fixture
+def limited() -> Iterator[Callable[[int], None]]:
+    """Limits the size of files, as `ulimit -f` does; it holds for processes that are started meanwhile, too."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda n_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, old[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)

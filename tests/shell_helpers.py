@@ -18,11 +18,11 @@ SCRIPTS = ("run.sh", "path.sh", "requirements.txt", "utils/*.sh", "utils/environ
 # streams and ends with the exit code that the file exit_code holds. Only logged.py is run, by the real Python.
 STUB = """#!/usr/bin/env bash
 case "$*" in *logged.py*) exec {python} "$@" ;; esac
-printf '%s\\n' "$*" >>{root}/calls.txt
-printf 'cuda=%s\\n' "${{CUDA_VISIBLE_DEVICES-unset}}" >>{root}/cuda.txt
+printf '%s\\n' "$*" >>"{root}/calls.txt"
+printf 'cuda=%s\\n' "${{CUDA_VISIBLE_DEVICES-unset}}" >>"{root}/cuda.txt"
 echo "to stdout"
 echo "to stderr" >&2
-exit "$(cat {root}/exit_code 2>/dev/null || echo 0)"
+exit "$(cat "{root}/exit_code" 2>/dev/null || echo 0)"
 """
 
 

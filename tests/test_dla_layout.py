@@ -208,7 +208,7 @@ def test_names_that_no_manifest_can_hold_are_listed(tmp_path, name):
         file.with_name(f"{name}.wav").write_bytes(file.read_bytes())
     mixtures, problems = scan_dla(tmp_path, None)
     assert [m.mixture_id for m in mixtures] == ["a_b"]
-    assert "cannot stand in a manifest" in problems[0].reason
+    assert "; rename the file" in problems[0].reason
 
 
 def test_speakers_come_from_the_pattern(tmp_path):

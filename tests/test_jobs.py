@@ -1,14 +1,17 @@
 """Work on many files: resumed by the journal, failures listed, a dying process costs nobody else's work."""
 
+import errno
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
 import pytest
 
+from utils.data.files import append_line, remove_leftovers, write_text
 from utils.data.jobs import Job, file_key, pending, run_jobs
-from utils.errors import UserError
+from utils.errors import UserError, WriteError
 
 
 def work(given: tuple[str, str]) -> int:
@@ -81,3 +84,66 @@ def test_the_key_of_files_changes_with_them(tmp_path):
 @pytest.mark.parametrize("nj", [1, 2])
 def test_nothing_to_do_is_no_trouble(tmp_path, nj):
     assert run_jobs(work, [], tmp_path / "j", nj, "test") == ({}, {})
+
+
+LIMIT_BYTES = 50_000
+
+
+def write_many(given: tuple[Path, int]) -> int:
+    path, n_bytes = given
+    if n_bytes < 0:
+        raise PermissionError(errno.EACCES, "Permission denied", "source.mp4")
+    write_text(path, "x" * n_bytes)
+    return n_bytes
+
+
+def sized_jobs(folder: Path, *sizes: int) -> list[Job]:
+    return [Job(f"job{k}", f"{size}", (folder / f"out/{k}",), (folder / f"out/{k}", size)) for k, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("nj", [1, 2])
+def test_a_full_disk_ends_the_run_what_was_done_stays_and_the_same_call_goes_on(tmp_path, limited, nj):
+    journal = tmp_path / "made.jsonl"
+    jobs = sized_jobs(tmp_path, 10, 20, 100_000, 30)
+    limited(LIMIT_BYTES)
+    with pytest.raises(WriteError, match=r"it needs 100 kB") as caught:
+        run_jobs(write_many, jobs, journal, nj, "test")
+    assert caught.value.filename == str(tmp_path / "out/2")
+    done = [json.loads(line)["name"] for line in journal.read_text().splitlines()]
+    assert {"job0"} <= set(done) and "job2" not in done
+    assert not list(tmp_path.rglob(".tmp-*"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2)
+    results, reasons = run_jobs(write_many, jobs, journal, 1, "test")
+    assert list(results.values()) == [10, 20, 100_000, 30] and not reasons
+
+
+@pytest.mark.parametrize("nj", [1, 2])
+def test_an_error_of_the_system_on_one_items_file_is_the_reason_of_that_item(tmp_path, nj):
+    jobs = [*sized_jobs(tmp_path, 10, -1), Job("long", "", (), (tmp_path / ("x" * 300), 1)), *sized_jobs(tmp_path, 1, 1, 5)[2:]]
+    results, reasons = run_jobs(write_many, jobs, tmp_path / "made.jsonl", nj, "test")
+    assert set(results) == {"job0", "job2"}
+    assert reasons["job1"] == "source.mp4: Permission denied; make it accessible to you, or give another folder"
+    assert "too long" in reasons["long"]
+
+
+def test_a_journal_that_does_not_fit_is_named_and_its_cut_line_does_no_harm(tmp_path, limited):
+    journal = tmp_path / "made.jsonl"
+    run_jobs(write_many, sized_jobs(tmp_path, 10), journal, 1, "test")
+    limited(journal.stat().st_size + 20)
+    with pytest.raises(WriteError) as caught:
+        append_line(journal, json.dumps({"name": "x" * 100}))
+    assert caught.value.filename == str(journal)
+    limited(1_000_000)
+    results, _ = run_jobs(write_many, sized_jobs(tmp_path, 10, 20), journal, 1, "test")
+    assert list(results) == ["job0", "job1"] and len(journal.read_text().splitlines()) == 2
+
+
+def test_leftovers_of_killed_runs_go_with_the_next(tmp_path):
+    (tmp_path / "out").mkdir()
+    for place in (tmp_path, tmp_path / "out"):
+        (place / ".tmp-killed.wav").touch()
+    run_jobs(write_many, sized_jobs(tmp_path, 10), tmp_path / "made.jsonl", 1, "test")
+    assert not list(tmp_path.rglob(".tmp-*"))
+    (tmp_path / "out/.tmp-of-others").touch()
+    remove_leftovers(tmp_path, below=False)
+    assert (tmp_path / "out/.tmp-of-others").exists()

@@ -178,7 +178,7 @@ def test_the_last_line_of_a_failure_names_stage_log_and_the_command_to_continue(
     assert result.returncode == code
     last = result.stderr.splitlines()[-1]
     assert f"stage 1_mouths {what}; log: data/demo/log/1_mouths.log; to continue: ./run.sh" in last
-    assert last.endswith(r"./run.sh --stage 1 --train_args --lr\ 0.1 --stage 1")
+    assert last.endswith(r"./run.sh --train_args --lr\ 0.1 --stage 1")
     assert len(calls(recipe)) == 1, "no stage after a failed one"
 
 

@@ -49,7 +49,8 @@ fail() { # message, exit code
 }
 
 sha256_of() {
-    if command -v sha256sum >/dev/null; then sha256sum "$1"; else shasum -a 256 "$1"; fi | cut -d' ' -f1
+    # from stdin: of a file whose name has a backslash they would print a backslash before the digest
+    if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi <"$1" | cut -d' ' -f1
 }
 
 fetch() { # continue $part from $url; sets $code (curl's) and $status (HTTP's)
@@ -125,6 +126,7 @@ EOF
     case $code in
         0) ;;
         5 | 6 | 7 | 28 | 35) fail "$host cannot be reached (curl $code): no network? Fetch $name on a machine that has one, and give the file to run.sh as --frontend_weights" ;;
+        23) fail "$part: cannot be written (curl 23); make room there, or give another OUT_DIR; the same command continues" ;;
         22) fail "$url: the server does not give the file (HTTP $status): moved, or too many downloads today; see $readme" ;;
         *) fail "$url: the download broke off (curl $code); the same command continues it" ;;
     esac

@@ -4,8 +4,8 @@
 #   utils/install_more.sh requirements-video.txt
 set -euo pipefail
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-cd "$ROOT"
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+cd -- "$ROOT"
 . utils/log.sh
 [[ $# -eq 1 && -f $1 ]] || usage_error "which file? utils/install_more.sh requirements-video.txt"
 . ./path.sh

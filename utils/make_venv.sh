@@ -6,7 +6,7 @@
 set -euo pipefail
 
 wanted=$1
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 mark=.venv/.requirements
 
 say() { echo "path.sh: $*" >&2; }
@@ -32,7 +32,12 @@ if command -v flock >/dev/null && ! flock -n 9; then
     say "another process is making .venv: waiting for it"
     flock 9
 fi
-if [[ $(state) == "$wanted" ]]; then exit 0; fi
+if [[ $(state) == "$wanted" && -x .venv/bin/python3 ]]; then exit 0; fi
+
+if [[ ! -w . ]]; then
+    say "error: $PWD cannot be written: its .venv cannot be made or mended; activate an environment that satisfies requirements.txt"
+    exit 1
+fi
 
 python=$(newest_python)
 if ! command -v "$python" >/dev/null; then

@@ -4,7 +4,7 @@
 
 experiment_tag() { # CONF CORPUS TRAIN_ARGS -> <conf>_<corpus>[_<overrides>], always the same for the same words
     local tag text=${3//[[:space:]]--/_} readable
-    tag=$(basename "$1")
+    tag=${1##*/}
     tag=${tag%.*}_$2
     text=${text#--}
     readable=${text//[[:space:]=]/}
@@ -16,15 +16,16 @@ experiment_tag() { # CONF CORPUS TRAIN_ARGS -> <conf>_<corpus>[_<overrides>], al
 }
 
 name_of_test() { # TEST_DIR -> the folder's name, <corpus>_<split> of <corpus>/<split>.csv, or a video's name
-    local path
-    path=$(realpath -ms -- "$1") # a link has a name of its own
+    local path folder
+    IFS= read -r -d '' path < <(realpath -zms -- "$1") # a link has a name of its own
+    folder=${path%/*}
     if [[ $path == *.csv && ! -d $path ]]; then
-        basename "$(dirname "$path")_$(basename "$path" .csv)"
+        path=${path%.csv}
+        path=${folder##*/}_${path##*/}
     elif [[ -f $path ]]; then
-        basename "${path%.*}"
-    else
-        basename "$path"
+        path=${path%.*}
     fi
+    printf '%s' "${path##*/}"
 }
 
 video_suffixes='mp4|m4v|mov|mkv|webm|avi|mpg|mpeg|mpe|m2v|vob|ts|mts|m2ts|flv|f4v|wmv|asf|ogv|3gp|3g2'
@@ -32,19 +33,31 @@ video_suffixes='mp4|m4v|mov|mkv|webm|avi|mpg|mpeg|mpe|m2v|vob|ts|mts|m2ts|flv|f4
 is_video_set() { # TEST_DIR: a file that is no table, or a folder of videos (not of the DLA layout), as stage 4 has it
     [[ -f $1 && $1 != *.[cC][sS][vV] ]] && return
     [[ -d $1 && ! -d $1/audio ]] || return
+    [[ $1 == /* ]] || set -- "./$1" # find would take a name with a dash for a test
     [[ -n $(find -L "$1" -maxdepth 1 -type f ! -name '.*' -regextype posix-extended \
         -iregex ".*\.($video_suffixes)" -print -quit) ]]
+}
+
+first_writable() { # NAME FOLDER...: the first folder that is there or can be made, and be written -> NAME, or failure
+    local _folder
+    for _folder in "${@:2}"; do
+        if mkdir -p -- "$_folder" 2>/dev/null && [[ -w $_folder ]]; then
+            printf -v "$1" '%s' "$_folder"
+            return
+        fi
+    done
+    return 1
 }
 
 is_audio_only() { # CONF TRAIN_ARGS [DEPTH]: does the model see no faces (n_cues: 0)?
     local override='.*--n_cues[=[:space:]]+([0-9]+)' base # the last one counts
     if [[ ${2//n-cues/n_cues} =~ $override ]]; then
         ((BASH_REMATCH[1] == 0))
-    elif grep -Eqs '^[^#]*\<n_cues:' "$1"; then
-        grep -Eqs '^[^#]*\<n_cues:[[:space:]]*0([^0-9]|$)' "$1"
+    elif grep -Eqs '^[^#]*\<n_cues:' -- "$1"; then
+        grep -Eqs '^[^#]*\<n_cues:[[:space:]]*0([^0-9]|$)' -- "$1"
     else # what its base says
-        base=$(sed -nE "s/^base:[[:space:]]*[\"']?([^#[:space:]\"']+).*/\1/p" "$1" 2>/dev/null | head -n 1)
-        [[ -n $base ]] && ((${3:-0} < 8)) && is_audio_only "$(dirname "$1")/$base" "" $((${3:-0} + 1))
+        base=$(sed -nE "s/^base:[[:space:]]*[\"']?([^#[:space:]\"']+).*/\1/p" -- "$1" 2>/dev/null | head -n 1)
+        [[ -n $base ]] && ((${3:-0} < 8)) && is_audio_only "$(dirname -- "$1")/$base" "" $((${3:-0} + 1))
     fi
 }
 
@@ -78,9 +91,25 @@ check_experiment() { # EXP_DIR
 names_in() { # FOLDER/NAME/FILE... -> "NAME, NAME"
     local file names=""
     for file in "$@"; do
-        [[ ! -e $file ]] || names+=${names:+, }$(basename "$(dirname "$file")")
+        [[ ! -e $file ]] || names+=${names:+, }$(basename -- "$(dirname -- "$file")")
     done
     printf '%s' "$names"
+}
+
+continue_command() { # STAGE WORD...: the words that called run.sh, from that stage on, to be pasted into a shell
+    local stage=$1
+    local -a words=()
+    shift
+    while (($# > 0)); do
+        case $1 in
+            --stage) (($# == 1)) || shift ;;
+            --stage=*) ;;
+            *) words+=("$1") ;;
+        esac
+        shift
+    done
+    printf '%q ' "${words[@]}"
+    printf -- '--stage %s' "$stage"
 }
 
 report_failure() { # STAGE STATUS LOG COMMAND: the last line of a run that did not end well; exits

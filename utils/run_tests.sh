@@ -10,9 +10,9 @@ set -euo pipefail
 
 quick=false # leave out the run of the whole recipe
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 . "$ROOT/utils/parse_options.sh"
-cd "$ROOT"
+cd -- "$ROOT"
 . utils/log.sh
 . ./path.sh
 

@@ -18,7 +18,7 @@ set -euo pipefail
     echo "usage: sbatch utils/train_slurm.sh EXP_DIR CONF DATA_DIR LIP_WEIGHTS [TRAIN_ARGS]" >&2
     exit 2
 }
-cd "${SLURM_SUBMIT_DIR:-$PWD}"
+cd -- "${SLURM_SUBMIT_DIR:-$PWD}"
 . ./path.sh # makes .venv once, before the tasks start
 
 devices="--devices ${SLURM_NTASKS_PER_NODE:-1} --num_nodes ${SLURM_JOB_NUM_NODES:-1} --strategy ddp"

@@ -1,4 +1,3 @@
 #!/usr/bin/env bash
 # The demo: a corpus made on the spot, its own small lip reader, and a small model. Any option of ../../run.sh may follow.
-set -euo pipefail
-exec "$(dirname "${BASH_SOURCE[0]}")/../../run.sh" --corpus demo "$@"
+CDPATH='' cd -- "$(dirname -- "$0")/../.." && exec ./run.sh --corpus demo "$@"

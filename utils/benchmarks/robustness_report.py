@@ -131,7 +131,7 @@ def draw(outcomes: dict[str, "Outcome"], path: Path, title: str, twin: str) -> N
     panels[0].set(xlabel="faces late by (video frames)", ylabel="SI-SNRi (dB)", xticks=sorted(offsets))
     panels[1].set(xlabel="frames missing of every face (%)", xticks=sorted(missing))
     panels[1].legend(frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from utils.data.disk import free_bytes, readable_bytes, require_space
 from utils.data.files import atomic_path, write_text
 from utils.data.mix_lists import csv_rows
-from utils.errors import OptionParser, UserError, run_cli
+from utils.errors import OptionParser, UserError, WriteError, name_problem, run_cli
 
 _READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 
@@ -76,14 +76,14 @@ def extract_wanted(archive: Path, ids: Collection[str], out_dir: Path) -> tuple[
             target = out_dir / _safe(archive, name)
             if target.is_file() and target.stat().st_size == size:
                 continue
-            with atomic_path(target) as temporary, open(temporary, "wb") as handle, stream() as source:
+            with atomic_path(target, size) as temporary, open(temporary, "wb") as handle, stream() as source:
                 shutil.copyfileobj(source, handle, 1 << 20)
                 if handle.tell() != size:
                     raise UserError(f"{archive}: {name} is cut off; copy the archive again")
             written += 1
+    except WriteError:
+        raise
     except _READ_ERRORS as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise UserError(f"{archive}: {error.strerror} while {out_dir} was written") from None
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{archive}: damaged, or no tar or zip ({text}); copy it again") from None
     return written, wanted.found
@@ -112,7 +112,7 @@ def _safe(archive: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise UserError(f"{archive}: the member {name!r} would lead out of the folder; do not trust this archive")
-    if (path.parts and ":" in path.parts[0]) or not name.isprintable():
+    if (path.parts and ":" in path.parts[0]) or name_problem(name):
         raise UserError(
             f"{archive}: the member {name!r} has a colon or a control character in its name, with which it is not taken out; "
             "leave its id out, or unpack the archive yourself"

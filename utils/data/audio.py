@@ -8,7 +8,7 @@ import soundfile
 
 from utils.data.files import atomic_path
 from utils.data.sound_checks import SoundMeter, require_numbers
-from utils.errors import UserError
+from utils.errors import UserError, system_error
 
 EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg")
 _BLOCK_SAMPLES = 1 << 20
@@ -90,7 +90,7 @@ def write_wav(path: Path | str, data: np.ndarray, sample_rate: int, subtype: str
 
     The caller keeps PCM data within full scale: this function does not rescale.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path, data.nbytes) as temporary:
         soundfile.write(str(temporary), data, sample_rate, subtype=subtype, format="WAV")
 
 
@@ -104,4 +104,8 @@ def _require_kind(path: Path | str, channels: int, rate: int, wanted_rate: int |
 def _unreadable(path: Path | str, error: Exception) -> str:
     if not Path(path).exists():
         return f"{path}: no such file"
+    try:  # libsndfile keeps to itself what the system said
+        open(path, "rb").close()
+    except OSError as found:
+        return system_error(found) or f"{path}: {found}"
     return f"{path}: cannot be read as audio ({str(error).splitlines()[0]})"

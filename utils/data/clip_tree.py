@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data.manifest import Problem
-from utils.errors import UserError
+from utils.errors import UserError, name_problem
 
 VIDEO_SUFFIXES = (".mp4", ".mpg", ".mov", ".avi", ".mkv", ".webm", ".flv")
 AUDIO_SUFFIXES = (".wav", ".flac", ".m4a", ".aac", ".mp3")
@@ -37,15 +37,16 @@ def walk_tree(root: Path, suffixes: Sequence[str], depth: int | None = None) -> 
         depth: folders above each file; files at other depths are passed over. None: any.
 
     Returns:
-        The files by id, in the order of their places; and those whose ids are the same.
+        The files by id, in the order of their places; and those whose ids are the same, or no text.
 
     Raises:
         UserError: there is no such folder.
+        OSError: a folder cannot be read.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     found: dict[str, list[TreeFile]] = {}
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=_stop, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         above = Path(folder).relative_to(root).parts
         if depth is not None and len(above) >= depth:
@@ -59,9 +60,15 @@ def walk_tree(root: Path, suffixes: Sequence[str], depth: int | None = None) -> 
                 found.setdefault(item.clip_id, []).append(item)
     clips, problems = {}, []
     for clip_id, items in found.items():
-        if len(items) == 1:
+        if reason := name_problem(clip_id):
+            problems.append(Problem(0, clip_id, str(items[0].path), reason))
+        elif len(items) == 1:
             clips[clip_id] = items[0]
         else:
             paths = ", ".join(item.path.relative_to(root).as_posix() for item in items)
             problems.append(Problem(0, clip_id, str(root), f"{len(items)} files make this id: {paths}"))
     return clips, problems
+
+
+def _stop(error: OSError) -> None:
+    raise error  # else `os.walk` passes over a folder that it cannot read

@@ -22,7 +22,7 @@ from utils.data.validation import (
     clock_problem,
     lengths_differ,
 )
-from utils.errors import UserError
+from utils.errors import UserError, name_problem
 
 SPLITS = ("train", "val", "test")
 SAMPLE_RATE_HZ = 16000
@@ -197,9 +197,7 @@ def _by_stem(root: Path, folder: Path) -> dict[str, list[str]] | None:
 def _name_problem(stem: str, paths: list[str]) -> str:
     if len(paths) > 1:
         return f"more than one file of this name: {', '.join(Path(path).name for path in paths)}"
-    if not stem.isprintable() or "\\" in stem:  # bytes that are not UTF-8 become surrogates, which cannot be printed
-        return "the name holds characters that cannot stand in a manifest; rename the files"
-    return ""
+    return name_problem(stem) or ("the name holds a backslash; rename the files" if "\\" in stem else "")
 
 
 def _split_ids(stem: str, known_mouths: set[str]) -> tuple[str, str] | str:

@@ -253,8 +253,9 @@ class EmbeddingWriter:
         text = json.dumps([clip._asdict() for clip in self._clips], ensure_ascii=False)
         index = self.root / f"part-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
         with self._locked():
-            with atomic_path(_data_path(index)) as temporary, open(temporary, "wb") as handle:
-                np.save(handle, np.concatenate(self._data))
+            data = np.concatenate(self._data)
+            with atomic_path(_data_path(index), data.nbytes) as temporary, open(temporary, "wb") as handle:
+                np.save(handle, data)
                 handle.flush()
                 os.fsync(handle.fileno())  # the index must not outlive its data when the power fails
             write_text(index, text)

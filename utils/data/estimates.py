@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 
 from utils.data.audio import probe_audio
-from utils.data.files import atomic_path, write_text
+from utils.data.files import append_line, atomic_path, write_text
 from utils.data.manifest import Manifest
 from utils.errors import UserError
 
@@ -57,20 +57,19 @@ class Journal:
     def write(self, made: Made) -> None:
         """Add a line; after `keep_only`, which removes what a kill left of a line."""
         self.made[made.mixture_id] = made
-        with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(_journal_line(made))
+        append_line(self.path, _journal_line(made))
 
     def keep_only(self, mixture_ids: Iterable[str]) -> list[str]:
         """Forget all other mixtures, and the history of these; gives the ids that were forgotten."""
         wanted = set(mixture_ids)
         forgotten = [mixture_id for mixture_id in self.made if mixture_id not in wanted]
         self.made = {mixture_id: made for mixture_id, made in self.made.items() if mixture_id in wanted}
-        write_text(self.path, "".join(_journal_line(made) for made in self.made.values()))
+        write_text(self.path, "".join(_journal_line(made) + "\n" for made in self.made.values()))
         return forgotten
 
 
 def _journal_line(made: Made) -> str:
-    return json.dumps(asdict(made), ensure_ascii=False) + "\n"
+    return json.dumps(asdict(made))  # escaped: an id may hold what ends a line for `splitlines`
 
 
 def _journal_lines(path: Path) -> Iterator[Made]:
@@ -96,7 +95,9 @@ def are_complete(paths: Sequence[Path], length: int, sample_rate: int) -> bool:
     return all((info.length, info.channels, info.sample_rate) == (length, 1, sample_rate) for info in infos)
 
 
-def write_voices(paths: Sequence[Path], blocks: Iterable[np.ndarray], sample_rate: int, subtype: str) -> float:
+def write_voices(
+    paths: Sequence[Path], blocks: Iterable[np.ndarray], sample_rate: int, subtype: str, length: int = 0
+) -> float:
     """Write the voices of one mixture, block by block, each file whole or absent.
 
     Args:
@@ -105,15 +106,17 @@ def write_voices(paths: Sequence[Path], blocks: Iterable[np.ndarray], sample_rat
         sample_rate: Hz.
         subtype: "float" keeps the values as they are; "pcm16" makes all voices quieter by one common gain where any of
             them would exceed full scale.
+        length: samples to come, where they are known; for the message where the disk is full.
 
     Returns:
         The gain, 1.0 where nothing had to be made quieter.
 
     Raises:
         UserError: the values are not finite.
+        WriteError: the disk is full.
     """
     with ExitStack() as stack:
-        temporaries = [stack.enter_context(atomic_path(path)) for path in paths]
+        temporaries = [stack.enter_context(atomic_path(path, length * SAMPLE_BYTES["float"])) for path in paths]
         peak = _write_float(temporaries, blocks, sample_rate)
         gain = 1.0
         if subtype == "pcm16":

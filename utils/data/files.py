@@ -1,51 +1,133 @@
-"""Files that are whole or absent: atomic writes, JSON and hashes."""
+"""Files that are whole or absent: atomic writes, JSON and hashes; and what the system says where it refuses to write."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import resource
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
+from utils.data.disk import free_bytes, readable_bytes
+from utils.errors import UserError, WriteError
 
 _PREFIX = ".tmp-"  # of files that are being written
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PROBE_BYTES = 1 << 20
 
 
 @contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, n_bytes: int = 0) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well it takes the place of `path` in one step.
 
     A block that fails or is killed leaves `path` as it was. (On network file systems `rename` is only nearly atomic.)
+
+    Args:
+        path: the file to be.
+        n_bytes: how large it will be, where that is known; for the message where there is no room.
+
+    Raises:
+        WriteError: the system refuses to write it, be it told by an `OSError` or by a library's own error.
+        UserError: its name is too long.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are for the group to read
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        found = error
+        if not isinstance(error, OSError) or error.errno is None:
+            found = _probe(temporary)  # libsndfile, torch and numpy do not say what the system told them: it is asked once more
+            if found is None:
+                raise
+        raise _refused(found, path, temporary, n_bytes) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path | str) -> None:
-    """Remove the temporary files that killed runs left anywhere below `folder`; nobody may be writing there now."""
-    for temporary in Path(folder).rglob(f"{_PREFIX}*"):
+def append_line(path: Path | str, line: str) -> None:
+    """Add a line of ASCII to a journal; it is with the system when this returns.
+
+    Raises:
+        WriteError: there is no room. What was written of the line cannot be read, and the next run drops it.
+    """
+    try:
+        with open(path, "ab") as handle:
+            handle.write(line.encode("ascii") + b"\n")
+    except OSError as error:
+        raise _refused(error, Path(path), None, 0) from None
+
+
+def _probe(path: Path) -> OSError | None:
+    """What the system says to some more bytes behind a file that could not be written, None where it takes them."""
+    try:
+        with open(path, "ab", buffering=0) as handle:
+            left = _PROBE_BYTES
+            while left:
+                left -= handle.write(bytes(left))  # it takes what there is room for, and complains the next time
+    except OSError as error:
+        return error
+    return None
+
+
+def _refused(error: OSError, path: Path, temporary: Path | None, n_bytes: int) -> Exception:
+    """The error with the name of the file that was to be written; one of another file stays as it is."""
+    named = os.fsdecode(error.filename) if error.filename else ""
+    of_ours = named in ("", str(path), str(temporary))
+    if isinstance(error, WriteError):  # of a block within this one, which may have written to our temporary path
+        return WriteError(error.errno, error.strerror, str(path)) if named == str(temporary) else error
+    if temporary is not None and not of_ours and error.errno not in (*_FULL, errno.EROFS):  # `copyfile` names what it reads
+        return error
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{path}: the name is too long for this file system; give shorter names")
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        reason += f" ({_room(error.errno, path, temporary, n_bytes)})"
+    is_folder = temporary is None and not of_ours and not os.path.basename(named).startswith(_PREFIX)
+    return WriteError(error.errno, reason, named if is_folder else str(path))
+
+
+def _room(number: int, path: Path, temporary: Path | None, n_bytes: int) -> str:
+    """How much was needed, and how much there is."""
+    written = 0
+    with contextlib.suppress(OSError):
+        written = temporary.stat().st_size if temporary else 0
+    needed = f"it needs {readable_bytes(n_bytes)}, " if n_bytes else ""
+    if written > n_bytes:
+        needed = f"it needs more than {readable_bytes(written)}, "
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if number == errno.EFBIG and limit != resource.RLIM_INFINITY:
+        return f"{needed}files may have {readable_bytes(limit)}"
+    return f"{needed}{readable_bytes(free_bytes(path.parent))} are free"
+
+
+def remove_leftovers(folder: Path | str, below: bool = True) -> None:
+    """Remove the temporary files that killed runs left in `folder` (and below); nobody may be writing there now."""
+    pattern = f"**/{_PREFIX}*" if below else f"{_PREFIX}*"
+    for temporary in Path(folder).glob(pattern):
         if temporary.is_file():
             temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write `text` to `path` as UTF-8, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Write `text` to `path` as UTF-8, atomically. Bytes of names that are not UTF-8 become `\\udcfc`, as JSON has them."""
+    content = text.encode("utf-8", "backslashreplace")
+    with atomic_path(path, len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path | str, value: Any) -> None:

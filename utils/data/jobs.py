@@ -2,7 +2,9 @@
 
 Finished jobs go line by line into a journal; the next run takes from it what has the same key and whose files are still
 there. A job that raises `UserError` is reported with its reason and tried again by the next run; one whose process dies
-(out of memory, a crash in C code) as well, without taking the others with it.
+(out of memory, a crash in C code) as well, without taking the others with it. So is one that meets an error of the system
+on a file of its own; where the system refuses to write (a full disk, a quota) it would refuse the next job, too: that ends
+the run, and what is in the journal stays.
 """
 
 import json
@@ -11,17 +13,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from utils.data.files import write_text
-from utils.errors import UserError
+from utils.data.files import append_line, remove_leftovers, write_text
+from utils.errors import UserError, is_of_machine, system_error
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,8 @@ def run_jobs(
     """Apply `function` to what each job gives, or take its result from the journal.
 
     Args:
-        function: picklable, i.e. of a module; returns plain JSON data or raises `UserError`; its files are whole or absent.
+        function: picklable, i.e. of a module; returns plain JSON data or raises `UserError`; its files are whole or absent,
+            and their folders are nobody else's meanwhile: what killed runs left there is removed.
         jobs: the work.
         journal: the file that finished results are kept in; it holds these jobs alone.
         nj: processes; 1 works in this one.
@@ -64,23 +68,27 @@ def run_jobs(
 
     Returns:
         Results by the jobs' names, and for the others the reasons of their failures.
+
+    Raises:
+        OSError: the system refuses what every job needs.
     """
     todo, results = pending(jobs, journal)
     if results:
         log.info("%s: %d of %d %ss were done before and have not changed", title, len(results), len(jobs), unit)
     keys = {job.name: job.key for job in jobs}
+    _remove_leftovers(jobs)
+    remove_leftovers(journal.parent, below=False)
     _write_journal(journal, keys, results)  # without stale lines and the one that a kill cut short
     reasons: dict[str, str] = {}
     alone = not apart and (nj <= 1 or len(todo) < 2)
     done = _serially(function, todo) if alone else _in_processes(function, todo, nj)
-    with open(journal, "a", encoding="utf-8") as handle:
+    with closing(done):  # what stops this loop stops the workers
         for job, result, reason in tqdm(done, total=len(todo), desc=title, unit=unit, disable=None):
             if reason:
                 reasons[job.name] = reason
                 continue
             results[job.name] = result
-            handle.write(_line(job.name, job.key, result))
-            handle.flush()
+            append_line(journal, _line(job.name, job.key, result))
     return {job.name: results[job.name] for job in jobs if job.name in results}, reasons
 
 
@@ -109,12 +117,12 @@ def file_key(*paths: Path | str) -> str:
     return "|".join(parts)
 
 
-def _serially(function: Callable, jobs: Sequence[Job]) -> Iterator[tuple[Job, Any, str]]:
+def _serially(function: Callable, jobs: Sequence[Job]) -> Generator[tuple[Job, Any, str], None, None]:
     for job in jobs:
         yield job, *_guarded(function, job.given)
 
 
-def _in_processes(function: Callable, jobs: Sequence[Job], nj: int) -> Iterator[tuple[Job, Any, str]]:
+def _in_processes(function: Callable, jobs: Sequence[Job], nj: int) -> Generator[tuple[Job, Any, str], None, None]:
     """Yield results as they come; after a crash a new pool goes on with what was not in work."""
     waiting = list(jobs)[::-1]
     while waiting:
@@ -135,15 +143,25 @@ def _in_processes(function: Callable, jobs: Sequence[Job], nj: int) -> Iterator[
                 suspects = list(running.values())
             except BaseException:  # Ctrl-C, or whatever stops the reader of the results: nobody waits for what is in work
                 _kill(pool)
+                _remove_leftovers(running.values())
                 raise
+        _remove_leftovers(suspects)
         for job in suspects:
             yield job, *_alone(function, job)
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:
-    for process in list((pool._processes or {}).values()):
+    processes = list((pool._processes or {}).values())
+    for process in processes:
         process.kill()
     pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.join()
+
+
+def _remove_leftovers(jobs: Iterable[Job]) -> None:
+    for folder in {path.parent for job in jobs for path in job.outputs}:
+        remove_leftovers(folder)
 
 
 def _alone(function: Callable, job: Job) -> tuple[Any, str]:
@@ -178,14 +196,19 @@ def _guarded(function: Callable, given: Any) -> tuple[Any, str]:
         return function(given), ""
     except UserError as error:
         return None, str(error)
+    except OSError as error:
+        reason = "" if is_of_machine(error) else system_error(error)
+        if not reason:
+            raise
+        return None, reason
 
 
 def _line(name: str, key: str, result: Any) -> str:
-    return json.dumps({"name": name, "key": key, "result": result}) + "\n"
+    return json.dumps({"name": name, "key": key, "result": result})
 
 
 def _write_journal(path: Path, keys: dict[str, str], results: dict[str, Any]) -> None:
-    write_text(path, "".join(_line(name, keys[name], result) for name, result in results.items()))
+    write_text(path, "".join(_line(name, keys[name], result) + "\n" for name, result in results.items()))
 
 
 def _read_journal(path: Path) -> dict[str, tuple[str, Any]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from utils.data.files import read_json, write_json, write_text
 from utils.data.manifest_rows import Mixture, Utterance, format_rows, item_mouths, parse_rows
-from utils.errors import UserError
+from utils.errors import UserError, printable
 
 
 @dataclass(frozen=True)
@@ -161,12 +161,12 @@ def _write(manifest: Manifest) -> Manifest:
 
 
 def write_failed(path: Path | str, problems: Sequence[Problem]) -> None:
-    """Write the list of what cannot be used: row,id,path,reason. No problem leaves the header alone."""
+    """Write the list of what cannot be used: row,id,path,reason, a line each. No problem leaves the header alone."""
     buffer = io.StringIO()
     rows = csv.writer(buffer, lineterminator="\n")
     rows.writerow(("row", "id", "path", "reason"))
-    rows.writerows((p.row or "", p.item_id, p.path, p.reason) for p in problems)
-    write_text(path, buffer.getvalue().encode("utf-8", "backslashreplace").decode("utf-8"))
+    rows.writerows((p.row or "", *map(printable, (p.item_id, p.path, p.reason))) for p in problems)
+    write_text(path, buffer.getvalue())
 
 
 def validate_manifest(manifest: Manifest, deep: bool = False, nj: int = 1) -> list[Problem]:

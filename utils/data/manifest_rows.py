@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, name_problem
 
 _UTTERANCE_COLUMNS = ("utterance_ID", "speaker", "audio_path", "mouth_path", "length", "frames", "fps")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _NUMBERED = re.compile(r"(source|mouth)_[0-9]+_path|speaker_[0-9]+")
 
@@ -131,8 +130,8 @@ class _Row:
         value = self.fields[column]
         if required and not value:
             raise self.fail(column, "where something must stand; fill it in")
-        if _CONTROL.search(value):
-            raise self.fail(column, "holds a control character; rename the file or mend the row")
+        if reason := name_problem(value):
+            raise self.fail(column, f"{reason.removeprefix('the name ')}, or mend the row")
         return value
 
     def name(self, column: str) -> str:

@@ -20,7 +20,6 @@ import numpy as np
 
 from utils.data.audio import probe_audio, read_audio, write_wav
 from utils.data.disk import require_space
-from utils.data.files import remove_leftovers
 from utils.data.jobs import Job, file_key, pending, run_jobs
 from utils.data.manifest import Mixture, Problem
 from utils.data.mix_lists import SPLITS, ListedMixture, read_mix_list
@@ -108,7 +107,6 @@ def make_mixtures(
     """
     jobs = [_job(data_dir, item, clips, options) for item in mixtures]
     journal = data_dir / "audio" / JOURNAL
-    remove_leftovers(data_dir / "audio")
     todo = {job.name for job in pending(jobs, journal)[0]}
     size = sum(_bytes(item, clips, options) for item in mixtures if _job_name(item) in todo)
     require_space(data_dir, size, f"{len(todo)} mixtures", "--data_dir")

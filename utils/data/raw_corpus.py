@@ -41,7 +41,7 @@ from utils.data.mixture_making import (
     remove_mixtures,
 )
 from utils.data.videos import FILE_NAME, VideoClip, write_videos
-from utils.errors import UserError
+from utils.errors import UserError, name_problem
 
 log = logging.getLogger(__name__)
 SAMPLE_RATE_HZ = 16000
@@ -179,11 +179,15 @@ def _checked_clips(clips: Sequence[RawClip]) -> tuple[list[RawClip], list[Proble
     counts = Counter(clip.utterance_id for clip in clips)
     kept, problems = [], []
     for clip in sorted(clips, key=lambda clip: (clip.utterance_id, clip.video_path)):
-        name, reason = clip.utterance_id, ""
-        if counts[name] > 1:
+        name = clip.utterance_id
+        texts = (name, clip.speaker, clip.video_path, clip.audio_path, clip.landmarks_path)
+        reason = next(filter(None, map(name_problem, texts)), "")
+        if reason:
+            pass
+        elif counts[name] > 1:
             reason = f"{counts[name]} clips have this id; ids must tell them apart"
-        elif not name or "/" in name or "\\" in name or not name.isprintable():
-            reason = "the name cannot be an id: it is empty, or holds a separator or a control character"
+        elif not name or "/" in name or "\\" in name:
+            reason = "the name cannot be an id: it is empty, or holds a separator"
         elif clip.split not in SPLITS:
             reason = f"the split is '{clip.split}', none of {', '.join(SPLITS)}"
         if reason:

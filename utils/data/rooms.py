@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from utils.data.sound_checks import require_numbers
-from utils.errors import UserError
+from utils.errors import UserError, name_problem
 
 _WALL_M = 0.5  # nothing stands nearer to a wall
 _SIZES_M = ((3.5, 8.0), (3.0, 6.0), (2.4, 3.2))
@@ -71,6 +71,8 @@ def find_responses(folder: Path) -> dict[str, int]:
         raise UserError(f"--rir_dir {folder}: no such folder; give one of wav or flac files")
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".wav", ".flac")):
+        if reason := name_problem(str(path.relative_to(folder))):
+            raise UserError(f"--rir_dir: {path}: {reason}, or take it out of the folder")
         try:
             found[path.relative_to(folder).as_posix()] = soundfile.info(str(path)).channels
         except (soundfile.LibsndfileError, OSError, RuntimeError) as error:

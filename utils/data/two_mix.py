@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from utils.data.audio import probe_audio
 from utils.data.manifest import Mixture, Problem
-from utils.errors import UserError
+from utils.errors import UserError, name_problem
 
 log = logging.getLogger(__name__)
 SPLIT_FOLDERS = {"train": "tr", "val": "cv", "test": "tt"}
@@ -218,6 +218,8 @@ def _mixture(item: _Item, root: Path, place: Path, rule: MouthRule) -> Mixture |
     parts = rule.ids_of_name(item.stem)
     folder = place.relative_to(root).as_posix()
     mixture_path = f"{folder}/mix/{item.file_names[0]}"
+    if reason := name_problem(item.stem):
+        return Problem(item.row, item.stem, mixture_path, reason)
     if parts is None:
         return Problem(
             item.row, item.stem, mixture_path, f"the name is no ID_GAIN_ID_GAIN of {rule.corpus} (an id: {rule.example})"

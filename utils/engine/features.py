@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from utils.data.clip_tree import walk_tree
-from utils.errors import UserError
+from utils.errors import UserError, name_problem
 
 VERSION = 1  # of the reading below: raise it when the same files would give other vectors
 
@@ -37,6 +37,7 @@ class ReadyFeatures:
         self.name = self.folder.absolute().name
         self._files: dict[str, list[Path]] = {}
         tree, doubles = walk_tree(self.folder, (".npy",))
+        doubles = [problem for problem in doubles if not name_problem(problem.item_id)]  # those no manifest can ask for
         if doubles:
             raise UserError(f"{self.folder}: {doubles[0].item_id}: {doubles[0].reason}; leave one of them there")
         for item in tree.values():

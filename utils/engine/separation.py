@@ -119,7 +119,8 @@ def _write(task: Task, voices: Iterable[np.ndarray], folder: Path, n_src: int, s
     """Write the blocks (n_src, samples) of a mixture's voices, and what they are into the journal."""
     mixture_id, separated_by = task.item.mixture_id, task.separator.separated_by
     journal.write(Made(mixture_id, "", separated_by, 1.0))
-    gain = write_voices(voice_paths(folder, mixture_id, n_src), voices, task.separator.sample_rate, subtype)
+    paths = voice_paths(folder, mixture_id, n_src)
+    gain = write_voices(paths, voices, task.separator.sample_rate, subtype, task.length)
     journal.write(Made(mixture_id, task.stamp, separated_by, gain))
 
 

@@ -12,7 +12,7 @@ from scipy.signal import oaconvolve
 
 from utils.data.audio import probe_audio, read_audio
 from utils.data.sound_checks import require_numbers
-from utils.errors import UserError
+from utils.errors import UserError, name_problem
 from utils.mixing.levels import MAX_DRAWS, SILENCE_POWER, power
 
 EXTENSIONS = (".wav", ".flac")
@@ -106,6 +106,8 @@ def _files(key: str, folder: Path, sample_rate: int) -> dict:
         raise UserError(f"--{key} {folder}: no {' or '.join(EXTENSIONS)} files in it; give another folder")
     headers = {}
     for path in paths:
+        if reason := name_problem(str(path.relative_to(folder))):
+            raise UserError(f"--{key}: {path}: {reason}, or take it out of the folder")
         try:
             info = probe_audio(path)
         except UserError as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data.manifest import Problem
-from utils.errors import UserError
+from utils.errors import UserError, name_problem
 
 AUDIO_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg")
 
@@ -47,9 +47,12 @@ def read_separated(path: Path) -> tuple[list[ScoreItem], list[Problem], list[str
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; stage 4 (--stage 4) makes it")
-    with open(path, newline="", encoding="utf-8") as handle:
-        table = csv.DictReader(handle)
-        columns, rows = table.fieldnames or [], list(table)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as handle:
+            table = csv.DictReader(handle)
+            columns, rows = table.fieldnames or [], list(table)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save the CSV as UTF-8") from None
     estimates = _numbered(columns, "estimate")
     lacking = [name for name in ["mixture_ID", "mixture_path", *(estimates or ["estimate_1_path"])] if name not in columns]
     if lacking:
@@ -110,6 +113,9 @@ def scan_folders(mixture_dir: Path | None, reference_dir: Path, estimate_dir: Pa
     files = [_audio_by_stem(folder) for folder in folders]
     items, problems = [], []
     for stem in sorted(set().union(*files)):
+        if reason := name_problem(stem):
+            problems.append(Problem(0, stem, str(next(names[stem][0] for names in files if stem in names)), reason))
+            continue
         wrong = [_partner_problem(stem, folder, names) for folder, names in zip(folders, files, strict=True)]
         wrong = [problem for problem in wrong if problem]
         if wrong:

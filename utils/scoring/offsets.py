@@ -55,7 +55,8 @@ def plot_offsets(rows: list[dict], path: Path, title: str) -> None:
         errors = [row["si_snr_imp_standard_error"] or 0.0 for row in own]
         means = [row["si_snr_imp"] for row in own]
         axis.errorbar([row["offset_frames"] for row in own], means, errors, fmt="o-", capsize=3, label=label)
-    axis.set(xlabel="faces late by (video frames)", ylabel="SI-SNRi (dB)", title=title)
+    axis.set(xlabel="faces late by (video frames)", ylabel="SI-SNRi (dB)")
+    axis.set_title(title, parse_math=False)
     axis.set_xticks(sorted({row["offset_frames"] for row in rows}))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)

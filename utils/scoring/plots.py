@@ -32,7 +32,7 @@ def plot_histogram(voices: pd.DataFrame, path: Path, title: str) -> None:
         _draw(axis, label, values, edges)
     axes[-1].set_xlabel(f"{name} of a voice, dB")
     figure.align_ylabels()
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    figure.suptitle(title, parse_math=False, x=0.01, ha="left", fontsize=12, fontweight="bold")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
@@ -54,7 +54,7 @@ def _edges(values: np.ndarray) -> np.ndarray:
 
 def _draw(axis: Axes, label: str, values: np.ndarray, edges: np.ndarray) -> None:
     axis.hist(values, bins=edges, color=_BAR, edgecolor="white", linewidth=0.6)
-    axis.set_title(f"{label}: {len(values)} voices", loc="left", fontsize=10, color=_QUIET)
+    axis.set_title(f"{label}: {len(values)} voices", parse_math=False, loc="left", fontsize=10, color=_QUIET)
     if values.size:
         mean = values.mean()
         axis.axvline(mean, color=_MEAN, linewidth=1.6)

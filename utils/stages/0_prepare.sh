@@ -14,10 +14,10 @@ nj=$(nproc)    # processes
 max_failed=0   # items that may be left out before the stage fails
 force=false    # prepare again although nothing changed
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 [[ -f $ROOT/utils/parse_options.sh ]] || ROOT=${SLURM_SUBMIT_DIR:-$PWD} # sbatch runs a copy of this file
 . "$ROOT/utils/parse_options.sh"
-cd "$ROOT"
+cd -- "$ROOT"
 . utils/log.sh
 
 data_dir=${data_dir:-data/$corpus}

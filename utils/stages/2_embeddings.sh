@@ -20,10 +20,10 @@ id=                  # GPUs, e.g. 0 or 0,1; cpu: none; empty: all that are visib
 max_failed=0         # mouths that may fail before the stage does
 force=false          # embed everything again
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 [[ -f $ROOT/utils/parse_options.sh ]] || ROOT=${SLURM_SUBMIT_DIR:-$PWD} # sbatch runs a copy of this file
 . "$ROOT/utils/parse_options.sh"
-cd "$ROOT"
+cd -- "$ROOT"
 . utils/log.sh
 
 [[ -d $data_dir ]] || die "--data_dir $data_dir: no such folder; stage 0 (utils/stages/0_prepare.sh) makes it"

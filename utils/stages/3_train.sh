@@ -20,10 +20,10 @@ dump_dir=dump        # where embeddings are kept
 id=                  # GPUs, e.g. 0 or 0,1; cpu: none; empty: all that are visible
 force=false          # train anew although nothing changed
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 [[ -f $ROOT/utils/parse_options.sh ]] || ROOT=${SLURM_SUBMIT_DIR:-$PWD} # sbatch runs a copy of this file
 . "$ROOT/utils/parse_options.sh"
-cd "$ROOT"
+cd -- "$ROOT"
 . utils/log.sh
 
 [[ -n $exp_dir ]] || usage_error "--exp_dir is needed: the folder of the experiment, e.g. exp/mine"

@@ -15,17 +15,19 @@ window_sec=8.0       # longer mixtures are separated in windows of that length
 hop_sec=6.0          # from window to window
 batch_size=4         # equally long mixtures separated at once
 dump_dir=dump        # where embeddings are kept
-data_root_dir=data   # where the table of a folder is made
+data_root_dir=data   # where the table of a folder is made; <exp_dir>/data where this cannot be written
 nj=$(nproc)          # processes
 id=                  # GPU, e.g. 0; cpu: none; empty: the first that is visible
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 [[ -f $ROOT/utils/parse_options.sh ]] || ROOT=${SLURM_SUBMIT_DIR:-$PWD} # sbatch runs a copy of this file
 . "$ROOT/utils/parse_options.sh"
-cd "$ROOT"
+cd -- "$ROOT"
 . utils/log.sh
+. utils/recipe.sh
 
 [[ -f $exp_dir/best_model.pth ]] || die "--exp_dir $exp_dir: no best_model.pth there; stage 3 makes it"
 [[ -n $test_dir ]] || usage_error "--test_dir is needed: a folder with audio/mix and mouths/, or a prepared CSV"
+if [[ -d $test_dir ]]; then first_writable data_root_dir "$data_root_dir" "$exp_dir/data" || true; fi
 start_program "$exp_dir/log/5_offsets.log" offset_sweep exp_dir test_dir test_name av_offset_sweep subtype window_sec \
     hop_sec batch_size dump_dir data_root_dir nj id

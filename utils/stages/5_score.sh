@@ -19,10 +19,10 @@ nj=$(nproc)    # processes
 max_failed=0   # mixtures that may fail before the stage does
 force=false    # score again although nothing changed
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 [[ -f $ROOT/utils/parse_options.sh ]] || ROOT=${SLURM_SUBMIT_DIR:-$PWD} # sbatch runs a copy of this file
 . "$ROOT/utils/parse_options.sh"
-cd "$ROOT"
+cd -- "$ROOT"
 . utils/log.sh
 
 [[ -n $exp_dir || -n $out_dir ]] || usage_error "--exp_dir and --test_name, or --out_dir and the folders are needed"

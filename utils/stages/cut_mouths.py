@@ -16,13 +16,13 @@ from utils.data.disk import require_space
 from utils.data.jobs import Job, file_key, pending, run_jobs
 from utils.data.manifest import Manifest, Problem
 from utils.data.manifest_rows import item_mouths
+from utils.data.mouths import FRAME_BYTES
 from utils.data.videos import VideoClip, read_videos
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 MIN_SHARE = 0.5  # of the frames that must show a mouth
-_FRAME_BYTES = 6600  # a crop of 96 x 96 in its npz: 6000 to 6300 on average, 6630 at most, over 180 clips of four corpora
 
 
 def cut_corpus(data_dir: Path, manifests: Sequence[Manifest], alignment: str, nj: int) -> list[Problem]:
@@ -49,7 +49,7 @@ def cut_corpus(data_dir: Path, manifests: Sequence[Manifest], alignment: str, nj
     journal = data_dir / "mouths/.made.jsonl"
     todo, _ = pending(jobs, journal)
     names = {job.name for job in todo}
-    n_bytes = _FRAME_BYTES * _count_frames(manifests, {clip.mouth_path for clip in clips if clip.utterance_id in names})
+    n_bytes = FRAME_BYTES * _count_frames(manifests, {clip.mouth_path for clip in clips if clip.utterance_id in names})
     require_space(data_dir, n_bytes, f"the mouths of {len(todo)} clips", "--data_dir")
     (data_dir / "mouths").mkdir(exist_ok=True)
     done, reasons = run_jobs(_cut, jobs, journal, nj, "mouths", "clip")

@@ -5,7 +5,8 @@
 Reads nothing; appends stdout and stderr of the program to the log. Why not `| tee`: a program whose output goes to a
 terminal still finds a terminal here, so progress bars stay (the log gets only their last state); the exit code is the
 program's; and when run.sh is killed, even by `kill -9`, the program and its workers die with it instead of writing on
-beside the next call. Standard library only, so that it starts in milliseconds.
+beside the next call. Where the log cannot be written any more (a full disk) the program goes on without it: it has its own
+writes to tell of. Standard library only, so that it starts in milliseconds.
 """
 
 import contextlib
@@ -29,22 +30,37 @@ _POLL_SEC = 0.5
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux' prctl
 
 
+class Log:
+    """The log file, unbuffered; one that cannot be written any more is given up with a word."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path, self.file = path, file
+        self.is_whole = True
+
+    def write(self, data: bytes) -> None:
+        """Append."""
+        try:
+            while data and self.is_whole:
+                data = data[self.file.write(data) :]
+        except OSError as error:
+            self.is_whole = False
+            print(f"{self.path}: {error.strerror}; what follows is not in the log", file=sys.stderr, flush=True)
+
+
 class LogLines:
     """Writes lines to the log as a terminal would leave them: what a carriage return overwrote is dropped."""
 
-    def __init__(self, log: BinaryIO) -> None:
+    def __init__(self, log: "Log") -> None:
         self.log = log
         self.rest = b""
 
     def write(self, data: bytes) -> None:
         """Take a piece of output; whole lines go to the log."""
         *lines, self.rest = (self.rest + data).split(b"\n")
-        for line in lines:
-            self.log.write(_as_shown(line) + b"\n")
+        self.log.write(b"".join(_as_shown(line) + b"\n" for line in lines))
         head, mark, tail = self.rest.rpartition(b"\r")
         if mark and tail:
             self.rest = tail
-        self.log.flush()
 
     def close(self) -> None:
         """Write what had no newline yet."""
@@ -63,16 +79,16 @@ def run_logged(log_path: Path, command: list[str]) -> int:
         Its exit code; 128 + n where signal n ended it.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(log_path, "ab") as log:
+    with open(log_path, "ab", buffering=0) as file:
+        log = Log(log_path, file)
         print(f"log: {log_path}", file=sys.stderr, flush=True)
         log.write(f"\n# {time.strftime('%F %T')} {shlex.join(command)}\n".encode(errors="backslashreplace"))
-        log.flush()
         code = _relay(command, log)
         log.write(f"# {time.strftime('%F %T')} exit code {code}\n".encode())
     return code
 
 
-def _relay(command: list[str], log: BinaryIO) -> int:
+def _relay(command: list[str], log: Log) -> int:
     stdout_end, stdout_slave = _channel(1)
     together = os.path.sameopenfile(1, 2)
     stderr_end, stderr_slave = (stdout_end, stdout_slave) if together else _channel(2)
@@ -161,7 +177,7 @@ def _descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # gone meanwhile
-            parent = stat.read_text().rpartition(")")[2].split()[1]
+            parent = stat.read_bytes().rpartition(b")")[2].split()[1]  # names of processes are any bytes
             children.setdefault(int(parent), []).append(int(stat.parent.name))
     found = [pid]
     for number in found:
@@ -175,7 +191,8 @@ def main() -> int:
     try:
         code = run_logged(log_path, command)
     except OSError as error:
-        print(f"error: {error.filename or log_path}: {error.strerror}", file=sys.stderr)
+        reason = f"{error.filename or log_path}: {error.strerror}"
+        print(f"error: {reason}; the log goes there: give a folder that can be written", file=sys.stderr)
         return 1
     if code and _run_sh() is None:
         print(f"{log_path.stem} failed (exit code {code}); log: {log_path}", file=sys.stderr)

@@ -12,6 +12,7 @@ Reads and writes one small JSON file beside a stage's outputs (`data/<corpus>/.d
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -80,7 +81,7 @@ def fingerprint_files(paths: Iterable[Path | str]) -> str:
     """
     total = hashlib.sha256()
     for name, digest in sorted((Path(path).name, _content_hash(Path(path))) for path in paths):
-        total.update(f"{len(name)}:{name}:{digest}\n".encode())
+        total.update(os.fsencode(f"{len(name)}:{name}:{digest}\n"))
     return total.hexdigest()
 
 

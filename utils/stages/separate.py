@@ -303,12 +303,10 @@ def alone(folder: Path) -> Iterator[None]:
     """Let one process at a time write into a folder, which is made if it is not there; a kill releases the lock.
 
     Raises:
-        UserError: another process is at it, or nothing can be written there.
+        UserError: another process is at it.
+        OSError: nothing can be written there.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror or error}); give another folder") from None
+    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

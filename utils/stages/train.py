@@ -175,7 +175,7 @@ def _set_aside_other_training(exp_dir: Path, inputs: dict[str, str], force: bool
         return
     for change in changes or []:
         log.info("stage 3: changed since the last training here: %s", change)
-    previous = exp_dir / f"previous-{datetime.now():%Y%m%d-%H%M%S}"
+    previous = _unused(exp_dir / f"previous-{datetime.now():%Y%m%d-%H%M%S}")
     moved = [name for name in (*PRODUCTS, ".done-3.json") if (exp_dir / name).exists()]
     for name in moved:
         target = previous / name
@@ -183,6 +183,12 @@ def _set_aside_other_training(exp_dir: Path, inputs: dict[str, str], force: bool
         os.replace(exp_dir / name, target)
     if moved:
         log.info("stage 3: training anew; what was there is kept in %s", previous)
+
+
+def _unused(path: Path) -> Path:
+    """The path, or one with a number behind it: where a clock was set back, the time is the name of an older training."""
+    names = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000)))
+    return next(name for name in names if not name.exists())
 
 
 if __name__ == "__main__":

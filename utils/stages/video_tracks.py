@@ -62,7 +62,8 @@ def write_tracks(
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         _remove_other_people(folder, names)
-        gain = write_voices(wavs, _blocks(prepared, separator, store, args), separator.sample_rate, args.subtype)
+        blocks = _blocks(prepared, separator, store, args)
+        gain = write_voices(wavs, blocks, separator.sample_rate, args.subtype, prepared.n_samples)
         for person in prepared.people:
             with atomic_path(folder / f"{person.name}.png") as temporary:
                 shutil.copyfile(prepared.thumbnail_path(person), temporary)

@@ -24,7 +24,7 @@ from utils.data.jobs import Job, file_key, run_jobs
 from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
 from utils.data.manifest_rows import Utterance
 from utils.data.videos import VIDEO_SUFFIXES
-from utils.errors import UserError
+from utils.errors import UserError, is_of_machine, name_problem, printable, system_error
 
 if TYPE_CHECKING:
     from utils.data.embedding_store import EmbeddingStore
@@ -87,15 +87,6 @@ def _landmarks(folder: Path, video: Path, name: str) -> Path:
     return found[0].absolute()
 
 
-def _name_problem(video: Video) -> str:
-    """Why a video's name cannot be that of folders and of rows of tables, "" if it can."""
-    try:
-        str(video.path).encode()
-    except UnicodeEncodeError:
-        return f"{str(video.path)!r}: the name is not UTF-8; rename the file"
-    return "" if str(video.path).isprintable() else f"{str(video.path)!r}: the name holds control characters; rename the file"
-
-
 def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
     """Separate every video, list those that cannot be; gives the exit code.
 
@@ -110,7 +101,7 @@ def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
     name = args.test_name or (args.test_dir.stem if args.test_dir.is_file() else args.test_dir.absolute().name)
     folder = Path(args.out_dir or args.exp_dir / "separated" / name)
     found = find_videos(args.test_dir, args.landmarks_dir)
-    reasons = {video.name: _name_problem(video) for video in found if _name_problem(video)}
+    reasons = {video.name: reason for video in found if (reason := name_problem(str(video.path)))}
     videos = [video for video in found if video.name not in reasons]
     separator = load_separator(args.exp_dir, device)
     _check_clocks(args.exp_dir, separator)
@@ -129,6 +120,8 @@ def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
                     _check_embedded(prepared[video.name], embed_reasons)
                     done += write_tracks(video.path, prepared[video.name], folder / video.name, separator, store, args)
                 except (UserError, OSError, RuntimeError, ValueError) as error:  # the others go on
+                    if isinstance(error, OSError) and is_of_machine(error):
+                        raise  # a full disk would end them as well; what was made stays
                     reasons[video.name] = _as_reason(video, error)
         for video in videos:
             if video.name in reasons:
@@ -140,7 +133,7 @@ def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
         ]
         write_failed(folder / "failed.csv", problems)
     for problem in problems:
-        logger.error("stage 4: %s: %s", problem.path.encode(errors="backslashreplace").decode(), problem.reason)
+        logger.error("stage 4: %s: %s", printable(problem.path), problem.reason)
     if len(problems) > args.max_failed:
         raise UserError(
             f"{len(problems)} of {len(found)} videos could not be separated, listed in {folder / 'failed.csv'}"
@@ -154,6 +147,8 @@ def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
 def _as_reason(video: Video, error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and (reason := system_error(error)):
+        return reason
     logger.debug("%s", video.path, exc_info=error)
     return f"{video.path}: {type(error).__name__}: {' '.join(str(error).split())}"
 
@@ -202,9 +197,9 @@ def _prepare(given: tuple) -> int:
 
     try:
         return len(prepare_video(*given).people)
-    except UserError:
+    except (UserError, OSError):
         raise
-    except Exception as error:  # of a decoder, a full disk: one video's trouble must not be that of all
+    except Exception as error:  # of a decoder: one video's trouble must not be that of all
         raise UserError(f"{given[0]}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 

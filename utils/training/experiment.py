@@ -73,7 +73,7 @@ def draw_curves(path: Path | str, rows: list[dict[str, Any]], title: str) -> Non
         panel.set(xlabel="epoch", ylabel=label)
         panel.grid(alpha=0.3)
         panel.legend(frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a name may have dollar signs
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)
