@@ -20,9 +20,9 @@ from scipy.signal import resample_poly
 
 from utils.data.manifest import Manifest, read_manifest
 from utils.data.mouths import MouthFile, fill_unseen, read_mouths
-from utils.engine.experiment import load_model
-from utils.engine.frontends import load_frontend
-from utils.overlap_add import separate_window
+from utils.training.experiment import load_model
+from utils.embedding.frontends import load_frontend
+from utils.separation.overlap_add import separate_window
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "egs/demo/lipreader.pth.tar"

@@ -15,9 +15,9 @@ from local_models import build_model
 from local_models.lipreading import Lipreading
 from utils.data.files import read_json, write_json
 from utils.data.manifest import Mixture
-from utils.engine.config import read_conf, write_conf
-from utils.engine.experiment import save_model
-from utils.engine.frontends import load_frontend, store_name
+from utils.training.config import read_conf, write_conf
+from utils.training.experiment import save_model
+from utils.embedding.frontends import load_frontend, store_name
 from utils.stages import separate
 
 RATE_HZ, FPS = 16000, 25.0

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.benchmarks.comparison_results import Run, summary
+from utils.tools.comparison_results import Run, summary
 from utils.data.audio import write_wav
-from utils.metrics import QUIETEST_DB, silent_output
+from utils.scoring.metrics import QUIETEST_DB, silent_output
 from utils.stages import score
 
 RATE_HZ = 16000

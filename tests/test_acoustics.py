@@ -8,10 +8,10 @@ import soundfile
 from scipy.signal import fftconvolve
 from tiny_corpus import RATE_HZ, make_corpus
 
-from utils.data.acoustics import AcousticOptions, Acoustics, reverberate
-from utils.data.datasets import DynamicMixtureDataset
-from utils.data.mixing import power, sir_db
-from utils.engine.config import read_conf
+from utils.mixing.recordings import AcousticOptions, Acoustics, reverberate
+from utils.training.datasets import DynamicMixtureDataset
+from utils.mixing.levels import power, sir_db
+from utils.training.config import read_conf
 from utils.errors import UserError
 
 

@@ -15,14 +15,14 @@ from comparison_helpers import OLD_PLAN, suite_file
 from shell_helpers import wait_until
 from tiny_corpus import DIM, make_corpus
 
-from utils.benchmarks.comparison import alone_in, make_chains
-from utils.benchmarks.comparison_plan import RowPlan, read_plan
-from utils.benchmarks.comparison_results import Difference, Run, difference, draw_curves, read_runs
-from utils.benchmarks.comparison_runs import Chain, run_chains
-from utils.benchmarks.comparison_suite import Suite, choose_rows, read_suite
-from utils.benchmarks.comparison_table import comparison_table, notes
+from utils.tools.comparison import alone_in, make_chains
+from utils.tools.comparison_plan import RowPlan, read_plan
+from utils.tools.comparison_results import Difference, Run, difference, draw_curves, read_runs
+from utils.tools.comparison_runs import Chain, run_chains
+from utils.tools.comparison_suite import Suite, choose_rows, read_suite
+from utils.tools.comparison_table import comparison_table, notes
 from utils.data.files import read_json, write_json
-from utils.engine.config import read_conf, write_conf
+from utils.training.config import read_conf, write_conf
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -234,7 +234,7 @@ def test_ending_a_comparison_ends_what_it_runs(tmp_path: Path, number: int) -> N
     pid_file = tmp_path / "pid"
     sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(300)"
     chain = f"Chain('x', Path({str(tmp_path)!r}), {{'1': [sys.executable, '-c', {sleeper!r}]}})"
-    text = f"import sys; from pathlib import Path; from utils.benchmarks.comparison_runs import *; run_chains([{chain}], 1, 1)"
+    text = f"import sys; from pathlib import Path; from utils.tools.comparison_runs import *; run_chains([{chain}], 1, 1)"
     process = subprocess.Popen(program(text), cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     assert wait_until(lambda: pid_file.is_file() and pid_file.read_text() != "", 30)
     pid = int(pid_file.read_text())
@@ -256,7 +256,7 @@ def data_dir(tmp_path_factory) -> Path:
 
 
 def compare(suite: Path, data_dir: Path, out_dir: Path, *more: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "utils.benchmarks.comparison", "--suite", suite, "--data_dir", data_dir]
+    command = [sys.executable, "-m", "utils.tools.comparison", "--suite", suite, "--data_dir", data_dir]
     command += ["--out_dir", out_dir, "--dump_dir", out_dir / "dump", "--jobs", "2", *more]
     return subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
 

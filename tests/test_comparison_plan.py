@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from comparison_helpers import OLD_PLAN, suite_file
 
-from utils.benchmarks.comparison_costs import naming
-from utils.benchmarks.comparison_plan import Machine, fit_budget, make_plan, plan_row, seconds_a_batch
-from utils.benchmarks.comparison_suite import Row, read_suite
+from utils.tools.comparison_costs import naming
+from utils.tools.comparison_plan import Machine, fit_budget, make_plan, plan_row, seconds_a_batch
+from utils.tools.comparison_suite import Row, read_suite
 from utils.data.files import write_json
 from utils.errors import UserError
 
@@ -91,7 +91,7 @@ def test_a_plan_goes_on_under_other_contention_with_a_warning(tmp_path: Path, mo
     """Regression: it did so silently, and the table stated the wrong contention."""
     suite = read_suite(suite_file(tmp_path))
     write_json(tmp_path / "plan.json", {"rows": {row.name: OLD_PLAN for row in suite.rows}})
-    monkeypatch.setattr("utils.benchmarks.comparison_plan._inputs", lambda *_: OLD_PLAN["inputs"])
+    monkeypatch.setattr("utils.tools.comparison_plan._inputs", lambda *_: OLD_PLAN["inputs"])
     made = {}
     for jobs in (2, 1):
         caplog.clear()

@@ -11,12 +11,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from local_models import build_model
-from utils import complexity
-from utils.complexity import median_seconds
+from utils.tools import complexity
+from utils.tools.complexity import median_seconds
 from utils.data.files import read_json
-from utils.engine.config import read_conf, write_conf
+from utils.training.config import read_conf, write_conf
 from utils.errors import UserError
-from utils.macs import MacCounter, count_macs
+from utils.tools.macs import MacCounter, count_macs
 
 TINY = "--bn_chan 8 --hid_size 6 --n_repeats 2 --n_audio_repeats 1 --visual_chan 8 --visual_hid 12"
 
@@ -147,7 +147,7 @@ def test_the_program_measures_a_conf_with_and_without_lips(tmp_path, monkeypatch
 def test_memory_is_that_of_weights_and_of_the_largest_tensors(tmp_path, repo_root):
     conf = tiny_conf("--bn_chan", "64")
     write_conf(tmp_path / "tiny.yml", conf)
-    command = [sys.executable, "-m", "utils.complexity", "--conf", str(tmp_path / "tiny.yml"), "--probe", "training"]
+    command = [sys.executable, "-m", "utils.tools.complexity", "--conf", str(tmp_path / "tiny.yml"), "--probe", "training"]
     done = subprocess.run([*command, "--threads", "1"], cwd=repo_root, capture_output=True, text=True, check=True)
     weights = 4 * sum(parameter.numel() for parameter in build_model(conf.nested).parameters())
     chunks = 4 * 2 * 64 * 3200  # bytes of the chunks (overlapping by half) of 1600 frames for two faces

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from local_models import MODELS, build_model
-from utils.engine.config import read_conf, write_conf
+from utils.training.config import read_conf, write_conf
 from utils.engine.model_keys import MODEL_KEYS
 from utils.errors import UserError
 

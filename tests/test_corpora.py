@@ -23,10 +23,10 @@ from corpora_helpers import (
 )
 from shell_helpers import bash
 
-from utils.data.acoustics import AcousticOptions, Acoustics
+from utils.mixing.recordings import AcousticOptions, Acoustics
 from utils.data.manifest import find_manifests, read_manifest
-from utils.data.mixing import power
-from utils.data.videos import read_videos
+from utils.mixing.levels import power
+from utils.data.video_clips import read_videos
 
 RAW = ("--n_val", 1, "--n_test", 1)
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 from separation_helpers import make_experiment, make_folder, make_lips, state_of
 
-from utils.benchmarks import cross_corpus
-from utils.benchmarks.cross_corpus import test_name as name_of_test
+from utils.tools import cross_corpus
+from utils.tools.cross_corpus import test_name as name_of_test
 from utils.errors import UsageError, UserError
 
 

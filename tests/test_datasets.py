@@ -10,11 +10,12 @@ import torch
 from tiny_corpus import FPS, RATE_HZ, make_corpus
 from torch.utils.data import DataLoader
 
-from utils.data.datasets import DynamicMixtureDataset, EpochSampler, MixtureDataset, collate
-from utils.data.embedding_store import EmbeddingStore, EmbeddingWriter
+from utils.training.datasets import DynamicMixtureDataset, EpochSampler, MixtureDataset, collate
+from utils.embedding.store import EmbeddingStore, EmbeddingWriter
 from utils.data.manifest import Problem, write_failed
-from utils.data.mixing import frames_to_samples, mix_at_sir, power, sir_db
-from utils.data.visual_augmentation import VisualAugmentation
+from utils.data.clock import frames_to_samples
+from utils.mixing.levels import mix_at_sir, power, sir_db
+from utils.training.augmentation import VisualAugmentation
 from utils.errors import UserError
 
 

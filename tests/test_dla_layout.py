@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from utils.data.dla_layout import dla_splits, label_subsets, scan_dla
+from utils.corpora.dla import dla_splits, label_subsets, scan_dla
 from utils.data.manifest import write_manifest
 from utils.errors import UserError
 

@@ -8,10 +8,10 @@ from separation_helpers import make_lips
 from local_models.lr_asd import LRASDVisual
 from utils.data.manifest import Manifest, Utterance, write_manifest
 from utils.data.mouths import MouthFile
-from utils.engine import embedding
-from utils.engine.embedding import embed_file, embed_manifests, forward_batch
-from utils.engine.embedding_plan import MouthClip
-from utils.engine.frontends import Frontend, load_frontend
+from utils.embedding import embed as embedding
+from utils.embedding.embed import embed_file, embed_manifests, forward_batch
+from utils.embedding.plan import MouthClip
+from utils.embedding.frontends import Frontend, load_frontend
 
 
 @pytest.fixture(scope="module")

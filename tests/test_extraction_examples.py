@@ -9,10 +9,10 @@ import soundfile
 import torch
 from tiny_corpus import RATE_HZ, make_corpus
 
-from utils.data.acoustics import AcousticOptions, draw_stretch, recording_lengths
-from utils.data.datasets import DynamicMixtureDataset
-from utils.data.embedding_store import EmbeddingStore
-from utils.data.mixing import power, sir_db
+from utils.mixing.recordings import AcousticOptions, draw_stretch, recording_lengths
+from utils.training.datasets import DynamicMixtureDataset
+from utils.embedding.store import EmbeddingStore
+from utils.mixing.levels import power, sir_db
 from utils.errors import UserError
 
 

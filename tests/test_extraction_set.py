@@ -8,10 +8,10 @@ import pytest
 import soundfile
 from tiny_corpus import FPS, RATE_HZ, make_corpus
 
-from utils.data import extraction_set
+from utils.corpora import extraction_set
 from utils.data.manifest import read_manifest, write_manifest
 from utils.data.manifest_rows import Utterance
-from utils.data.mixing import power, sir_db
+from utils.mixing.levels import power, sir_db
 from utils.data.mouths import read_mouths
 from utils.errors import UsageError, UserError
 

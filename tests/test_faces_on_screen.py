@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils.engine.faces_on_screen import FacesOnScreen
-from utils.overlap_add import separate_long
+from utils.separation.faces_on_screen import FacesOnScreen
+from utils.separation.overlap_add import separate_long
 
 
 class Recorder(nn.Module):

@@ -10,8 +10,8 @@ import torch
 
 from local_models.lipreading import Lipreading
 from local_models.lr_asd import LRASDVisual
-from utils.engine.checkpoints import read_lipreading_conf
-from utils.engine.frontends import frontend_fingerprint, load_frontend, store_name
+from utils.embedding.checkpoints import read_lipreading_conf
+from utils.embedding.frontends import frontend_fingerprint, load_frontend, store_name
 from utils.errors import UserError
 
 TINY = {**read_lipreading_conf("demo_snv05x"), "tcn_width_mult": 0.0625, "tcn_num_layers": 1}

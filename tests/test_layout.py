@@ -20,19 +20,19 @@ LONGEST_OTHERWISE = 400
 
 # What the code of each place may import of the recipe itself. A file directly in utils/ is a place of its own.
 GROUND = {"utils.errors", "utils.data"}
-MACHINERY = {"utils.metrics", "utils.overlap_add", "utils.macs", "utils.complexity"}
+MACHINERY = {"utils.scoring.metrics", "utils.separation.overlap_add", "utils.tools.macs", "utils.tools.complexity"}
 ALLOWED = {
     "local_models": {"local_models"},
     "utils.errors": set(),
     "utils.environment": set(),
-    "utils.macs": set(),
-    "utils.metrics": GROUND,
-    "utils.overlap_add": GROUND,
+    "utils.tools.macs": set(),
+    "utils.scoring.metrics": GROUND,
+    "utils.separation.overlap_add": GROUND,
     "utils.data": GROUND,
     "utils.video": GROUND | {"utils.video"},
-    "utils.engine": GROUND | {"utils.engine", "local_models", "utils.overlap_add", "utils.metrics"},
-    "utils.scoring": GROUND | {"utils.scoring", "utils.metrics"},
-    "utils.complexity": GROUND | {"utils.engine", "utils.macs", "local_models"},
+    "utils.engine": GROUND | {"utils.engine", "local_models", "utils.separation.overlap_add", "utils.scoring.metrics"},
+    "utils.scoring": GROUND | {"utils.scoring", "utils.scoring.metrics"},
+    "utils.tools.complexity": GROUND | {"utils.engine", "utils.tools.macs", "local_models"},
     "utils.stages": GROUND | MACHINERY | {"utils.engine", "utils.scoring", "utils.video", "utils.stages", "local_models"},
     "utils.benchmarks": GROUND | MACHINERY | {"utils.engine", "utils.video", "utils.benchmarks", "local_models"},
     "egs": {"egs", "utils.errors", "utils.data", "utils.video", "local_models"},
@@ -90,7 +90,7 @@ def test_the_import_reader_sees_every_form(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "utils/data/x.py"
     path.parent.mkdir(parents=True)
     path.write_text("import torch.nn as nn\nfrom utils import metrics\ndef f():\n    from ..engine import y\n", "utf-8")
-    assert [name for _, name in _imports(path)] == ["torch.nn", "utils.metrics", "utils.engine"]
+    assert [name for _, name in _imports(path)] == ["torch.nn", "utils.scoring.metrics", "utils.engine"]
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=_name)

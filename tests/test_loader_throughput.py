@@ -8,8 +8,8 @@ import torch
 import yaml
 from tiny_corpus import DIM, make_corpus
 
-from utils.benchmarks import loader_throughput
-from utils.benchmarks.loader_throughput import table
+from utils.tools import loader_throughput
+from utils.tools.loader_throughput import table
 from utils.errors import UsageError, UserError
 
 CONF = {
@@ -34,8 +34,8 @@ def run(corpus, tmp_path, monkeypatch):
     (tmp_path / "weights").touch()
     (tmp_path / "dump/embeddings/store").mkdir(parents=True)
     (tmp_path / "dump/embeddings/store/tiny").symlink_to(corpus["store"])
-    monkeypatch.setattr("utils.engine.frontends.load_frontend", lambda *_: SimpleNamespace(dim=DIM))
-    monkeypatch.setattr("utils.engine.frontends.store_name", lambda frontend, view, precision: "store")
+    monkeypatch.setattr("utils.embedding.frontends.load_frontend", lambda *_: SimpleNamespace(dim=DIM))
+    monkeypatch.setattr("utils.embedding.frontends.store_name", lambda frontend, view, precision: "store")
 
     def run_program(*words: str) -> None:
         given = ["--conf", tmp_path / "conf.yml", "--data_dir", tmp_path / "corpus/data", "--dump_dir", tmp_path / "dump",
@@ -67,7 +67,7 @@ def test_an_audio_only_conf_needs_no_front_end(run, capsys):
 
 
 def test_batches_go_on_from_epoch_to_epoch(corpus):
-    from utils.engine.config import ResolvedConf
+    from utils.training.config import ResolvedConf
 
     class Numbers(torch.utils.data.Dataset):
         one_more = 0

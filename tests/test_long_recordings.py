@@ -10,13 +10,13 @@ from separation_helpers import TINY, make_experiment
 
 from local_models import build_model
 from local_models.avtfdprnn import AVTFDPRNN
-from utils.benchmarks import long_recordings
-from utils.benchmarks.long_recordings import HOP_SEC, MANIFEST, STORE, WINDOW_SEC, make_recording, probe, separate_apart, table
-from utils.data.embedding_store import EmbeddingStore
+from utils.tools import long_recordings
+from utils.tools.long_recordings import HOP_SEC, MANIFEST, STORE, WINDOW_SEC, make_recording, probe, separate_apart, table
+from utils.embedding.store import EmbeddingStore
 from utils.data.files import write_json
 from utils.data.manifest import read_manifest
-from utils.engine.config import read_conf
-from utils.engine.experiment import save_model
+from utils.training.config import read_conf
+from utils.training.experiment import save_model
 from utils.errors import UserError
 from utils.stages import separate
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from utils.engine.config import LossConf
-from utils.engine.losses import SILENCE_FLOOR, SNR_FLOOR, SeparationLoss, faceless, si_snr_db, si_snri_db
+from utils.training.config import LossConf
+from utils.training.losses import SILENCE_FLOOR, SNR_FLOOR, SeparationLoss, faceless, si_snr_db, si_snri_db
 
 
 def voices(n_src: int = 2, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

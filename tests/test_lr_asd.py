@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from local_models.lr_asd import LRASDVisual
-from utils.engine.frontends import load_frontend
+from utils.embedding.frontends import load_frontend
 
 
 @pytest.fixture(scope="module")

@@ -17,19 +17,19 @@ from separation_helpers import Stage, make_experiment, make_folder, make_lips, r
 from shell_helpers import ROOT, bash, calls, copy_recipe, write_script
 
 from egs.own_video.prepare import find_clips
-from utils.data.acoustics import recording_lengths
-from utils.data.clip_tree import walk_tree
-from utils.data.embedding_store import EmbeddingStore, EmbeddingWriter, Source
+from utils.mixing.recordings import recording_lengths
+from utils.corpora.clip_tree import walk_tree
+from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.data.estimates import write_voices
 from utils.data.files import atomic_path, read_json, write_json, write_text
 from utils.data.manifest import Problem, read_manifest, write_failed
 from utils.data.mouths import MouthWriter
-from utils.data.raw_corpus import _checked_clips
-from utils.engine.features import ReadyFeatures
-from utils.engine.training import AtomicCheckpoints
+from utils.corpora.raw_corpus import _checked_clips
+from utils.embedding.precomputed import ReadyFeatures
+from utils.training.trainer import AtomicCheckpoints
 from utils.errors import UserError, WriteError, name_problem, printable, system_error
 from utils.scoring.items import read_separated, scan_folders
-from utils.stages.marks import StageMark
+from utils.data.marks import StageMark
 from utils.stages.prepare import fingerprint_tree
 from utils.stages.train import _unused
 
@@ -352,7 +352,7 @@ def test_a_table_in_latin_1_is_one_line(tmp_path):
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path):
     touch_all(tmp_path / "tree", "a/b.mp4", "c/d.mp4")
     (tmp_path / "tree/c").chmod(0)
-    body = "from utils.data.clip_tree import walk_tree; from pathlib import Path; walk_tree(Path(sys.argv[1]), ('.mp4',))"
+    body = "from utils.corpora.clip_tree import walk_tree; from pathlib import Path; walk_tree(Path(sys.argv[1]), ('.mp4',))"
     done = run_main(body, str(tmp_path / "tree"), before=tuple(unprivileged()))
     assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path}/tree/c: Permission denied; make it accessible")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.signal import butter, sosfilt
 
-from utils import metrics
-from utils.metrics import METRICS, UndefinedMetricError, pesq, score_mixture, sdr, si_snr, snr, stoi
+from utils.scoring import metrics
+from utils.scoring.metrics import METRICS, UndefinedMetricError, pesq, score_mixture, sdr, si_snr, snr, stoi
 
 RATE_HZ = 16000
 

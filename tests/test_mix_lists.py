@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from corpora_helpers import LRS3_IDS
 
-from utils.data.list_settings import read_settings, settings_path, write_settings
-from utils.data.mix_lists import ListedMixture, ListedVoice, absent_clips, read_mix_list, write_mix_list
-from utils.data.mixture_making import MixingOptions
-from utils.data.public_lists import INTERFERER_OVER_TARGET, TARGET_OVER_INTERFERER, read_extraction_csv, read_gain_list
-from utils.data.two_mix import LRS2, LRS3, VOXCELEB2
+from utils.mixing.list_settings import read_settings, settings_path, write_settings
+from utils.mixing.lists import ListedMixture, ListedVoice, absent_clips, read_mix_list, write_mix_list
+from utils.mixing.rendering import MixingOptions
+from utils.mixing.public_lists import INTERFERER_OVER_TARGET, TARGET_OVER_INTERFERER, read_extraction_csv, read_gain_list
+from utils.corpora.two_mix import LRS2, LRS3, VOXCELEB2
 from utils.errors import UserError
 
 PAIR = "train,train,id08108,RCODGWdfzdY/00197,0,train,id07077,oi72_HHDWY4/00288,0.8976636599379368,4.096"

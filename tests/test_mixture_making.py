@@ -10,11 +10,11 @@ import pytest
 import soundfile
 from corpora_helpers import RATE_HZ, speech, write_audio
 
-from utils.data.mix_lists import ListedMixture, ListedVoice
-from utils.data.mixing import power
-from utils.data.mixture_making import MixClip, MixingOptions, make_mixtures, mix_voices
-from utils.data.rooms import RoomOptions, draw_responses, load_response
-from utils.data.speech_level import level_db
+from utils.mixing.lists import ListedMixture, ListedVoice
+from utils.mixing.levels import power
+from utils.mixing.rendering import MixClip, MixingOptions, make_mixtures, mix_voices
+from utils.mixing.rooms import RoomOptions, draw_responses, load_response
+from utils.mixing.speech_level import level_db
 from utils.errors import UserError
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from separation_helpers import Stage, make_experiment, make_folder, make_lips, state_of
 
-from utils.data.embedding_store import EmbeddingStore, EmbeddingWriter, Source
-from utils.data.visual_augmentation import shift_frames
-from utils.engine.offset_sweep import ShiftedStore
+from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
+from utils.training.augmentation import shift_frames
+from utils.separation.offsets import ShiftedStore
 from utils.errors import UserError
-from utils.metrics import score_mixture
+from utils.scoring.metrics import score_mixture
 from utils.scoring.items import ScoreItem
 from utils.scoring.offsets import offset_rows, offset_table
 from utils.stages import offset_sweep, score

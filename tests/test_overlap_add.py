@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from utils.data.mixing import frames_to_samples
+from utils.data.clock import frames_to_samples
 from utils.errors import UserError
-from utils.overlap_add import frames_covering, separate_blocks, separate_long
+from utils.data.clock import frames_covering
+from utils.separation.overlap_add import separate_blocks, separate_long
 
 CLOCKS = {"sample_rate": 16000, "fps": 25.0}
 WINDOWS = {"window_sec": 2.0, "hop_sec": 1.2}
@@ -179,7 +180,7 @@ def test_blocks_stream_from_a_reader_without_the_whole_recording():
 
 MEMORY_PROBE = """
 import resource, sys, torch
-from utils.overlap_add import separate_blocks
+from utils.separation.overlap_add import separate_blocks
 torch.set_num_threads(1)
 class Doubling(torch.nn.Module):
     def forward(self, mixture, visual):

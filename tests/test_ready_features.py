@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from tiny_corpus import DIM, make_corpus
 
-from utils.data.embedding_store import EmbeddingStore
+from utils.embedding.store import EmbeddingStore
 from utils.data.files import read_json, write_json
 from utils.data.manifest import read_manifest
-from utils.engine.embedding_plan import plan_embedding
-from utils.engine.features import ReadyFeatures
-from utils.engine.frontends import load_frontend, store_name
+from utils.embedding.plan import plan_embedding
+from utils.embedding.precomputed import ReadyFeatures
+from utils.embedding.frontends import load_frontend, store_name
 from utils.errors import UserError
 from utils.stages import embed, score, separate, train
 

@@ -16,8 +16,8 @@ from torch import nn
 
 from local_models import build_model
 from utils.benchmarks import robustness, robustness_conditions
-from utils.benchmarks.robustness import How, Outcome, measure
-from utils.benchmarks.robustness_conditions import (
+from utils.tools.robustness import How, Outcome, measure
+from utils.tools.robustness_conditions import (
     ALL_MISSING,
     CLEAN,
     QUIETEST_DB,
@@ -31,17 +31,17 @@ from utils.benchmarks.robustness_conditions import (
     all_conditions,
     score,
 )
-from utils.benchmarks.robustness_report import both_right, gate, statistic, table
-from utils.benchmarks.robustness_voices import VoiceBank, spread
+from utils.tools.robustness_report import both_right, gate, statistic, table
+from utils.tools.robustness_voices import VoiceBank, spread
 from utils.data.audio import write_wav
-from utils.data.embedding_store import EmbeddingStore
+from utils.embedding.store import EmbeddingStore
 from utils.data.files import write_json
 from utils.data.manifest import read_manifest, write_manifest
-from utils.data.mixing import power
-from utils.engine.config import read_conf, write_conf
-from utils.engine.experiment import save_model
+from utils.mixing.levels import power
+from utils.training.config import read_conf, write_conf
+from utils.training.experiment import save_model
 from utils.errors import UserError
-from utils.metrics import score_mixture
+from utils.scoring.metrics import score_mixture
 
 N_MIXTURES, N_FRAMES, N_SAMPLES = 7, 25, 16000
 
@@ -390,5 +390,5 @@ def test_mistakes_end_in_one_line_that_names_the_remedy(root, tmp_path, program)
 
 
 def test_options_are_checked_before_torch_is_there():
-    code = "import sys, utils.benchmarks.robustness; sys.exit('torch' in sys.modules)"
+    code = "import sys, utils.tools.robustness; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from utils.benchmarks.robustness_conditions import _excerpt
-from utils.data.mixing import SILENCE_POWER, power
+from utils.tools.robustness_conditions import _excerpt
+from utils.mixing.levels import SILENCE_POWER, power
 from utils.errors import UserError
 
 N_SAMPLES = 1600

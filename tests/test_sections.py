@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.benchmarks.sections import add_results_options, origin, write_section
+from utils.tools.sections import add_results_options, origin, write_section
 from utils.errors import UserError
 
 

@@ -15,14 +15,13 @@ import pytest
 import torch
 
 from local_models.lipreading import Lipreading
-from utils.benchmarks import embedding_throughput
 from utils.data.disk import readable_bytes
-from utils.data.embedding_store import EmbeddingStore
+from utils.embedding.store import EmbeddingStore
 from utils.data.manifest import Manifest, Utterance, read_manifest, write_manifest
 from utils.data.mouths import read_mouths
-from utils.engine.embedding import embed_manifests
-from utils.engine.embedding_plan import collect_clips
-from utils.engine.frontends import Frontend, load_frontend, store_name
+from utils.embedding.embed import embed_manifests
+from utils.embedding.plan import collect_clips
+from utils.embedding.frontends import Frontend, load_frontend, store_name
 from utils.errors import UsageError, UserError
 from utils.stages import embed
 
@@ -265,8 +264,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, frontend: Frontend) ->
 SLOW_STAGE = """
 import time
 import torch
-from utils.data import embedding_store
-from utils.engine import embedding
+from utils.embedding import store as embedding_store
+from utils.embedding import embed as embedding
 from utils.errors import run_cli
 from utils.stages import embed
 
@@ -361,21 +360,3 @@ def test_a_folder_without_manifests_names_the_stage_that_makes_them(tmp_path, we
     (tmp_path / "data/tiny").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds no manifest.*stage 0"):
         run_stage(monkeypatch, arguments(tmp_path, weights))
-
-
-def test_the_benchmark_measures_both_and_leaves_nothing_behind(tmp_path, corpus, weights, monkeypatch, capsys):
-    args = ["--data_dir", str(tmp_path / "data/tiny"), "--frontend_weights", str(weights), "--clips", "4"]
-    args += ["--rounds", "2", "--threads", "1", "--dump_dir", str(tmp_path / "dump")]
-    monkeypatch.setattr(sys, "argv", ["embedding_throughput", *args])
-    embedding_throughput.main()
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:4]]
-    assert [row[0] for row in rows] == ["1", "2"]
-    for row in rows:
-        assert float(row[3].rstrip("%")) / 100 == pytest.approx(float(row[2]) / float(row[1]), abs=0.02)
-    assert not list((tmp_path / "dump").iterdir())
-
-
-def test_the_benchmark_takes_the_clips_it_was_told(tmp_path, corpus):
-    manifests = embedding_throughput.read_clips(tmp_path / "data/tiny", 5)
-    assert sum(len(manifest.mouth_paths()) for manifest in manifests) == 5
-    assert read_manifest(corpus.path).mouth_paths()[:5] == manifests[0].mouth_paths()

@@ -75,8 +75,8 @@ def test_a_folder_in_either_form_becomes_voices_of_the_same_length(stage, experi
 
 
 def test_batched_voices_are_those_of_single_mixtures_and_the_network_gets_the_right_faces(stage, experiment, tmp_path):
-    from utils.data.embedding_store import EmbeddingStore
-    from utils.engine.experiment import load_model
+    from utils.embedding.store import EmbeddingStore
+    from utils.training.experiment import load_model
 
     rng = np.random.default_rng(1)
     root = make_folder(tmp_path / "mine")

@@ -14,12 +14,12 @@ import torch
 import yaml
 from tiny_corpus import DIM, make_corpus
 
-from utils.data.embedding_store import EmbeddingStore
-from utils.engine.config import OptimConf, ResolvedConf, read_conf
-from utils.engine.experiment import load_model
-from utils.engine.losses import si_snr_db
+from utils.embedding.store import EmbeddingStore
+from utils.training.config import OptimConf, ResolvedConf, read_conf
+from utils.training.experiment import load_model
+from utils.training.losses import si_snr_db
 from utils.engine.schedule import LearningRate
-from utils.engine.training import train
+from utils.training.trainer import train
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -140,7 +140,7 @@ def test_what_is_too_short_to_train_on_is_listed_in_the_experiment(corpus, tmp_p
 
 def test_marks_of_experiments_from_before_a_key_came_still_hold(corpus):
     """A key that older experiments lack counts as unchanged at its default, or all of them would be trained again."""
-    from utils.data.acoustics import AcousticOptions, Acoustics
+    from utils.mixing.recordings import AcousticOptions, Acoustics
     from utils.stages.train import LATER_DEFAULTS, _inputs
 
     conf = read_conf(ROOT / "conf/avdprnn.yml", ["--attention_heads", "0"])
@@ -221,7 +221,7 @@ def test_resuming_gives_the_same_curve_with_dropout_and_loader_processes(corpus,
         raise Stop
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr("utils.engine.callbacks.write_history", lambda path, rows: len(rows) == 2 and kill())
+        patch.setattr("utils.training.trainer.write_history", lambda path, rows: len(rows) == 2 and kill())
         run(corpus, cut, conf_of(tmp_path, **changes))  # dies in its second epoch, before that one's checkpoint
     run(corpus, cut, conf_of(tmp_path, **changes))
     assert_same_curve(cut, whole)
@@ -240,7 +240,7 @@ def test_the_moving_average_of_the_weights_is_validated_kept_and_resumed(corpus,
     assert all(torch.equal(tensor, state[f"average.module.{name}"]) for name, tensor in kept.items())
     assert any(not torch.equal(tensor, state[f"network.{name}"]) for name, tensor in kept.items())
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("utils.engine.callbacks.write_history", lambda path, rows: len(rows) == 2 and stop())
+        patch.setattr("utils.training.trainer.write_history", lambda path, rows: len(rows) == 2 and stop())
         run(corpus, cut, conf_of(tmp_path, training={"epochs": 2}, **average))  # dies before its second checkpoint
     run(corpus, cut, conf_of(tmp_path, training={"epochs": 2}, **average))
     assert_same_curve(cut, whole)
@@ -310,7 +310,7 @@ def test_two_processes_share_the_work(corpus, tmp_path):
     assert summary["world_size"] == 2 and summary["steps"] == 2 and summary["mixtures_seen"] == 8
     # The validation of the same network on one process gives the same figure: nothing was counted twice (5 mixtures).
     network, saved = load_model(tmp_path / "two" / "best_model.pth")
-    from utils.data.datasets import MixtureDataset
+    from utils.training.datasets import MixtureDataset
 
     dataset = MixtureDataset(corpus["val"], [], 0.4)
     losses = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from corpora_helpers import LRS2_IDS, LRS3_IDS, VOX_IDS, two_mix_name, write_audio
 
-from utils.data.two_mix import LRS2, LRS3, VOXCELEB2, read_two_mix
+from utils.corpora.two_mix import LRS2, LRS3, VOXCELEB2, read_two_mix
 from utils.errors import UserError
 
 NOISE = 0.1 * np.random.default_rng(0).standard_normal((3, 3200))

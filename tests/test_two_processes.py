@@ -14,12 +14,12 @@ import yaml
 from separation_helpers import make_lips
 from tiny_corpus import RATE_HZ, make_corpus
 
-from utils.data.datasets import MixtureDataset
-from utils.data.embedding_store import EmbeddingStore, EmbeddingWriter, Source
-from utils.engine.config import LossConf
-from utils.engine.experiment import load_model
-from utils.engine.frontends import load_frontend, store_name
-from utils.engine.losses import SeparationLoss
+from utils.training.datasets import MixtureDataset
+from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
+from utils.training.config import LossConf
+from utils.training.experiment import load_model
+from utils.embedding.frontends import load_frontend, store_name
+from utils.training.losses import SeparationLoss
 
 ROOT = Path(__file__).parent.parent
 CONF = {

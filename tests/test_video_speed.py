@@ -6,8 +6,8 @@ import sys
 import pytest
 from separation_helpers import make_experiment
 
-from utils.benchmarks import video_speed
-from utils.benchmarks.video_speed import PARTS, repeat, table, write_piece
+from utils.tools import video_speed
+from utils.tools.video_speed import PARTS, repeat, table, write_piece
 from utils.errors import UsageError
 from utils.video.decoding import extract_sound, probe_video, read_pictures
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.data.videos import VideoClip, read_videos, write_videos
+from utils.data.video_clips import VideoClip, read_videos, write_videos
 from utils.errors import UserError
 
 CLIPS = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.data.visual_augmentation import VisualAugmentation, drop_frames, freeze_frames, shift_frames
+from utils.training.augmentation import VisualAugmentation, drop_frames, freeze_frames, shift_frames
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from utils.data.embedding_store import EmbeddingWriter, Source
+from utils.embedding.store import EmbeddingWriter, Source
 from utils.data.manifest import Manifest, Mixture, Utterance, write_manifest
-from utils.data.mixing import mix_at_sir
+from utils.mixing.levels import mix_at_sir
 
 RATE_HZ, FPS, DIM = 16000, 25, 4
 

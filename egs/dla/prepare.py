@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.data.dla_layout import SAMPLE_RATE_HZ, SPLITS, dla_splits, label_subsets, scan_dla
+from utils.corpora.dla import SAMPLE_RATE_HZ, SPLITS, dla_splits, label_subsets, scan_dla
 from utils.data.manifest import (
     Manifest,
     Mixture,

@@ -2,7 +2,7 @@
 
 Reads   CORPUS_DIR: videos below a folder for each speaker (s1/bbaf2n.mpg, s1/video/mpg_6000/bbaf2n.mpg, ...), and where it has
         them the separate sounds (s1/bbaf2n.wav, s1/audio/bbaf2n.wav, audio_25k/s1/bbaf2n.wav, ...)
-Writes  DATA_DIR: what utils/data/raw_corpus.py says
+Writes  DATA_DIR: what utils/corpora/raw_corpus.py says
 Run     python egs/grid/prepare.py --data_dir data/grid --corpus_dir CORPUS_DIR --nj 8
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from egs.raw_video import prepare_raw, raw_parser, split_clips
+from utils.corpora.raw_video import prepare_raw, raw_parser, split_clips
 from utils.data.manifest import Problem
-from utils.data.raw_corpus import RawClip
+from utils.corpora.raw_corpus import RawClip
 from utils.errors import UserError, flag, run_cli
 
 VIDEO_SUFFIXES = (".mpg", ".mp4", ".avi", ".mkv", ".mov")  # the first counts where a clip is there in several

@@ -2,7 +2,7 @@
 
 Reads   CORPUS_DIR/<speaker>/**/<clip>.<any video>; one person speaks in a clip. A file <clip>.wav or <clip>.flac beside it is
         taken for its sound, a file <clip>.npz, .npy, .pkl, .landmarks.csv or .landmarks.txt for landmarks of the face
-Writes  DATA_DIR: what utils/data/raw_corpus.py says
+Writes  DATA_DIR: what utils/corpora/raw_corpus.py says
 Run     python egs/own_video/prepare.py --data_dir data/own_video --corpus_dir CORPUS_DIR --nj 8
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from egs.raw_video import prepare_raw, raw_parser, split_clips
-from utils.data.raw_corpus import RawClip
-from utils.data.videos import VIDEO_SUFFIXES
+from utils.corpora.raw_video import prepare_raw, raw_parser, split_clips
+from utils.corpora.raw_corpus import RawClip
+from utils.data.video_clips import VIDEO_SUFFIXES
 from utils.errors import UserError, run_cli
 
 AUDIO_SUFFIXES = (".wav", ".flac")

@@ -15,7 +15,7 @@ from utils.data.files import atomic_path
 from utils.data.manifest import Manifest, Mixture, read_manifest
 from utils.data.mouths import read_mouths
 from utils.errors import OptionParser, UserError, run_cli
-from utils.metrics import si_snr
+from utils.scoring.metrics import si_snr
 
 N_FACES_SHOWN = 14
 FLOOR_DB = -70.0

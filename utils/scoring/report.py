@@ -42,7 +42,7 @@ def _git_hash(repository: Path) -> str:
 
 def definitions() -> dict[str, str]:
     """What each number is, by name."""
-    from utils.metrics import DEFINITIONS, IMPROVEMENT, SILENT_DEFINITIONS  # brings scipy: a wrong path need not wait
+    from utils.scoring.metrics import DEFINITIONS, IMPROVEMENT, SILENT_DEFINITIONS  # brings scipy: a wrong path need not wait
 
     return DEFINITIONS | {"improvement": IMPROVEMENT} | SILENT_DEFINITIONS
 

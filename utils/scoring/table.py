@@ -4,7 +4,7 @@ from collections import Counter
 
 import pandas as pd
 
-from utils.metrics import METRICS, SILENT_ESTIMATE, SILENT_METRICS
+from utils.scoring.metrics import METRICS, SILENT_ESTIMATE, SILENT_METRICS
 from utils.scoring.items import ScoreItem
 
 UNMARKED = "(unmarked)"

@@ -1,7 +1,7 @@
 """Stage 2, embeddings: every mouth of a corpus through the lip-reading front end, once.
 
 Reads the manifests `data/<corpus>/*.csv`, the mouth crops they name and the front end's weights, or in place of both a
-folder of ready-made features (`--frontend_weights DIR`, see utils/engine/features.py); writes
+folder of ready-made features (`--frontend_weights DIR`, see utils/embedding/precomputed.py); writes
 `dump/embeddings/<front end>-<fingerprint>/<corpus>/` (parts and failed.csv), one store for each view, and the mark
 `data/<corpus>/.done-2-<front end>-<fingerprint>.json`. Clips whose embedding is there are skipped, those whose mouth
 file has changed are made anew. Several processes share the work when started by torchrun or srun.
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 from utils.data.manifest import Manifest, find_manifests, read_manifest
 from utils.errors import OptionParser, UsageError, UserError, run_cli
-from utils.stages.marks import StageMark, fingerprint_files
+from utils.data.marks import StageMark, fingerprint_files
 
 if TYPE_CHECKING:
-    from utils.engine.embedding_plan import EmbeddingPlan
-    from utils.engine.features import ReadyFeatures
-    from utils.engine.frontends import Frontend
+    from utils.embedding.plan import EmbeddingPlan
+    from utils.embedding.precomputed import ReadyFeatures
+    from utils.embedding.frontends import Frontend
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ def main() -> int:
     shard = process_share(os.environ)
     manifests = read_manifests(args)
 
-    from utils.engine.embedding_plan import require_room  # torch comes only after the paths were found good
-    from utils.engine.frontends import load_frontend
+    from utils.embedding.plan import require_room  # torch comes only after the paths were found good
+    from utils.embedding.frontends import load_frontend
 
     device = choose_device(args.id, os.environ)
     frontend = load_frontend(args.frontend_weights, args.frontend_conf, args.frontend_layer, device)
@@ -95,7 +95,7 @@ def plan_view(
     force: bool = False,
 ) -> "EmbeddingPlan":
     """What is to be done for one view, by this process; see `plan_embedding`."""
-    from utils.engine.embedding_plan import plan_embedding
+    from utils.embedding.plan import plan_embedding
 
     where = (args.dump_dir, view, args.precision, args.batch_size, args.nj)
     return plan_embedding(manifests, frontend, *where, shard, force)
@@ -113,7 +113,7 @@ def embed_view(
     Raises:
         UserError: more than `--max_failed` mouths could not be embedded.
     """
-    from utils.engine.embedding import run_plan
+    from utils.embedding.embed import run_plan
 
     view = plan.view
     mark = _mark(manifests, plan.root.parent.name, view, args)

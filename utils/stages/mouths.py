@@ -1,7 +1,7 @@
 """Stage 1: the mouths of a corpus, cut from its videos if it comes as raw video, and every file of them opened and checked.
 
 Reads   data/<corpus>/*.csv and the mouth crops that they name; data/<corpus>/videos.csv where stage 0 wrote one
-Writes  data/<corpus>/failed_mouths.csv and the done mark .done-1.json; from videos also what utils/stages/cut_mouths.py says
+Writes  data/<corpus>/failed_mouths.csv and the done mark .done-1.json; from videos also what utils/video/corpus_mouths.py says
 Run     python -m utils.stages.mouths --data_dir data/dla --nj 8
 """
 
@@ -16,8 +16,8 @@ from utils.data.manifest import Manifest, Problem, find_manifests, read_manifest
 from utils.data.manifest_rows import item_id, item_mouths
 from utils.data.validation import check_files, check_mouths, find_mouth_problems
 from utils.errors import OptionParser, UserError, run_cli
-from utils.stages.cut_mouths import cut_corpus, without_mouths
-from utils.stages.marks import StageMark, fingerprint_files
+from utils.video.corpus_mouths import cut_corpus, without_mouths
+from utils.data.marks import StageMark, fingerprint_files
 
 ALIGNMENTS = ("centred8", "forward5")  # of utils/video/alignment.py, whose packages this stage may do without
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from utils.data.embedding_store import EmbeddingStore
+from utils.embedding.store import EmbeddingStore
 from utils.data.estimates import SUBTYPES, write_separated
 from utils.data.files import read_json, write_text
 from utils.data.manifest import Manifest, write_failed
@@ -26,7 +26,7 @@ from utils.errors import OptionParser, UserError, run_cli
 from utils.scoring.items import read_separated
 from utils.scoring.offsets import COLUMNS, offset_rows, offset_table, plot_offsets
 from utils.stages.score import score_version
-from utils.stages.test_set import find_test_set
+from utils.separation.test_set import find_test_set
 
 logger = logging.getLogger(__name__)
 
@@ -115,13 +115,13 @@ def separate_offsets(args: argparse.Namespace, facts: dict, manifest: Manifest, 
     Raises:
         UserError: stage 4 separated otherwise, or a mixture cannot be separated.
     """
-    from utils.engine.offset_sweep import (
+    from utils.separation.offsets import (
         ShiftedStore,
         check_made_alike,
         with_late_faces,
     )  # torch comes only after the paths were found good
-    from utils.engine.separation import require_room, separate_tasks
-    from utils.engine.separation_plan import SeparationOptions, load_separator, plan_tasks
+    from utils.separation.run import require_room, separate_tasks
+    from utils.separation.tasks import SeparationOptions, load_separator, plan_tasks
     from utils.stages.embed import choose_device
 
     options = SeparationOptions(args.window_sec, args.hop_sec, args.subtype, args.batch_size)

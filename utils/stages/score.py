@@ -26,7 +26,7 @@ from utils.data.manifest import Problem, write_failed
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 from utils.scoring.items import ScoreItem, files_fingerprint, read_separated, scan_folders
 from utils.scoring.report import cue_text, definitions, package_versions, provenance, results_table, results_text, silent_table
-from utils.stages.marks import StageMark, fingerprint_files
+from utils.data.marks import StageMark, fingerprint_files
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -1,7 +1,7 @@
 """Stage 4: separate the mixtures of a test set.
 
 Reads   exp/<tag>/best_model.pth and frontend.json, and --test_dir: a prepared CSV, or a folder in the DLA layout, of
-        which data/<test name>/test.csv is made; or a video or a folder of videos, see utils/stages/videos.py. Embeddings
+        which data/<test name>/test.csv is made; or a video or a folder of videos, see utils/separation/videos.py. Embeddings
         that are missing are added to the store.
 Writes  exp/<tag>/separated/<test name>/: {s1,s2,...}/<mixture id>.wav, separated.csv, failed.csv and the journal
         made.jsonl; with --cue_test true the same in cues_swapped/ and cues_shuffled/ below it.
@@ -25,17 +25,17 @@ from typing import TYPE_CHECKING
 from utils.data.estimates import JOURNAL_NAME, SUBTYPES, write_separated
 from utils.data.files import read_json, sha256_file
 from utils.data.manifest import Manifest, Problem, write_failed
-from utils.engine.features import ReadyFeatures
+from utils.embedding.precomputed import ReadyFeatures
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.scoring.items import files_fingerprint
-from utils.stages.marks import StageMark, fingerprint_files
+from utils.data.marks import StageMark, fingerprint_files
 from utils.stages.mouths import ALIGNMENTS
-from utils.stages.test_set import TestSet, find_test_set
-from utils.stages.videos import find_videos, is_video_set
+from utils.separation.test_set import TestSet, find_test_set
+from utils.separation.videos import find_videos, is_video_set
 
 if TYPE_CHECKING:
-    from utils.data.embedding_store import EmbeddingStore
-    from utils.engine.separation_plan import SeparationOptions, Task
+    from utils.embedding.store import EmbeddingStore
+    from utils.separation.tasks import SeparationOptions, Task
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def _separate_videos(args: argparse.Namespace, facts: dict | None) -> int:
     if Path(facts["weights"]).is_dir():
         raise UserError(f"{args.exp_dir}: trained on ready-made features, which videos have not; give prepared mixtures")
     from utils.stages.embed import choose_device
-    from utils.stages.videos import separate_videos
+    from utils.separation.videos import separate_videos
 
     return separate_videos(args, facts, choose_device(args.id, os.environ))
 
@@ -163,7 +163,7 @@ def _check_experiment(option: str, exp_dir: Path) -> None:
 
 def separate_test_set(args: argparse.Namespace, facts: dict | None, test_set: TestSet, folder: Path) -> int:
     """Separate and list; gives the number of mixtures that failed."""
-    from utils.engine.separation_plan import (  # torch comes only after the paths were found good
+    from utils.separation.tasks import (  # torch comes only after the paths were found good
         SeparationOptions,
         load_separator,
         plan_tasks,
@@ -198,8 +198,8 @@ def embed_mouths(
     Raises:
         UserError: the front end is not the one that the network was trained with.
     """
-    from utils.engine.embedding import embed_manifests
-    from utils.engine.frontends import load_frontend, store_name
+    from utils.embedding.embed import embed_manifests
+    from utils.embedding.frontends import load_frontend, store_name
 
     frontend = load_frontend(facts["weights"], facts.get("conf") or None, facts["layer"], device)
     name = store_name(frontend, facts["view"], facts["precision"])
@@ -224,7 +224,7 @@ def _separate_all(
     force: bool,
 ) -> list[Problem]:
     """Separate into each folder; a folder's separated.csv is there only when the folder is up to date."""
-    from utils.engine.separation import require_room, separate_tasks
+    from utils.separation.run import require_room, separate_tasks
 
     main_folder = next(iter(by_cues))
     require_room(main_folder, by_cues, manifest.n_src, options)

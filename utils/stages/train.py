@@ -20,12 +20,12 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from utils.data.acoustics import AcousticOptions, Acoustics
+from utils.mixing.recordings import AcousticOptions, Acoustics
 from utils.data.files import write_json
 from utils.data.manifest import Manifest, read_manifest
-from utils.engine.config import ResolvedConf, read_conf
+from utils.training.config import ResolvedConf, read_conf
 from utils.errors import OptionParser, UsageError, UserError, run_cli
-from utils.stages.marks import StageMark, fingerprint_files
+from utils.data.marks import StageMark, fingerprint_files
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def main() -> int:
     val_manifest = read_manifest(args.data_dir / "val.csv")
     acoustics = Acoustics(conf.data.part(AcousticOptions), train_manifest.sample_rate)
 
-    from utils.engine.training import train  # torch is imported here, after the cheap checks
+    from utils.training.trainer import train  # torch is imported here, after the cheap checks
 
     conf, frontend = _with_frontend(conf, args)
     stores = _stores(args, frontend, train_manifest, val_manifest)
@@ -116,7 +116,7 @@ def _with_frontend(conf: ResolvedConf, args: argparse.Namespace) -> tuple[Resolv
     """The conf for the front end's embeddings, and what the experiment must know of it; as it is for audio only."""
     if not conf.n_cues:
         return conf, {}
-    from utils.engine.frontends import load_frontend, store_name
+    from utils.embedding.frontends import load_frontend, store_name
 
     weights = Path(args.frontend_weights)
     frontend_conf = Path(args.frontend_conf) if args.frontend_conf else None
@@ -139,7 +139,7 @@ def _stores(args: argparse.Namespace, frontend: dict, train: Manifest, val: Mani
     """The embedding stores for training (a view each) and for validation (the first view)."""
     if not frontend:
         return [], []
-    from utils.data.embedding_store import EmbeddingStore
+    from utils.embedding.store import EmbeddingStore
 
     folder = args.dump_dir / "embeddings"
     for name in frontend["training_stores"]:

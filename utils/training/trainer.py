@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from local_models.networks import build_network
 from local_models.separator import AVSeparator
-from utils.data.embedding_store import EmbeddingStore
+from utils.embedding.store import EmbeddingStore
 from utils.data.files import atomic_path, write_json
 from utils.data.manifest import Manifest, write_failed
 from utils.errors import UserError

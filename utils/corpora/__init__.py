@@ -1,0 +1,1 @@
+"""Layouts of corpora, and their preparation: what `egs/*/prepare.py` call."""

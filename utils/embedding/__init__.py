@@ -1,0 +1,1 @@
+"""Visual frontends, their checkpoints, and the visual embeddings that they give, stored."""

@@ -1,0 +1,193 @@
+"""Visual front ends: frozen pretrained networks that turn mouth crops into one vector a frame.
+
+Reads a weights file, `--frontend_weights` (see utils/embedding/checkpoints.py); a folder of that name holds ready-made vectors
+(utils/embedding/precomputed.py). Writes nothing. A front end's description holds all that its vectors depend on; its fingerprint
+names the store that keeps them.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from local_models.lipreading.model import LAYERS
+from utils.data.files import sha256_file
+from utils.embedding.checkpoints import Checkpoint, load_lipreading, load_lr_asd, read_checkpoint
+from utils.embedding.precomputed import ReadyFeatures
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+MOUTH_SIZE = 96  # pixels of the mouth crops that corpora ship
+CROP_SIZE = 88
+VIEWS = ("centre", "flip")
+PRECISIONS = ("float16", "float32")
+VERSION = 1  # of the computation below: raise it when the same weights would give other vectors
+
+
+class Frontend(nn.Module):
+    """A frozen front end: always in eval mode, without gradients, its result independent of the batch.
+
+    Args:
+        network: clips (batch, frames, crop, crop) -> vectors (batch, frames, dim); None of its weights is changed.
+        name: What it is called in messages and folder names.
+        dim: Values a frame.
+        normalisation: (mean, standard deviation) of pixels in 0..1.
+        description: What identifies network and weights (plain JSON).
+    """
+
+    crop_size = CROP_SIZE
+
+    def __init__(self, network: nn.Module, name: str, dim: int, normalisation: tuple[float, float], description: dict) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.name = name
+        self.dim = dim
+        self.normalisation = normalisation
+        self.description = description
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Frontend":
+        """Stay in eval mode, whatever the model around is set to: stored and fresh vectors must agree."""
+        return super().train(False)
+
+    def describe(self, view: str = "centre", precision: str = "float16") -> dict:
+        """All that stored vectors depend on, as plain JSON.
+
+        Raises:
+            UserError: an unknown view or precision.
+        """
+        _check_choice("--views", view, VIEWS)
+        _check_choice("--precision", precision, PRECISIONS)
+        mean, std = self.normalisation
+        preprocessing = {"mouth_size": MOUTH_SIZE, "crop_size": self.crop_size, "scale": 255, "mean": mean, "std": std}
+        return {
+            **self.description,
+            "dim": self.dim,
+            "preprocessing": preprocessing,
+            "view": view,
+            "precision": precision,
+            "version": VERSION,
+        }
+
+    def preprocess(self, mouths: np.ndarray, view: str = "centre") -> torch.Tensor:
+        """Crop and normalise grey mouth pictures.
+
+        Args:
+            mouths: uint8, (frames, 96, 96).
+            view: `centre`, or `flip` for its mirror image.
+
+        Returns:
+            float32, (frames, crop_size, crop_size).
+
+        Raises:
+            UserError: an unknown view.
+            ValueError: `mouths` has another type or shape.
+        """
+        _check_choice("--views", view, VIEWS)
+        if mouths.dtype != np.uint8 or mouths.shape[1:] != (MOUTH_SIZE, MOUTH_SIZE):
+            raise ValueError(f"mouths are uint8 (frames, {MOUTH_SIZE}, {MOUTH_SIZE}), not {mouths.dtype} {mouths.shape}")
+        offset = (MOUTH_SIZE - self.crop_size) // 2
+        inside = slice(offset, offset + self.crop_size)
+        crop = torch.tensor(mouths[:, inside, inside])
+        if view == "flip":
+            crop = crop.flip(-1)
+        mean, std = self.normalisation
+        return crop.float().div_(255).sub_(mean).div_(std)
+
+    @torch.no_grad()
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """Preprocessed clips of one length, (batch, frames, crop, crop) -> float32 vectors (batch, frames, dim).
+
+        Clips of several lengths must not be padded into one batch: the padding would leak into the last frames.
+        """
+        # in full precision: TF32 would make the vectors depend on the batch and the machine
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            return self.network(clips.float())
+
+
+class _LipreadingLayer(nn.Module):
+    """One layer of a lip reader as a front end's network."""
+
+    def __init__(self, lipreader: nn.Module, layer: str) -> None:
+        super().__init__()
+        self.lipreader = lipreader
+        self.layer = layer
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return self.lipreader.features(clips, self.layer)
+
+
+def load_frontend(
+    weights: Path | str, conf: Path | str | None = None, layer: str = "trunk", device: torch.device | str = "cpu"
+) -> Frontend | ReadyFeatures:
+    """Load a front end: a lip reader of the TCN family, or LR-ASD's visual half, recognised by what the file holds.
+
+    Args:
+        weights: The weights file, or a folder of features that were made beforehand.
+        conf: A lip reader's configuration (JSON); by default the file's own, or the one in conf/lipreading that fits.
+        layer: `trunk` (before the temporal network) or `tcn` (after it).
+        device: Where it runs.
+
+    Raises:
+        UserError: the file, the configuration or the layer cannot be used; nothing is ever loaded in part.
+    """
+    _check_choice("--frontend_layer", layer, LAYERS)
+    if Path(weights).is_dir():
+        if conf is not None or layer != "trunk":
+            raise UserError(f"{weights}: a folder of ready-made features: leave --frontend_conf and --frontend_layer out")
+        features = ReadyFeatures(weights)
+        logger.info("front end %s (ready-made features, %d values a frame) from %s", features.name, features.dim, weights)
+        return features
+    checkpoint = read_checkpoint(weights)
+    sha256 = sha256_file(weights)
+    if checkpoint.family == "lr_asd":
+        frontend = _lr_asd(checkpoint, conf, layer, sha256)
+    else:
+        frontend = _lipreading(checkpoint, conf, layer, sha256)
+    logger.info("front end %s (%s, %d values a frame) from %s", frontend.name, layer, frontend.dim, weights)
+    return frontend.to(device)
+
+
+def _lipreading(checkpoint: Checkpoint, conf: Path | str | None, layer: str, sha256: str) -> Frontend:
+    name, model = load_lipreading(checkpoint, conf)
+    if layer == "tcn" and model.use_boundary:
+        raise UserError(
+            f"{checkpoint.path}: a lip reader with word boundaries, which running speech has not: its temporal network "
+            f"cannot be used; take --frontend_layer trunk"
+        )
+    description = {"network": "lipreading", "conf": model.conf, "weights_sha256": sha256, "layer": layer}
+    return Frontend(_LipreadingLayer(model, layer), name, model.layer_dims[layer], (0.421, 0.165), description)
+
+
+def _lr_asd(checkpoint: Checkpoint, conf: Path | str | None, layer: str, sha256: str) -> Frontend:
+    if conf is not None or layer != "trunk":
+        raise UserError(
+            f"{checkpoint.path}: is LR-ASD, which has one form and one layer: leave --frontend_conf out and "
+            f"--frontend_layer at trunk"
+        )
+    model = load_lr_asd(checkpoint)
+    description = {"network": "lr_asd", "conf": {}, "weights_sha256": sha256, "layer": layer}
+    return Frontend(model, "lr_asd", model.dim, (0.4161, 0.1688), description)
+
+
+def frontend_fingerprint(description: dict) -> str:
+    """The first 12 hex digits of the sha256 of a description's canonical JSON."""
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def store_name(frontend: Frontend | ReadyFeatures, view: str, precision: str) -> str:
+    """The folder name of a front end's embeddings: `<name>-<fingerprint>`."""
+    name = re.sub(r"[^\w.-]", "_", frontend.name)
+    return f"{name}-{frontend_fingerprint(frontend.describe(view, precision))}"
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{option} '{value}': it is one of {', '.join(choices)}")

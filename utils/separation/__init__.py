@@ -1,0 +1,1 @@
+"""Running a network over recordings and videos: tasks, windows, tracks, offsets."""

@@ -1,0 +1,188 @@
+"""Separation of recordings of any length, in overlapping windows of sound and video, in constant memory.
+
+Reads and writes nothing itself: the recording comes from a reader and leaves as blocks, so that hours can stream from
+and to disk; `separate_long` does the same for tensors. Imported by stage 4.
+
+The clocks: video frame f begins at sample f * sample_rate / fps, rounded down and computed anew for each f, so that the
+rounding, where sample_rate / fps is not whole, stays below one sample and never adds up. Every window begins on a whole
+frame. A recording no longer than the window is one pass. In a longer one the windows follow each other by the hop; the
+last is moved back so that it is as long as the others. Over the samples that two windows share (window less hop) the
+voices fade from one to the other with weights cos^2 and sin^2, which sum to one.
+
+An audio-only network gives the voices in an order of its own in each window: there every window takes the order that
+correlates best with the window before it over the shared samples. Where nobody speaks in them the order is a guess.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import permutations
+
+import torch
+from torch import nn
+
+from utils.data.clock import frames_covering, frames_to_samples
+from utils.errors import UserError
+
+MixtureReader = Callable[[int, int], torch.Tensor]
+"""(first sample, samples) -> float32 (samples,)."""
+
+VisualReader = Callable[[int, int], torch.Tensor]
+"""(first frame, frames) -> float32 (n_cues, frames, dim)."""
+
+
+def check_windows(window_sec: float, hop_sec: float, fps: float) -> tuple[int, int]:
+    """Window and hop in whole video frames.
+
+    Raises:
+        UserError: the windows would not overlap, or more than two of them would.
+    """
+    window_frames, hop_frames = round(window_sec * fps), round(hop_sec * fps)
+    if not 1 <= hop_frames < window_frames <= 2 * hop_frames:
+        raise UserError(
+            f"--window_sec {window_sec:g} --hop_sec {hop_sec:g}: at {fps:g} frames/s that is {window_frames} and "
+            f"{hop_frames} frames; the hop must be shorter than the window and at least half of it"
+        )
+    return window_frames, hop_frames
+
+
+def separate_blocks(
+    model: nn.Module,
+    read_mixture: MixtureReader,
+    read_visual: VisualReader | None,
+    length: int,
+    *,
+    window_sec: float,
+    hop_sec: float,
+    sample_rate: int,
+    fps: float,
+) -> Iterator[torch.Tensor]:
+    """Separate a recording piece by piece.
+
+    Args:
+        model: called with (1, time) and (1, n_cues, frames, dim) or None; gives (1, n_src, time). In eval mode.
+        read_mixture: gives a stretch of the recording.
+        read_visual: gives the cues of a stretch; None for an audio-only network.
+        length: samples of the recording, at least 1.
+        window_sec: what the network hears at once.
+        hop_sec: from window to window; shorter than the window and at least half of it.
+        sample_rate: of the recording, Hz.
+        fps: of the video, frames for each second; windows keep to its frames without video too.
+
+    Yields:
+        float32 (n_src, samples) on the CPU; all blocks together are as long as the recording.
+
+    Raises:
+        UserError: window and hop do not fit each other.
+    """
+    window, hop = check_windows(window_sec, hop_sec, fps)
+    n_frames = frames_covering(length, sample_rate, fps)
+    tail = None  # the voices of the window before over the samples shared with the coming one
+    for fade_frame in range(0, n_frames, hop):
+        is_last = fade_frame + window >= n_frames
+        first_frame = max(n_frames - window, 0) if is_last else fade_frame
+        start, fade = (frames_to_samples(frame, sample_rate, fps) for frame in (first_frame, fade_frame))
+        end = length if is_last else frames_to_samples(first_frame + window, sample_rate, fps)
+        mixture = read_mixture(start, end - start)
+        visual = None if read_visual is None else read_visual(first_frame, min(window, n_frames))
+        voices = separate_window(model, mixture[None], None if visual is None else visual[None])[0, :, fade - start :]
+        if tail is not None:
+            voices = _joined(tail, voices, order_known=visual is not None)
+        if is_last:
+            yield voices
+            return
+        kept = frames_to_samples(fade_frame + hop, sample_rate, fps) - fade
+        yield voices[:, :kept]
+        tail = voices[:, kept:].clone()  # not a view, which would keep the whole window alive
+
+
+def separate_long(
+    model: nn.Module,
+    mixture: torch.Tensor,
+    visual: torch.Tensor | None,
+    *,
+    window_sec: float,
+    hop_sec: float,
+    sample_rate: int,
+    fps: float,
+) -> torch.Tensor:
+    """Separate a recording that is in memory; see `separate_blocks`.
+
+    Args:
+        mixture: float32 (time,).
+        visual: (n_cues, frames, dim), or None. One frame too many is left out, one too few repeats the last.
+
+    Returns:
+        float32 (n_src, time).
+
+    Raises:
+        UserError: window and hop do not fit, or sound and video differ by more than one frame.
+    """
+    length = mixture.shape[-1]
+    clocks = {"window_sec": window_sec, "hop_sec": hop_sec, "sample_rate": sample_rate, "fps": fps}
+    if visual is not None:
+        check_frames(visual.shape[1], frames_covering(length, sample_rate, fps))
+
+    def read_visual(first: int, count: int) -> torch.Tensor:
+        stretch = visual[:, first : first + count]
+        return stretch if stretch.shape[1] == count else torch.cat([stretch, visual[:, -1:]], dim=1)
+
+    blocks = separate_blocks(
+        model,
+        lambda start, count: mixture[start : start + count],
+        None if visual is None else read_visual,
+        length,
+        **clocks,
+    )
+    voices, done = torch.empty(0), 0
+    for block in blocks:
+        if not done:
+            voices = torch.empty(len(block), length)
+        voices[:, done : done + block.shape[1]] = block
+        done += block.shape[1]
+    return voices
+
+
+def check_frames(n_frames: int, expected_frames: int) -> None:
+    """Refuse a video that does not belong to its sound.
+
+    Raises:
+        UserError: they differ by more than one frame.
+    """
+    if abs(n_frames - expected_frames) > 1:
+        raise UserError(f"{n_frames} video frames where the sound has {expected_frames}; cut both to the same stretch")
+
+
+@torch.inference_mode()
+def separate_window(model: nn.Module, mixture: torch.Tensor, visual: torch.Tensor | None) -> torch.Tensor:
+    """Run the network on its own device.
+
+    Args:
+        mixture: (batch, time).
+        visual: (batch, n_cues, frames, dim), or None.
+
+    Returns:
+        float32 (batch, n_src, time) on the CPU.
+    """
+    device = next((parameter.device for parameter in model.parameters()), mixture.device)
+    voices = model(mixture.to(device), None if visual is None else visual.to(device)).float().cpu()
+    if voices.shape[-1] != mixture.shape[-1]:
+        raise ValueError(f"the network gave {voices.shape[-1]} samples for {mixture.shape[-1]}")
+    return voices
+
+
+@torch.inference_mode()
+def _joined(tail: torch.Tensor, voices: torch.Tensor, order_known: bool) -> torch.Tensor:
+    """Fade from `tail` (n_src, shared samples) into `voices` (n_src, samples), which begins where `tail` does."""
+    shared = tail.shape[1]
+    if not order_known:
+        voices = voices[_best_order(tail, voices[:, :shared])]
+    weight = torch.sin(torch.linspace(0, math.pi / 2, shared)).square()
+    return torch.cat([torch.lerp(tail, voices[:, :shared], weight), voices[:, shared:]], dim=1)
+
+
+def _best_order(reference: torch.Tensor, voices: torch.Tensor) -> list[int]:
+    """The order of `voices` (n_src, time) that correlates best with `reference` (n_src, time)."""
+    zero_mean = [signal.double() - signal.double().mean(dim=-1, keepdim=True) for signal in (reference, voices)]
+    correlation = zero_mean[0] @ zero_mean[1].T  # (n_src, n_src)
+    rows = list(range(len(voices)))
+    return list(max(permutations(rows), key=lambda order: correlation[rows, list(order)].sum().item()))

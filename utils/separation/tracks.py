@@ -1,0 +1,251 @@
+"""The tracks of one video: what `utils.separation.videos` writes into the video's folder.
+
+face1.wav, face2.wav, ... and rest.wav, face1.png, ..., with `--preview true` face1.mp4, ..., and tracks.json, which is written
+last and carries a stamp of all that the tracks depend on.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+import torch
+from tqdm import tqdm
+
+from utils.data.audio import read_audio
+from utils.embedding.store import EmbeddingStore
+from utils.data.estimates import are_complete, write_voices
+from utils.data.files import atomic_path, read_json, remove_leftovers, write_json
+from utils.data.jobs import file_key
+from utils.separation.faces_on_screen import FacesOnScreen
+from utils.separation.tasks import Separator
+from utils.errors import UserError
+from utils.separation.overlap_add import separate_blocks
+
+if TYPE_CHECKING:
+    from utils.video.preparation import PreparedVideo
+
+logger = logging.getLogger(__name__)
+
+REST = "rest"
+_BLOCK_SAMPLES = 1 << 16
+_TALKING_MOTION = 0.006  # three quarters of talking people have more, 19 of 20 pictures that stand still have less
+_LOST_DB = 6.0  # the residual above all tracks
+
+
+def write_tracks(
+    video_path: Path,
+    prepared: "PreparedVideo",
+    folder: Path,
+    separator: Separator,
+    store: EmbeddingStore,
+    args: argparse.Namespace,
+) -> bool:
+    """Write the tracks of a video unless they are there; gives whether anything was made."""
+    names = [person.name for person in prepared.people]
+    wavs = [folder / f"{name}.wav" for name in (*names, REST)]
+    stamp = _stamp(video_path, prepared, separator, store, args)
+    report = folder / "tracks.json"
+    if report.is_file() and not _is_of(video_path, report):
+        of = read_json(report).get("video")
+        raise UserError(f"{folder}: holds the tracks of another video, {of}; give another --out_dir, or remove it")
+    made = not args.force and report.is_file() and read_json(report).get("stamp") == stamp
+    if not made or not are_complete(wavs, prepared.n_samples, separator.sample_rate):
+        report.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        _remove_other_people(folder, names)
+        blocks = _blocks(prepared, separator, store, args)
+        gain = write_voices(wavs, blocks, separator.sample_rate, args.subtype, prepared.n_samples)
+        for person in prepared.people:
+            with atomic_path(folder / f"{person.name}.png") as temporary:
+                shutil.copyfile(prepared.thumbnail_path(person), temporary)
+        facts = _report(video_path, prepared, separator, folder, gain, args.subtype)
+        write_json(report, facts | {"stamp": stamp})
+        made = False
+        logger.info("stage 4: %s: %s -> %s", video_path, _summary(prepared), folder)
+        for warning in facts["warnings"]:
+            logger.warning("stage 4: %s: %s", video_path, warning)
+    if args.preview:
+        made &= not _write_previews(video_path, prepared, folder)
+    return not made
+
+
+def remove_tracks(video_path: Path, folder: Path) -> None:
+    """Remove the tracks that an earlier call made of a video that now cannot be separated: they would pass for its own."""
+    report = folder / "tracks.json"
+    if report.is_file() and _is_of(video_path, report):
+        report.unlink()
+        _remove_other_people(folder, [])
+        (folder / f"{REST}.wav").unlink(missing_ok=True)
+
+
+def _is_of(video_path: Path, report: Path) -> bool:
+    return read_json(report).get("video") == str(video_path)
+
+
+def _stamp(
+    video_path: Path, prepared: "PreparedVideo", separator: Separator, store: EmbeddingStore, args: argparse.Namespace
+) -> str:
+    """Hash all that the tracks depend on."""
+    cues = [(str(path), store.clip(str(path)).source_sha256) for path in map(prepared.mouth_path, prepared.people)]
+    how = (args.window_sec, args.hop_sec, args.subtype, prepared.n_ignored, prepared.warnings)
+    facts = [separator.sha256, store.root.parent.name, file_key(video_path), how, cues]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _remove_other_people(folder: Path, names: Sequence[str]) -> None:
+    """Remove the tracks that an earlier call with other options made of people who are no longer in the list."""
+    for path in folder.glob("face*"):
+        is_ours = path.suffix in (".wav", ".png", ".mp4") and path.stem.removeprefix("face").isdecimal()
+        if is_ours and (path.stem not in names or path.suffix == ".mp4"):
+            path.unlink()
+
+
+def _blocks(
+    prepared: "PreparedVideo", separator: Separator, store: EmbeddingStore, args: argparse.Namespace
+) -> Iterator[np.ndarray]:
+    """The tracks and the rest, (people + 1, samples), block by block from disk."""
+    keys = [str(prepared.mouth_path(person)) for person in prepared.people]
+
+    def read_mixture(start: int, count: int) -> torch.Tensor:
+        return torch.from_numpy(read_audio(prepared.sound_path, start, count, separator.sample_rate))
+
+    def read_visual(first: int, count: int) -> torch.Tensor:
+        return torch.from_numpy(np.stack([store.get(key, first, count) for key in keys]))
+
+    blocks = separate_blocks(
+        FacesOnScreen(separator.network),
+        read_mixture,
+        read_visual,
+        prepared.n_samples,
+        window_sec=args.window_sec,
+        hop_sec=args.hop_sec,
+        sample_rate=separator.sample_rate,
+        fps=separator.fps,
+    )
+    seconds = prepared.n_samples // separator.sample_rate
+    with tqdm(total=seconds, disable=None, unit="s", desc=f"separating {prepared.folder.name}") as progress:
+        for block in blocks:
+            yield block.numpy()
+            progress.update(block.shape[1] // separator.sample_rate)
+
+
+def _report(
+    video_path: Path, prepared: "PreparedVideo", separator: Separator, folder: Path, gain: float, subtype: str
+) -> dict[str, Any]:
+    """What tracks.json says."""
+    duration_sec = round(prepared.n_samples / separator.sample_rate, 4)
+    loudness_db = partial(_level_db, prepared.sound_path)
+    tracks = [
+        {
+            "name": person.name,
+            "wav": f"{person.name}.wav",
+            "thumbnail": f"{person.name}.png",
+            "on_screen_sec": [[first, min(last, duration_sec)] for first, last in person.on_screen_sec],
+            "confidence": person.confidence,
+            "share_of_frames_with_mouth": person.share_with_mouth,
+            "mouth_motion": person.mouth_motion,
+            "level_db": loudness_db(folder / f"{person.name}.wav"),
+        }
+        for person in prepared.people
+    ]
+    return {
+        "video": str(video_path),
+        "separated_by": separator.separated_by,
+        "sample_rate_hz": separator.sample_rate,
+        "n_samples": prepared.n_samples,
+        "duration_sec": duration_sec,
+        "grid_fps": separator.fps,
+        "width": prepared.width,
+        "height": prepared.height,
+        "tracks": tracks,
+        "rest": {"wav": f"{REST}.wav", "level_db": loudness_db(folder / f"{REST}.wav")},
+        "faces_seen_too_shortly": prepared.n_ignored,
+        "warnings": [*prepared.warnings, *lost_voices(prepared, separator.sample_rate, folder)],
+        "subtype": subtype,
+        "gain": gain,
+        "definitions": {
+            "level_db": "energy of the track over that of the video's sound, dB",
+            "confidence": "mean score of the face's landmarks, 0 to 1",
+            "mouth_motion": "standard deviation of the mouth's opening, in distances between the eyes",
+            "on_screen_sec": "from, to; absences below 1 s are passed over",
+            "rest": "the video's sound less all tracks: voices off screen and noise",
+            "gain": "what all tracks were multiplied with so that none is clipped",
+        },
+    }
+
+
+def lost_voices(prepared: "PreparedVideo", sample_rate: int, folder: Path) -> list[str]:
+    """A line where people on screen move their mouths while the residual has what is heard: nobody seems to speak.
+
+    Compared over the times in which any of them is on screen, as others may speak in the rest of the video.
+    """
+    talking = [person for person in prepared.people if person.mouth_motion >= _TALKING_MOTION]
+    stretches_sec = (stretch for person in talking for stretch in person.on_screen_sec)
+    stretches = _merged(stretches_sec, sample_rate, prepared.n_samples)
+    tracks = sum(_energy(folder / f"{person.name}.wav", stretches) for person in prepared.people)
+    rest = _energy(folder / f"{REST}.wav", stretches)
+    below_db = 10 * float(np.log10(max(rest, 1e-12) / max(tracks, 1e-12)))
+    if not talking or below_db <= _LOST_DB:
+        return []
+    names = ", ".join(person.name for person in talking)
+    return [
+        f"{names} moves the mouth, but the tracks are {below_db:.1f} dB quieter than {REST}.wav: the network seems not to know "
+        f"this voice, which is then in {REST}.wav"
+    ]
+
+
+def _level_db(mixture_path: Path, path: Path) -> float | None:
+    """Energy over that of the mixture in dB, None for silence."""
+    ours, whole = _energy(path), _energy(mixture_path)
+    return round(10 * float(np.log10(ours / whole)), 1) if ours > 0 and whole > 0 else None
+
+
+def _energy(path: Path, stretches: Sequence[tuple[int, int]] | None = None) -> float:
+    """Sum of squares of a file, or of stretches of it, first sample and last + 1."""
+    with soundfile.SoundFile(str(path)) as file:
+        energy = 0.0
+        for first, stop in [(0, file.frames)] if stretches is None else stretches:
+            file.seek(first)
+            for block in file.blocks(_BLOCK_SAMPLES, frames=stop - first, dtype="float64"):
+                energy += float(np.square(block).sum())
+        return energy
+
+
+def _merged(stretches_sec: Iterable[Sequence[float]], sample_rate: int, n_samples: int) -> list[tuple[int, int]]:
+    """Stretches in samples, those that overlap made one."""
+    merged: list[tuple[int, int]] = []
+    for start_sec, stop_sec in sorted(stretches_sec):
+        start, stop = (min(round(time_sec * sample_rate), n_samples) for time_sec in (start_sec, stop_sec))
+        if merged and start <= merged[-1][1]:
+            start, before = merged.pop()
+            stop = max(stop, before)
+        merged.append((start, stop))
+    return merged
+
+
+def _summary(prepared: "PreparedVideo") -> str:
+    faces = f"{len(prepared.people)} face{'s' * (len(prepared.people) != 1)}"
+    ignored = f" ({prepared.n_ignored} seen too shortly)" if prepared.n_ignored else ""
+    return f"{faces}{ignored}, {prepared.n_samples / 16000:.1f} s"
+
+
+def _write_previews(video_path: Path, prepared: "PreparedVideo", folder: Path) -> bool:
+    """The video again with each face's track; gives whether any had to be made."""
+    from utils.video.preview import write_preview
+
+    missing = [person for person in prepared.people if not (folder / f"{person.name}.mp4").is_file()]
+    people = {person.name: person for person in prepared.landmarks().people} if missing else {}
+    for person in missing:
+        seen = people[person.name]
+        boxes = dict(zip(seen.frames.tolist(), seen.boxes, strict=True))
+        write_preview(video_path, folder / f"{person.name}.wav", folder / f"{person.name}.mp4", boxes, prepared.n_frames)
+    return bool(missing)

@@ -1,0 +1,174 @@
+"""Models on test sets of other corpora than their own, side by side in one table.
+
+Reads   --exp_dirs, trained experiments, and --test_dirs, prepared CSVs or folders as stage 4 takes them.
+Writes  what stages 4 and 5 write for each model and test set, as far as it is not there yet; the tables to the standard
+        output and into a section of --results; logs in exp/<tag>/log/.
+Run     python -m utils.tools.cross_corpus --exp_dirs exp/tse_grid,exp/tse_lrs2 \\
+            --test_dirs data/grid_tse/test.csv,data/tcd_tse/test.csv --results RESULTS.md
+
+The mouths of a test set pass the front end of each model: nothing needs to be embedded beforehand.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.tools.comparison_runs import Chain, run_chains
+from utils.tools.sections import add_results_options, origin, write_section
+from utils.data.files import read_json
+from utils.errors import OptionParser, UsageError, UserError, run_cli
+
+log = logging.getLogger(__name__)
+
+METRICS = {"si_snr": 2, "si_snr_imp": 2, "sdr_imp": 2, "pesq_wb": 2, "stoi": 3}  # column -> decimals
+HEADINGS = ("SI-SNR", "SI-SNRi", "SDRi", "PESQ wb", "STOI")
+Group = dict[str, Any]
+
+
+def main() -> int:
+    """Separate and score what is not there yet, then print the tables."""
+    args = parse_args()
+    for exp_dir in args.exp_dirs:
+        if not (exp_dir / "best_model.pth").is_file():
+            raise UserError(f"--exp_dirs {exp_dir}: holds no best_model.pth; stage 3 makes it")
+    for test_dir in args.test_dirs:
+        if not test_dir.exists():
+            raise UserError(f"--test_dirs {test_dir}: no such file or folder; a CSV of a corpus is made by stage 0")
+    failures = run_chains([_chain(args, exp, test) for exp in args.exp_dirs for test in args.test_dirs], 1, args.threads)
+    if failures:
+        raise UserError(f"{len(failures)} of the runs failed, the first: {next(iter(failures.values()))}")
+    found = {(exp, test_name(test)): read_groups(exp, test_name(test)) for exp in args.exp_dirs for test in args.test_dirs}
+    text = f"{matrix(found)}\n{long_table(found)}\n{silent_outputs(found)}" + origin(
+        "utils.tools.cross_corpus", args.threads
+    )
+    print(text)
+    if args.results:
+        write_section(args.results, args.section, text)
+    return 0
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = OptionParser(prog="cross_corpus", description="Models on test sets of other corpora, in one table.")
+    parser.add_argument("--exp_dirs", type=_paths, required=True, help="experiments, separated by commas")
+    parser.add_argument("--test_dirs", type=_paths, required=True, help="CSVs or folders, separated by commas")
+    parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="where embeddings are kept")
+    parser.add_argument("--data_root_dir", type=Path, default=Path("data"), help="where a folder's manifest is made")
+    parser.add_argument("--max_failed", type=int, default=0, help="mixtures of a run that may fail")
+    parser.add_argument("--nj", type=int, default=2, help="processes that score")
+    parser.add_argument("--id", default="", help="GPU, e.g. 0; cpu; empty: a GPU if there is one")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each program")
+    add_results_options(parser, "cross-corpus")
+    args = parser.parse_args()
+    names = [test_name(test) for test in args.test_dirs]
+    if len(set(names)) < len(names) or len({exp.resolve().name for exp in args.exp_dirs}) < len(args.exp_dirs):
+        raise UsageError("cross_corpus: two experiments or two test sets have the same name; rename one of the folders")
+    return args
+
+
+def _paths(text: str) -> list[Path]:
+    return [Path(word) for word in text.split(",") if word]
+
+
+def test_name(test_dir: Path) -> str:
+    """What stage 4 calls a test set: `<corpus>_<split>` of `<corpus>/<split>.csv`, or the folder's name."""
+    path = test_dir.resolve()
+    return f"{path.parent.name}_{path.stem}" if path.suffix == ".csv" and not path.is_dir() else path.name
+
+
+def _chain(args: argparse.Namespace, exp_dir: Path, test_dir: Path) -> Chain:
+    name, python = test_name(test_dir), [sys.executable, "-m"]
+    common = [f"--exp_dir={exp_dir}", f"--test_name={name}", f"--nj={args.nj}", f"--max_failed={args.max_failed}"]
+    separate = [f"--test_dir={test_dir}", f"--dump_dir={args.dump_dir}", f"--data_root_dir={args.data_root_dir}"]
+    separate += [f"--id={args.id}"] if args.id else []
+    commands = {
+        f"4_separate_{name}": [*python, "utils.stages.separate", *common, *separate],
+        f"5_score_{name}": [*python, "utils.stages.score", *common],
+    }
+    return Chain(f"{exp_dir.name} on {name}", exp_dir / "log", commands)
+
+
+def read_groups(exp_dir: Path, name: str) -> dict[str, Group]:
+    """The means over all mixtures, "all", and over each subset that has any.
+
+    Raises:
+        UserError: the test set was not scored: it has no references.
+    """
+    path = exp_dir / "results" / name / "final_metrics.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: {name} has no references to score with; leave it out")
+    final = read_json(path)
+    groups = {"all": final["overall"]} | final["subsets"]
+    return {
+        label: group
+        for label, group in groups.items()
+        if group["metrics"]["si_snr"]["mean"] is not None or _n_silent_output(group)
+    }
+
+
+def matrix(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
+    """SI-SNRi of every model (columns) on every test set and subset (rows), Markdown.
+
+    Mixtures and unprocessed SI-SNR are those of the model with the fewest silent outputs: the other means lack some.
+    """
+    exps, tests = (list(dict.fromkeys(key[place] for key in found)) for place in (0, 1))
+    lines = ["| SI-SNRi (dB) | mixtures | unprocessed SI-SNR | " + " | ".join(exp.name for exp in exps) + " |"]
+    lines.append("|---|---:|---:|" + "---:|" * len(exps))
+    for test in tests:
+        for label in dict.fromkeys(label for exp in exps for label in found[exp, test]):
+            groups = [found[exp, test].get(label) for exp in exps]
+            first = max((group for group in groups if group), key=_n_heard)
+            cells = [_cell(group, "si_snr_imp", 2, error=True) for group in groups]
+            name = test if label == "all" else f"{test}: {label}"
+            lines.append(f"| {name} | {_n_heard(first)} | {_cell(first, 'input_si_snr', 2)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def long_table(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
+    """All the metrics, a row for each test set, subset and model, Markdown."""
+    lines = ["| test set | subset | model | mixtures | " + " | ".join(HEADINGS) + " |", "|---|---|---|" + "---:|" * 6]
+    for test in dict.fromkeys(test for _, test in found):
+        own = {exp.name: groups for (exp, name), groups in found.items() if name == test}
+        for label in dict.fromkeys(label for groups in own.values() for label in groups):
+            lines += [_row(test, label, name, groups[label]) for name, groups in own.items() if label in groups]
+    return "\n".join(lines) + "\n"
+
+
+def _row(test: str, label: str, name: str, group: Group) -> str:
+    cells: Sequence[str] = [_cell(group, metric, digits) for metric, digits in METRICS.items()]
+    return f"| {test} | {label} | {name} | {_n_heard(group)} | " + " | ".join(cells) + " |"
+
+
+def silent_outputs(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
+    """A line for each model and test set with targets that are heard and got silence, for no mean tells; "" without any."""
+    counts = {key: _n_silent_output(groups["all"]) for key, groups in found.items() if "all" in groups}
+    lines = [
+        f"- {exp.name} on {test}: {count} heard targets got a silent output; they are in no mean"
+        for (exp, test), count in counts.items()
+        if count
+    ]
+    return "\n".join(lines) + "\n\n" if lines else ""
+
+
+def _n_silent_output(group: Group) -> int:
+    return group.get("n_silent_output", 0)
+
+
+def _n_heard(group: Group) -> int:
+    """The mixtures that the means are over."""
+    return group.get("n_heard", group["n"])
+
+
+def _cell(group: Group | None, metric: str, digits: int, error: bool = False) -> str:
+    entry = group["metrics"].get(metric) if group else None
+    if entry is None or entry["mean"] is None:
+        return "–"
+    text = f"{round(entry['mean'], digits) + 0.0:.{digits}f}"
+    return text + (f" ± {entry['standard_error']:.{digits}f}" if error and entry["standard_error"] is not None else "")
+
+
+if __name__ == "__main__":
+    run_cli(main)

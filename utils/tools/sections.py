@@ -1,0 +1,104 @@
+"""Sections of a Markdown file that programs fill: each benchmark writes its own and leaves the rest of the file alone.
+
+A section `NAME` lies between the lines `<!-- begin NAME -->` and `<!-- end NAME -->`, which a browser does not show.
+Used by the programs in this folder; `write_section` reads and replaces the file that --results names.
+"""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from utils.tools.complexity import cpu_name
+from utils.data.files import write_text
+from utils.errors import UsageError, UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def add_results_options(parser: argparse.ArgumentParser, section: str | None) -> None:
+    """Add --results and --section; a section that cannot be one is refused before hours of measuring.
+
+    Args:
+        parser: of a program that has a table.
+        section: the default name; None where it depends on other options, for `section_name` to check.
+    """
+    parser.add_argument("--results", type=Path, help="Markdown file that takes the table too")
+    parser.add_argument("--section", type=section_name, default=section, help="its section for the table")
+
+
+def section_name(text: str) -> str:
+    """The text, which is the name of a section.
+
+    Raises:
+        UsageError: it cannot be one.
+    """
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise UsageError(f"section '{text}': a name has letters, digits, '-', '_' and '.' only; give another --section")
+    return text
+
+
+def write_section(path: Path, name: str, text: str) -> None:
+    """Put `text` between the lines of section `name`, atomically.
+
+    Args:
+        path: a Markdown file; made where there is none.
+        name: of the section: letters, digits, `-`, `_` and `.`; appended to the file where it has no such section.
+        text: Markdown without lines that begin or end a section.
+
+    Raises:
+        UserError: the file is not text, the name cannot be one, or the file's section has no end or stands there twice.
+    """
+    path, name = Path(path), section_name(name)
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    section = f"{begin}\n{text.strip()}\n{end}\n"
+    try:
+        before = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        before = ""
+    except (UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error}); name another file") from None
+    lines = before.splitlines(keepends=True)
+    begins = [index for index, line in enumerate(lines) if line.strip() == begin]
+    ends = [index for index, line in enumerate(lines) if line.strip() == end]
+    if not begins and not ends:
+        gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
+        write_text(path, before + gap + section)
+        return
+    if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
+        raise UserError(
+            f"{path}: section '{name}' needs one line '{begin}' and one '{end}' after it; there are {len(begins)} and "
+            f"{len(ends)}; mend the file by hand"
+        )
+    write_text(path, "".join(lines[: begins[0]]) + section + "".join(lines[ends[0] + 1 :]))
+
+
+def origin(
+    program: str, threads: int, *facts: str, arguments: Sequence[str] | None = None, revisions: Sequence[str] = ()
+) -> str:
+    """Where a section's numbers come from, as Markdown: what belongs at the end of every section.
+
+    Args:
+        program: what `python -m` was given, e.g. `utils.tools.comparison`.
+        threads: CPU threads of a process.
+        facts: more lines, such as the seeds and the budget.
+        arguments: of the command that makes the numbers again; None: those of this process.
+        revisions: commits that the numbers were made with; none: the one that is checked out.
+    """
+    command = shlex.join(["python", "-m", program, *(sys.argv[1:] if arguments is None else arguments)])
+    date = datetime.now().astimezone().isoformat(timespec="minutes")
+    lines = [*facts, f"command: `{command}`", f"date: {date}, git revision: {', '.join(revisions) or git_revision()}"]
+    return "\n".join(f"- {line}" for line in [*lines, f"CPU: {cpu_name()}, threads: {threads}"]) + "\n"
+
+
+def git_revision() -> str:
+    """The commit that is checked out, with `-dirty` where files were changed since."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,108 @@
+"""Cuts the mouths of a corpus that comes as raw video; the first half of stage 1, called by `utils.stages.mouths`.
+
+Reads   data/<corpus>/videos.csv (stage 0), the videos, and landmarks where videos.csv names them
+Writes  the mouth files that videos.csv names, below data/<corpus>/mouths/, with .made.jsonl, the journal of what is done;
+        the manifests again, without the rows whose mouths could not be cut
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from utils.data.audio import probe_audio
+from utils.data.disk import require_space
+from utils.data.jobs import Job, file_key, pending, run_jobs
+from utils.data.manifest import Manifest, Problem
+from utils.data.manifest_rows import item_mouths
+from utils.data.mouths import FRAME_BYTES
+from utils.data.video_clips import VideoClip, read_videos
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+MIN_SHARE = 0.5  # of the frames that must show a mouth
+
+
+def cut_corpus(data_dir: Path, manifests: Sequence[Manifest], alignment: str, nj: int) -> list[Problem]:
+    """Cut the mouths of every row of videos.csv that are not there yet; gives the rows that failed.
+
+    Args:
+        data_dir: of the corpus.
+        manifests: all of the corpus, which say how long the clips are.
+        alignment: one of the two published ones.
+        nj: processes.
+
+    Raises:
+        UserError: videos.csv cannot be used, the packages for videos are missing, or the disk has not enough room.
+    """
+    try:
+        from utils.video.preparation import VideoOptions
+    except ImportError as error:
+        raise UserError(
+            f"raw videos need more packages ({error}); add them with utils/install_more.sh requirements-video.txt"
+        ) from None
+    options = VideoOptions(alignment)
+    clips = read_videos(data_dir / "videos.csv")
+    jobs = [_job(data_dir, clip, options) for clip in clips]
+    journal = data_dir / "mouths/.made.jsonl"
+    todo, _ = pending(jobs, journal)
+    names = {job.name for job in todo}
+    n_bytes = FRAME_BYTES * _count_frames(manifests, {clip.mouth_path for clip in clips if clip.utterance_id in names})
+    require_space(data_dir, n_bytes, f"the mouths of {len(todo)} clips", "--data_dir")
+    (data_dir / "mouths").mkdir(exist_ok=True)
+    done, reasons = run_jobs(_cut, jobs, journal, nj, "mouths", "clip")
+    problems = []
+    for row, clip in enumerate(clips, start=2):
+        reason = reasons.get(clip.utterance_id)
+        if reason is None and done[clip.utterance_id]["share_with_mouth"] < MIN_SHARE:
+            share = done[clip.utterance_id]["share_with_mouth"]
+            reason = f"{clip.video_path}: a mouth is seen in {share:.0%} of the frames only; {MIN_SHARE:.0%} are needed"
+        if reason:
+            problems.append(Problem(row, clip.utterance_id, clip.mouth_path, reason))
+    crowds = sum(result["people"] > 1 for result in done.values())
+    if crowds:
+        logger.info("stage 1: %d clips show several people; the largest face was taken for the speaker", crowds)
+    return problems
+
+
+def without_mouths(manifest: Manifest, problems: list[Problem]) -> Manifest:
+    """The manifest, on disk too, without the rows whose mouths could not be cut.
+
+    Raises:
+        UserError: no row is left.
+    """
+    lost = {problem.path for problem in problems}
+    items = [item for item in manifest.items if lost.isdisjoint(item_mouths(item))]
+    if len(items) == len(manifest.items):
+        return manifest
+    if not items:
+        raise UserError(f"{manifest.path}: no row is left, as no mouth could be cut; the first reason: {problems[0].reason}")
+    logger.warning("stage 1: %s: %d rows left out for their mouths", manifest.path, len(manifest.items) - len(items))
+    return manifest.with_items(items)
+
+
+def _count_frames(manifests: Sequence[Manifest], mouth_paths: set[str]) -> int:
+    """The frames of these mouths. One that no manifest names any more could not be cut before, and counts as none."""
+    frames: dict[str, int] = {}
+    for manifest in manifests:
+        for item in manifest.items:
+            for path in mouth_paths.intersection(item_mouths(item)):
+                frames[path] = max(frames.get(path, 0), item.frames)  # a mixture may end before its clips
+    return sum(frames.values())
+
+
+def _job(data_dir: Path, clip: VideoClip, options) -> Job:
+    video, audio, mouth = (data_dir / path for path in (clip.video_path, clip.audio_path, clip.mouth_path))
+    landmarks = data_dir / clip.landmarks_path if clip.landmarks_path else None
+    key = json.dumps([file_key(video, audio, *filter(None, [landmarks])), asdict(options)])
+    return Job(clip.utterance_id, key, (mouth,), (video, audio, mouth, options, landmarks))
+
+
+def _cut(given: tuple) -> dict:
+    from utils.video.preparation import cut_clip
+
+    video, audio, mouth, options, landmarks = given
+    mouth.parent.mkdir(parents=True, exist_ok=True)
+    return cut_clip(video, probe_audio(audio).length, mouth, options, landmarks)
