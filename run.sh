@@ -30,7 +30,7 @@ frontend_layer=trunk # trunk or tcn: the output whose features are used
 views=centre        # crops to embed: centre or centre,flip
 precision=float16   # of the stored embeddings: float16 or float32
 
-conf=conf/avdprnn.yml # the model and its training
+conf=conf/av_tfdprnn.yml # the model and its training
 train_args=         # keys of the conf to change, e.g. "--lr 0.0005 --batch_size 2"; the demo changes some by itself
 tag=                # name of the experiment; empty: <conf>_<corpus>_<train_args>
 exp_dir=            # folder of the experiment; empty: exp/<tag>

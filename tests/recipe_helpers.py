@@ -20,18 +20,18 @@ from scipy.signal import resample_poly
 
 from utils.data.manifest import Manifest, read_manifest
 from utils.data.mouths import MouthFile, fill_unseen, read_mouths
-from utils.training.experiment import load_model
 from utils.embedding.frontends import load_frontend
 from utils.separation.overlap_add import separate_window
+from utils.training.experiment import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "egs/demo/lipreader.pth.tar"
 LEARNING = (
-    "--epochs 1 --epoch_size 8 --batch_size 4 --num_workers 0 --segment_sec 1.0 --lr 0.01 --warmup_steps 0 --off_screen 0 "
-    "--same_speaker 0"
+    "--epochs 1 --epoch_size 8 --batch_size 4 --num_workers 0 --segment_sec 1.0 --lr 0.01 --warmup_steps 0 --off_screen_prob 0 "
+    "--same_speaker_prob 0"
 )
 TINY = (
-    f"{LEARNING} --three_voices 0 --bn_chan 8 --hid_size 8 --n_repeats 2 --n_audio_repeats 1 --bands 16x4 --visual_chan 8 "
+    f"{LEARNING} --extra_speaker_prob 0 --bn_chan 8 --hid_size 8 --n_repeats 2 --n_audio_repeats 1 --bands 16x4 --visual_chan 8 "
     "--visual_hid 8 --visual_blocks 1 --n_filters 128 --kernel_size 128 --stride 64"
 )
 TINY_TIME_DOMAIN = (

@@ -11,14 +11,14 @@ import soundfile
 import torch
 from torch import nn
 
-from local_models import build_model
 from local_models.lipreading import Lipreading
+from local_models.networks import build_network
 from utils.data.files import read_json, write_json
 from utils.data.manifest import Mixture
-from utils.training.config import read_conf, write_conf
-from utils.training.experiment import save_model
 from utils.embedding.frontends import load_frontend, store_name
 from utils.stages import separate
+from utils.training.config import read_config, write_config
+from utils.training.experiment import save_model
 
 RATE_HZ, FPS = 16000, 25.0
 TINY = (
@@ -47,15 +47,15 @@ def wake(network: nn.Module) -> nn.Module:
 def make_experiment(exp_dir: Path, frontend_weights: Path | None, seed: int = 0) -> Path:
     """A network with random weights as stage 3 leaves one; audio-only without a front end."""
     torch.manual_seed(seed)
-    conf = read_conf("conf/avdprnn.yml" if frontend_weights else "conf/dprnn.yml", TINY.split())
+    conf = read_config("conf/av_tfdprnn.yml" if frontend_weights else "conf/av_tfdprnn_audio_only.yml", TINY.split())
     if frontend_weights:
         frontend = load_frontend(frontend_weights)
         conf = conf.with_visual_dim(frontend.dim)
         name = store_name(frontend, "centre", "float32")
         facts = {"weights": str(frontend_weights), "conf": "", "layer": "trunk", "view": "centre", "precision": "float32"}
         write_json(exp_dir / "frontend.json", facts | {"store_name": name})
-    save_model(exp_dir / "best_model.pth", wake(build_model(conf.nested)), conf.nested, {})
-    write_conf(exp_dir / "conf.yml", conf)
+    save_model(exp_dir / "best_model.pth", wake(build_network(conf.model)), conf.nested, {})
+    write_config(exp_dir / "conf.yml", conf)
     return exp_dir
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.tools.comparison_results import Run, summary
 from utils.data.audio import write_wav
 from utils.scoring.metrics import QUIETEST_DB, silent_output
 from utils.stages import score
+from utils.tools.comparison_results import Run, summary
 
 RATE_HZ = 16000
 

@@ -8,11 +8,11 @@ import soundfile
 from scipy.signal import fftconvolve
 from tiny_corpus import RATE_HZ, make_corpus
 
-from utils.mixing.recordings import AcousticOptions, Acoustics, reverberate
-from utils.training.datasets import DynamicMixtureDataset
-from utils.mixing.levels import power, sir_db
-from utils.training.config import read_conf
 from utils.errors import UserError
+from utils.mixing.levels import power, sir_db
+from utils.mixing.recordings import AcousticOptions, Acoustics, reverberate
+from utils.training.config import read_config
+from utils.training.datasets import DynamicMixtureDataset
 
 
 @pytest.fixture(scope="module")
@@ -237,26 +237,26 @@ def plain_conf(tmp_path) -> Path:
     [
         ("--noise_share 1.5", "a share, 0 to 1"),
         ("--noise_share 0.5", "data.noise_share needs data.noise_dir"),
-        ("--rir_share 0.5", "data.rir_share needs data.rir_dir"),
+        ("--rir_prob 0.5", "data.rir_prob needs data.rir_dir"),
         ("--noise_snr_low_db 5 --noise_snr_high_db -5", "noise_snr_low_db is above"),
         ("--noise_snr_low_db 1e999", "must be finite"),
-        ("--three_voices 0.5 --n_cues 0", "three_voices needs a network for several faces"),
-        ("--three_voices 0.5 --n_cues 1 --n_src 1", "three_voices needs a network for several faces"),
-        ("--three_voices 0.5 --overfit_batch true", "overfit_batch repeats one batch"),
-        ("--off_screen 0.5 --n_cues 0", "off_screen needs faces"),
-        ("--silent_voice 0.5 --dynamic false", "silent_voice needs data.dynamic true"),
-        ("--silent_voice 0.5 --fit_to_mixture true", "fit_to_mixture makes every voice as loud"),
-        ("--drop_face 0.5 --n_cues 1 --n_src 1", "leave nothing that tells"),
-        ("--shift_frames -1", "zero or more"),
-        ("--drop_face 1.1", "a share"),
+        ("--extra_speaker_prob 0.5 --n_faces 0", "three_voices needs a network for several faces"),
+        ("--extra_speaker_prob 0.5 --n_faces 1 --n_src 1", "three_voices needs a network for several faces"),
+        ("--extra_speaker_prob 0.5 --overfit_batch true", "overfit_batch repeats one batch"),
+        ("--off_screen_prob 0.5 --n_faces 0", "off_screen needs faces"),
+        ("--inactive_target_prob 0.5 --dynamic false", "silent_voice needs data.dynamic true"),
+        ("--inactive_target_prob 0.5 --fit_to_mixture true", "fit_to_mixture makes every voice as loud"),
+        ("--missing_face_prob 0.5 --n_faces 1 --n_src 1", "leave nothing that tells"),
+        ("--max_shift_frames -1", "zero or more"),
+        ("--missing_face_prob 1.1", "a share"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(plain_conf, words, said):
     with pytest.raises(UserError, match=said):
-        read_conf(plain_conf, words.split())
+        read_config(plain_conf, words.split())
 
 
 def test_noise_may_be_louder_than_speech_and_zero_switches_everything_off(plain_conf):
-    words = "--noise_snr_low_db -5 --noise_dir x --noise_share 0 --drop_face 0 --three_voices 0 --shift_frames 0"
-    data = read_conf(plain_conf, words.split()).data
+    words = "--noise_snr_low_db -5 --noise_dir x --noise_share 0 --missing_face_prob 0 --extra_speaker_prob 0 --max_shift_frames 0"
+    data = read_config(plain_conf, words.split()).data
     assert data.part(AcousticOptions) == AcousticOptions(noise_dir="x", noise_snr_low_db=-5.0)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tiny_corpus import FPS, RATE_HZ, make_corpus, make_voice
 
-from utils.tools import av_offset
-from utils.tools.av_sync import MOST_FRAMES, SyncModel, band_energies, fit, in_context, load_sync_model, offset_of
 from utils.data.manifest import read_manifest, write_manifest
 from utils.errors import UsageError, UserError
+from utils.tools import av_offset
+from utils.tools.av_sync import MOST_FRAMES, SyncModel, band_energies, fit, in_context, load_sync_model, offset_of
 
 
 def clips(seeds, frames=50):

@@ -3,7 +3,7 @@
 import torch
 from asteroid.masknn.recurrent import DPRNN
 
-from local_models.avdprnn import AVDPRNN, AVDPRNNTasNet
+from local_models.av_dprnn import AVDPRNN, AVDPRNNTasNet
 
 TINY = {"n_filters": 16, "kernel_size": 16, "stride": 8, "bn_chan": 8, "hid_size": 8, "chunk_size": 10, "hop_size": 5,
         "n_repeats": 2, "visual_dim": 6, "visual_chan": 4, "visual_hid": 8, "visual_blocks": 1}  # fmt: skip

@@ -15,15 +15,15 @@ from comparison_helpers import OLD_PLAN, suite_file
 from shell_helpers import wait_until
 from tiny_corpus import DIM, make_corpus
 
+from utils.data.files import read_json, write_json
+from utils.errors import UserError
 from utils.tools.comparison import alone_in, make_chains
 from utils.tools.comparison_plan import RowPlan, read_plan
 from utils.tools.comparison_results import Difference, Run, difference, draw_curves, read_runs
 from utils.tools.comparison_runs import Chain, run_chains
 from utils.tools.comparison_suite import Suite, choose_rows, read_suite
 from utils.tools.comparison_table import comparison_table, notes
-from utils.data.files import read_json, write_json
-from utils.training.config import read_conf, write_conf
-from utils.errors import UserError
+from utils.training.config import read_config, write_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,7 +42,7 @@ def test_a_suite_gives_its_rows_with_their_changes_after_the_common_ones(tmp_pat
 
 
 def row(**keys) -> dict:
-    return {"rows": {"bad": {"conf": "conf/avdprnn.yml"} | keys}, "baseline": ""}
+    return {"rows": {"bad": {"conf": "conf/av_tfdprnn.yml"} | keys}, "baseline": ""}
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def row(**keys) -> dict:
         (row(train_args="--epochs 3"), "row 'bad': --epochs is for the comparison to decide.*'minutes'"),
         (row(seeds=[1, 1]), "row 'bad': seeds is"),
         (row(seeds=1), "row 'bad': seeds is"),
-        ({"rows": {"a/b": {"conf": "conf/avdprnn.yml"}}, "baseline": ""}, "row 'a/b': its name makes a folder"),
-        ({"rows": {1: {"conf": "conf/avdprnn.yml"}}, "baseline": ""}, "row '1': YAML reads its name as int.*in quotes"),
+        ({"rows": {"a/b": {"conf": "conf/av_tfdprnn.yml"}}, "baseline": ""}, "row 'a/b': its name makes a folder"),
+        ({"rows": {1: {"conf": "conf/av_tfdprnn.yml"}}, "baseline": ""}, "row '1': YAML reads its name as int.*in quotes"),
     ],
 )
 def test_a_bad_suite_is_refused_in_a_line_that_names_file_and_row(tmp_path: Path, changes: dict, message: str) -> None:
@@ -152,7 +152,7 @@ def scored(tmp_path: Path) -> Suite:
     for suite_row in suite.rows:
         exp_dir = fake_run(tmp_path, suite_row.name, 0, [1, 2]).exp_dir
         words = [*suite_row.words, "--epochs", "7", "--epoch_size", "38", "--early_stop", "0", "--audio_examples", "3"]
-        write_conf(exp_dir / "conf.yml", read_conf(suite_row.conf_path, words).with_visual_dim(9))
+        write_config(exp_dir / "conf.yml", read_config(suite_row.conf_path, words).with_visual_dim(9))
     write_json(tmp_path / "plan.json", {"rows": {suite_row.name: OLD_PLAN for suite_row in suite.rows}})
     return suite
 
@@ -288,7 +288,7 @@ def test_a_comparison_reports_what_failed_goes_on_and_fills_its_section(data_dir
 
 
 def test_a_mistake_ends_in_a_line_before_anything_runs(data_dir: Path, tmp_path: Path) -> None:
-    bad = compare(suite_file(tmp_path, rows={"av": {"conf": "conf/avdprnn.yml"}}, baseline=""), data_dir, tmp_path / "out")
+    bad = compare(suite_file(tmp_path, rows={"av": {"conf": "conf/av_tfdprnn.yml"}}, baseline=""), data_dir, tmp_path / "out")
     assert bad.returncode == 1 and len(bad.stderr.strip().splitlines()) == 1
     assert "row 'av' needs mouth embeddings: give --frontend_weights" in bad.stderr
     name = compare(suite_file(tmp_path), data_dir, tmp_path / "out", "--section", "two words")

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from comparison_helpers import OLD_PLAN, suite_file
 
+from utils.data.files import write_json
+from utils.errors import UserError
 from utils.tools.comparison_costs import naming
 from utils.tools.comparison_plan import Machine, fit_budget, make_plan, plan_row, seconds_a_batch
 from utils.tools.comparison_suite import Row, read_suite
-from utils.data.files import write_json
-from utils.errors import UserError
 
 ONE_CORE_EACH = Machine(jobs=2, threads=1, cores=2)
 
@@ -64,7 +64,7 @@ def test_a_row_is_planned_from_the_medians_of_what_was_measured(tmp_path: Path) 
 
 
 def three_voices_row(folder: Path, share: float) -> Row:
-    rows = {"three": {"conf": "conf/avdprnn.yml", "train_args": f"--three_voices {share} --batch_size 4 --num_workers 0"}}
+    rows = {"three": {"conf": "conf/av_tfdprnn.yml", "train_args": f"--extra_speaker_prob {share} --batch_size 4 --num_workers 0"}}
     return read_suite(suite_file(folder, common="", rows=rows, baseline="")).rows[0]
 
 
@@ -81,9 +81,9 @@ def test_a_row_whose_epochs_lack_one_kind_of_batch_is_refused_by_its_name(tmp_pa
     """Regression: the plan was made, and stage 3 refused it."""
     seconds = {name: [0.0] for name in ("read_sec", "val_read_sec", "val_step_sec")} | {"n_read": 4, "n_train": 400, "n_val": 1}
     measured = seconds | {"step_sec": [1.0], "more_step_sec": [1.0]}
-    with pytest.raises(UserError, match=r"row 'three': an epoch has 40 mixtures, 2 of them .*--three_voices 0.05"):
+    with pytest.raises(UserError, match=r"row 'three': an epoch has 40 mixtures, 2 of them .*--extra_speaker_prob 0.05"):
         plan_row(three_voices_row(tmp_path, 0.05), measured, 40 / 60, ONE_CORE_EACH, {})
-    with pytest.raises(UserError, match=r"row 'three': an epoch has 40 mixtures, 38 of them .*--three_voices 0.95"):
+    with pytest.raises(UserError, match=r"row 'three': an epoch has 40 mixtures, 38 of them .*--extra_speaker_prob 0.95"):
         plan_row(three_voices_row(tmp_path, 0.95), measured, 40 / 60, ONE_CORE_EACH, {})
 
 

@@ -10,19 +10,19 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from local_models import build_model
+from local_models.networks import build_network
+from utils.data.files import read_json
+from utils.errors import UserError
 from utils.tools import complexity
 from utils.tools.complexity import median_seconds
-from utils.data.files import read_json
-from utils.training.config import read_conf, write_conf
-from utils.errors import UserError
 from utils.tools.macs import MacCounter, count_macs
+from utils.training.config import read_config, write_config
 
 TINY = "--bn_chan 8 --hid_size 6 --n_repeats 2 --n_audio_repeats 1 --visual_chan 8 --visual_hid 12"
 
 
 def tiny_conf(*more: str):
-    return read_conf("conf/avdprnn.yml", [*TINY.split(), "--visual_dim", "5", "--visual_blocks", "1", *more])
+    return read_config("conf/av_tfdprnn.yml", [*TINY.split(), "--visual_dim", "5", "--visual_blocks", "1", *more])
 
 
 def torch_macs(network: nn.Module, *inputs) -> int:
@@ -85,8 +85,8 @@ def test_products_and_attention_are_counted_and_hidden_products_refused():
 )
 def test_macs_of_the_networks_equal_those_of_torch(conf, more):
     sizes = TINY.replace("--n_audio_repeats 1", "") if conf == "avdprnn_time" else TINY
-    conf = read_conf(f"conf/{conf}.yml", [*sizes.split(), "--visual_dim", "5", *more])
-    network = build_model(conf.nested).eval()
+    conf = read_config(f"conf/{conf}.yml", [*sizes.split(), "--visual_dim", "5", *more])
+    network = build_network(conf.model).eval()
     inputs = torch.rand(1, 4000), torch.rand(1, 2, 7, 5) if conf.n_cues else None
     counted = count_macs(network, *inputs)
     assert counted > 0
@@ -96,7 +96,7 @@ def test_macs_of_the_networks_equal_those_of_torch(conf, more):
 def test_macs_of_the_network_agree_with_ptflops_but_for_biases_and_activations():
     ptflops = pytest.importorskip("ptflops")
     sizes = "--n_filters 16 --bn_chan 32 --hid_size 32 --chunk_size 40 --hop_size 20 --n_repeats 2"
-    network = build_model(read_conf("conf/dprnn_time.yml", sizes.split()).nested).eval()
+    network = build_network(read_config("conf/av_dprnn_audio_only.yml", sizes.split()).nested).eval()
     counted = count_macs(network, torch.rand(1, 8000))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -119,14 +119,14 @@ def test_the_program_measures_a_conf_with_and_without_lips(tmp_path, monkeypatch
 
     lips = Lipreading(read_json("conf/lipreading/demo_snv05x.json"))
     torch.save({"model_state_dict": lips.state_dict(), "config": "demo_snv05x"}, tmp_path / "lips.pth.tar")
-    write_conf(tmp_path / "tiny.yml", tiny_conf())
+    write_config(tmp_path / "tiny.yml", tiny_conf())
     command = ["--conf", tmp_path / "tiny.yml", "--json", tmp_path / "out.json", "--threads", "1", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["complexity", *map(str, command), "--frontend_weights", str(tmp_path / "lips.pth.tar")])
     probes = []
     monkeypatch.setattr(complexity, "run_probe", lambda probe: probes.append(probe) or 1000 + len(probes))
     assert complexity.main() == 0
     numbers = json.loads((tmp_path / "out.json").read_text())
-    network = build_model(tiny_conf("--visual_dim", "1024").nested)
+    network = build_network(tiny_conf("--visual_dim", "1024").nested)
     expected = sum(parameter.numel() for parameter in network.parameters())
     assert (numbers["n_src"], numbers["params"]) == (2, expected)
     assert numbers["macs_per_audio_second"] == count_macs(network, torch.rand(1, 32000), torch.rand(1, 2, 50, 1024)) // 2
@@ -146,10 +146,10 @@ def test_the_program_measures_a_conf_with_and_without_lips(tmp_path, monkeypatch
 
 def test_memory_is_that_of_weights_and_of_the_largest_tensors(tmp_path, repo_root):
     conf = tiny_conf("--bn_chan", "64")
-    write_conf(tmp_path / "tiny.yml", conf)
+    write_config(tmp_path / "tiny.yml", conf)
     command = [sys.executable, "-m", "utils.tools.complexity", "--conf", str(tmp_path / "tiny.yml"), "--probe", "training"]
     done = subprocess.run([*command, "--threads", "1"], cwd=repo_root, capture_output=True, text=True, check=True)
-    weights = 4 * sum(parameter.numel() for parameter in build_model(conf.nested).parameters())
+    weights = 4 * sum(parameter.numel() for parameter in build_network(conf.model).parameters())
     chunks = 4 * 2 * 64 * 3200  # bytes of the chunks (overlapping by half) of 1600 frames for two faces
     kept_for_the_gradient = 2 * 2 * 3 * chunks  # blocks, paths, and at least input, projection and norm of each
     assert weights + kept_for_the_gradient < int(done.stdout) < 100 * (weights + kept_for_the_gradient)

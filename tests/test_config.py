@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from local_models import MODELS, build_model
-from utils.training.config import read_conf, write_conf
+from local_models import MODELS
 from utils.engine.model_keys import MODEL_KEYS
 from utils.errors import UserError
+from utils.training.config import read_config, write_config
 
 CONFS = sorted((Path(__file__).parent.parent / "conf").glob("*.yml"))
 
 
 @pytest.mark.parametrize("path", CONFS, ids=lambda path: path.stem)
 def test_every_conf_of_the_repository_builds_its_network(path):
-    conf = read_conf(path)
-    network = build_model(conf.with_visual_dim(7).nested)
+    conf = read_config(path)
+    network = build_network(conf.with_visual_dim(7).nested)
     assert network.n_src == conf.nested["model"]["n_src"]
     assert network.visual_dim == (7 if conf.n_cues else 0)
 
@@ -34,7 +34,7 @@ TWINS = {"dprnn": "avdprnn", "dprnn_time": "avdprnn_time", "dprnn_chunks": "avdp
 
 @pytest.mark.parametrize("twin", TWINS)
 def test_a_twin_differs_from_its_model_by_the_faces_alone(twin):
-    ours, theirs = (read_conf(CONFS[0].parent / f"{name}.yml").nested for name in (twin, TWINS[twin]))
+    ours, theirs = (read_config(CONFS[0].parent / f"{name}.yml").nested for name in (twin, TWINS[twin]))
     assert (ours["model"].pop("n_cues"), theirs["model"].pop("n_cues")) == (0, 2)
     for key in ("three_voices", "off_screen"):  # there is no such mixture without faces
         assert ours["data"].pop(key) == 0
@@ -45,9 +45,9 @@ def test_a_twin_differs_from_its_model_by_the_faces_alone(twin):
 @pytest.mark.parametrize("path", CONFS, ids=lambda path: path.stem)
 def test_the_demo_can_train_every_conf_with_its_own_budget(path):
     words = (path.parent.parent / "egs/demo/train_args").read_text().split()
-    if read_conf(path).data.task == "extraction":  # whose face must not be missing
-        words += ["--drop_face", "0", "--drop_all_faces", "0"]
-    assert read_conf(path, words).training.epochs == int(words[words.index("--epochs") + 1])
+    if read_config(path).data.task == "extraction":  # whose face must not be missing
+        words += ["--missing_face_prob", "0", "--no_visual_prob", "0"]
+    assert read_config(path, words).training.epochs == int(words[words.index("--epochs") + 1])
 
 
 def test_every_conf_that_a_text_names_is_there():
@@ -61,7 +61,7 @@ def test_a_conf_takes_over_what_its_base_says_and_does_not_say_itself(tmp_path):
     (tmp_path / "a.yml").write_text("model: {name: avdprnn}\nmasknet: {chunk_size: 20, hop_size: 10}\noptim: {lr: 0.5}\n")
     (tmp_path / "b.yml").write_text("base: a.yml\nmasknet: {hop_size: 20}\n")
     (tmp_path / "c.yml").write_text("base: b.yml\noptim: {lr: 0.25}\n")
-    conf = read_conf(tmp_path / "c.yml")
+    conf = read_config(tmp_path / "c.yml")
     assert conf.nested["model"]["name"] == "avdprnn" and conf.optim.lr == 0.25
     assert (conf.nested["masknet"]["chunk_size"], conf.nested["masknet"]["hop_size"]) == (20, 20)
 
@@ -78,14 +78,14 @@ def test_a_base_that_is_none_is_named(tmp_path, base, said):
     (tmp_path / "a.yml").write_text("base: c.yml")
     (tmp_path / "c.yml").write_text(base)
     with pytest.raises(UserError, match=said):
-        read_conf(tmp_path / "c.yml")
+        read_config(tmp_path / "c.yml")
 
 
 def test_what_is_wrong_in_a_base_is_named_with_its_own_file(tmp_path):
     (tmp_path / "a.yml").write_text("optim: {rl: 1.0}")
     (tmp_path / "c.yml").write_text("base: a.yml")
     with pytest.raises(UserError, match=r"a.yml: unknown key 'optim.rl'"):
-        read_conf(tmp_path / "c.yml")
+        read_config(tmp_path / "c.yml")
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -126,7 +126,7 @@ def write(tmp_path: Path, text: str) -> Path:
         ("data: {lone_voice: 0.1, noise_share: 0.1, noise_dir: d}", "lone_voice is for data.task extraction"),
         ("model: {n_src: 1, n_cues: 1}\ndata: {task: extraction, lone_voice: 0.1}", "lone_voice needs data.noise_share"),
         ("data: {interferer_share: 0.5, off_screen: 0.5}", "interferer_share needs data.interferer_dir"),
-        ("data: {interferer_share: 0.5, interferer_dir: d}", "set data.off_screen above 0"),
+        ("data: {interferer_share: 0.5, interferer_dir: d}", "set data.off_screen_prob above 0"),
         (
             "model: {n_src: 1, n_cues: 1}\ndata: {interferer_share: 1.0, interferer_dir: d, same_speaker: 0.1}",
             "same_speaker needs a second voice of the corpus",
@@ -147,20 +147,20 @@ def write(tmp_path: Path, text: str) -> Path:
 )
 def test_a_wrong_conf_is_named(tmp_path, text, said):
     with pytest.raises(UserError, match=said.replace("(", r"\(")):
-        read_conf(write(tmp_path, text))
+        read_config(write(tmp_path, text))
 
 
 def test_a_missing_conf_lists_those_there_are():
     with pytest.raises(UserError, match=r"conf/nope.yml: no such conf; there are: .*avdprnn.yml"):
-        read_conf("conf/nope.yml")
+        read_config("conf/nope.yml")
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
-    assert read_conf(write(tmp_path, "optim: {lr: 1e-3}")).optim.lr == 1e-3
+    assert read_config(write(tmp_path, "optim: {lr: 1e-3}")).optim.lr == 1e-3
 
 
 def test_overrides_keep_their_type_and_are_remembered(tmp_path):
-    conf = read_conf(write(tmp_path, ""), ["--lr", "0.5", "--batch-size=2", "--visual_dropout", "0", "--devices", "2"])
+    conf = read_config(write(tmp_path, ""), ["--lr", "0.5", "--batch-size=2", "--visual_dropout", "0", "--devices", "2"])
     assert (conf.optim.lr, conf.training.batch_size, conf.training.devices) == (0.5, 2, "2")
     assert conf.nested["visual"]["visual_dropout"] == 0.0
     assert set(conf.overrides) == {"lr", "batch_size", "visual_dropout", "devices"}
@@ -180,19 +180,19 @@ def test_overrides_keep_their_type_and_are_remembered(tmp_path):
 )
 def test_wrong_overrides_are_named(tmp_path, words, said):
     with pytest.raises(UserError, match=said):
-        read_conf(write(tmp_path, ""), words)
+        read_config(write(tmp_path, ""), words)
 
 
 def test_a_written_conf_reads_back_the_same(tmp_path):
-    conf = read_conf(CONFS[0]).with_visual_dim(12)
-    write_conf(tmp_path / "out.yml", conf)
-    assert read_conf(tmp_path / "out.yml").nested == conf.nested
+    conf = read_config(CONFS[0]).with_visual_dim(12)
+    write_config(tmp_path / "out.yml", conf)
+    assert read_config(tmp_path / "out.yml").nested == conf.nested
 
 
 def test_the_published_extraction_network_has_its_size():
     """Encoder 40/20, 5 visual blocks, 6 dual-path blocks: 4.12 M parameters by the published formula, and a gate of ours."""
-    conf = read_conf(CONFS[0].parent / "tse_avdprnn.yml")
-    network = build_model(conf.nested)
+    conf = read_config(CONFS[0].parent / "tse_avdprnn.yml")
+    network = build_network(conf.model)
     assert (network.kernel_size, network.stride, len(network.visual_net.blocks), len(network.masker.net)) == (40, 20, 5, 6)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(4.12, rel=0.05)
     assert conf.loss.block_weight == 0.1 and conf.data.task == "extraction"

@@ -23,10 +23,10 @@ from corpora_helpers import (
 )
 from shell_helpers import bash
 
-from utils.mixing.recordings import AcousticOptions, Acoustics
 from utils.data.manifest import find_manifests, read_manifest
-from utils.mixing.levels import power
 from utils.data.video_clips import read_videos
+from utils.mixing.levels import power
+from utils.mixing.recordings import AcousticOptions, Acoustics
 
 RAW = ("--n_val", 1, "--n_test", 1)
 

@@ -242,7 +242,7 @@ def test_the_extraction_familys_list_on_raw_voxceleb2_ends_in_scores(tmp_path, f
     places = {"/data/voxceleb2/aac": recipe.raw / "aac", "/data/voxceleb2 ": f"{recipe.raw} ", "FILE": WEIGHTS,
               "mixture_data_list_2mix.csv": tmp_path / "list.csv"}  # fmt: skip
     beginning = "./egs/voxceleb2/run.sh --corpus_dir /data/voxceleb2 --frontend_weights FILE --nj 8 --corpus_args \"--mix"
-    conf = "conf/avdprnn.yml" if n_src == 2 else "conf/tse.yml"
+    conf = "conf/av_tfdprnn.yml" if n_src == 2 else "conf/tse_tfdprnn.yml"
     recipe.run(readme_command("voxceleb2", beginning, places), "--conf", conf, "--train_args", TINY)
     recipe.check(ids, sounds)
     row = recipe.test.items[0]
@@ -259,7 +259,7 @@ def test_tcd_timit_at_its_own_rates_trains_the_familys_network(tmp_path, shared_
     places = {"/data/tcd_timit": recipe.raw, "lrw_resnet18_mstcn.pth.tar": WEIGHTS,
               "--n_val 500 --n_test 1000": "--n_val 1 --n_test 2 --val_share 0.25 --test_share 0.4"}  # fmt: skip
     command = readme_command("tcd_timit", "./egs/tcd_timit/run.sh --corpus_dir", places)
-    recipe.run(command, "--conf", "conf/tse_avdprnn.yml", "--train_args", TINY_TIME_DOMAIN)
+    recipe.run(command, "--conf", "conf/tse_dprnn.yml", "--train_args", TINY_TIME_DOMAIN)
     assert len(recipe.drawn_ids()) == 2
     recipe.check(recipe.drawn_ids(), sounds)
 

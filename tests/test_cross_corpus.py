@@ -6,9 +6,9 @@ import sys
 import pytest
 from separation_helpers import make_experiment, make_folder, make_lips, state_of
 
+from utils.errors import UsageError, UserError
 from utils.tools import cross_corpus
 from utils.tools.cross_corpus import test_name as name_of_test
-from utils.errors import UsageError, UserError
 
 
 def run(root, patch, *more):

@@ -10,13 +10,13 @@ import torch
 from tiny_corpus import FPS, RATE_HZ, make_corpus
 from torch.utils.data import DataLoader
 
-from utils.training.datasets import DynamicMixtureDataset, EpochSampler, MixtureDataset, collate
-from utils.embedding.store import EmbeddingStore, EmbeddingWriter
-from utils.data.manifest import Problem, write_failed
 from utils.data.clock import frames_to_samples
+from utils.data.manifest import Problem, write_failed
+from utils.embedding.store import EmbeddingStore, EmbeddingWriter
+from utils.errors import UserError
 from utils.mixing.levels import mix_at_sir, power, sir_db
 from utils.training.augmentation import VisualAugmentation
-from utils.errors import UserError
+from utils.training.datasets import DynamicMixtureDataset, EpochSampler, MixtureDataset, collate
 
 
 @pytest.fixture(scope="module")
@@ -208,9 +208,9 @@ def test_faces_are_augmented_in_training_alone_and_voices_never(corpus):
 def test_too_few_speakers_for_a_third_voice_are_refused(corpus):
     two = replace(corpus["utterances"], items=tuple(i for i in corpus["utterances"].items if i.speaker != "spk2"))
     for share in ("three_voices", "off_screen"):
-        with pytest.raises(UserError, match=r"2 speaker\(s\) cannot make mixtures of 3.*--three_voices 0 --off_screen 0"):
+        with pytest.raises(UserError, match=r"2 speaker\(s\) cannot make mixtures of 3.*--extra_speaker_prob 0 --off_screen_prob 0"):
             DynamicMixtureDataset(two, [], 0.4, n_src=2, **{share: 0.1})
-    with pytest.raises(UserError, match="no speaker has 4 utterances.*--three_voices 0 --off_screen 0"):
+    with pytest.raises(UserError, match="no speaker has 4 utterances.*--extra_speaker_prob 0 --off_screen_prob 0"):
         DynamicMixtureDataset(two, [], 0.4, n_src=2, same_speaker=1.0, three_voices=0.5, off_screen=0.5)
 
 

@@ -9,11 +9,11 @@ import soundfile
 import torch
 from tiny_corpus import RATE_HZ, make_corpus
 
+from utils.embedding.store import EmbeddingStore
+from utils.errors import UserError
+from utils.mixing.levels import power, sir_db
 from utils.mixing.recordings import AcousticOptions, draw_stretch, recording_lengths
 from utils.training.datasets import DynamicMixtureDataset
-from utils.embedding.store import EmbeddingStore
-from utils.mixing.levels import power, sir_db
-from utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

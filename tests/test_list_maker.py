@@ -5,9 +5,9 @@ from itertools import combinations
 
 import pytest
 
+from utils.errors import UserError
 from utils.mixing.drawing import ListClip, ListOptions, count_mixtures, draw_mixtures, split_speakers
 from utils.mixing.rooms import RoomOptions
-from utils.errors import UserError
 
 CLIPS = [ListClip(f"s{speaker}_{number}", f"s{speaker}", 32000) for speaker in range(10) for number in range(6)]
 

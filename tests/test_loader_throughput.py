@@ -8,9 +8,9 @@ import torch
 import yaml
 from tiny_corpus import DIM, make_corpus
 
+from utils.errors import UsageError, UserError
 from utils.tools import loader_throughput
 from utils.tools.loader_throughput import table
-from utils.errors import UsageError, UserError
 
 CONF = {
     "model": {"name": "avdprnn", "n_cues": 2},
@@ -50,7 +50,7 @@ def run(corpus, tmp_path, monkeypatch):
 
 def test_a_row_for_each_number_of_workers_and_the_section(run, tmp_path, capsys):
     faces = ("--frontend_weights", tmp_path / "weights")
-    run(*faces, "--workers", "0,1", "--results", tmp_path / "R.md", "--train_args", "--three_voices 0.5 --drop_frames 0.2")
+    run(*faces, "--workers", "0,1", "--results", tmp_path / "R.md", "--train_args", "--extra_speaker_prob 0.5 --max_dropped_ratio 0.2")
     text = (tmp_path / "R.md").read_text()
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith(("| 0", "| 1"))]
     assert [int(row[0]) for row in rows] == [0, 1]
@@ -62,12 +62,12 @@ def test_a_row_for_each_number_of_workers_and_the_section(run, tmp_path, capsys)
 
 
 def test_an_audio_only_conf_needs_no_front_end(run, capsys):
-    run("--workers", "0", "--train_args", "--n_cues 0")
+    run("--workers", "0", "--train_args", "--n_faces 0")
     assert capsys.readouterr().out.startswith("| loader processes |")
 
 
 def test_batches_go_on_from_epoch_to_epoch(corpus):
-    from utils.training.config import ResolvedConf
+    from utils.training.config import Config
 
     class Numbers(torch.utils.data.Dataset):
         one_more = 0
@@ -78,7 +78,7 @@ def test_batches_go_on_from_epoch_to_epoch(corpus):
         def __getitem__(self, key):
             return {"mixture": torch.tensor(key)}
 
-    conf = ResolvedConf({"data": {}, "training": {"seed": 0, "batch_size": 2}})
+    conf = Config({"data": {}, "training": {"seed": 0, "batch_size": 2}})
     batches = loader_throughput._batches(conf, Numbers(), corpus["train"], 0)
     epochs = [next(batches)["mixture"][:, 0].tolist() for _ in range(6)]
     assert epochs == [[0, 0]] * 2 + [[1, 1]] * 2 + [[2, 2]] * 2
@@ -100,7 +100,7 @@ def test_the_ratio_is_delivered_over_consumed():
         (("--train_args", "--lr '3"), "No closing quotation", UsageError),
         (("--train_args", "--noise_share 0.5"), "needs data.noise_dir", UserError),
         (("--frontend_weights", "weights", "--dump_dir", "elsewhere"), "stage 2 makes them", UserError),
-        (("--train_args", "--n_cues 0 --batch_size 99"), "lower --batch_size", UserError),
+        (("--train_args", "--n_faces 0 --batch_size 99"), "lower --batch_size", UserError),
     ],
 )
 def test_mistakes_are_one_line(run, tmp_path, monkeypatch, words, said, kind):

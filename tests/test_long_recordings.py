@@ -8,17 +8,17 @@ import soundfile
 import torch
 from separation_helpers import TINY, make_experiment
 
-from local_models import build_model
-from local_models.avtfdprnn import AVTFDPRNN
-from utils.tools import long_recordings
-from utils.tools.long_recordings import HOP_SEC, MANIFEST, STORE, WINDOW_SEC, make_recording, probe, separate_apart, table
-from utils.embedding.store import EmbeddingStore
+from local_models.av_tfdprnn import AVTFDPRNN
+from local_models.networks import build_network
 from utils.data.files import write_json
 from utils.data.manifest import read_manifest
-from utils.training.config import read_conf
-from utils.training.experiment import save_model
+from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.stages import separate
+from utils.tools import long_recordings
+from utils.tools.long_recordings import HOP_SEC, MANIFEST, STORE, WINDOW_SEC, make_recording, probe, separate_apart, table
+from utils.training.config import read_config
+from utils.training.experiment import save_model
 
 DIM = 4
 
@@ -26,9 +26,9 @@ DIM = 4
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory) -> Path:
     exp_dir = tmp_path_factory.mktemp("exp") / "av"
-    conf = read_conf("conf/avdprnn.yml", TINY.split()).with_visual_dim(DIM)
+    conf = read_config("conf/av_tfdprnn.yml", TINY.split()).with_visual_dim(DIM)
     torch.manual_seed(0)
-    save_model(exp_dir / "best_model.pth", build_model(conf.nested), conf.nested, {})
+    save_model(exp_dir / "best_model.pth", build_network(conf.model), conf.nested, {})
     write_json(exp_dir / "frontend.json", {"store_name": "front", "precision": "float32"})
     return exp_dir
 

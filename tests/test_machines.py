@@ -17,21 +17,21 @@ from separation_helpers import Stage, make_experiment, make_folder, make_lips, r
 from shell_helpers import ROOT, bash, calls, copy_recipe, write_script
 
 from egs.own_video.prepare import find_clips
-from utils.mixing.recordings import recording_lengths
 from utils.corpora.clip_tree import walk_tree
-from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
+from utils.corpora.raw_corpus import _checked_clips
 from utils.data.estimates import write_voices
 from utils.data.files import atomic_path, read_json, write_json, write_text
 from utils.data.manifest import Problem, read_manifest, write_failed
-from utils.data.mouths import MouthWriter
-from utils.corpora.raw_corpus import _checked_clips
-from utils.embedding.precomputed import ReadyFeatures
-from utils.training.trainer import AtomicCheckpoints
-from utils.errors import UserError, WriteError, name_problem, printable, system_error
-from utils.scoring.items import read_separated, scan_folders
 from utils.data.marks import StageMark
+from utils.data.mouths import MouthWriter
+from utils.embedding.precomputed import ReadyFeatures
+from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
+from utils.errors import UserError, WriteError, name_problem, printable, system_error
+from utils.mixing.recordings import recording_lengths
+from utils.scoring.items import read_separated, scan_folders
 from utils.stages.prepare import fingerprint_tree
 from utils.stages.train import _unused
+from utils.training.trainer import AtomicCheckpoints
 
 LIMIT_BYTES = 50_000
 LATIN_1 = os.fsdecode(b"gr\xfc\xdfe")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import UserError
 from utils.data.marks import StageMark, fingerprint_files
+from utils.errors import UserError
 
 
 def test_a_stage_that_never_finished_has_no_changes_to_name(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from corpora_helpers import LRS3_IDS
 
-from utils.mixing.list_settings import read_settings, settings_path, write_settings
-from utils.mixing.lists import ListedMixture, ListedVoice, absent_clips, read_mix_list, write_mix_list
-from utils.mixing.rendering import MixingOptions
-from utils.mixing.public_lists import INTERFERER_OVER_TARGET, TARGET_OVER_INTERFERER, read_extraction_csv, read_gain_list
 from utils.corpora.two_mix import LRS2, LRS3, VOXCELEB2
 from utils.errors import UserError
+from utils.mixing.list_settings import read_settings, settings_path, write_settings
+from utils.mixing.lists import ListedMixture, ListedVoice, absent_clips, read_mix_list, write_mix_list
+from utils.mixing.public_lists import INTERFERER_OVER_TARGET, TARGET_OVER_INTERFERER, read_extraction_csv, read_gain_list
+from utils.mixing.rendering import MixingOptions
 
 PAIR = "train,train,id08108,RCODGWdfzdY/00197,0,train,id07077,oi72_HHDWY4/00288,0.8976636599379368,4.096"
 TRIPLE = PAIR.removesuffix(",4.096") + ",train,id08249,dsn2lLxlZbk/00252,-2.3123658541460035,4.096"

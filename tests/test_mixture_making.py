@@ -10,12 +10,12 @@ import pytest
 import soundfile
 from corpora_helpers import RATE_HZ, speech, write_audio
 
-from utils.mixing.lists import ListedMixture, ListedVoice
+from utils.errors import UserError
 from utils.mixing.levels import power
+from utils.mixing.lists import ListedMixture, ListedVoice
 from utils.mixing.rendering import MixClip, MixingOptions, make_mixtures, mix_voices
 from utils.mixing.rooms import RoomOptions, draw_responses, load_response
 from utils.mixing.speech_level import level_db
-from utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

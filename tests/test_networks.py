@@ -5,7 +5,7 @@ import torch
 from separation_helpers import wake
 from torch import nn
 
-from local_models import MODELS, build_model
+from local_models import MODELS
 from local_models.separator import fit_to_mixture
 from local_models.visual import resample_frames
 
@@ -32,7 +32,7 @@ every = pytest.mark.parametrize("kind", NETWORKS)
 def tiny(kind: str, **changes) -> nn.Module:
     """A small network in which everything takes part."""
     torch.manual_seed(0)
-    return wake(build_model({"model": {**NETWORKS[kind], **changes}}).eval())
+    return wake(build_network({"model": {**NETWORKS[kind], **changes}}).eval())
 
 
 def test_every_network_of_the_registry_is_tested_here():

@@ -11,14 +11,14 @@ import torch
 from separation_helpers import Stage, make_experiment, make_folder, make_lips, state_of
 
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
-from utils.training.augmentation import shift_frames
-from utils.separation.offsets import ShiftedStore
 from utils.errors import UserError
-from utils.scoring.metrics import score_mixture
 from utils.scoring.items import ScoreItem
+from utils.scoring.metrics import score_mixture
 from utils.scoring.offsets import offset_rows, offset_table
+from utils.separation.offsets import ShiftedStore
 from utils.stages import offset_sweep, score
 from utils.stages.offset_sweep import offsets
+from utils.training.augmentation import shift_frames
 
 
 @pytest.mark.parametrize("by", [-30, -5, -1, 0, 1, 5, 30])

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils.data.clock import frames_to_samples
+from utils.data.clock import frames_covering, frames_to_samples
 from utils.errors import UserError
-from utils.data.clock import frames_covering
 from utils.separation.overlap_add import separate_blocks, separate_long
 
 CLOCKS = {"sample_rate": 16000, "fps": 25.0}

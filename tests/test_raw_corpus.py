@@ -9,13 +9,13 @@ import pytest
 import soundfile
 from corpora_helpers import RATE_HZ, speech, write_audio, write_crops
 
-from utils.data.audio import probe_audio, read_audio, write_wav
-from utils.mixing.drawing import ListOptions
-from utils.data.manifest import find_manifests, read_manifest, validate_manifest
-from utils.mixing.lists import ListedMixture, ListedVoice
 from utils.corpora.raw_corpus import RawClip, RawOptions, VideoReader, prepare_raw_corpus
+from utils.data.audio import probe_audio, read_audio, write_wav
+from utils.data.manifest import find_manifests, read_manifest, validate_manifest
 from utils.data.video_clips import read_videos
 from utils.errors import UserError
+from utils.mixing.drawing import ListOptions
+from utils.mixing.lists import ListedMixture, ListedVoice
 
 
 def extract(clip: RawClip, wav_path: Path) -> int:

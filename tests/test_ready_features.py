@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from tiny_corpus import DIM, make_corpus
 
-from utils.embedding.store import EmbeddingStore
 from utils.data.files import read_json, write_json
 from utils.data.manifest import read_manifest
+from utils.embedding.frontends import load_frontend, store_name
 from utils.embedding.plan import plan_embedding
 from utils.embedding.precomputed import ReadyFeatures
-from utils.embedding.frontends import load_frontend, store_name
+from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.stages import embed, score, separate, train
 
 FRAMES = 20
 TRAIN_ARGS = (
-    "--epochs 1 --epoch_size 4 --batch_size 2 --num_workers 0 --segment_sec 0.4 --off_screen 0 --three_voices 0 --bands 8x4 "
+    "--epochs 1 --epoch_size 4 --batch_size 2 --num_workers 0 --segment_sec 0.4 --off_screen_prob 0 --extra_speaker_prob 0 --bands 8x4 "
     "--bn_chan 8 --hid_size 8 --n_repeats 2 --n_audio_repeats 1 --visual_chan 4 --visual_hid 8 --visual_blocks 1 "
     "--n_filters 64 --kernel_size 64 --stride 32"
 )
@@ -164,7 +164,7 @@ def test_training_separation_and_scoring_take_them_and_another_test_set_brings_i
     caplog.set_level("INFO")
     run_embed(monkeypatch, tmp_path)
     exp, lips, dump = tmp_path / "exp", tmp_path / "lips", {"dump_dir": tmp_path / "dump"}
-    conf = {"conf": "conf/avdprnn.yml", "train_args": TRAIN_ARGS, "data_dir": tmp_path / "data"}
+    conf = {"conf": "conf/av_tfdprnn.yml", "train_args": TRAIN_ARGS, "data_dir": tmp_path / "data"}
     assert run_stage(monkeypatch, train, exp_dir=exp, frontend_weights=lips, **conf, **dump) == 0
     assert read_json(exp / "frontend.json")["description"]["network"] == "ready-made features"
 

@@ -14,8 +14,15 @@ from separation_helpers import TINY, make_experiment
 from tiny_corpus import DIM, FPS, RATE_HZ, make_corpus
 from torch import nn
 
-from local_models import build_model
+from local_models.networks import build_network
 from utils.benchmarks import robustness, robustness_conditions
+from utils.data.audio import write_wav
+from utils.data.files import write_json
+from utils.data.manifest import read_manifest, write_manifest
+from utils.embedding.store import EmbeddingStore
+from utils.errors import UserError
+from utils.mixing.levels import power
+from utils.scoring.metrics import score_mixture
 from utils.tools.robustness import How, Outcome, measure
 from utils.tools.robustness_conditions import (
     ALL_MISSING,
@@ -33,15 +40,8 @@ from utils.tools.robustness_conditions import (
 )
 from utils.tools.robustness_report import both_right, gate, statistic, table
 from utils.tools.robustness_voices import VoiceBank, spread
-from utils.data.audio import write_wav
-from utils.embedding.store import EmbeddingStore
-from utils.data.files import write_json
-from utils.data.manifest import read_manifest, write_manifest
-from utils.mixing.levels import power
-from utils.training.config import read_conf, write_conf
+from utils.training.config import read_config, write_config
 from utils.training.experiment import save_model
-from utils.errors import UserError
-from utils.scoring.metrics import score_mixture
 
 N_MIXTURES, N_FRAMES, N_SAMPLES = 7, 25, 16000
 
@@ -54,10 +54,10 @@ def root(tmp_path_factory) -> Path:
     (root / "dump/embeddings/front").mkdir(parents=True)
     made["store"].rename(root / "dump/embeddings/front/tiny")
     make_experiment(root / "exp/twin", None)
-    conf = read_conf("conf/avdprnn.yml", TINY.split()).with_visual_dim(DIM)
+    conf = read_config("conf/av_tfdprnn.yml", TINY.split()).with_visual_dim(DIM)
     torch.manual_seed(0)
-    save_model(root / "exp/av/best_model.pth", build_model(conf.nested), conf.nested, {})
-    write_conf(root / "exp/av/conf.yml", conf)
+    save_model(root / "exp/av/best_model.pth", build_network(conf.model), conf.nested, {})
+    write_config(root / "exp/av/conf.yml", conf)
     write_json(root / "exp/av/frontend.json", {"store_name": "front", "precision": "float16"})
     return root
 

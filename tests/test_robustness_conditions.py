@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from utils.tools.robustness_conditions import _excerpt
-from utils.mixing.levels import SILENCE_POWER, power
 from utils.errors import UserError
+from utils.mixing.levels import SILENCE_POWER, power
+from utils.tools.robustness_conditions import _excerpt
 
 N_SAMPLES = 1600
 EXAMPLE = SimpleNamespace(sources=np.zeros((2, N_SAMPLES)))

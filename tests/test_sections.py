@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.tools.sections import add_results_options, origin, write_section
 from utils.errors import UserError
+from utils.tools.sections import add_results_options, origin, write_section
 
 
 def test_a_section_is_made_with_its_file(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_each_stage_gets_its_options(recipe: Path) -> None:
     assert lines["mouths"] == "--data_dir=data/demo --alignment=centred8 --nj=3 --max_failed=2"
     assert "--frontend_weights=egs/demo/lipreader.pth.tar --frontend_layer=trunk" in lines["embed"]
     assert (
-        "--conf=conf/avdprnn.yml --data_dir=data/demo --exp_dir=exp/mine --train_args=--epochs 3 --lr 0.0005" in lines["train"]
+        "--conf=conf/av_tfdprnn.yml --data_dir=data/demo --exp_dir=exp/mine --train_args=--epochs 3 --lr 0.0005" in lines["train"]
     )
     assert "--test_dir=data/demo/test.csv --test_name=demo_test" in lines["separate"]
     assert "--frontend_weights" not in lines["separate"], "the experiment knows its own front end"
@@ -66,9 +66,9 @@ def test_a_folder_of_ready_made_features_needs_no_mouths_and_stage_4_may_be_give
 
 
 def test_an_audio_only_conf_skips_the_embeddings_and_says_so(recipe: Path) -> None:
-    result = run(recipe, "--corpus", "toy", "--conf", "conf/dprnn.yml", "--stop_stage", 3)
+    result = run(recipe, "--corpus", "toy", "--conf", "conf/av_tfdprnn_audio_only.yml", "--stop_stage", 3)
     assert result.returncode == 0, result.stderr
-    assert "stage 2_embeddings: skipped, conf/dprnn.yml is an audio-only model" in result.stderr
+    assert "stage 2_embeddings: skipped, conf/av_tfdprnn_audio_only.yml is an audio-only model" in result.stderr
     assert [line.split()[1].split(".")[-1] for line in calls(recipe)] == ["prepare", "mouths", "train"]
 
 
@@ -84,16 +84,16 @@ def test_a_conf_is_audio_only_where_its_base_is(recipe: Path) -> None:
 
 
 def test_n_cues_of_the_overrides_decides_over_the_conf(recipe: Path) -> None:
-    result = run(recipe, "--corpus", "toy", "--train_args", "--lr 0.1 --n_cues 0", "--stop_stage", 3)
+    result = run(recipe, "--corpus", "toy", "--train_args", "--lr 0.1 --n_faces 0", "--stop_stage", 3)
     assert "skipped" in result.stderr
-    assert run(recipe, "--corpus", "toy", "--conf", "conf/dprnn.yml", "--train_args=--n-cues=2").returncode == 2
+    assert run(recipe, "--corpus", "toy", "--conf", "conf/av_tfdprnn_audio_only.yml", "--train_args=--n-cues=2").returncode == 2
 
 
 @pytest.mark.parametrize(
     ("words", "tag"),
     [
         ([], "avdprnn_demo"),
-        (["--conf", "conf/dprnn.yml"], "dprnn_demo"),
+        (["--conf", "conf/av_tfdprnn_audio_only.yml"], "dprnn_demo"),
         (["--train_args", "--lr 0.0005"], "avdprnn_demo_lr0.0005"),
         (["--train_args", "--lr=0.0005"], "avdprnn_demo_lr0.0005"),
         (["--train_args", "--lr 1e-3 --batch_size 2"], "avdprnn_demo_lr1e-3_batch_size2"),
@@ -110,7 +110,7 @@ def test_the_experiment_is_named_by_conf_corpus_and_overrides(recipe: Path, word
 
 def test_long_or_odd_overrides_get_a_short_hash_that_tells_them_apart(recipe: Path) -> None:
     def tag(text: str) -> str:
-        script = f'. utils/recipe.sh; experiment_tag conf/avdprnn.yml demo "{text}"'
+        script = f'. utils/recipe.sh; experiment_tag conf/av_tfdprnn.yml demo "{text}"'
         return bash("bash", "-euc", script, cwd=recipe).stdout
 
     odd, other = tag("--logger a/b"), tag("--logger a:b")
@@ -213,7 +213,7 @@ def test_a_value_with_shell_in_it_reaches_the_program_as_text(recipe: Path) -> N
 
 
 def test_a_stage_runs_alone_from_anywhere_and_from_sbatchs_copy(recipe: Path, tmp_path: Path) -> None:
-    words = ("--exp_dir", "exp/a", "--data_dir", "data/demo", "--conf", "conf/dprnn.yml", "--force")
+    words = ("--exp_dir", "exp/a", "--data_dir", "data/demo", "--conf", "conf/av_tfdprnn_audio_only.yml", "--force")
     (recipe / "data/demo").mkdir(parents=True)
     alone = bash(recipe / "utils/stages/3_train.sh", *words, cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
@@ -223,7 +223,7 @@ def test_a_stage_runs_alone_from_anywhere_and_from_sbatchs_copy(recipe: Path, tm
     batch = bash("bash", spool / "slurm_script", *words, cwd=tmp_path, SLURM_SUBMIT_DIR=str(recipe))
     assert batch.returncode == 0, batch.stderr
     first, second = calls(recipe)
-    assert first == second and first.startswith("-m utils.stages.train --conf=conf/dprnn.yml --data_dir=data/demo")
+    assert first == second and first.startswith("-m utils.stages.train --conf=conf/av_tfdprnn_audio_only.yml --data_dir=data/demo")
     assert first.endswith("--force")
 
 

@@ -15,12 +15,12 @@ import yaml
 from tiny_corpus import DIM, make_corpus
 
 from utils.embedding.store import EmbeddingStore
-from utils.training.config import OptimConf, ResolvedConf, read_conf
+from utils.engine.schedule import LearningRate
+from utils.errors import UserError
+from utils.training.config import Config, read_config
 from utils.training.experiment import load_model
 from utils.training.losses import si_snr_db
-from utils.engine.schedule import LearningRate
 from utils.training.trainer import train
-from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 CONF = {
@@ -53,11 +53,11 @@ def conf_file(tmp_path: Path, **changes) -> Path:
     return path
 
 
-def conf_of(tmp_path: Path, **changes) -> ResolvedConf:
-    return read_conf(conf_file(tmp_path, **changes)).with_visual_dim(DIM)
+def conf_of(tmp_path: Path, **changes) -> Config:
+    return read_config(conf_file(tmp_path, **changes)).with_visual_dim(DIM)
 
 
-def run(corpus, exp_dir: Path, conf: ResolvedConf) -> dict:
+def run(corpus, exp_dir: Path, conf: Config) -> dict:
     stores = [EmbeddingStore(corpus["store"])] if conf.n_cues else []
     dynamic = corpus["utterances"] if conf.data.dynamic else corpus["train"]
     return train(conf, exp_dir, dynamic, corpus["val"], stores, stores)
@@ -122,7 +122,7 @@ def test_deep_supervision_trains_earlier_blocks_and_logs_the_last_one_alone(corp
         sections["training"] |= {"epochs": 1, "batch_size": 8}  # one step
         path = tmp_path / f"{weight}.yml"
         path.write_text(yaml.safe_dump(sections))
-        run(corpus, tmp_path / str(weight), read_conf(path).with_visual_dim(DIM))
+        run(corpus, tmp_path / str(weight), read_config(path).with_visual_dim(DIM))
         first[weight] = history(tmp_path / str(weight))[0]
     assert first[0.0]["loss"] == first[0.1]["loss"]
     plain, deep = (torch.load(tmp_path / w / "best_model.pth", weights_only=True)["model"] for w in ("0.0", "0.1"))
@@ -143,12 +143,12 @@ def test_marks_of_experiments_from_before_a_key_came_still_hold(corpus):
     from utils.mixing.recordings import AcousticOptions, Acoustics
     from utils.stages.train import LATER_DEFAULTS, _inputs
 
-    conf = read_conf(ROOT / "conf/avdprnn.yml", ["--attention_heads", "0"])
+    conf = read_config(ROOT / "conf/av_tfdprnn.yml", ["--attention_heads", "0"])
     inputs = _inputs(conf, {}, corpus["utterances"], corpus["val"], Acoustics(AcousticOptions(), 16000))
-    assert not LATER_DEFAULTS.keys() & inputs.keys() and "data.off_screen" in inputs
-    changed = read_conf(ROOT / "conf/avdprnn.yml", ["--interferer_share", "0.5", "--interferer_dir", "d"])
+    assert not LATER_DEFAULTS.keys() & inputs.keys() and "data.off_screen_prob" in inputs
+    changed = read_config(ROOT / "conf/av_tfdprnn.yml", ["--interferer_prob", "0.5", "--interferer_dir", "d"])
     inputs = _inputs(changed, {}, corpus["utterances"], corpus["val"], Acoustics(AcousticOptions(), 16000))
-    assert inputs["data.interferer_share"] == "0.5"
+    assert inputs["data.interferer_prob"] == "0.5"
     assert all(conf.nested[key.split(".")[0]][key.split(".")[1]] == value for key, value in LATER_DEFAULTS.items())
 
 
@@ -325,7 +325,7 @@ def test_two_processes_share_the_work(corpus, tmp_path):
     [
         (["--train_args", "--lrr 3"], "unknown key 'lrr'; did you mean 'lr'", 1),
         (["--train_args", "--lr '3"], "No closing quotation", 2),
-        (["--train_args", "--n_cues 0 --strategy nonsense"], "--strategy nonsense cannot be had", 1),
+        (["--train_args", "--n_faces 0 --strategy nonsense"], "--strategy nonsense cannot be had", 1),
         (["--nonsense", "3"], "unrecognized arguments", 2),
     ],
 )

@@ -14,11 +14,11 @@ import yaml
 from separation_helpers import make_lips
 from tiny_corpus import RATE_HZ, make_corpus
 
-from utils.training.datasets import MixtureDataset
+from utils.embedding.frontends import load_frontend, store_name
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.training.config import LossConf
+from utils.training.datasets import MixtureDataset
 from utils.training.experiment import load_model
-from utils.embedding.frontends import load_frontend, store_name
 from utils.training.losses import SeparationLoss
 
 ROOT = Path(__file__).parent.parent

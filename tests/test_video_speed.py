@@ -6,9 +6,9 @@ import sys
 import pytest
 from separation_helpers import make_experiment
 
+from utils.errors import UsageError
 from utils.tools import video_speed
 from utils.tools.video_speed import PARTS, repeat, table, write_piece
-from utils.errors import UsageError
 from utils.video.decoding import extract_sound, probe_video, read_pictures
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from utils.embedding.store import EmbeddingWriter, Source
 from utils.data.manifest import Manifest, Mixture, Utterance, write_manifest
+from utils.embedding.store import EmbeddingWriter, Source
 from utils.mixing.levels import mix_at_sir
 
 RATE_HZ, FPS, DIM = 16000, 25, 4

@@ -50,7 +50,7 @@ first_writable() { # NAME FOLDER...: the first folder that is there or can be ma
 }
 
 is_audio_only() { # CONF TRAIN_ARGS [DEPTH]: does the model see no faces (n_cues: 0)?
-    local override='.*--n_cues[=[:space:]]+([0-9]+)' base # the last one counts
+    local override='.*--n_faces[=[:space:]]+([0-9]+)' base # the last one counts
     if [[ ${2//n-cues/n_cues} =~ $override ]]; then
         ((BASH_REMATCH[1] == 0))
     elif grep -Eqs '^[^#]*\<n_cues:' -- "$1"; then
@@ -72,7 +72,7 @@ check_conf() { # CONF
 
 check_weights() { # FRONTEND_WEIGHTS
     [[ -n $1 ]] || usage_error "--frontend_weights FILE is needed: the lip reader's checkpoint" \
-        "(utils/download_weights.sh fetches public ones); or train without faces: --conf conf/dprnn.yml"
+        "(utils/download_weights.sh fetches public ones); or train without faces: --conf conf/av_tfdprnn_audio_only.yml"
     [[ -e $1 ]] || die "--frontend_weights $1: no such file or folder; utils/download_weights.sh fetches public ones"
 }
 

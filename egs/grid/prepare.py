@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
+from utils.corpora.raw_corpus import RawClip
 from utils.corpora.raw_video import prepare_raw, raw_parser, split_clips
 from utils.data.manifest import Problem
-from utils.corpora.raw_corpus import RawClip
 from utils.errors import UserError, flag, run_cli
 
 VIDEO_SUFFIXES = (".mpg", ".mp4", ".avi", ".mkv", ".mov")  # the first counts where a clip is there in several

@@ -11,13 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.two_mix_recipe import PRETRAIN, corpus_parser, is_prepared, prepare_corpus, prepare_two_mix
 from utils.corpora.clip_tree import VIDEO_SUFFIXES, TreeFile, walk_tree
-from utils.data.manifest import Problem
-from utils.mixing.lists import text_lines
 from utils.corpora.raw_corpus import RawClip
 from utils.corpora.two_mix import LRS2
+from utils.corpora.two_mix_recipe import PRETRAIN, corpus_parser, is_prepared, prepare_corpus, prepare_two_mix
+from utils.data.manifest import Problem
 from utils.errors import UserError, flag, run_cli
+from utils.mixing.lists import text_lines
 
 LISTS = {"train": "train", "val": "val", "test": "test", "pretrain": "train"}  # of clips, and the split that they make
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.two_mix_recipe import PRETRAIN, corpus_parser, has_lists, is_prepared, prepare_corpus, prepare_two_mix
 from utils.corpora.clip_tree import VIDEO_SUFFIXES, walk_tree
-from utils.mixing.drawing import split_speakers
-from utils.data.manifest import Problem, write_failed
 from utils.corpora.raw_corpus import RawClip
 from utils.corpora.two_mix import LRS3
+from utils.corpora.two_mix_recipe import PRETRAIN, corpus_parser, has_lists, is_prepared, prepare_corpus, prepare_two_mix
+from utils.data.manifest import Problem, write_failed
 from utils.errors import UserError, flag, run_cli
+from utils.mixing.drawing import split_speakers
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.raw_video import video_decoding
-from utils.data.audio import probe_audio
 from utils.corpora.clip_tree import AUDIO_SUFFIXES, TreeFile, walk_tree
 from utils.corpora.output import print_summary, refuse_failures, write_corpus
+from utils.corpora.raw_video import video_decoding
+from utils.data.audio import probe_audio
 from utils.data.disk import require_space
 from utils.data.files import read_json, write_text
 from utils.data.jobs import Job, file_key, pending, run_jobs

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.raw_video import prepare_raw, raw_parser, split_clips
 from utils.corpora.raw_corpus import RawClip
+from utils.corpora.raw_video import prepare_raw, raw_parser, split_clips
 from utils.data.video_clips import VIDEO_SUFFIXES
 from utils.errors import UserError, run_cli
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.raw_video import prepare_raw, raw_parser, split_clips
 from utils.corpora.clip_tree import VIDEO_SUFFIXES, walk_tree
-from utils.data.manifest import Problem
 from utils.corpora.raw_corpus import RawClip
+from utils.corpora.raw_video import prepare_raw, raw_parser, split_clips
+from utils.data.manifest import Problem
 from utils.errors import UserError, run_cli
 
 CAMERAS = ("straightcam", "30degcam")

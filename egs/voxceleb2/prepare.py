@@ -14,11 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.two_mix_recipe import corpus_parser, is_prepared, prepare_corpus, prepare_two_mix
 from utils.corpora.clip_tree import AUDIO_SUFFIXES, VIDEO_SUFFIXES, TreeFile, walk_tree
-from utils.data.manifest import Problem
 from utils.corpora.raw_corpus import RawClip
 from utils.corpora.two_mix import VOXCELEB2
+from utils.corpora.two_mix_recipe import corpus_parser, is_prepared, prepare_corpus, prepare_two_mix
+from utils.data.manifest import Problem
 from utils.errors import UserError, run_cli
 
 _PLACE = 3  # a clip is speaker/video/clip, whatever is above

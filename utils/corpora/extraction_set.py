@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.mixing.recordings import TALKS_POWER, draw_stretch, recording_lengths
-from utils.data.audio import read_audio, write_wav
 from utils.corpora.output import refuse_failures
+from utils.data.audio import read_audio, write_wav
+from utils.data.clock import frames_to_samples
 from utils.data.manifest import Manifest, Problem, read_manifest, write_failed, write_manifest
 from utils.data.manifest_rows import Mixture, Utterance, item_id
-from utils.data.clock import frames_to_samples
-from utils.mixing.levels import SILENCE_POWER, add_noise, power, sir_gains
 from utils.data.mouths import MouthFile, MouthWriter
 from utils.errors import OptionParser, UserError, run_cli
+from utils.mixing.levels import SILENCE_POWER, add_noise, power, sir_gains
+from utils.mixing.recordings import SPEECH_POWER, draw_stretch, recording_lengths
 
 CONDITIONS = {"ss": "speech+speech", "sn": "speech+noise", "ssn": "speech+speech+noise", "abs": "absent target"}
 NEED_SPEECH, NEED_NOISE = {"ss", "ssn", "abs"}, {"sn", "ssn"}
@@ -256,7 +256,7 @@ class Maker:
         drawn = list(self.speech)[rng.integers(len(self.speech))]
         own = {path: there for path, there in self.speech.items() if path.parent == drawn.parent}
         if self.speech[drawn] >= length or len(own) == 1:
-            return draw_stretch("interferer_dir", {drawn: self.speech[drawn]}, length, self.rate, rng, TALKS_POWER)
+            return draw_stretch("interferer_dir", {drawn: self.speech[drawn]}, length, self.rate, rng, SPEECH_POWER)
         order = [list(own)[index] for index in rng.permutation(len(own))]
         joined = np.concatenate([read_audio(path, sample_rate=self.rate) for path in order])
         if power(joined) <= SILENCE_POWER:

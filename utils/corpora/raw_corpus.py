@@ -26,9 +26,11 @@ from pathlib import Path
 from utils.corpora.output import label_mixtures, print_summary, refuse_failures, write_corpus
 from utils.data.disk import require_space
 from utils.data.jobs import Job, file_key, pending, run_jobs
+from utils.data.manifest import Problem, Utterance
+from utils.data.video_clips import FILE_NAME, VideoClip, write_videos
+from utils.errors import UserError, name_problem
 from utils.mixing.drawing import ListClip, ListOptions, count_mixtures, draw_mixtures
 from utils.mixing.list_settings import settings_path, write_settings
-from utils.data.manifest import Problem, Utterance
 from utils.mixing.lists import SPLITS, ListedMixture, absent_clips, write_mix_list
 from utils.mixing.rendering import (
     MAX,
@@ -40,8 +42,6 @@ from utils.mixing.rendering import (
     mixture_bytes,
     remove_mixtures,
 )
-from utils.data.video_clips import FILE_NAME, VideoClip, write_videos
-from utils.errors import UserError, name_problem
 
 log = logging.getLogger(__name__)
 SAMPLE_RATE_HZ = 16000

@@ -18,16 +18,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from utils.corpora.raw_corpus import SAMPLE_RATE_HZ, RawClip, RawOptions, VideoReader, prepare_raw_corpus
+from utils.data.manifest import Problem
+from utils.data.sound_checks import wrong_rate_hint
+from utils.errors import OptionParser, UsageError, UserError, flag
 from utils.mixing.drawing import ListOptions, split_speakers
 from utils.mixing.list_settings import settle
-from utils.data.manifest import Problem
 from utils.mixing.lists import ListedMixture, read_mix_list
 from utils.mixing.rendering import MIN, SUBTYPES, MixingOptions
-from utils.corpora.raw_corpus import SAMPLE_RATE_HZ, RawClip, RawOptions, VideoReader, prepare_raw_corpus
 from utils.mixing.rooms import RoomOptions, find_responses
-from utils.data.sound_checks import wrong_rate_hint
 from utils.mixing.speech_level import MEASURES, WHOLE
-from utils.errors import OptionParser, UsageError, UserError, flag
 
 log = logging.getLogger(__name__)
 # of the options that hold for a whole list; none is in the arguments where the user does not give it, for a list may say it

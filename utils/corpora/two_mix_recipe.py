@@ -4,14 +4,14 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from utils.corpora.raw_video import SETTINGS, add_raw_options, is_own_list, list_settings, prepare_raw, split_clips
 from utils.corpora.output import keep_usable, label_mixtures, print_summary, refuse_failures, write_corpus
+from utils.corpora.raw_corpus import RawClip
+from utils.corpora.raw_video import SETTINGS, add_raw_options, is_own_list, list_settings, prepare_raw, split_clips
+from utils.corpora.two_mix import SAMPLE_RATE_HZ, MouthRule, is_two_mix, read_two_mix
 from utils.data.manifest import Mixture, Problem, Utterance
+from utils.errors import OptionParser, UsageError, UserError, flag
 from utils.mixing.lists import MixtureList, read_mix_list
 from utils.mixing.public_lists import SIR_CONVENTIONS, read_extraction_csv, read_gain_list
-from utils.corpora.raw_corpus import RawClip
-from utils.corpora.two_mix import SAMPLE_RATE_HZ, MouthRule, is_two_mix, read_two_mix
-from utils.errors import OptionParser, UsageError, UserError, flag
 
 PRETRAIN = "pretrain_"  # before the ids of LRS2's and LRS3's pretrain parts
 _WITH_PRETRAIN = ("lrs2", "lrs3")

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.data.files import write_json
 from utils.data.manifest import Manifest, Problem, write_failed
 from utils.data.mouths import FILL_FRAMES, MOUTH_SIZE, MouthFile, fill_unseen
+from utils.embedding.frontends import Frontend
 from utils.embedding.plan import EmbeddingPlan, MouthClip, plan_embedding, require_room, source_of
 from utils.embedding.precomputed import ReadyFeatures
-from utils.embedding.frontends import Frontend
+from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.disk import require_space
-from utils.embedding.store import EmbeddingStore, Source
 from utils.data.files import sha256_file
 from utils.data.manifest import Manifest, Problem
 from utils.data.manifest_rows import item_id, item_mouths
-from utils.embedding.precomputed import ReadyFeatures
 from utils.embedding.frontends import Frontend, store_name
+from utils.embedding.precomputed import ReadyFeatures
+from utils.embedding.store import EmbeddingStore, Source
 from utils.errors import UserError
 
 _BATCH_FRAMES = 2048  # frames that go through the network at once: bounds the memory

@@ -11,10 +11,10 @@ from itertools import combinations
 
 import numpy as np
 
+from utils.errors import UserError
 from utils.mixing.lists import ListedMixture, ListedVoice
 from utils.mixing.public_lists import mixture_name
 from utils.mixing.rooms import RoomOptions, draw_responses
-from utils.errors import UserError
 
 _ENUMERABLE = 500_000  # combinations that may be written out one by one
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.data.files import read_json, write_json
+from utils.errors import UsageError, UserError
 from utils.mixing.rendering import MAX, MIN, SUBTYPES, MixingOptions
 from utils.mixing.speech_level import MEASURES
-from utils.errors import UsageError, UserError
 
 log = logging.getLogger(__name__)
 _CHOICES = {"measure": MEASURES, "length": (MIN, MAX), "subtype": SUBTYPES}

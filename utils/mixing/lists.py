@@ -25,8 +25,8 @@ from pathlib import Path, PurePosixPath
 
 from utils.data.files import write_text
 from utils.data.manifest import Problem
-from utils.mixing.rooms import response_file
 from utils.errors import UserError
+from utils.mixing.rooms import response_file
 
 SPLITS = ("train", "val", "test")
 MAX_LEVEL_DB = 40.0  # voices that differ by more cannot both be heard

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from utils.data.manifest import Problem
-from utils.mixing.lists import SPLITS, ListedMixture, ListedVoice, MixtureList, as_number, checked_list, csv_rows, text_lines
 from utils.errors import UserError
+from utils.mixing.lists import SPLITS, ListedMixture, ListedVoice, MixtureList, as_number, checked_list, csv_rows, text_lines
 
 TARGET_OVER_INTERFERER, INTERFERER_OVER_TARGET = "target_over_interferer", "interferer_over_target"
 SIR_CONVENTIONS = (TARGET_OVER_INTERFERER, INTERFERER_OVER_TARGET)

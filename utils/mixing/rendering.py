@@ -22,11 +22,11 @@ from utils.data.audio import probe_audio, read_audio, write_wav
 from utils.data.disk import require_space
 from utils.data.jobs import Job, file_key, pending, run_jobs
 from utils.data.manifest import Mixture, Problem
-from utils.mixing.lists import SPLITS, ListedMixture, read_mix_list
+from utils.errors import UserError
 from utils.mixing.levels import SILENCE_POWER, power
+from utils.mixing.lists import SPLITS, ListedMixture, read_mix_list
 from utils.mixing.rooms import load_response, response_file
 from utils.mixing.speech_level import MEASURES, level_db
-from utils.errors import UserError
 
 PEAK = 0.9
 MIN, MAX = "min", "max"

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from utils.mixing.levels import SILENCE_POWER, power
 from utils.errors import UserError
+from utils.mixing.levels import SILENCE_POWER, power
 
 WHOLE, ACTIVE = "whole", "active"
 MEASURES = (WHOLE, ACTIVE)

@@ -5,8 +5,8 @@ import numpy as np
 from utils.data.audio import probe_audio, read_audio
 from utils.data.estimates import ORDER_UNKNOWN
 from utils.errors import UserError
-from utils.scoring.metrics import score_mixture, si_snr_matrix
 from utils.scoring.items import ScoreItem
+from utils.scoring.metrics import score_mixture, si_snr_matrix
 
 TRIM_SEC = 0.025  # files of a mixture may differ by this much; the longer ones lose their ends
 

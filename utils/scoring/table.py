@@ -4,8 +4,8 @@ from collections import Counter
 
 import pandas as pd
 
-from utils.scoring.metrics import METRICS, SILENT_ESTIMATE, SILENT_METRICS
 from utils.scoring.items import ScoreItem
+from utils.scoring.metrics import METRICS, SILENT_ESTIMATE, SILENT_METRICS
 
 UNMARKED = "(unmarked)"
 

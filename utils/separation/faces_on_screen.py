@@ -38,7 +38,7 @@ class FacesOnScreen(nn.Module):
 
     def _voices(self, mixture: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
         n_faces = visual.shape[1]
-        if self.network.n_cues == 1:
+        if self.network.config.n_faces == 1:
             return self.network(mixture.expand(n_faces, -1), visual.transpose(0, 1)).transpose(0, 1)
         if n_faces == 1:
             visual = torch.cat([visual, torch.zeros_like(visual)], dim=1)

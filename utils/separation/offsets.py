@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.embedding.store import Clip, EmbeddingStore
 from utils.data.estimates import Journal
-from utils.separation.tasks import SeparationOptions, Task
+from utils.embedding.store import Clip, EmbeddingStore
 from utils.errors import UserError
+from utils.separation.tasks import SeparationOptions, Task
 
 
 class ShiftedStore:

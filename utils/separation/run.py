@@ -14,15 +14,15 @@ import torch
 from tqdm import tqdm
 
 from utils.data.audio import read_audio
+from utils.data.clock import frames_covering
 from utils.data.disk import require_space
-from utils.embedding.store import EmbeddingStore
 from utils.data.estimates import SAMPLE_BYTES, Journal, Made, are_complete, voice_paths, write_voices
 from utils.data.files import remove_leftovers
 from utils.data.manifest import Problem
-from utils.separation.tasks import SeparationOptions, Task
+from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
-from utils.data.clock import frames_covering
 from utils.separation.overlap_add import check_windows, separate_blocks, separate_window
+from utils.separation.tasks import SeparationOptions, Task
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from torch import nn
 from tqdm import tqdm
 
 from utils.data.audio import check_sound
-from utils.embedding.store import EmbeddingStore
+from utils.data.clock import frames_covering
 from utils.data.estimates import ORDER_UNKNOWN
 from utils.data.files import sha256_file
 from utils.data.manifest import Manifest, Mixture, Problem
 from utils.data.validation import lengths_differ
-from utils.training.experiment import load_model
+from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
-from utils.data.clock import frames_covering
 from utils.separation.overlap_add import check_frames
+from utils.training.experiment import load_model
 
 logger = logging.getLogger(__name__)
 
@@ -77,17 +77,17 @@ def load_separator(exp_dir: Path, device: str) -> Separator:
         UserError: there is none, or it cannot be loaded.
     """
     path = exp_dir / "best_model.pth"
-    network, _ = load_model(path)
-    needs_faces = network.n_cues > 0
+    network = load_model(path)
+    needs_faces = network.config.n_faces > 0
     name = exp_dir.resolve().name
     return Separator(
         network=network.to(device),
         separated_by=name if needs_faces else f"{name} {ORDER_UNKNOWN}",
         sha256=sha256_file(path),
-        n_src=network.n_src,
+        n_src=network.config.n_src,
         needs_faces=needs_faces,
-        sample_rate=network.sample_rate,
-        fps=network.video_fps,
+        sample_rate=network.config.sample_rate,
+        fps=network.config.video_fps,
     )
 
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data.audio import EXTENSIONS, probe_audio
 from utils.corpora.dla import SAMPLE_RATE_HZ, VIDEO_FPS, dla_splits, scan_dla
+from utils.data.audio import EXTENSIONS, probe_audio
 from utils.data.manifest import Manifest, Mixture, Problem, read_manifest, write_failed, write_manifest
+from utils.data.marks import StageMark
 from utils.errors import UsageError, UserError
 from utils.scoring.items import files_fingerprint
-from utils.data.marks import StageMark
 
 logger = logging.getLogger(__name__)
 

@@ -20,14 +20,14 @@ import torch
 from tqdm import tqdm
 
 from utils.data.audio import read_audio
-from utils.embedding.store import EmbeddingStore
 from utils.data.estimates import are_complete, write_voices
 from utils.data.files import atomic_path, read_json, remove_leftovers, write_json
 from utils.data.jobs import file_key
-from utils.separation.faces_on_screen import FacesOnScreen
-from utils.separation.tasks import Separator
+from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
+from utils.separation.faces_on_screen import FacesOnScreen
 from utils.separation.overlap_add import separate_blocks
+from utils.separation.tasks import Separator
 
 if TYPE_CHECKING:
     from utils.video.preparation import PreparedVideo

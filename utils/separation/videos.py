@@ -94,8 +94,8 @@ def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
         UserError: the experiment cannot be used, or more than `max_failed` videos cannot be separated.
     """
     from utils.separation.tasks import load_separator
-    from utils.stages.separate import alone
     from utils.separation.tracks import remove_tracks, write_tracks
+    from utils.stages.separate import alone
 
     options = _options(args)
     name = args.test_name or (args.test_dir.stem if args.test_dir.is_file() else args.test_dir.absolute().name)

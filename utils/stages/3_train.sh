@@ -3,11 +3,11 @@
 #
 # Reads <data_dir>/ (stage 0), <dump_dir>/embeddings (stage 2) and the conf; writes <exp_dir>/ with best_model.pth,
 # checkpoints, curves and log/3_train.log. An interrupted training goes on where it stopped.
-#   srun --gres=gpu:2 --ntasks-per-node=2 utils/stages/3_train.sh --conf conf/avdprnn.yml --data_dir data/dla --exp_dir exp/dla \
+#   srun --gres=gpu:2 --ntasks-per-node=2 utils/stages/3_train.sh --conf conf/av_tfdprnn.yml --data_dir data/dla --exp_dir exp/dla \
 #       --frontend_weights lrw_resnet18_mstcn.pth.tar
 set -euo pipefail
 
-conf=conf/avdprnn.yml   # the model and its training
+conf=conf/av_tfdprnn.yml   # the model and its training
 data_dir=data/demo   # the prepared corpus
 exp_dir=             # folder of the experiment
 train_args=          # keys of the conf to change, e.g. "--lr 0.0005 --batch_size 2"

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.data.manifest import Manifest, find_manifests, read_manifest
-from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.data.marks import StageMark, fingerprint_files
+from utils.errors import OptionParser, UsageError, UserError, run_cli
 
 if TYPE_CHECKING:
+    from utils.embedding.frontends import Frontend
     from utils.embedding.plan import EmbeddingPlan
     from utils.embedding.precomputed import ReadyFeatures
-    from utils.embedding.frontends import Frontend
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ def main() -> int:
     shard = process_share(os.environ)
     manifests = read_manifests(args)
 
-    from utils.embedding.plan import require_room  # torch comes only after the paths were found good
     from utils.embedding.frontends import load_frontend
+    from utils.embedding.plan import require_room  # torch comes only after the paths were found good
 
     device = choose_device(args.id, os.environ)
     frontend = load_frontend(args.frontend_weights, args.frontend_conf, args.frontend_layer, device)

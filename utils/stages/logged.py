@@ -1,6 +1,6 @@
 """Runs a program, shows what it prints and keeps a copy in a log file; ends what it started when it has to end.
 
-    python3 utils/stages/logged.py exp/demo/log/3_train.log python3 -m utils.stages.train --conf conf/avdprnn.yml
+    python3 utils/stages/logged.py exp/demo/log/3_train.log python3 -m utils.stages.train --conf conf/av_tfdprnn.yml
 
 Reads nothing; appends stdout and stderr of the program to the log. Why not `| tee`: a program whose output goes to a
 terminal still finds a terminal here, so progress bars stay (the log gets only their last state); the exit code is the

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from utils.data.manifest import Manifest, Problem, find_manifests, read_manifest, write_failed
 from utils.data.manifest_rows import item_id, item_mouths
+from utils.data.marks import StageMark, fingerprint_files
 from utils.data.validation import check_files, check_mouths, find_mouth_problems
 from utils.errors import OptionParser, UserError, run_cli
 from utils.video.corpus_mouths import cut_corpus, without_mouths
-from utils.data.marks import StageMark, fingerprint_files
 
 ALIGNMENTS = ("centred8", "forward5")  # of utils/video/alignment.py, whose packages this stage may do without
 log = logging.getLogger(__name__)

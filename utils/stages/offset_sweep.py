@@ -18,15 +18,15 @@ import re
 from functools import partial
 from pathlib import Path
 
-from utils.embedding.store import EmbeddingStore
 from utils.data.estimates import SUBTYPES, write_separated
 from utils.data.files import read_json, write_text
 from utils.data.manifest import Manifest, write_failed
+from utils.embedding.store import EmbeddingStore
 from utils.errors import OptionParser, UserError, run_cli
 from utils.scoring.items import read_separated
 from utils.scoring.offsets import COLUMNS, offset_rows, offset_table, plot_offsets
-from utils.stages.score import score_version
 from utils.separation.test_set import find_test_set
+from utils.stages.score import score_version
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from utils.data.files import remove_leftovers
 from utils.data.manifest import find_manifests, read_manifest, validate_manifest
+from utils.data.marks import StageMark, fingerprint_files
 from utils.data.video_clips import FILE_NAME, read_videos
 from utils.errors import OptionParser, UsageError, UserError, run_cli
-from utils.data.marks import StageMark, fingerprint_files
 
 log = logging.getLogger(__name__)
 EGS = Path(__file__).resolve().parents[2] / "egs"

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 
 from utils.data.files import atomic_path, read_json, write_json, write_text
 from utils.data.manifest import Problem, write_failed
+from utils.data.marks import StageMark, fingerprint_files
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 from utils.scoring.items import ScoreItem, files_fingerprint, read_separated, scan_folders
 from utils.scoring.report import cue_text, definitions, package_versions, provenance, results_table, results_text, silent_table
-from utils.data.marks import StageMark, fingerprint_files
 
 if TYPE_CHECKING:
     from pandas import DataFrame

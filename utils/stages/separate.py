@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING
 from utils.data.estimates import JOURNAL_NAME, SUBTYPES, write_separated
 from utils.data.files import read_json, sha256_file
 from utils.data.manifest import Manifest, Problem, write_failed
+from utils.data.marks import StageMark, fingerprint_files
 from utils.embedding.precomputed import ReadyFeatures
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.scoring.items import files_fingerprint
-from utils.data.marks import StageMark, fingerprint_files
-from utils.stages.mouths import ALIGNMENTS
 from utils.separation.test_set import TestSet, find_test_set
 from utils.separation.videos import find_videos, is_video_set
+from utils.stages.mouths import ALIGNMENTS
 
 if TYPE_CHECKING:
     from utils.embedding.store import EmbeddingStore
@@ -81,8 +81,8 @@ def _separate_videos(args: argparse.Namespace, facts: dict | None) -> int:
         raise UserError(f"{args.exp_dir}: an audio-only network cannot tell which voice is whose; give an audio-visual one")
     if Path(facts["weights"]).is_dir():
         raise UserError(f"{args.exp_dir}: trained on ready-made features, which videos have not; give prepared mixtures")
-    from utils.stages.embed import choose_device
     from utils.separation.videos import separate_videos
+    from utils.stages.embed import choose_device
 
     return separate_videos(args, facts, choose_device(args.id, os.environ))
 

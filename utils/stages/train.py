@@ -4,7 +4,7 @@ Reads   data/<corpus>/utterances.csv (dynamic mixing) or train.csv (fixed mixtur
         and a conf.
 Writes  exp/<tag>/: conf.yml, checkpoints/last.ckpt, best_model.pth, history.csv, curves.png, log/ (TensorBoard),
         frontend.json, training.json.
-Run     python -m utils.stages.train --conf conf/avdprnn.yml --data_dir data/demo --exp_dir exp/avdprnn_demo \\
+Run     python -m utils.stages.train --conf conf/demo.yml --data_dir data/demo --exp_dir exp/demo_demo \\
             --frontend_weights egs/demo/lipreader.pth.tar
 
 An interrupted training goes on from its last whole epoch and ends with the same network. When the conf, the data or the
@@ -20,21 +20,18 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from utils.mixing.recordings import AcousticOptions, Acoustics
 from utils.data.files import write_json
 from utils.data.manifest import Manifest, read_manifest
-from utils.training.config import ResolvedConf, read_conf
-from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.data.marks import StageMark, fingerprint_files
+from utils.errors import OptionParser, UsageError, UserError, run_cli
+from utils.training.augmentation import Acoustics
+from utils.training.config import Config, read_config
 
 log = logging.getLogger(__name__)
 
 # What a training makes: set aside together when it is started anew.
 PRODUCTS = ("conf.yml", "left_out.csv", "checkpoints", "best_model.pth", "history.csv", "curves.png", "training.json",
             "log/tensorboard", "frontend.json", "separated", "results")  # fmt: skip
-# Keys that older experiments lack, with the value at which nothing has changed for them.
-LATER_DEFAULTS = {"data.task": "separation", "data.interferer_dir": "", "data.interferer_share": 0.0, "data.lone_voice": 0.0,
-                  "loss.block_weight": 0.0, "masknet.attention_heads": 0, "optim.ema_decay": 0.0}  # fmt: skip
 NEUTRAL_KEYS = ("num_workers", "logger", "audio_examples")  # they change no number of the result
 
 
@@ -62,20 +59,20 @@ def main() -> int:
         words = shlex.split(args.train_args)
     except ValueError as error:
         raise UsageError(f"--train_args: {error}") from None
-    conf = read_conf(args.conf, words)
-    if conf.n_cues and not args.frontend_weights:
-        raise UsageError(f"{args.conf} needs mouth embeddings: give --frontend_weights FILE")
-    if conf.n_cues and not Path(args.frontend_weights).exists():
+    config = read_config(args.conf, words)
+    if config.model.n_faces and not args.frontend_weights:
+        raise UsageError(f"{args.conf} needs visual embeddings: give --frontend_weights FILE")
+    if config.model.n_faces and not Path(args.frontend_weights).exists():
         raise UserError(f"{args.frontend_weights}: no such weights; utils/download_weights.sh fetches public ones")
-    train_manifest = read_manifest(args.data_dir / ("utterances.csv" if conf.data.dynamic else "train.csv"))
+    train_manifest = read_manifest(args.data_dir / ("utterances.csv" if config.data.dynamic else "train.csv"))
     val_manifest = read_manifest(args.data_dir / "val.csv")
-    acoustics = Acoustics(conf.data.part(AcousticOptions), train_manifest.sample_rate)
+    acoustics = Acoustics(config.data, train_manifest.sample_rate)
 
     from utils.training.trainer import train  # torch is imported here, after the cheap checks
 
-    conf, frontend = _with_frontend(conf, args)
+    config, frontend = _with_frontend(config, args)
     stores = _stores(args, frontend, train_manifest, val_manifest)
-    inputs = _inputs(conf, frontend, train_manifest, val_manifest, acoustics)
+    inputs = _inputs(config, frontend, train_manifest, val_manifest, acoustics)
     if _is_finished(args.exp_dir, inputs) and not args.force:
         log.info("stage 3: up to date, %s was trained with these very inputs", args.exp_dir / "best_model.pth")
         return 0
@@ -88,7 +85,7 @@ def main() -> int:
         write_json(started, {"inputs": inputs})
     else:
         _wait_for_rank_0(started, inputs)
-    summary = train(conf, args.exp_dir, train_manifest, val_manifest, *stores)
+    summary = train(config, args.exp_dir, train_manifest, val_manifest, *stores)
     if rank == 0:
         StageMark(args.exp_dir / ".done-3.json", inputs).write()
         log.info(
@@ -112,10 +109,10 @@ def _wait_for_rank_0(started: Path, inputs: dict[str, str]) -> None:
     raise UserError(f"{started}: the first process has not started within ten minutes; look at its log")
 
 
-def _with_frontend(conf: ResolvedConf, args: argparse.Namespace) -> tuple[ResolvedConf, dict]:
+def _with_frontend(config: Config, args: argparse.Namespace) -> tuple[Config, dict]:
     """The conf for the front end's embeddings, and what the experiment must know of it; as it is for audio only."""
-    if not conf.n_cues:
-        return conf, {}
+    if not config.model.n_faces:
+        return config, {}
     from utils.embedding.frontends import load_frontend, store_name
 
     weights = Path(args.frontend_weights)
@@ -132,7 +129,7 @@ def _with_frontend(conf: ResolvedConf, args: argparse.Namespace) -> tuple[Resolv
         "training_stores": [store_name(frontend, view, args.precision) for view in views],
         "description": frontend.describe(views[0], args.precision),
     }
-    return conf.with_visual_dim(frontend.dim), facts
+    return config.with_visual_dim(frontend.dim), facts
 
 
 def _stores(args: argparse.Namespace, frontend: dict, train: Manifest, val: Manifest) -> tuple[list, list]:
@@ -149,12 +146,12 @@ def _stores(args: argparse.Namespace, frontend: dict, train: Manifest, val: Mani
     return training, [EmbeddingStore(folder / frontend["store_name"] / val.corpus)]
 
 
-def _inputs(conf: ResolvedConf, frontend: dict, train: Manifest, val: Manifest, acoustics: Acoustics) -> dict[str, str]:
+def _inputs(config: Config, frontend: dict, train: Manifest, val: Manifest, acoustics: Acoustics) -> dict[str, str]:
     values = {
         f"{section}.{key}": json.dumps(value)
-        for section, keys in conf.nested.items()
+        for section, keys in config.to_dict().items()
         for key, value in keys.items()
-        if key not in NEUTRAL_KEYS and LATER_DEFAULTS.get(f"{section}.{key}") != value
+        if key not in NEUTRAL_KEYS
     }
     values[train.path.name] = fingerprint_files([train.path])
     values[val.path.name] = fingerprint_files([val.path])

@@ -9,7 +9,7 @@ Run     python -m utils.tools.av_offset --fit data/grid/utterances.csv --manifes
         python -m utils.tools.av_offset ... --known_shifts=-5:5     moves the sound by known amounts and says how
             often the estimate is right
 
-An offset is positive where the video comes too late; `data.shift_frames` of a conf trains for such, and
+An offset is positive where the video comes too late; `data.max_shift_frames` of a conf trains for such, and
 `--av_offset_sweep` tests it. See utils/tools/av_sync.py for the method.
 """
 
@@ -24,15 +24,15 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from utils.tools.sections import add_results_options, origin, write_section
-from utils.data.audio import read_audio
-from utils.tools.av_sync import MOST_FRAMES, SyncModel, band_energies, fit, load_sync_model, offset_of
 from utils.corpora.output import refuse_failures
-from utils.embedding.store import EmbeddingStore
+from utils.data.audio import read_audio
 from utils.data.files import write_text
 from utils.data.manifest import Manifest, Problem, read_manifest, write_failed
 from utils.data.manifest_rows import Utterance, item_id
+from utils.embedding.store import EmbeddingStore
 from utils.errors import OptionParser, UserError, run_cli
+from utils.tools.av_sync import MOST_FRAMES, SyncModel, band_energies, fit, load_sync_model, offset_of
+from utils.tools.sections import add_results_options, origin, write_section
 
 COLUMNS = ("id", "voice", "mouth_path", "offset_frames", "offset_ms", "agreement", "margin")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.data.files import atomic_path
 from utils.data.clock import frames_to_samples
+from utils.data.files import atomic_path
 from utils.errors import UserError
 
 BAND_EDGES_HZ = (80.0, 300.0, 700.0, 1500.0, 3000.0, 7800.0)

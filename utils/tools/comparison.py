@@ -20,17 +20,17 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from utils.data.files import write_json
+from utils.data.manifest import read_manifest
+from utils.errors import OptionParser, UserError, run_cli
 from utils.tools.comparison_costs import inference_costs, training_csv
 from utils.tools.comparison_plan import Machine, RowPlan, make_plan, read_plan
 from utils.tools.comparison_results import difference, draw_curves, exp_dir_of, read_runs, summary, trained_conf
 from utils.tools.comparison_runs import Chain, run_chains
 from utils.tools.comparison_suite import Row, Suite, choose_rows, read_suite
 from utils.tools.comparison_table import comparison_table, notes
-from utils.tools.sections import add_results_options, origin, section_name, write_section
 from utils.tools.complexity import MIXTURE_SEC
-from utils.data.files import write_json
-from utils.data.manifest import read_manifest
-from utils.errors import OptionParser, UserError, run_cli
+from utils.tools.sections import add_results_options, origin, section_name, write_section
 
 
 def main() -> int:

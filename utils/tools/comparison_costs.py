@@ -2,7 +2,7 @@
 
 Reads   confs, the manifests of --data_dir, and the front end's weights for the size of the embeddings.
 Writes  --json F: for each conf the seconds of each measurement, and how many examples there are.
-Run     python -m utils.tools.comparison_costs --conf conf/avdprnn.yml --data_dir data/demo --json F \\
+Run     python -m utils.tools.comparison_costs --conf conf/av_tfdprnn.yml --data_dir data/demo --json F \\
             --frontend_weights egs/demo/lipreader.pth.tar
 
 `utils.tools.comparison` runs it, as many at once as there will be trainings, to plan how many epochs fit a budget.
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from utils.data.files import write_json
 from utils.data.manifest import read_manifest
-from utils.training.config import ResolvedConf, read_conf
 from utils.errors import OptionParser, UserError, run_cli
+from utils.training.config import Config, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ EXAMPLES_A_ROUND = 4
 def main() -> None:
     """Measure every conf and write the seconds."""
     args = parse_args()
-    confs = [read_conf(path) for path in args.conf]
+    confs = [read_config(path) for path in args.conf]
     if args.frontend_weights:
         from utils.embedding.frontends import load_frontend
 
@@ -107,17 +107,17 @@ class TrainingSetup:
         data_dir: folder of the corpus' CSVs.
     """
 
-    def __init__(self, conf: ResolvedConf, data_dir: Path) -> None:
+    def __init__(self, conf: Config, data_dir: Path) -> None:
         import torch
 
-        from local_models import build_model
-        from utils.training.system import AVSystem
+        from local_models.networks import build_network
         from utils.training.datasets import make_datasets
+        from utils.training.system import AVSystem
 
         warnings.filterwarnings("ignore", ".*self.trainer. reference is not registered")
         self.conf, self.device = conf, "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            network = build_model(conf.nested)
+            network = build_network(conf.model)
         except ValueError as error:
             raise UserError(f"no network can be built from this conf: {error}") from None
         self.system = AVSystem(network, conf.loss, conf.optim, 1, conf.training.seed).to(self.device)
@@ -135,7 +135,7 @@ class TrainingSetup:
             "read_sec": lambda: self.read(self.train_set),
             "val_read_sec": lambda: self.read(self.val_set),
         }
-        if self.conf.data.three_voices:
+        if self.conf.data.extra_speaker_prob:
             more = _random_batch(self.conf, 1, self.device)
             parts["more_step_sec"] = lambda: self.train_step(more)
         return parts
@@ -181,12 +181,12 @@ class TrainingSetup:
         return torch.autocast(self.device, {"bf16": torch.bfloat16, "16": torch.float16}[self.conf.training.precision])
 
 
-def training_csv(conf: ResolvedConf) -> str:
+def training_csv(conf: Config) -> str:
     """The manifest that a conf is trained on."""
     return "utterances.csv" if conf.data.dynamic else "train.csv"
 
 
-def _random_batch(conf: ResolvedConf, n_more: int, device: str) -> "dict[str, torch.Tensor]":
+def _random_batch(conf: Config, n_more: int, device: str) -> "dict[str, torch.Tensor]":
     """A batch of noise in the shape of a conf's batches, or of those with `n_more` voices and faces."""
     import torch
 
@@ -202,7 +202,7 @@ def _random_batch(conf: ResolvedConf, n_more: int, device: str) -> "dict[str, to
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def inference_costs(confs: dict[str, ResolvedConf], threads: int) -> dict[str, dict[str, float]]:
+def inference_costs(confs: dict[str, Config], threads: int) -> dict[str, dict[str, float]]:
     """Parameters, MACs a second of audio, and seconds to separate a mixture of `utils.tools.complexity.MIXTURE_SEC` on the CPU.
 
     Args:

@@ -18,12 +18,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from utils.data.files import read_json, sha256_file, write_json
+from utils.errors import UserError
 from utils.tools.comparison_costs import training_csv
 from utils.tools.comparison_runs import Chain, run_chains
 from utils.tools.comparison_suite import Row
-from utils.data.files import read_json, sha256_file, write_json
-from utils.training.config import write_conf
-from utils.errors import UserError
+from utils.training.config import write_config
 
 log = logging.getLogger(__name__)
 
@@ -149,9 +149,9 @@ def plan_row(row: Row, measured: dict[str, Any], minutes: float, machine: Machin
     """
     data, batch_size = row.conf.data, row.conf.training.batch_size
     step_sec, val_step_sec = (statistics.median(measured[name]) for name in ("step_sec", "val_step_sec"))
-    if data.three_voices:
+    if data.extra_speaker_prob:
         more_sec = statistics.median(measured["more_step_sec"])
-        step_sec += data.three_voices * (more_sec - step_sec)
+        step_sec += data.extra_speaker_prob * (more_sec - step_sec)
     read_sec, val_read_sec = (statistics.median(measured[name]) / measured["n_read"] for name in ("read_sec", "val_read_sec"))
     batch_sec = seconds_a_batch(step_sec, batch_size * read_sec, data.num_workers, machine)
     val_batch_sec = seconds_a_batch(val_step_sec, batch_size * val_read_sec, data.num_workers, machine)
@@ -181,14 +181,14 @@ def steps_an_epoch(row: Row, size: int) -> int:
     """
     from utils.training.datasets import EpochSampler  # brings torch, which a wrong path need not wait for
 
-    batch_size, share = row.conf.training.batch_size, row.conf.data.three_voices
+    batch_size, share = row.conf.training.batch_size, row.conf.data.extra_speaker_prob
     one_more = round(share * size)
     for n_mixtures, is_wanted in ((one_more, share > 0), (size - one_more, share < 1)):
         if is_wanted and n_mixtures < batch_size:
-            kinds = f", {one_more} of them with one more voice (--three_voices {share:g})" if share else ""
+            kinds = f", {one_more} of them with one more voice (--extra_speaker_prob {share:g})" if share else ""
             raise UserError(
                 f"row '{row.name}': an epoch has {size} mixtures{kinds}; each kind must fill a batch of {batch_size}: give it "
-                "more minutes, a smaller --batch_size" + (", or --three_voices 0" if share else "")
+                "more minutes, a smaller --batch_size" + (", or --extra_speaker_prob 0" if share else "")
             )
     return len(EpochSampler(size, row.conf.training.seed, batch_size=batch_size, one_more=one_more)) // batch_size
 
@@ -247,7 +247,7 @@ def measure_rows(
         folder = Path(name)
         paths = {key: folder / f"{row.name}.yml" for key, row in distinct.items()}
         for key, row in distinct.items():
-            write_conf(paths[key], row.conf)
+            write_config(paths[key], row.conf)
         confs = [str(path) for path in paths.values()]
         command = [sys.executable, "-m", "utils.tools.comparison_costs", "--data_dir", str(data_dir)]
         command += ["--conf", *confs, *(["--frontend_weights", str(weights)] if weights else [])]

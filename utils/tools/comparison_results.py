@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
+from utils.data.files import atomic_path, read_json, write_text
+from utils.errors import UserError
 from utils.tools.comparison_plan import RowPlan
 from utils.tools.comparison_suite import Row, Suite
-from utils.data.files import atomic_path, read_json, write_text
-from utils.training.config import ResolvedConf, read_conf
-from utils.errors import UserError
+from utils.training.config import Config, read_config
 
 METRICS = ("si_snr_imp", "pesq_wb", "estoi")
 MAY_DIFFER = {  # of the row's conf: what the plan, the seeds and the front end decide, and what changes no number
@@ -123,7 +123,7 @@ def _other_training(row: Row, minutes: float, conf_path: Path, plan: RowPlan | N
     return "" if there == wanted else "trained for other epochs than the plan's"
 
 
-def trained_conf(path: Path, wanted: ResolvedConf) -> ResolvedConf:
+def trained_conf(path: Path, wanted: Config) -> Config:
     """The conf of an experiment, without the keys that `wanted` has not: those that the recipe has lost since.
 
     Raises:
@@ -138,7 +138,7 @@ def trained_conf(path: Path, wanted: ResolvedConf) -> ResolvedConf:
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / path.name
         write_text(kept, yaml.safe_dump(known))
-        return read_conf(kept)
+        return read_config(kept)
 
 
 def order_searched(runs: Sequence[Run]) -> bool:

@@ -6,8 +6,8 @@ Reads `conf/suites/*.yml`; used by `utils.tools.comparison`. A suite is refused 
     common: "--epoch_size 400"          # train_args of all rows
     baseline: plain                     # optional: the row that the others' SI-SNRi is compared with
     rows:
-      plain: {conf: conf/avdprnn.yml}
-      wide:  {conf: conf/avdprnn.yml, train_args: "--bn_chan 128", seeds: [0, 1]}
+      plain: {conf: conf/av_tfdprnn.yml}
+      wide:  {conf: conf/av_tfdprnn.yml, train_args: "--bn_chan 128", seeds: [0, 1]}
 """
 
 import math
@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from utils.training.config import ResolvedConf, nearest, read_conf
 from utils.errors import UserError
+from utils.training.config import Config, nearest, read_config
 
 SUITE_KEYS = ("minutes", "common", "baseline", "rows")
 ROW_KEYS = ("conf", "train_args", "seeds")
@@ -35,7 +35,7 @@ class Row:
     conf_path: Path
     words: tuple[str, ...]  # train_args: those of all rows, then its own
     seeds: tuple[int, ...]
-    conf: ResolvedConf
+    conf: Config
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,11 @@ def _read_row(path: Path, name: Any, given: Any, common: tuple[str, ...]) -> Row
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise UserError(f"{where}: its name makes a folder, so it has letters, digits, '-', '_', '+' and '.' only")
     if not isinstance(given, dict) or not isinstance(given.get("conf"), str):
-        raise UserError(f"{where}: must be a mapping with a conf, such as {{conf: conf/avdprnn.yml}}")
+        raise UserError(f"{where}: must be a mapping with a conf, such as {{conf: conf/av_tfdprnn.yml}}")
     _check_keys(where, given, ROW_KEYS)
     words = common + _words(f"{where}: train_args", given.get("train_args", ""))
     try:
-        conf = read_conf(given["conf"], list(words))
+        conf = read_config(given["conf"], list(words))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     for key, instead in DECIDED_HERE.items():

@@ -2,8 +2,8 @@
 
 Reads   conf/*.yml, and with --frontend_weights the lip network. Writes the numbers to --json F, and a Markdown table
         to the standard output.
-Run     python -m utils.tools.complexity --conf conf/avdprnn.yml conf/dprnn.yml --frontend_weights egs/demo/lipreader.pth.tar
-        python -m utils.tools.complexity --conf conf/avdprnn.yml --json complexity.json
+Run     python -m utils.tools.complexity --conf conf/av_tfdprnn.yml conf/av_tfdprnn_audio_only.yml --frontend_weights egs/demo/lipreader.pth.tar
+        python -m utils.tools.complexity --conf conf/av_tfdprnn.yml --json complexity.json
 
 All is for one mixture of 2 s with its video (batch 1), without reading or preprocessing files. "With lip network" adds
 its forward pass over the mouth crops of all faces, which the cache of embeddings otherwise saves; it is never trained.
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.data.files import write_json
-from utils.training.config import ResolvedConf, read_conf, write_conf
 from utils.errors import OptionParser, UserError, run_cli
+from utils.training.config import Config, read_config, write_config
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ ROWS = (
 def main() -> int:
     """Measure every conf, print the table."""
     args = parse_args()
-    confs = {path: read_conf(path) for path in args.conf}
+    confs = {path: read_config(path) for path in args.conf}
     if args.frontend_weights and not args.frontend_weights.is_file():
         raise UserError(f"--frontend_weights {args.frontend_weights}: no such file")
     if args.probe:
@@ -68,7 +68,7 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = OptionParser(prog="complexity", description="What a conf's network costs.")
-    parser.add_argument("--conf", type=Path, nargs="+", default=[Path("conf/avdprnn.yml")], help="conf/*.yml")
+    parser.add_argument("--conf", type=Path, nargs="+", default=[Path("conf/av_tfdprnn.yml")], help="conf/*.yml")
     parser.add_argument("--frontend_weights", type=Path, help="lip network, for the numbers that include it")
     parser.add_argument("--json", type=Path, help="also write the numbers here (by conf, if there are several)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
@@ -82,7 +82,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def measure_conf(path: Path, conf: ResolvedConf, args: argparse.Namespace) -> dict[str, Any]:
+def measure_conf(path: Path, conf: Config, args: argparse.Namespace) -> dict[str, Any]:
     """All numbers of one conf: those of the separation network on top, `with_lip_network` and `gpu` below."""
     import torch
 
@@ -112,14 +112,14 @@ class Setup:
         device: "cpu" or "cuda".
     """
 
-    def __init__(self, conf: ResolvedConf, lip_weights: Path | None, device: str) -> None:
+    def __init__(self, conf: Config, lip_weights: Path | None, device: str) -> None:
         import torch
 
-        from local_models import build_model
+        from local_models.networks import build_network
 
         self.conf = nested = conf.nested
         try:
-            self.network = build_model(nested).to(device)
+            self.network = build_network(nested).to(device)
         except ValueError as error:
             raise UserError(f"no network can be built from this conf: {error}") from None
         self.frontend = frontend = _load_frontend(lip_weights).to(device) if lip_weights else None
@@ -168,12 +168,12 @@ def _load_frontend(weights: Path) -> "Frontend":
     return load_frontend(weights)
 
 
-def _sizes(conf: ResolvedConf, lip_weights: Path | None) -> dict[str, int]:
+def _sizes(conf: Config, lip_weights: Path | None) -> dict[str, int]:
     """Parameters, MACs and bytes on disk, which are the same on every device."""
     import torch
 
-    from utils.training.experiment import save_model
     from utils.tools.macs import MacCounter
+    from utils.training.experiment import save_model
 
     setup = Setup(conf, lip_weights, "cpu")
     setup.network.eval()
@@ -190,7 +190,7 @@ def _sizes(conf: ResolvedConf, lip_weights: Path | None) -> dict[str, int]:
     return {"params": params, "macs_per_audio_second": round(counter.macs / MIXTURE_SEC), "disk_bytes": disk_bytes}
 
 
-def _costs(conf: ResolvedConf, lip_weights: Path | None, args: argparse.Namespace, device: str) -> dict[str, Any]:
+def _costs(conf: Config, lip_weights: Path | None, args: argparse.Namespace, device: str) -> dict[str, Any]:
     """Times and memory on one device."""
     setup = Setup(conf, lip_weights, device)
     inference_sec = median_seconds(setup.infer, args.repeats, device)
@@ -198,7 +198,7 @@ def _costs(conf: ResolvedConf, lip_weights: Path | None, args: argparse.Namespac
     del setup
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "conf.yml"
-        write_conf(path, conf)
+        write_config(path, conf)
         probe = [sys.executable, "-m", "utils.tools.complexity", "--conf", str(path), "--device", device]
         probe += ["--threads", str(args.threads), *(["--frontend_weights", str(lip_weights)] if lip_weights else [])]
         peaks = [int(run_probe([*probe, "--probe", case])) for case in CASES]
@@ -241,7 +241,7 @@ def run_probe(command: list[str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def probe_memory(conf: ResolvedConf, lip_weights: Path | None, case: str, device: str, threads: int) -> int:
+def probe_memory(conf: Config, lip_weights: Path | None, case: str, device: str, threads: int) -> int:
     """Peak memory of one pass or one step, bytes; right only in a process that has done nothing else."""
     import torch
 

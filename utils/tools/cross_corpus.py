@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.tools.comparison_runs import Chain, run_chains
-from utils.tools.sections import add_results_options, origin, write_section
 from utils.data.files import read_json
 from utils.errors import OptionParser, UsageError, UserError, run_cli
+from utils.tools.comparison_runs import Chain, run_chains
+from utils.tools.sections import add_results_options, origin, write_section
 
 log = logging.getLogger(__name__)
 

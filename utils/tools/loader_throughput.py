@@ -2,7 +2,7 @@
 
 Reads   a conf, the manifests and audio of --data_dir, and the embeddings of stage 2, all as stage 3 takes them.
 Writes  a Markdown table to the standard output, and into a section of --results.
-Run     python -m utils.tools.loader_throughput --conf conf/avdprnn.yml --data_dir data/demo \\
+Run     python -m utils.tools.loader_throughput --conf conf/av_tfdprnn.yml --data_dir data/demo \\
             --frontend_weights egs/demo/lipreader.pth.tar --workers 0,1,2
 
 The two are measured one after the other, each with the machine to itself: where training runs on the CPU, loader
@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from utils.data.manifest import Manifest, read_manifest
+from utils.embedding.store import EmbeddingStore
+from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.tools.comparison_costs import TrainingSetup, training_csv
 from utils.tools.sections import add_results_options, origin, write_section
-from utils.embedding.store import EmbeddingStore
-from utils.data.manifest import Manifest, read_manifest
-from utils.training.config import ResolvedConf, read_conf
-from utils.errors import OptionParser, UsageError, UserError, run_cli
+from utils.training.config import Config, read_config
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
@@ -42,7 +42,7 @@ def main() -> None:
     """Measure both, print the table."""
     args = parse_args()
     try:
-        conf = read_conf(args.conf, shlex.split(args.train_args))
+        conf = read_config(args.conf, shlex.split(args.train_args))
     except ValueError as error:
         raise UsageError(f"--train_args: {error}") from None
     if conf.n_cues and not (args.frontend_weights and args.frontend_weights.exists()):
@@ -78,7 +78,7 @@ def parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="loader_throughput", description="Whether the loader keeps up with training.")
     parser.add_argument("--conf", type=Path, required=True, help="conf/*.yml")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the corpus' CSVs")
-    parser.add_argument("--train_args", default="", help='keys of the conf to change, "--noise_share 0.5 --noise_dir D"')
+    parser.add_argument("--train_args", default="", help='keys of the conf to change, "--noise_prob 0.5 --noise_dir D"')
     parser.add_argument("--frontend_weights", type=Path, help="weights of the lip network (not for audio-only confs)")
     parser.add_argument("--frontend_conf", type=Path, help="its conf/lipreading/*.json; found out when not given")
     parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"))
@@ -106,7 +106,7 @@ def _counts(text: str) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _with_stores(conf: ResolvedConf, train: Manifest, args: argparse.Namespace) -> tuple[ResolvedConf, list[EmbeddingStore]]:
+def _with_stores(conf: Config, train: Manifest, args: argparse.Namespace) -> tuple[Config, list[EmbeddingStore]]:
     """The conf for the front end's embeddings, and their stores, a view each; none for audio only."""
     if not conf.n_cues:
         return conf, []
@@ -121,7 +121,7 @@ def _with_stores(conf: ResolvedConf, train: Manifest, args: argparse.Namespace) 
     return conf.with_visual_dim(frontend.dim), [EmbeddingStore(folder) for folder in folders]
 
 
-def loader_speed(conf: ResolvedConf, train_set: "Dataset", train: Manifest, workers: int, n_batches: int) -> float:
+def loader_speed(conf: Config, train_set: "Dataset", train: Manifest, workers: int, n_batches: int) -> float:
     """Mixtures per second that `workers` loader processes deliver to somebody who only waits for them."""
     batches = _batches(conf, train_set, train, workers)
     for _ in range(1 + 2 * workers):  # the processes' start, and what they have ready by then
@@ -131,7 +131,7 @@ def loader_speed(conf: ResolvedConf, train_set: "Dataset", train: Manifest, work
     return mixtures / (time.perf_counter() - start_sec)
 
 
-def training_speed(conf: ResolvedConf, data_dir: Path, batches: list[Batch]) -> float:
+def training_speed(conf: Config, data_dir: Path, batches: list[Batch]) -> float:
     """Mixtures per second that training consumes: one step on each batch, after one that does not count."""
     import torch
 
@@ -147,13 +147,13 @@ def training_speed(conf: ResolvedConf, data_dir: Path, batches: list[Batch]) -> 
     return sum(len(batch["mixture"]) for batch in on_device) / (time.perf_counter() - start_sec)
 
 
-def _batches(conf: ResolvedConf, train_set: "Dataset", train: Manifest, workers: int) -> Iterator[Batch]:
+def _batches(conf: Config, train_set: "Dataset", train: Manifest, workers: int) -> Iterator[Batch]:
     """Training batches without end, epoch after epoch."""
     from utils.training.datasets import make_loader, make_sampler
 
     sections = {**conf.nested, "data": {**conf.nested["data"], "num_workers": workers}}
     sampler = make_sampler(conf, train_set, train.path)
-    loader: DataLoader = make_loader(ResolvedConf(sections), train_set, sampler)
+    loader: DataLoader = make_loader(Config(sections), train_set, sampler)
     while True:
         yield from loader
         sampler.set_epoch(sampler.epoch + 1)

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from utils.tools.sections import add_results_options, origin, write_section
-from utils.tools.complexity import resident_bytes, run_probe
-from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.data.files import read_json
 from utils.data.manifest import Mixture, read_manifest, write_manifest
+from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import OptionParser, UserError, run_cli
+from utils.tools.complexity import resident_bytes, run_probe
+from utils.tools.sections import add_results_options, origin, write_section
 
 WINDOW_SEC, HOP_SEC = 8.0, 6.0  # stage 4's defaults
 STORE, MANIFEST, VOICES = "embeddings", "recording.csv", "voices"

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.files import write_json, write_text
+from utils.data.manifest import Manifest, read_manifest
+from utils.embedding.store import EmbeddingStore
+from utils.errors import OptionParser, UserError, run_cli
 from utils.tools.long_recordings import HOP_SEC, WINDOW_SEC, check_experiment, check_window_options
 from utils.tools.robustness_conditions import CLEAN, SI_SNRI_BEST, Condition, Trial, all_conditions, read_noises, score
 from utils.tools.robustness_report import draw, gate, results_json, table
 from utils.tools.robustness_voices import Example, VoiceBank, check_manifest, spread
 from utils.tools.sections import add_results_options, origin, write_section
-from utils.embedding.store import EmbeddingStore
-from utils.data.files import write_json, write_text
-from utils.data.manifest import Manifest, read_manifest
-from utils.errors import OptionParser, UserError, run_cli
 
 if TYPE_CHECKING:
     from utils.separation.tasks import Separator

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.tools.robustness_voices import Example, VoiceBank
 from utils.data.audio import EXTENSIONS, read_audio
-from utils.mixing.levels import MAX_DRAWS, SILENCE_POWER, mix_at_sir, power
-from utils.training.augmentation import drop_frames, freeze_frames, shift_frames
 from utils.errors import UserError
+from utils.mixing.levels import MAX_DRAWS, SILENCE_POWER, mix_at_sir, power
 from utils.scoring.metrics import best_permutation, si_snr_matrix
+from utils.tools.robustness_voices import Example, VoiceBank
+from utils.training.augmentation import drop_frames, freeze_frames, shift_frames
 
 OFFSETS_FRAMES = (-5, -1, 1, 5)
 MISSING_SHARES = (0.25, 0.5)

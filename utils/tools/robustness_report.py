@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from utils.data.files import atomic_path
 from utils.tools.robustness_conditions import (
     ALL_MISSING,
     CLEAN,
@@ -21,7 +22,6 @@ from utils.tools.robustness_conditions import (
     missing_name,
     offset_name,
 )
-from utils.data.files import atomic_path
 
 if TYPE_CHECKING:
     from utils.tools.robustness import Outcome

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.data.audio import read_audio
-from utils.embedding.store import EmbeddingStore
+from utils.data.clock import frames_to_samples
 from utils.data.manifest import Manifest
 from utils.data.manifest_rows import Mixture
-from utils.data.clock import frames_to_samples
+from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from utils.tools.complexity import cpu_name
 from utils.data.files import write_text
 from utils.errors import UsageError, UserError
+from utils.tools.complexity import cpu_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

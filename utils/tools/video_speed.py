@@ -26,9 +26,9 @@ import cv2
 import numpy as np
 import soundfile
 
-from utils.tools.sections import add_results_options, origin, write_section
 from utils.data.files import atomic_path
 from utils.errors import OptionParser, UsageError, UserError, run_cli
+from utils.tools.sections import add_results_options, origin, write_section
 from utils.video.decoding import GRID_FPS, SOUND_RATE_HZ, extract_sound, read_pictures
 
 _FRAME_SAMPLES = SOUND_RATE_HZ // GRID_FPS
@@ -175,10 +175,10 @@ def _parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: str) -> d
     from utils.data.audio import read_audio
     from utils.data.mouths import MouthFile
     from utils.embedding.embed import embed_file
-    from utils.separation.faces_on_screen import FacesOnScreen
     from utils.embedding.frontends import load_frontend
-    from utils.separation.tasks import load_separator
+    from utils.separation.faces_on_screen import FacesOnScreen
     from utils.separation.overlap_add import separate_blocks
+    from utils.separation.tasks import load_separator
     from utils.video.people import find_people
     from utils.video.preparation import VideoOptions, write_mouths
 

@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from local_models.networks import build_network
 from local_models.separator import AVSeparator
-from utils.embedding.store import EmbeddingStore
 from utils.data.files import atomic_path, write_json
 from utils.data.manifest import Manifest, write_failed
+from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.training.config import Config, TrainingConfig, write_config
 from utils.training.datasets import EpochSampler, make_datasets, make_loader, make_sampler
