@@ -21,8 +21,8 @@ from utils.corpora.clip_tree import walk_tree
 from utils.corpora.raw_corpus import _checked_clips
 from utils.data.estimates import write_voices
 from utils.data.files import atomic_path, read_json, write_json, write_text
+from utils.data.fingerprints import StageMark
 from utils.data.manifest import Problem, read_manifest, write_failed
-from utils.data.marks import StageMark
 from utils.data.mouths import MouthWriter
 from utils.embedding.precomputed import ReadyFeatures
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source

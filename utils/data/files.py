@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -153,3 +154,24 @@ def sha256_file(path: Path | str) -> str:
     """The sha256 of a file's content, as 64 hex digits."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive_lock(folder: Path | str, what: str) -> Iterator[None]:
+    """Let one process at a time write into a folder, which is made if it is missing; a kill releases the lock.
+
+    Args:
+        folder: the folder.
+        what: is written there, for the message, e.g. "these tracks".
+
+    Raises:
+        UserError: another process is at it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is writing {what}; wait for it") from None
+        yield

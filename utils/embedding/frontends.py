@@ -5,8 +5,6 @@ Reads a weights file, `--frontend_weights` (see utils/embedding/checkpoints.py);
 names the store that keeps them.
 """
 
-import hashlib
-import json
 import logging
 import re
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import nn
 
 from local_models.lipreading.model import LAYERS
 from utils.data.files import sha256_file
+from utils.data.fingerprints import hash_json
 from utils.embedding.checkpoints import Checkpoint, load_lipreading, load_lr_asd, read_checkpoint
 from utils.embedding.precomputed import ReadyFeatures
 from utils.errors import UserError
@@ -178,8 +177,7 @@ def _lr_asd(checkpoint: Checkpoint, conf: Path | str | None, layer: str, sha256:
 
 def frontend_fingerprint(description: dict) -> str:
     """The first 12 hex digits of the sha256 of a description's canonical JSON."""
-    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hash_json(description)[:12]
 
 
 def store_name(frontend: Frontend | ReadyFeatures, view: str, precision: str) -> str:

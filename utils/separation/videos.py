@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.data.jobs import Job, file_key, run_jobs
+from utils.data.fingerprints import hash_stats
+from utils.data.jobs import Job, run_jobs
 from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
 from utils.data.manifest_rows import Utterance
 from utils.data.video_clips import VIDEO_SUFFIXES
@@ -181,7 +182,7 @@ def prepare_all(
     jobs = [
         Job(
             video.name,
-            json.dumps([file_key(video.path, *filter(None, [video.landmarks_path])), asdict(options)]),
+            json.dumps([hash_stats([video.path, *filter(None, [video.landmarks_path]])), asdict(options)]),
             (folder / video.name / "prepared.json",),
             (video.path, folder / video.name, options, video.landmarks_path),
         )

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest, find_manifests, read_manifest
-from utils.data.marks import StageMark, fingerprint_files
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def choose_device(ids: str, environment: Mapping[str, str]) -> str:
 
 def _mark(manifests: list[Manifest], name: str, view: str, args: argparse.Namespace) -> StageMark:
     files = [path for manifest in manifests for path in (manifest.path, manifest.path.with_suffix(".json"))]
-    inputs = {"manifests": fingerprint_files(files), "front end": name, "view": view, "precision": args.precision}
+    inputs = {"manifests": hash_contents(files), "front end": name, "view": view, "precision": args.precision}
     return StageMark(args.data_dir / f".done-2-{name}.json", inputs)
 
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.data.files import atomic_path, read_json, write_json, write_text
+from utils.data.fingerprints import StageMark, hash_contents, hash_stats
 from utils.data.manifest import Problem, write_failed
-from utils.data.marks import StageMark, fingerprint_files
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
-from utils.scoring.items import ScoreItem, files_fingerprint, read_separated, scan_folders
+from utils.scoring.items import ScoreItem, read_separated, scan_folders
 from utils.scoring.report import cue_text, definitions, package_versions, provenance, results_table, results_text, silent_table
 
 if TYPE_CHECKING:
@@ -164,12 +164,12 @@ def _inputs(job: Job) -> dict[str, str]:
     cue_items = [item for path in job.cue_csvs.values() for item in read_separated(path)[0]]
     return {
         "list of mixtures": hashlib.sha256(repr((job.items, job.problems)).encode()).hexdigest(),
-        "audio": files_fingerprint(path for item in job.items for path in item.paths),
-        "cue test": files_fingerprint(path for item in cue_items for path in item.paths),
+        "audio": hash_stats(path for item in job.items for path in item.paths),
+        "cue test": hash_stats(path for item in cue_items for path in item.paths),
         "permute": str(job.permute),
-        "experiment": fingerprint_files(job.experiment_files),
+        "experiment": hash_contents(job.experiment_files),
         "not separated": str(job.n_not_separated),
-        "scoring code": fingerprint_files(CODE),
+        "scoring code": hash_contents(CODE),
     }
 
 
@@ -209,7 +209,7 @@ def _score(job: Job, nj: int) -> int:
 def score_version(permute: bool) -> str:
     """Changes whenever a mixture could get other scores; names what the journal of finished ones holds."""
     packages = " ".join(f"{name}={version}" for name, version in package_versions().items())
-    return f"{fingerprint_files(SCORE_CODE)[:12]} {packages} permute={permute}"
+    return f"{hash_contents(SCORE_CODE)[:12]} {packages} permute={permute}"
 
 
 def _final_metrics(job: Job, results: list[dict], voices: "DataFrame", means: "DataFrame", source: dict) -> dict:

@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING
 
 from utils.data.estimates import JOURNAL_NAME, SUBTYPES, write_separated
 from utils.data.files import read_json, sha256_file
+from utils.data.fingerprints import StageMark, hash_contents, hash_stats
 from utils.data.manifest import Manifest, Problem, write_failed
-from utils.data.marks import StageMark, fingerprint_files
 from utils.embedding.precomputed import ReadyFeatures
 from utils.errors import OptionParser, UserError, flag, run_cli
-from utils.scoring.items import files_fingerprint
 from utils.separation.test_set import TestSet, find_test_set
 from utils.separation.videos import find_videos, is_video_set
 from utils.stages.mouths import ALIGNMENTS
@@ -275,8 +274,8 @@ def _inputs(args: argparse.Namespace, facts: dict | None, test_set: TestSet) -> 
         "network": sha256_file(args.exp_dir / "best_model.pth"),
         "front end": facts["store_name"] if facts else "",
         "fallback": fallback,
-        "test set": fingerprint_files([manifest.path, manifest.path.with_suffix(".json")]),
-        "files of the test set": files_fingerprint(files),
+        "test set": hash_contents([manifest.path, manifest.path.with_suffix(".json")]),
+        "files of the test set": hash_stats(files),
         "window and hop": f"{args.window_sec:g} s, {args.hop_sec:g} s",
         "subtype": args.subtype,
         "cue_test": str(args.cue_test).lower(),
