@@ -459,15 +459,16 @@ def odd_place(tmp_path_factory) -> Path:
     for name in SCRIPTS:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
+    (root.parent / root.name[1:]).symlink_to(root)
     write_script(root / "utils/run_tests.sh", "#!/usr/bin/env bash\npwd\n")
     return root
 
 
-@pytest.mark.parametrize("how", ["called", "by bash"])
+@pytest.mark.parametrize("how", ["plainly", "with a dot", "by bash"])
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in SOURCED])
 def test_every_script_finds_its_folder_with_cdpath_and_odd_names(odd_place, name, how):
     inside = f"{odd_place.name}/{name}"
-    start = [f"./{inside}"] if how == "called" else ["bash", "--", inside]
+    start = {"plainly": [f"{inside[1:]}"], "with a dot": [f"./{inside}"], "by bash": ["bash", "--", inside]}[how]
     words = {
         ".ci/run": [],
         "utils/make_venv.sh": [(odd_place / ".venv/.requirements").read_text().strip()],
