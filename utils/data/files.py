@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.data.disk import free_bytes, readable_bytes
-from utils.errors import UserError, WriteError
+from utils.errors import UserError, WriteError, system_error
 
 _PREFIX = ".tmp-"  # of files that are being written
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -45,7 +45,8 @@ def atomic_path(path: Path | str, n_bytes: int = 0) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are for the group to read
+        with contextlib.suppress(PermissionError):  # on FAT and some shares nobody has such rights to give
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are for the group to read
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         found = error
@@ -91,7 +92,8 @@ def _refused(error: OSError, path: Path, temporary: Path | None, n_bytes: int) -
     of_ours = named in ("", str(path), str(temporary))
     if isinstance(error, WriteError):  # of a block within this one, which may have written to our temporary path
         return WriteError(error.errno, error.strerror, str(path)) if named == str(temporary) else error
-    if temporary is not None and not of_ours and error.errno not in (*_FULL, errno.EROFS):  # `copyfile` names what it reads
+    is_ours = error.errno in (*_FULL, errno.EROFS) or (of_ours and system_error(error))  # `copyfile` names what it reads
+    if temporary is not None and not is_ours:
         return error
     if error.errno == errno.ENAMETOOLONG:
         return UserError(f"{path}: the name is too long for this file system; give shorter names")

@@ -311,6 +311,8 @@ def alone(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{folder}: another process is separating this test set; wait for it") from None
+        except OSError as error:
+            logger.warning("%s: no file locks here (%s): let no other process work there meanwhile", folder, error.strerror)
         yield
 
 
