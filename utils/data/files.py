@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import resource
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 from utils.data.disk import free_bytes, readable_bytes
 from utils.errors import UserError, WriteError, system_error
 
+log = logging.getLogger(__name__)
 _PREFIX = ".tmp-"  # of files that are being written
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PROBE_BYTES = 1 << 20
@@ -176,4 +178,6 @@ def exclusive_lock(folder: Path | str, what: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{folder}: another process is writing {what}; wait for it") from None
+        except OSError as error:
+            log.warning("%s: no file locks here (%s): let no other process work there meanwhile", folder, error.strerror)
         yield

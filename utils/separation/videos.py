@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.data.files import exclusive_lock
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, run_jobs
 from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
@@ -96,7 +97,6 @@ def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
     """
     from utils.separation.tasks import load_separator
     from utils.separation.tracks import remove_tracks, write_tracks
-    from utils.stages.separate import alone
 
     options = _options(args)
     name = args.test_name or (args.test_dir.stem if args.test_dir.is_file() else args.test_dir.absolute().name)
@@ -110,7 +110,7 @@ def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
     set_name = f"{name}-{hashlib.sha256(os.fsencode(args.test_dir.absolute())).hexdigest()[:8]}"
     work_dir = args.dump_dir / "videos" / set_name
     done = 0
-    with alone(folder), alone(work_dir):
+    with exclusive_lock(folder, "these tracks"), exclusive_lock(work_dir, "these videos"):
         prepared, failed = prepare_all(videos, work_dir, options, args.nj)
         reasons |= failed
         if prepared:
@@ -182,7 +182,7 @@ def prepare_all(
     jobs = [
         Job(
             video.name,
-            json.dumps([hash_stats([video.path, *filter(None, [video.landmarks_path]])), asdict(options)]),
+            json.dumps([hash_stats([video.path, *filter(None, [video.landmarks_path])]), asdict(options)]),
             (folder / video.name / "prepared.json",),
             (video.path, folder / video.name, options, video.landmarks_path),
         )

@@ -13,17 +13,15 @@ Voices that lie there already, made from the same files by the same network and 
 
 import argparse
 import csv
-import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.data.estimates import JOURNAL_NAME, SUBTYPES, write_separated
-from utils.data.files import read_json, sha256_file
+from utils.data.files import exclusive_lock, read_json, sha256_file
 from utils.data.fingerprints import StageMark, hash_contents, hash_stats
 from utils.data.manifest import Manifest, Problem, write_failed
 from utils.embedding.precomputed import ReadyFeatures
@@ -60,7 +58,7 @@ def main() -> int:
     for change in changes or []:
         logger.info("stage 4: changed since the last separation: %s", change)
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder):
+    with exclusive_lock(folder, "the estimates of this test set"):
         n_failed = separate_test_set(args, facts, test_set, folder)
         if n_failed > args.max_failed:
             raise UserError(
@@ -295,25 +293,6 @@ def _voices_are_there(folder: Path, cue_test: bool) -> bool:
                 if not all((path.parent / voice).is_file() for voice in voices):
                     return False
     return True
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time write into a folder, which is made if it is not there; a kill releases the lock.
-
-    Raises:
-        UserError: another process is at it.
-        OSError: nothing can be written there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is separating this test set; wait for it") from None
-        except OSError as error:
-            logger.warning("%s: no file locks here (%s): let no other process work there meanwhile", folder, error.strerror)
-        yield
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
     Raises:
         UserError: the video or the landmarks cannot be used, or nobody is on screen.
     """
-    stamp = {"version": _VERSION, "source": hash_stats([path, *filter(None, [landmarks_path]])), **asdict(options)}
+    stamp = {"version": _VERSION, "source": hash_stats([path, *filter(None, [landmarks_path])]), **asdict(options)}
     done_path, source_path = folder / "prepared.json", folder / "source.json"
     if done_path.is_file() and (facts := read_json(done_path)).get("stamp") == stamp:
         done = _from_facts(folder, facts)
