@@ -24,7 +24,7 @@ from utils.data.estimates import JOURNAL_NAME, SUBTYPES, write_separated
 from utils.data.files import exclusive_lock, read_json, sha256_file
 from utils.data.fingerprints import StageMark, hash_contents, hash_stats
 from utils.data.manifest import Manifest, Problem, write_failed
-from utils.embedding.precomputed import ReadyFeatures
+from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.separation.test_set import TestSet, find_test_set
 from utils.separation.videos import find_videos, is_video_set
@@ -265,7 +265,7 @@ def _inputs(args: argparse.Namespace, facts: dict | None, test_set: TestSet) -> 
     manifest = test_set.manifest
     files = [manifest.resolve(path) for item in manifest.items for path in (item.mixture_path, *item.mouth_paths) if path]
     if facts and Path(facts["weights"]).is_dir():
-        features = ReadyFeatures(facts["weights"])
+        features = PrecomputedEmbeddings(facts["weights"])
         files += [features.path_of(path) for path in manifest.mouth_paths()]
     fallback = sha256_file(Path(args.fallback_exp_dir) / "best_model.pth") if args.fallback_exp_dir else ""
     return {
