@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LANDMARK_SUFFIXES = (".npz", ".pkl", ".csv", ".txt", ".npy")
+LANDMARK_SUFFIXES = (".npz", ".pkl", ".csv")
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,11 @@ def _is_video(path: Path) -> bool:
 
 
 def _landmarks(folder: Path, video: Path, name: str) -> Path:
-    """The landmarks of a video: a file or folder of its name."""
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in LANDMARK_SUFFIXES and path.stem == name or path.is_dir() and path.name == name
-    )
+    """The landmarks of a video: a file of its name."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in LANDMARK_SUFFIXES and path.stem == name)
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise UserError(f"--landmarks_dir {folder}: one file or folder named {name} is needed for {video}; found: {names}")
+        raise UserError(f"--landmarks_dir {folder}: one file named {name} is needed for {video}; found: {names}")
     return found[0].absolute()
 
 
