@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 
 from utils.data.acoustics import AcousticOptions, Acoustics
-from utils.data.files import write_json
+from utils.data.files import remove_leftovers, write_json
 from utils.data.manifest import Manifest, read_manifest
 from utils.engine.config import ResolvedConf, read_conf
 from utils.errors import OptionParser, UsageError, UserError, run_cli
@@ -82,6 +82,8 @@ def main() -> int:
     rank = next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
     started = args.exp_dir / ".started-3.json"
     if rank == 0:
+        for folder in (args.exp_dir, args.exp_dir / "checkpoints"):
+            remove_leftovers(folder, below=False)  # not below: stage 4 may be at work there
         _set_aside_other_training(args.exp_dir, inputs, args.force)
         if frontend:
             write_json(args.exp_dir / "frontend.json", frontend)
