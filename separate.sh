@@ -18,6 +18,7 @@ frontend_weights=  # the lip network's file, if it is not where the experiment h
 landmarks_dir=     # landmarks that were found before, a file or folder named as each video; empty: found here
 alignment=centred8 # how mouths are aligned: centred8 or forward5
 min_sec=0.5        # people on screen for a shorter time are left out
+people=            # at most so many people; empty: as many as are seen
 subtype=float      # sample format of the tracks: float or pcm16
 nj=$(nproc)        # videos taken apart at once
 id=                # GPU, e.g. 0; cpu: none; empty: the first that is visible
@@ -53,5 +54,5 @@ if [[ -z $exp_dir ]]; then
 fi
 exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$(name_of_test "$video")" \
     "--out_dir=$out_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" "--landmarks_dir=$landmarks_dir" \
-    "--alignment=$alignment" "--min_sec=$min_sec" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" \
+    "--alignment=$alignment" "--min_sec=$min_sec" "--people=$people" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" \
     "--force=$force"

@@ -28,6 +28,7 @@ preview=false      # videos: also write each video again with each face's track
 landmarks_dir=     # videos: landmarks that were found before, a file or folder named as each video
 alignment=centred8 # videos: how mouths are aligned: centred8 or forward5
 min_sec=0.5        # videos: people on screen for a shorter time are left out
+people=            # videos: at most so many people; empty: as many as are seen
 max_failed=0       # mixtures that may fail before the stage does
 force=false        # separate again although nothing changed
 
@@ -43,4 +44,4 @@ cd "$ROOT"
 if is_video_set "$test_dir"; then utils/install_more.sh requirements-video.txt; fi
 start_program "$exp_dir/log/4_separate.log" separate exp_dir test_dir test_name cue_test fallback_exp_dir \
     frontend_weights subtype window_sec hop_sec batch_size dump_dir data_root_dir out_dir preview \
-    landmarks_dir alignment min_sec nj id max_failed force
+    landmarks_dir alignment min_sec people nj id max_failed force

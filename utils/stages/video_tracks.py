@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 REST = "rest"
 _BLOCK_SAMPLES = 1 << 16
+_CERTAIN = 0.9  # joins of faces that are less certain are warned of
 
 
 def write_tracks(
@@ -67,6 +69,8 @@ def write_tracks(
         write_json(report, _report(video_path, prepared, separator, folder, gain, args.subtype) | {"stamp": stamp})
         made = False
         logger.info("stage 4: %s: %s -> %s", video_path, _summary(prepared), folder)
+        for warning in _warnings(prepared):
+            logger.warning("stage 4: %s: %s", video_path, warning)
     if args.preview:
         made &= not _write_previews(video_path, prepared, folder)
     return not made
@@ -90,8 +94,9 @@ def _stamp(
 ) -> str:
     """Hash all that the tracks depend on."""
     cues = [(str(path), store.clip(str(path)).source_sha256) for path in map(prepared.mouth_path, prepared.people)]
-    how = (args.window_sec, args.hop_sec, args.subtype, prepared.n_ignored)
-    facts = [separator.sha256, store.root.parent.name, file_key(video_path), how, cues]
+    how = (args.window_sec, args.hop_sec, args.subtype)
+    seen = ([asdict(person) for person in prepared.people], prepared.n_ignored, prepared.left_out)
+    facts = [separator.sha256, store.root.parent.name, file_key(video_path), how, seen, cues]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -147,6 +152,8 @@ def _report(
             "confidence": person.confidence,
             "share_of_frames_with_mouth": person.share_with_mouth,
             "level_db": loudness_db(folder / f"{person.name}.wav"),
+            "parts": person.parts,
+            "joined_with_certainty": person.joined_with_certainty,
         }
         for person in prepared.people
     ]
@@ -162,16 +169,35 @@ def _report(
         "tracks": tracks,
         "rest": {"wav": f"{REST}.wav", "level_db": loudness_db(folder / f"{REST}.wav")},
         "faces_seen_too_shortly": prepared.n_ignored,
+        "faces_left_out": [{"on_screen_sec": stretches} for stretches in prepared.left_out],
+        "warnings": _warnings(prepared),
         "subtype": subtype,
         "gain": gain,
         "definitions": {
             "level_db": "energy of the track over that of the video's sound, dB",
             "confidence": "mean score of the face's landmarks, 0 to 1",
             "on_screen_sec": "from, to; absences below 1 s are passed over",
+            "parts": "stretches of following the face without a cut or an absence; they were joined by how alike the faces are",
+            "joined_with_certainty": "0 to 1, how likely the least certain of these joins is right; 1 where there was none",
+            "faces_left_out": "people beyond the number that --people asked for",
             "rest": "the video's sound less all tracks: voices off screen and noise",
             "gain": "what all tracks were multiplied with so that none is clipped",
         },
     }
+
+
+def _warnings(prepared: "PreparedVideo") -> list[str]:
+    """What the user should look at: uncertain joins of faces, people who were left out."""
+    warnings = [
+        f"{person.name}: joined of {person.parts} parts, the least certain join is right with a probability of "
+        f"{person.joined_with_certainty:.2f}; --people says how many people there are at most"
+        for person in prepared.people
+        if person.joined_with_certainty < _CERTAIN
+    ]
+    if prepared.left_out:
+        times = "; ".join(", ".join(f"{first:g} to {last:g} s" for first, last in one) for one in prepared.left_out)
+        warnings.append(f"{len(prepared.left_out)} more than --people asked for left out, on screen {times}")
+    return warnings
 
 
 def _level_db(mixture_path: Path, path: Path) -> float | None:
