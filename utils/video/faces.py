@@ -24,6 +24,7 @@ _LOST_FRAMES = 25  # for so long a lost face is looked for where it was
 _CONFIRM_FRAMES = 25  # a face that no detector has seen for so long is looked at by the near one
 _DESCRIBE_AFTER_FRAMES = (12, 60, 250)  # from each descriptor of a face to the next one; the last from then on
 _DESCRIBE_NEAR_FRAMES = 25  # ... at most, while another face overlaps
+_DESCRIBE_DOUBT_FRAMES = 5  # ... at least, where it may have become somebody else's: a flickering light would take all the time
 _SAME_VIEW = 0.9  # correlation with the last view of a face; below it, it may be somebody else's
 
 _MIN_CONFIRMED = 0.5
@@ -64,8 +65,8 @@ class Face:
         points: float32 (68, 2), pixels from the picture's upper left corner (the middle of its first pixel is 0.5, 0.5;
             mouths cut at them without a correction lie on published crops), x before y, in the order of iBUG 300-W.
         descriptor: float32 (DESCRIPTOR_DIM,) of this picture, see `descriptors.py`; None where none was made.
-        is_followed: the last picture's face led to this one, and nothing speaks for another person: none overlaps, the view
-            is much the same.
+        is_followed: the last picture's face led to this one, and nothing speaks for another person: no face overlaps, and
+            since the last descriptor the view never changed at once.
     """
 
     box: np.ndarray
@@ -84,16 +85,14 @@ class _Known:
     view: np.ndarray  # (256,), what the mesh network saw, in small
     confirmed: float  # score of the last detector that saw it
     confirmed_frame: int
-    is_followed: bool = False
-    n_described: int = 0  # since the face may have changed
-    described_frame: int = -1
+    n_described: int = 0  # descriptors since it may have become somebody else's
+    described_frame: int = -(10**9)
     box: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         self.box = np.concatenate([self.mesh.min(axis=0), self.mesh.max(axis=0)])
 
     def update(self, mesh: np.ndarray, presence: float, view: np.ndarray) -> None:
-        self.is_followed = True
         if float(view @ self.view) < _SAME_VIEW:  # somebody else is there, or the light changed
             self.doubt()
         self.mesh, self.presence, self.view = mesh, presence, view
@@ -101,13 +100,14 @@ class _Known:
 
     def doubt(self) -> None:
         """Whose face this is has to be looked at again."""
-        self.is_followed, self.n_described = False, 0
+        self.n_described = 0
 
     def is_due(self, frame: int, is_near: bool) -> bool:
         """Whether it is time for a descriptor."""
         if self.n_described == 0:
-            return True
-        after = _DESCRIBE_AFTER_FRAMES[min(self.n_described, len(_DESCRIBE_AFTER_FRAMES)) - 1]
+            after = _DESCRIBE_DOUBT_FRAMES
+        else:
+            after = _DESCRIBE_AFTER_FRAMES[min(self.n_described, len(_DESCRIBE_AFTER_FRAMES)) - 1]
         return frame - self.described_frame >= (min(after, _DESCRIBE_NEAR_FRAMES) if is_near else after)
 
 
@@ -274,11 +274,11 @@ class FaceFinder:
     def _face(self, picture: np.ndarray, known: _Known, frame: int) -> Face:
         points, descriptor = points_of(known.mesh), None
         is_near = any(other is not known and _overlap(known.box, other.box) for other in self._known)
+        is_followed = known.n_described > 0 and not is_near
         if known.is_due(frame, is_near):
             descriptor = self._describer.describe([face_chip(picture, points)])[0]
             known.n_described, known.described_frame = known.n_described + 1, frame
         score = float(np.clip(known.presence * known.confirmed, 0.0, 1.0))
-        is_followed = known.is_followed and not is_near
         return Face(known.box.astype(np.float32), score, points.astype(np.float32), descriptor, is_followed)
 
 
