@@ -62,6 +62,16 @@ class FaceDescriber:
         return np.array(found, np.float32).reshape(-1, DESCRIPTOR_DIM)
 
 
+def is_turned(points: np.ndarray) -> bool:
+    """Whether a face is turned so far aside that its descriptor says little of the person: one cheek three times the other.
+
+    Args:
+        points: (68, 2), pixels.
+    """
+    left, right = (float(np.hypot(*(points[27] - points[ear]))) for ear in (0, 16))
+    return bool(abs(left - right) > 0.5 * (left + right))
+
+
 def face_chip(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The face as the network wants it: upright, eyes and nose in their places.
 

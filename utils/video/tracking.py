@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from utils.video.descriptors import DESCRIPTOR_DIM
+from utils.video.descriptors import DESCRIPTOR_DIM, is_turned
 from utils.video.faces import Face
 
 MAX_LOST_FRAMES = 25
@@ -26,6 +26,7 @@ _LARGEST_REACH = 1.5
 _LARGEST_RATIO = 1.8  # of sizes
 _MOMENTUM_FRAMES = 8  # a lost face is taken to move on for so long
 _DIFFERENT = 0.6  # distance of descriptors at which a face is another person's, whatever its place, if it was not followed
+_DIFFERENT_TURNED = 0.75  # ... where only a face turned aside is known of one of both
 _UNLIKE_WEIGHT = 0.8  # sizes of a face that a distance of descriptors of 1 counts as
 _RATIO_WEIGHT = 0.5
 
@@ -48,8 +49,9 @@ class Track:
         boxes: float32 (n, 4), pixels.
         points: float32 (n, 68, 2), pixels.
         scores: float32 (n,), 0..1.
-        descriptor: float32 (DESCRIPTOR_DIM,), the mean of those that were made; zeros where there is none.
-        n_described: how many were.
+        descriptor: float32 (DESCRIPTOR_DIM,), the mean of those that were made, of faces turned aside only where there is no
+            other; zeros where there is none.
+        n_described: of how many.
         shot: counts the video's shots from 0.
     """
 
@@ -87,7 +89,7 @@ class _Open:
         self.frames: list[int] = []
         self._boxes, self._points, self._scores = _Rows(4), _Rows(*face.points.shape), _Rows()
         self._descriptor_sum = np.zeros(DESCRIPTOR_DIM)
-        self.n_described = 0
+        self.n_described, self.is_turned = 0, True
         self._velocity = np.zeros(2)  # pixels a frame
         self.add(frame, face)
 
@@ -103,8 +105,15 @@ class _Open:
         self._points.append(face.points)
         self._scores.append(face.score)
         if face.descriptor is not None:
-            self._descriptor_sum += face.descriptor
-            self.n_described += 1
+            self._describe(face.descriptor, is_turned(face.points))
+
+    def _describe(self, descriptor: np.ndarray, is_turned: bool) -> None:
+        if is_turned and not self.is_turned:
+            return
+        if self.is_turned and not is_turned:
+            self._descriptor_sum, self.n_described, self.is_turned = np.zeros(DESCRIPTOR_DIM), 0, False
+        self._descriptor_sum += descriptor
+        self.n_described += 1
 
     @property
     def descriptor(self) -> np.ndarray:
@@ -179,8 +188,10 @@ class Tracker:
         ratio = np.abs(np.log(last_sizes[:, None] / sizes))
         unlike = np.array([[track.unlike(face) for face in faces] for track in self._open])
         followed = (lost == 1)[:, None] & np.array([face.is_followed for face in faces])
+        turned = np.logical_or.outer([track.is_turned for track in self._open], [is_turned(face.points) for face in faces])
+        different = np.where(turned, _DIFFERENT_TURNED, _DIFFERENT)
         reach = np.minimum(_REACH + _REACH_GROWS * (lost - 1), _LARGEST_REACH)
-        possible = (apart < reach[:, None]) & (ratio < np.log(_LARGEST_RATIO)) & ((unlike < _DIFFERENT) | followed)
+        possible = (apart < reach[:, None]) & (ratio < np.log(_LARGEST_RATIO)) & ((unlike < different) | followed)
         cost = apart + _RATIO_WEIGHT * ratio + _UNLIKE_WEIGHT * unlike
         impossible = 1e6
         rows, columns = linear_sum_assignment(np.where(possible, cost, impossible))
