@@ -102,7 +102,7 @@ def cut_clip(video_path: Path, alignments: Sequence[str]) -> dict[str, tuple[np.
     with tempfile.TemporaryDirectory() as folder:
         n_samples = extract_sound(video_path, Path(folder) / "sound.wav").n_samples
     n_frames = math.ceil(n_samples * GRID_FPS / SOUND_RATE_HZ)
-    people, _ = find_people(video_path, n_frames, None, min_sec=0.0)
+    people = find_people(video_path, n_frames, None, min_sec=0.0).people
     if not people:
         raise UserError(f"{video_path}: no face found in {n_frames} frames")
     person: Person = max(people, key=lambda one: len(one.frames))
