@@ -92,7 +92,8 @@ def draw_pipeline(path: Path) -> None:
     mouths = plt.imread(HERE / "demo_mouths.png")
     for index, column in enumerate((113, 286, 459)):
         start = x[1] + 0.12 + index * 0.49
-        axes.imshow(mouths[144:218, column + 5 : column + 79, :3], extent=(start, start + 0.46, upper + 0.72, upper + 1.18), zorder=4)
+        mouth = mouths[144:218, column + 5 : column + 79, :3]  # without the time in its corner
+        axes.imshow(mouth, extent=(start, start + 0.46, upper + 0.72, upper + 1.18), zorder=4)
     box(axes, (x[2], upper, width, height), "visual\nfrontend", "pretrained, frozen", VISUAL)
     box(axes, (x[3], upper, width, height), "visual\nembeddings", "kept in dump/", VISUAL)
     box(axes, (x[4], upper, width, height), "scores", "SI-SNRi, SDRi,\nPESQ, STOI", SCORES)
@@ -166,7 +167,8 @@ def draw_network(path: Path) -> None:
             arrow(axes, (start + wide, y), (end, y))
         join = 9.6
         arrow(axes, (block2[0] + block2[1], y), (join, y), (join, middle), (merge[0], middle))
-    box(axes, (exchange[0], lanes[1], exchange[1], lanes[0] + block - lanes[1]), "ex-\nchange", "mean of\nthe other\nstreams", FUSED)
+    both = lanes[0] + block - lanes[1]
+    box(axes, (exchange[0], lanes[1], exchange[1], both), "ex-\nchange", "mean of\nthe other\nstreams", FUSED)
     box(axes, (merge[0], bottom, merge[1], height), "band merge", "complex masks,\none per face", AUDIO)
 
     # The visual branch, above.
@@ -188,8 +190,9 @@ def draw_network(path: Path) -> None:
     arrow(axes, (stft[0] + stft[1], middle), (split[0], middle), color=AUDIO_LINE)
     arrow(axes, (split[0] + split[1], middle), (audio[0], middle), color=AUDIO_LINE)
     times = (back[0] + back[1] / 2, 1.6)
-    arrow(axes, (stft[0] + stft[1] / 2, bottom), (stft[0] + stft[1] / 2, times[1]), (times[0] - 0.19, times[1]), color=AUDIO_LINE)
-    axes.text(stft[0] + stft[1] / 2 + 0.12, times[1] + 0.17, "spectrum of the mixture", ha="left", va="center",
+    stft_middle = stft[0] + stft[1] / 2
+    arrow(axes, (stft_middle, bottom), (stft_middle, times[1]), (times[0] - 0.19, times[1]), color=AUDIO_LINE)
+    axes.text(stft_middle + 0.12, times[1] + 0.17, "spectrum of the mixture", ha="left", va="center",
               fontsize=SMALL_PT, color="#4a545e")  # fmt: skip
     arrow(axes, (times[0], bottom), (times[0], times[1] + 0.19))
     axes.add_patch(Circle(times, 0.19, facecolor="white", edgecolor=LINE, linewidth=1.2, zorder=5))
