@@ -173,6 +173,8 @@ def test_keys_of_confs_that_are_named_exist(document: Path) -> None:
     tables = re.findall(r"^\| key \|.*\n\|[-| :]+\n((?:\|.*\n)+)", text, re.MULTILINE)
     named = {key for table in tables for row in table.splitlines() for key in re.findall(r"`(\w+)`", row.split("|")[1])}
     named |= set(re.findall(r"`(\w+_prob)\b", text))
+    for code in _code(text):
+        named |= {key for value in re.findall(r"--train_args[ =]+\"([^\"]*)", code) for key in OPTION.findall(value)}
     assert sorted(named - KEYS) == []
 
 
