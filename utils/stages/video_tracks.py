@@ -69,7 +69,7 @@ def write_tracks(
         write_json(report, _report(video_path, prepared, separator, folder, gain, args.subtype) | {"stamp": stamp})
         made = False
         logger.info("stage 4: %s: %s -> %s", video_path, _summary(prepared), folder)
-        for warning in _warnings(prepared):
+        for warning in warnings_of(prepared):
             logger.warning("stage 4: %s: %s", video_path, warning)
     if args.preview:
         made &= not _write_previews(video_path, prepared, folder)
@@ -170,7 +170,7 @@ def _report(
         "rest": {"wav": f"{REST}.wav", "level_db": loudness_db(folder / f"{REST}.wav")},
         "faces_seen_too_shortly": prepared.n_ignored,
         "faces_left_out": [{"on_screen_sec": stretches} for stretches in prepared.left_out],
-        "warnings": _warnings(prepared),
+        "warnings": warnings_of(prepared),
         "subtype": subtype,
         "gain": gain,
         "definitions": {
@@ -186,7 +186,7 @@ def _report(
     }
 
 
-def _warnings(prepared: "PreparedVideo") -> list[str]:
+def warnings_of(prepared: "PreparedVideo") -> list[str]:
     """What the user should look at: uncertain joins of faces, people who were left out."""
     warnings = [
         f"{person.name}: joined of {person.parts} parts, the least certain join is right with a probability of "
