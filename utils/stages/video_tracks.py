@@ -196,7 +196,7 @@ def warnings_of(prepared: "PreparedVideo") -> list[str]:
     ]
     if prepared.left_out:
         times = "; ".join(", ".join(f"{first:g} to {last:g} s" for first, last in one) for one in prepared.left_out)
-        warnings.append(f"{len(prepared.left_out)} more than --people asked for left out, on screen {times}")
+        warnings.append(f"left out because of --people: {len(prepared.left_out)} more, on screen {times}")
     return warnings
 
 
