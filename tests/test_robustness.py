@@ -15,7 +15,6 @@ from tiny_corpus import DIM, FPS, RATE_HZ, make_corpus
 from torch import nn
 
 from local_models.networks import build_network
-from utils.benchmarks import robustness, robustness_conditions
 from utils.data.audio import write_wav
 from utils.data.files import write_json
 from utils.data.manifest import read_manifest, write_manifest
@@ -23,6 +22,7 @@ from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.mixing.levels import power
 from utils.scoring.metrics import score_mixture
+from utils.tools import robustness, robustness_conditions
 from utils.tools.robustness import How, Outcome, measure
 from utils.tools.robustness_conditions import (
     ALL_MISSING,
