@@ -17,13 +17,12 @@ from separation_helpers import Stage, make_experiment, make_folder, make_lips, r
 from shell_helpers import ROOT, bash
 
 from utils.data.estimates import write_voices
-from utils.data.files import atomic_path, write_text
+from utils.data.files import atomic_path, exclusive_lock, write_text
 from utils.data.fingerprints import StageMark
 from utils.data.mouths import MouthWriter
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError, WriteError, system_error
 from utils.stages.prepare import fingerprint_tree
-from utils.stages.separate import alone
 from utils.stages.train import _unused
 from utils.training.trainer import AtomicCheckpoints
 
@@ -153,7 +152,7 @@ def test_a_file_system_without_rights_is_written_all_the_same(tmp_path, monkeypa
 
     monkeypatch.setattr(Path, "chmod", refuse)  # as FAT does
     monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))))
-    with alone(tmp_path / "x"):
+    with exclusive_lock(tmp_path / "x", "x"):
         write_text(tmp_path / "x/y", "text")
     assert (tmp_path / "x/y").read_text() == "text"
 

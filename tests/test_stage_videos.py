@@ -22,8 +22,9 @@ from utils.data.manifest import Utterance, read_manifest, write_manifest
 from utils.data.mouths import MouthFile
 from utils.data.video_clips import VideoClip, write_videos
 from utils.errors import UsageError, UserError, WriteError
+from utils.separation import tracks as video_tracks
 from utils.separation.videos import VIDEO_SUFFIXES, find_videos, is_video_set
-from utils.stages import mouths, video_tracks
+from utils.stages import mouths
 from utils.video.landmarks import Person, write_people
 from utils.video.preparation import PreparedVideo, SeenPerson, mouth_motion
 
