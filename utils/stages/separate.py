@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.data.constants import ALIGNMENTS
 from utils.data.estimates import JOURNAL_NAME, SUBTYPES, write_separated
 from utils.data.files import read_json, sha256_file
 from utils.data.manifest import Manifest, Problem, write_failed
@@ -31,7 +32,6 @@ from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.scoring.items import files_fingerprint
 from utils.separation.test_set import TestSet, find_test_set
 from utils.separation.videos import find_videos, is_video_set
-from utils.stages.mouths import ALIGNMENTS
 
 if TYPE_CHECKING:
     from utils.embedding.store import EmbeddingStore
