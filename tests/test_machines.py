@@ -22,14 +22,13 @@ from utils.corpora.raw_corpus import _checked_clips
 from utils.data.estimates import write_voices
 from utils.data.files import atomic_path, read_json, write_json, write_text
 from utils.data.manifest import Problem, read_manifest, write_failed
-from utils.data.marks import StageMark
+from utils.data.marks import StageMark, fingerprint_tree
 from utils.data.mouths import MouthWriter
 from utils.embedding.precomputed import ReadyFeatures
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError, WriteError, name_problem, printable, system_error
 from utils.mixing.recordings import recording_lengths
 from utils.scoring.items import read_separated, scan_folders
-from utils.stages.prepare import fingerprint_tree
 from utils.stages.train import _unused
 from utils.training.trainer import AtomicCheckpoints
 

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from utils.data.manifest import read_manifest, validate_manifest
-from utils.stages.prepare import fingerprint_tree
+from utils.data.marks import fingerprint_tree
 
 RATE = 16000
 LENGTH = 3200

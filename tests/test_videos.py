@@ -7,7 +7,6 @@ from utils.data.video_clips import read_videos, write_videos
 from utils.errors import UserError
 
 
-
 def clip(name: str, video: str, landmarks: str, audio: str, mouth: str) -> Utterance:
     return Utterance(name, "", audio, mouth, video_path=video, landmarks_path=landmarks)
 

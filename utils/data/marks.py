@@ -1,7 +1,7 @@
 """Done marks: which inputs a finished stage had, so that a second call knows whether there is anything to do.
 
-Reads and writes one small JSON file beside a stage's outputs (`data/<corpus>/.done-0.json`, `exp/<tag>/.done-3.json`):
-`{"inputs": {name: value}, "finished": ISO time}`. Run by nothing on its own; each stage program does
+A mark is one small JSON file beside a stage's outputs (`data/<corpus>/.done-0.json`, `exp/<tag>/.done-3.json`):
+`{"inputs": {name: value}, "finished": ISO time}`. Each stage program does
 
     mark = StageMark(data_dir / ".done-0.json", {"corpus_dir": ..., "prepare.py": fingerprint_files([...])})
     changes = mark.changed()
@@ -13,7 +13,7 @@ Reads and writes one small JSON file beside a stage's outputs (`data/<corpus>/.d
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -83,6 +83,38 @@ def fingerprint_files(paths: Iterable[Path | str]) -> str:
     for name, digest in sorted((Path(path).name, _content_hash(Path(path))) for path in paths):
         total.update(os.fsencode(f"{len(name)}:{name}:{digest}\n"))
     return total.hexdigest()
+
+
+def fingerprint_stats(paths: Iterable[Path | str]) -> str:
+    """Hash the paths, sizes and times of many files, which are not opened; a missing file counts as such."""
+    total = hashlib.sha256()
+    for path in paths:
+        try:
+            status = os.stat(path)
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            state = "absent"
+        total.update(f"{path}\0{state}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
+def fingerprint_tree(folder: Path | str) -> str:
+    """Hash the names, sizes and times of all files below a folder, which are not opened."""
+    total = hashlib.sha256()
+    for line in sorted(_stat_lines(str(folder), "")):
+        total.update(line)
+    return total.hexdigest()
+
+
+def _stat_lines(folder: str, prefix: str) -> Iterator[bytes]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_dir():
+                yield from _stat_lines(entry.path, name + "/")
+            else:
+                stat = entry.stat(follow_symlinks=entry.is_file())  # a broken link has only its own times
+                yield os.fsencode(name) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
 
 
 def _content_hash(path: Path) -> str:
