@@ -142,7 +142,7 @@ def test_stage_0_fails_above_max_failed_and_lists_why(corpus, run):
     data = corpus.parent / "data" / "tiny"
     (corpus / "mouths" / "s1f.npz").write_bytes(b"broken")
     said = run("prepare", *options(corpus), code=1)
-    assert f"{data}/failed.csv: 3 mixtures or utterances cannot be used" in said
+    assert f"{data}/failed.csv: 3 items cannot be used" in said
     assert "--max_failed 3" in said
     assert not (data / "test.csv").exists()
     assert {row["id"] for row in rows(data / "failed.csv")} == set(TEST)

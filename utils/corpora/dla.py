@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -104,26 +104,6 @@ def scan_dla(
         if not found:
             mixtures.append(_mixture(candidate, sounds, pattern))
     return mixtures, sorted(problems, key=lambda problem: problem.item_id)
-
-
-def label_subsets(mixtures: list[Mixture], train_speakers: set[str] | None) -> list[Mixture]:
-    """Name the subset of each mixture: `same_voice`, `unseen_face` or `different_voices`.
-
-    Args:
-        mixtures: with their speakers; those without get "".
-        train_speakers: the speakers of the train split; None where there is no train split.
-    """
-    return [replace(mixture, subset=_subset(mixture.speakers, train_speakers)) for mixture in mixtures]
-
-
-def _subset(speakers: tuple[str, ...], train_speakers: set[str] | None) -> str:
-    if not all(speakers):
-        return ""
-    if len(set(speakers)) < len(speakers):
-        return "same_voice"
-    if train_speakers is not None and not train_speakers.issuperset(speakers):
-        return "unseen_face"
-    return "different_voices"
 
 
 def _compile(pattern: str | None) -> re.Pattern[str]:
