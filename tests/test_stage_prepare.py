@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from utils.data.manifest import read_manifest, validate_manifest
-from utils.data.marks import fingerprint_tree
+from utils.data.fingerprints import hash_tree
+from utils.data.manifest import read_manifest
+from utils.data.validation import validate_manifest
 
 RATE = 16000
 LENGTH = 3200
@@ -238,8 +239,8 @@ def test_the_fingerprint_of_a_folder_sees_names_sizes_times_and_broken_links(tmp
     (tmp_path / "a").mkdir()
     file = tmp_path / "a" / "x.wav"
     file.write_bytes(b"1")
-    seen = {fingerprint_tree(tmp_path)}
-    assert fingerprint_tree(tmp_path) in seen
+    seen = {hash_tree(tmp_path)}
+    assert hash_tree(tmp_path) in seen
     for change in (
         lambda: file.write_bytes(b"22"),
         lambda: os.utime(file, (1, 1)),
@@ -247,7 +248,7 @@ def test_the_fingerprint_of_a_folder_sees_names_sizes_times_and_broken_links(tmp
         lambda: (tmp_path / "link").symlink_to("nowhere"),
     ):
         change()
-        seen.add(fingerprint_tree(tmp_path))
+        seen.add(hash_tree(tmp_path))
     assert len(seen) == 5
 
 

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's roo
 from utils.corpora.dla import dla_splits, scan_dla
 from utils.corpora.output import label_mixtures, refuse_failures, write_corpus
 from utils.data.constants import SAMPLE_RATE_HZ
-from utils.data.manifest import Manifest, Mixture, Problem, Utterance, read_utterances, validate_manifest
+from utils.data.manifest import Manifest, Mixture, Problem, Utterance, read_utterances
+from utils.data.validation import validate_manifest
 from utils.errors import OptionParser, UserError, run_cli
 
 

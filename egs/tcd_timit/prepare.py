@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.clip_tree import walk_tree
 from utils.corpora.raw_corpus import prepare_raw, raw_options, raw_parser, split_clips
+from utils.data.clip_tree import walk_tree
 from utils.data.constants import VIDEO_SUFFIXES
 from utils.data.manifest import Problem, Utterance
 from utils.errors import UserError, run_cli

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.clip_tree import TreeFile, walk_tree
 from utils.corpora.two_mix import VOXCELEB2, run_preparation
+from utils.data.clip_tree import TreeFile, walk_tree
 from utils.data.constants import CONVERTIBLE_SUFFIXES, VIDEO_SUFFIXES
 from utils.data.manifest import Problem, Utterance
 from utils.errors import OptionParser, UserError, run_cli

@@ -20,7 +20,6 @@ A corpus' own `prepare.py` walks its tree and makes an `Utterance` of each clip;
 """
 
 import argparse
-import hashlib
 import logging
 import math
 from collections import Counter
@@ -34,7 +33,8 @@ from utils.corpora.output import label_mixtures, print_summary, refuse_failures,
 from utils.data.clock import frames_covering
 from utils.data.constants import SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
 from utils.data.disk import require_space
-from utils.data.jobs import Job, file_key, pending, run_jobs
+from utils.data.fingerprints import hash_stats
+from utils.data.jobs import Job, pending, run_jobs
 from utils.data.manifest import Problem, Utterance
 from utils.data.sound_checks import wrong_rate_hint
 from utils.data.video_clips import FILE_NAME, write_videos
@@ -368,7 +368,7 @@ def _extract(
     jobs = []
     for clip in clips:
         output = data_dir / f"utterances/{clip.utterance_id}.wav"
-        key = hashlib.sha256(file_key(clip.video_path, clip.audio_path or clip.video_path).encode()).hexdigest()
+        key = hash_stats([clip.video_path, clip.audio_path or clip.video_path])
         jobs.append(Job(clip.utterance_id, key, (output,), (clip, output)))
     journal = data_dir / "utterances" / ".made.jsonl"
     todo, _ = pending(jobs, journal)

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from utils.corpora.clip_tree import walk_tree
 from utils.corpora.output import keep_usable, label_mixtures, print_summary, refuse_failures, write_corpus
 from utils.corpora.raw_corpus import (
     SETTINGS,
@@ -34,6 +33,7 @@ from utils.corpora.raw_corpus import (
     split_clips,
 )
 from utils.data.audio import probe_audio
+from utils.data.clip_tree import walk_tree
 from utils.data.clock import samples_to_frames
 from utils.data.constants import LOSSLESS_SUFFIXES, SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS, VIDEO_SUFFIXES
 from utils.data.manifest import Mixture, Problem, Utterance

@@ -30,7 +30,8 @@ from utils.data.clock import frames_covering
 from utils.data.constants import SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
 from utils.data.disk import require_space
 from utils.data.files import read_json, write_json
-from utils.data.jobs import Job, file_key, pending, run_jobs
+from utils.data.fingerprints import hash_stats
+from utils.data.jobs import Job, pending, run_jobs
 from utils.data.manifest import Mixture, Problem, Utterance
 from utils.errors import UsageError, UserError
 from utils.mixing.levels import MEASURES, SILENCE_POWER, WHOLE, level_db, noise_gain, power
@@ -263,7 +264,7 @@ def _job(data_dir: Path, item: ListedMixture, clips: Mapping[str, Utterance], op
     used = [options.noise_dir / item.noise] if item.noise and options.noise_dir else []
     responses = filter(None, (response_file(source.response) for source in item.sources))
     used += [options.rir_dir / name for name in responses if options.rir_dir]
-    text = f"{astuple(replace(item, row=0, source='', seconds=None))} {options} {file_key(*sounds, *used)}"
+    text = f"{astuple(replace(item, row=0, source='', seconds=None))} {options} {hash_stats([*sounds, *used])}"
     return Job(_job_name(item), hashlib.sha256(text.encode()).hexdigest(), outputs, _Work(item, sounds, outputs, options))
 
 

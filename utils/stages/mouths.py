@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.data.constants import ALIGNMENTS
+from utils.data.fingerprints import StageMark, hash_contents, hash_stats
 from utils.data.manifest import Manifest, Problem, find_manifests, read_manifest, write_failed
 from utils.data.manifest_rows import item_id, item_mouths
-from utils.data.marks import StageMark, fingerprint_files, fingerprint_stats
 from utils.data.validation import check_files, check_mouths, find_mouth_problems
 from utils.data.video_clips import FILE_NAME
 from utils.errors import OptionParser, UserError, run_cli
@@ -35,7 +35,7 @@ def main() -> int:
     videos = args.data_dir / FILE_NAME
     inputs = {"max_failed": str(args.max_failed)}
     if videos.is_file():
-        inputs |= {FILE_NAME: fingerprint_files([videos]), "alignment": args.alignment}
+        inputs |= {FILE_NAME: hash_contents([videos]), "alignment": args.alignment}
     mark = _mark(args.data_dir, paths, _crops(manifests), inputs)
     changes = mark.changed()
     if changes == [] and not args.force:
@@ -78,7 +78,7 @@ def _crops(manifests: Sequence[Manifest]) -> list[Path]:
 
 def _mark(data_dir: Path, manifests: Sequence[Path], crops: Sequence[Path], inputs: dict[str, str]) -> StageMark:
     files = [*manifests, *(path.with_suffix(".json") for path in manifests)]
-    found = {"manifests": fingerprint_files(files), "mouth crops": fingerprint_stats(crops)}
+    found = {"manifests": hash_contents(files), "mouth crops": hash_stats(crops)}
     return StageMark(data_dir / ".done-1.json", found | inputs)
 
 

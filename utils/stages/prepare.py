@@ -14,8 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from utils.data.files import remove_leftovers
-from utils.data.manifest import find_manifests, read_manifest, validate_manifest
-from utils.data.marks import StageMark, fingerprint_files, fingerprint_tree
+from utils.data.fingerprints import StageMark, hash_contents, hash_tree
+from utils.data.manifest import find_manifests, read_manifest
+from utils.data.validation import validate_manifest
 from utils.data.video_clips import FILE_NAME, read_videos
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 
@@ -80,15 +81,15 @@ def _split(corpus_args: str) -> list[str]:
 
 def _input_files(script: Path, corpus_dir: Path | None, corpus_args: list[str]) -> dict[str, str]:
     """The files that manifests depend on; those named in `--corpus_args` count like the corpus itself."""
-    inputs = {"egs/prepare.py": fingerprint_files(script.parent.glob("*.py"))}
+    inputs = {"egs/prepare.py": hash_contents(script.parent.glob("*.py"))}
     if corpus_dir:
         inputs["corpus_dir"] = str(corpus_dir.absolute())
     folders = [corpus_dir] if corpus_dir else []
     options = ["", *corpus_args]
     folders += [Path(arg) for option, arg in pairwise(options) if Path(arg).is_dir() and option not in OUTPUT_OPTIONS]
     files = [Path(arg) for arg in corpus_args if Path(arg).is_file()]
-    inputs |= {f"file {path}": fingerprint_files([path]) for path in files}
-    return inputs | {f"files of {folder}": fingerprint_tree(folder) for folder in folders}
+    inputs |= {f"file {path}": hash_contents([path]) for path in files}
+    return inputs | {f"files of {folder}": hash_tree(folder) for folder in folders}
 
 
 def _mark(data_dir: Path, inputs: dict[str, str]) -> StageMark:

@@ -20,9 +20,9 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from utils.data.files import write_json
+from utils.data.files import remove_leftovers, write_json
+from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest, read_manifest
-from utils.data.marks import StageMark, fingerprint_files
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.training.augmentation import Acoustics
 from utils.training.config import Config, read_config
@@ -79,6 +79,8 @@ def main() -> int:
     rank = next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
     started = args.exp_dir / ".started-3.json"
     if rank == 0:
+        for folder in (args.exp_dir, args.exp_dir / "checkpoints"):
+            remove_leftovers(folder, below=False)  # not below: stage 4 may be at work there
         _set_aside_other_training(args.exp_dir, inputs, args.force)
         if frontend:
             write_json(args.exp_dir / "frontend.json", frontend)
@@ -153,8 +155,8 @@ def _inputs(config: Config, frontend: dict, train: Manifest, val: Manifest, acou
         for key, value in keys.items()
         if key not in NEUTRAL_KEYS
     }
-    values[train.path.name] = fingerprint_files([train.path])
-    values[val.path.name] = fingerprint_files([val.path])
+    values[train.path.name] = hash_contents([train.path])
+    values[val.path.name] = hash_contents([val.path])
     values["noise and rooms"] = acoustics.fingerprint()
     values["embeddings"] = ",".join(frontend.get("training_stores", []))
     return values
