@@ -18,11 +18,10 @@ from shell_helpers import ROOT, bash
 
 from utils.data.estimates import write_voices
 from utils.data.files import atomic_path, exclusive_lock, write_text
-from utils.data.fingerprints import StageMark
+from utils.data.fingerprints import StageMark, hash_tree
 from utils.data.mouths import MouthWriter
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError, WriteError, system_error
-from utils.stages.prepare import fingerprint_tree
 from utils.stages.train import _unused
 from utils.training.trainer import AtomicCheckpoints
 
@@ -244,10 +243,10 @@ def test_files_count_as_changed_whatever_the_clock_says(tmp_path):
     seen = set()
     for time_sec in (2_000_000_000, 1_000_000_000, 5_000_000_000, 86_400):  # forwards and back, before the mark and after it
         os.utime(path, (time_sec, time_sec))
-        mark = StageMark(tmp_path / ".done.json", {"files": fingerprint_tree(tmp_path / "corpus")})
+        mark = StageMark(tmp_path / ".done.json", {"files": hash_tree(tmp_path / "corpus")})
         assert mark.changed() != []
         mark.write()
-        assert StageMark(tmp_path / ".done.json", {"files": fingerprint_tree(tmp_path / "corpus")}).changed() == []
+        assert StageMark(tmp_path / ".done.json", {"files": hash_tree(tmp_path / "corpus")}).changed() == []
         seen.add(mark.inputs["files"])
     assert len(seen) == 4
 

@@ -13,7 +13,7 @@ from separation_helpers import make_folder, rows_of
 from shell_helpers import ROOT, bash
 
 from egs.own_video.prepare import find_clips
-from utils.corpora.clip_tree import walk_tree
+from utils.data.clip_tree import walk_tree
 from utils.corpora.raw_corpus import _checked_clips
 from utils.data.files import read_json, write_json
 from utils.data.manifest import Problem, read_manifest, write_failed
@@ -91,7 +91,7 @@ def test_a_table_in_latin_1_is_one_line(tmp_path):
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path):
     touch_all(tmp_path / "tree", "a/b.mp4", "c/d.mp4")
     (tmp_path / "tree/c").chmod(0)
-    body = "from utils.corpora.clip_tree import walk_tree; from pathlib import Path; walk_tree(Path(sys.argv[1]), ('.mp4',))"
+    body = "from utils.data.clip_tree import walk_tree; from pathlib import Path; walk_tree(Path(sys.argv[1]), ('.mp4',))"
     done = run_main(body, str(tmp_path / "tree"), before=tuple(unprivileged()))
     assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path}/tree/c: Permission denied; make it accessible")
 

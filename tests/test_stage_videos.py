@@ -20,7 +20,7 @@ from utils.data.audio import probe_audio
 from utils.data.files import read_json
 from utils.data.manifest import Utterance, read_manifest, write_manifest
 from utils.data.mouths import MouthFile
-from utils.data.video_clips import VideoClip, write_videos
+from utils.data.video_clips import write_videos
 from utils.errors import UsageError, UserError, WriteError
 from utils.separation import tracks as video_tracks
 from utils.separation.videos import VIDEO_SUFFIXES, find_videos, is_video_set
@@ -403,7 +403,9 @@ def raw_corpus(tmp_path) -> Path:
         video = make_video(tmp_path / "videos", name, people=people)
         soundfile.write(data / f"utterances/{name}.wav", np.zeros(N_FRAMES * 640 - 352, np.float32), RATE_HZ)
         mouth = f"mouths/{name}.npz"
-        clips.append(VideoClip(name, str(video), str(tmp_path / f"landmarks/{name}.npz"), f"utterances/{name}.wav", mouth))
+        landmarks = str(tmp_path / f"landmarks/{name}.npz")
+        sound = f"utterances/{name}.wav"
+        clips.append(Utterance(name, "", sound, mouth, video_path=str(video), landmarks_path=landmarks))
         items.append(Utterance(name, name[:4], f"utterances/{name}.wav", mouth, N_FRAMES * 640 - 352, N_FRAMES, 25.0))
     write_videos(data / "videos.csv", clips)
     where = {"corpus": "raw", "split": "utterances", "data_root": data, "sample_rate": RATE_HZ, "n_src": 1}

@@ -46,7 +46,17 @@ _OF_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENO
 
 
 class UserError(Exception):
-    """Something the user can mend: a path, a value, a damaged file. Ends a program with exit code 1."""
+    """Something the user can mend: a path, a value, a damaged file. Ends a program with exit code 1.
+
+    Args:
+        reason: what is wrong, and the remedy.
+        path: the file or folder at fault; it stands in front of the reason. None: the reason names it, or there is none.
+    """
+
+    def __init__(self, reason: object = "", path: object = None) -> None:
+        super().__init__(str(reason) if path is None else f"{path}: {reason}")
+        self.path = path
+        self.reason = str(reason)
 
 
 class UsageError(UserError):

@@ -12,8 +12,8 @@ from scipy.ndimage import gaussian_filter1d
 
 from egs.demo.faces import CANVAS, MIDDLE, Face, X, Y, bump, soft_step
 from egs.demo.visemes import Motion
+from utils.data.constants import MOUTH_SIZE
 
-CROP = 96
 _FRAMES_AT_ONCE = 10
 _CLOSE_UP = 1.12  # a lip-reading crop shows little more than the mouth
 
@@ -199,7 +199,8 @@ def _film(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     pieces = [slice(start, start + _FRAMES_AT_ONCE) for start in range(0, n_frames, _FRAMES_AT_ONCE)]
     moved = np.concatenate([_move(picture[piece], *pose[:, piece]) for piece in pieces])
     gain = 1 + 0.025 * light + rng.uniform(-0.06, 0.06)
-    tilt = 4.0 * _drift(rng, n_frames, 1).astype(np.float32)[:, :, None] * (np.arange(CROP, dtype=np.float32) / CROP - 0.5)
+    across = np.arange(MOUTH_SIZE, dtype=np.float32) / MOUTH_SIZE - 0.5
+    tilt = 4.0 * _drift(rng, n_frames, 1).astype(np.float32)[:, :, None] * across
     noise = rng.standard_normal(moved.shape, dtype=np.float32) * rng.uniform(1.2, 2.6)
     return np.clip(np.rint(moved * gain.astype(np.float32) + tilt + noise), 0, 255).astype(np.uint8)
 
@@ -212,7 +213,7 @@ def _drift(rng: np.random.Generator, n_frames: int, n_signals: int) -> np.ndarra
 
 def _move(picture: np.ndarray, shift_x, shift_y, roll, zoom) -> np.ndarray:
     """Bilinear sampling of the canvas under a similarity transform of each frame, float32 (frames, 96, 96)."""
-    grid = np.arange(CROP, dtype=np.float32) + 0.5 - CROP / 2
+    grid = np.arange(MOUTH_SIZE, dtype=np.float32) + 0.5 - MOUTH_SIZE / 2
     x, y = grid[None, None, :], grid[None, :, None]
     cosine, sine = np.cos(roll) / zoom, np.sin(roll) / zoom
     source_x = np.clip(cosine * x - sine * y + shift_x + MIDDLE - 0.5, 0, CANVAS - 1.001)

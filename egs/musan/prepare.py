@@ -17,10 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.clip_tree import AUDIO_SUFFIXES, TreeFile, walk_tree
 from utils.corpora.output import print_summary, refuse_failures, write_corpus
-from utils.corpora.raw_video import video_decoding
+from utils.corpora.raw_corpus import video_decoding
 from utils.data.audio import probe_audio
+from utils.data.clip_tree import TreeFile, walk_tree
+from utils.data.constants import CONVERTIBLE_SUFFIXES, LOSSLESS_SUFFIXES, SAMPLE_RATE_HZ
 from utils.data.disk import require_space
 from utils.data.files import read_json, write_text
 from utils.data.fingerprints import hash_stats
@@ -30,7 +31,6 @@ from utils.data.validation import AudioCheck, check_audio, check_files
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 
 log = logging.getLogger(__name__)
-SAMPLE_RATE_HZ = 16000
 PARTS = ("train", "test")
 _EXPANSION = 12  # of a compressed file, at most, when it becomes float32 at 16 kHz
 _HASH_RANGE = 10**8
@@ -84,9 +84,9 @@ def find_recordings(root: Path, selected: list[str]) -> tuple[dict[str, TreeFile
     files: dict[str, TreeFile] = {}
     problems: list[Problem] = []
     for name in selected:
-        tree, found = walk_tree(root / name, AUDIO_SUFFIXES)
+        tree, found = walk_tree(root / name, CONVERTIBLE_SUFFIXES)
         if not tree and not found:
-            raise UserError(f"{root / name}: no {', '.join(AUDIO_SUFFIXES)} file in it; choose folders with --select")
+            raise UserError(f"{root / name}: no {', '.join(CONVERTIBLE_SUFFIXES)} file in it; choose folders with --select")
         prefix = () if name == "." else Path(name).parts
         problems += found
         files |= {"_".join((*prefix, clip_id)): TreeFile((*prefix, *item.place), item.path) for clip_id, item in tree.items()}
@@ -108,8 +108,8 @@ def bring_in(files: dict[str, TreeFile], data_dir: Path, test_share: float, nj: 
     todo, done = pending(jobs, journal)
     ours = _converted_before(data_dir) | {job.outputs[0] for job in jobs if job.name in done}
     _refuse_foreign_files(data_dir, files, outputs, ours)
-    size = sum(_EXPANSION * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() not in (".wav", ".flac"))
-    size += sum(2 * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() in (".wav", ".flac"))
+    size = sum(_EXPANSION * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() not in LOSSLESS_SUFFIXES)
+    size += sum(2 * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() in LOSSLESS_SUFFIXES)
     if todo:
         video_decoding()  # says at once what is not installed
     require_space(data_dir, size, f"{len(todo)} recordings, converted", "--data_dir")
@@ -123,7 +123,7 @@ def bring_in(files: dict[str, TreeFile], data_dir: Path, test_share: float, nj: 
 
 def _fits(path: Path) -> bool:
     """Whether a recording can be used as it is."""
-    if path.suffix.lower() not in (".wav", ".flac"):
+    if path.suffix.lower() not in LOSSLESS_SUFFIXES:
         return False
     try:
         info = probe_audio(path)
@@ -198,7 +198,7 @@ def _draw(name: str) -> float:
 
 def _utterance(name: str, item: TreeFile, relative: Path, check: AudioCheck) -> Utterance:
     kind = item.place[0] if len(item.place) > 1 else "noise"
-    return Utterance(name, kind, relative.as_posix(), "", check.length, 0, 0.0)
+    return Utterance(name, kind, relative.as_posix(), length=check.length)
 
 
 def _parse_args() -> argparse.Namespace:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.corpora.dla import SAMPLE_RATE_HZ, VIDEO_FPS, dla_splits, scan_dla
+from utils.corpora.dla import dla_splits, scan_dla
 from utils.data.audio import EXTENSIONS, probe_audio
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.fingerprints import StageMark, hash_stats
 from utils.data.manifest import Manifest, Mixture, Problem, read_manifest, write_failed, write_manifest
 from utils.errors import UsageError, UserError

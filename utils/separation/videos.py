@@ -20,12 +20,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.data.constants import VIDEO_SUFFIXES
 from utils.data.files import exclusive_lock
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, run_jobs
 from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
 from utils.data.manifest_rows import Utterance
-from utils.data.video_clips import VIDEO_SUFFIXES
 from utils.errors import UserError, is_of_machine, name_problem, printable, system_error
 
 if TYPE_CHECKING:

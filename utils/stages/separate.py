@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.data.constants import ALIGNMENTS
 from utils.data.estimates import JOURNAL_NAME, SUBTYPES, write_separated
 from utils.data.files import exclusive_lock, read_json, sha256_file
 from utils.data.fingerprints import StageMark, hash_contents, hash_stats
@@ -28,7 +29,6 @@ from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.separation.test_set import TestSet, find_test_set
 from utils.separation.videos import find_videos, is_video_set
-from utils.stages.mouths import ALIGNMENTS
 
 if TYPE_CHECKING:
     from utils.embedding.store import EmbeddingStore

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.data.video_clips import VIDEO_SUFFIXES
+from utils.data.constants import VIDEO_SUFFIXES
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.video.people import FoundPeople, find_people
 
