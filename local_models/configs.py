@@ -21,7 +21,8 @@ class Range:
     above: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return math.isfinite(value) and (value > self.low if self.above else value >= self.low) and value <= self.high
+        above_low = value > self.low if self.above else value >= self.low
+        return abs(value) < math.inf and above_low and value <= self.high
 
     def __str__(self) -> str:
         if self.high < math.inf:
@@ -32,7 +33,7 @@ class Range:
 
 
 Count = Annotated[int, Range(1)]
-CountOrNone = Annotated[int, Range(0)]
+CountOrZero = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 Finite = Annotated[float, Range()]
@@ -86,7 +87,7 @@ class SeparatorConfig(Checked):
 
     n_src: Count = 2
     """Sources to estimate. With visual embeddings, the number of faces that training shows; any other number works too."""
-    n_faces: CountOrNone = 2
+    n_faces: CountOrZero = 2
     """Faces for each mixture: n_src for separation, 1 with n_src 1 for target-speaker extraction, 0 for the audio-only
     baseline, which is trained with PIT."""
     sample_rate: Count = 16000
@@ -105,7 +106,7 @@ class SeparatorConfig(Checked):
     """Channels that the visual branch gives."""
     visual_hid: Count = 512
     """Channels inside a block of the visual branch."""
-    visual_blocks: CountOrNone = 5
+    visual_blocks: CountOrZero = 5
     """Blocks of the visual branch."""
     visual_dropout: Probability = 0.0
     """Dropout of whole channels of the visual embeddings, in training."""
@@ -133,7 +134,7 @@ class AVTFDPRNNConfig(SeparatorConfig):
     """Samples from one spectral frame to the next."""
     visual_chan: Count = 64
     visual_hid: Count = 128
-    visual_blocks: CountOrNone = 3
+    visual_blocks: CountOrZero = 3
     bands: str = "8x4 4x8 2x32 2x64"
     """Number x bins, from low to high frequencies; bins are even."""
     grid_stride: Count = 2
@@ -144,13 +145,13 @@ class AVTFDPRNNConfig(SeparatorConfig):
     """Hidden size of the recurrent layers, in each direction."""
     n_repeats: Count = 4
     """Dual-path blocks."""
-    n_audio_repeats: CountOrNone = 2
+    n_audio_repeats: CountOrZero = 2
     """Blocks, the first ones, that run on the mixture before there is a stream for each face."""
     fuse_every_block: bool = True
     """Fuse the visual embeddings before every block of a stream instead of before its first one only."""
     exchange: bool = True
     """Streams hear each other before every block but their first, and see each other's visual embeddings."""
-    attention_heads: CountOrNone = 0
+    attention_heads: CountOrZero = 0
     """Heads of an attention over the frames after each block; 0: none."""
     norm_type: Literal["gLN", "cLN"] = "gLN"
     rnn_type: Literal["LSTM", "GRU", "RNN"] = "LSTM"
@@ -203,7 +204,7 @@ class AVConvTasNetConfig(SeparatorConfig):
     skip_chan: Count = 128
     n_blocks: Count = 8
     n_repeats: Count = 3
-    n_audio_repeats: CountOrNone = 1
+    n_audio_repeats: CountOrZero = 1
     """Repeats, the first ones, that run on the mixture before the visual embeddings are fused."""
     norm_type: Literal["gLN", "cLN", "cgLN"] = "gLN"
 

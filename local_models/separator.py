@@ -87,11 +87,13 @@ class AVSeparator(BaseModel):
         Returns:
             (n_src, time), of the kind of `mixture`, at its level.
         """
-        device = next(self.parameters()).device
-        given = [None if each is None else torch.as_tensor(each, dtype=torch.float32, device=device)[None]
-                 for each in (mixture, visual)]  # fmt: skip
+        as_batch = {"dtype": torch.float32, "device": next(self.parameters()).device}
+        given = [None if each is None else torch.as_tensor(each, **as_batch)[None] for each in (mixture, visual)]
+        was_training = self.training
+        self.eval()  # Asteroid's `from_pretrained` leaves dropout switched on
         with torch.inference_mode():
             estimates = self(*given)[0]
+        self.train(was_training)
         return estimates.cpu().numpy() if isinstance(mixture, np.ndarray) else estimates.to(mixture.device)
 
     def forward(self, mixture: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:

@@ -20,7 +20,7 @@ from local_models.configs import (
     NETWORK_CONFIGS,
     Checked,
     Count,
-    CountOrNone,
+    CountOrZero,
     Finite,
     NotNegative,
     Positive,
@@ -41,7 +41,7 @@ class DataConfig(Checked):
     """Mix single utterances anew in every epoch (true), or take the mixtures of train.csv (false)."""
     segment_sec: Positive = 2.0
     """Length of a training and validation example; whole video frames."""
-    epoch_size: CountOrNone = 0
+    epoch_size: CountOrZero = 0
     """Mixtures in an epoch of dynamic mixing; 0: as many as there are utterances."""
     max_sir_db: NotNegative = 5.0
     """The SIR of the first source over each other one is uniform in -max_sir_db..max_sir_db, over the segment."""
@@ -73,7 +73,7 @@ class DataConfig(Checked):
     """Folder of room impulse responses, wav or flac; the channels of a file are positions in one room; "": none."""
     rir_prob: Probability = 0.0
     """A mixture is in a room; the targets keep the first 50 ms after the direct sound."""
-    max_shift_frames: CountOrNone = 0
+    max_shift_frames: CountOrZero = 0
     """The video of each face is late by a whole number of frames, uniform in -max_shift_frames..max_shift_frames."""
     max_dropped_ratio: Probability = 0.0
     """Each face loses a part of its frames (zeros), uniform in 0..max_dropped_ratio, in bursts."""
@@ -83,7 +83,7 @@ class DataConfig(Checked):
     """One face of a mixture is missing altogether (zeros)."""
     no_visual_prob: Probability = 0.0
     """All faces of a mixture are missing."""
-    num_workers: CountOrNone = 1
+    num_workers: CountOrZero = 1
     """Loader processes for each training process."""
 
     def problems(self) -> Iterator[str]:
@@ -124,10 +124,10 @@ class TrainingConfig(Checked):
     """Mixtures for each step and device."""
     accumulate: Count = 1
     """Batches whose gradients are added before a step."""
-    early_stop: CountOrNone = 15
+    early_stop: CountOrZero = 15
     """Epochs without a better validation loss before stopping; 0: never."""
     gradient_clipping: NotNegative = 5.0
-    seed: CountOrNone = 0
+    seed: Annotated[int, Range(0, 10**9)] = 0
     precision: Literal["32", "bf16", "16"] = "32"
     """bf16 and 16 are for GPUs."""
     devices: str = "auto"
@@ -138,7 +138,7 @@ class TrainingConfig(Checked):
     """Train and validate on one and the same batch: a network that cannot learn it by heart is broken."""
     logger: Literal["none", "wandb", "comet"] = "none"
     """A logger beside CSV and TensorBoard; its package must be installed."""
-    audio_examples: CountOrNone = 2
+    audio_examples: CountOrZero = 2
     """Validation mixtures whose estimates are written to TensorBoard."""
 
 
@@ -149,10 +149,10 @@ class OptimConfig(Checked):
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: Positive = 1.0e-3
     weight_decay: NotNegative = 0.0
-    warmup_steps: CountOrNone = 0
+    warmup_steps: CountOrZero = 0
     schedule: Literal["plateau", "cosine"] = "plateau"
     """plateau: times `plateau_factor` after `plateau_patience` epochs without gain; cosine: to zero over all epochs."""
-    plateau_patience: CountOrNone = 5
+    plateau_patience: CountOrZero = 5
     plateau_factor: Annotated[float, Range(0, 1, above=True)] = 0.5
 
 

@@ -44,8 +44,9 @@ def load_model(path: Path | str) -> AVSeparator:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         network = {kind.__name__: kind for kind in NETWORKS.values()}[saved["model_name"]].from_pretrained(saved)
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a model of this recipe ({str(error).splitlines()[0]}); train it again") from None
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, EOFError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a model of this recipe ({reason}); train it again") from None
     return network.eval()
 
 

@@ -25,7 +25,7 @@ class AVSystem(pl.LightningModule):
         network: see `local_models.networks`.
         loss: what is minimised.
         optim: optimiser and learning rate.
-        progress: how far the training is before an optimiser step, 0..1, for the cosine schedule.
+        progress: how far the training is before an optimiser step (counted from 0), 0 to 1, for the cosine schedule.
         seed: random numbers inside the network (dropout) depend on it and the epoch only, so that a resumed training
             goes on as if it had not stopped.
     """

@@ -1,6 +1,6 @@
 """Training: data, network and Lightning's trainer put together; resumed from the last epoch where there is one.
 
-At the end of every epoch the history, the best network, audio to listen to and one line to read are written.
+After every epoch the history, its curves, the best network and audio examples are written, and a line is logged.
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ import pickle
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMon
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from local_models.networks import build_network
@@ -77,12 +78,7 @@ def train(
     batches = len(train_sampler) // batch_size
     network = build_network(config.model)
     steps_per_epoch = -(-batches // config.training.accumulate)  # Lightning steps on what an epoch's end leaves over
-    total_steps, timer = steps_per_epoch * config.training.epochs, _timer(trainer)
-
-    def progress(step: int) -> float:
-        elapsed = timer.time_elapsed() / (60 * config.training.max_minutes) if timer else 0.0
-        return max(step / total_steps, elapsed)
-
+    progress = _progress(trainer, steps_per_epoch * config.training.epochs, config.training.max_minutes)
     system = AVSystem(network, config.loss, config.optim, progress, config.training.seed)
     if trainer.is_global_zero:
         write_config(exp_dir / "conf.yml", config)
@@ -98,7 +94,7 @@ def train(
 
 
 def _list_left_out(path: Path, data_sets: dict[Path, Dataset]) -> None:
-    """Name what is too short to train on or validate with; the file is there where there is something to name."""
+    """Write the items that are left out, as too short or without embeddings; no file where there are none."""
     problems = [
         replace(problem, reason=f"{manifest.name}: {problem.reason}")
         for manifest, data_set in data_sets.items()
@@ -132,7 +128,7 @@ def _read_checkpoint(path: Path) -> dict | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: damaged ({reason}); delete it and train anew, or put a copy in its place") from None
 
 
@@ -179,8 +175,8 @@ def _trainer(config: Config, exp_dir: Path, resumed: dict | None) -> pl.Trainer:
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(
-            f"--devices {devices} --num_nodes {training.num_nodes} --strategy {training.strategy} cannot be had on this "
-            f"machine: {' '.join(str(error).split())}"
+            f"--devices {devices} --num_nodes {training.num_nodes} --strategy {training.strategy} cannot be used on "
+            f"this machine: {' '.join(str(error).split())}"
         ) from None
 
 
@@ -192,8 +188,18 @@ def _last_epoch(training: TrainingConfig, resumed: dict | None) -> int:
     return training.epochs
 
 
-def _timer(trainer: pl.Trainer) -> Timer | None:
-    return next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
+def _progress(trainer: pl.Trainer, total_steps: int, max_minutes: float) -> Callable[[int], float]:
+    """A function of the optimiser step: how far the training is, 0 to 1, in steps or in time, whichever is further."""
+    timer = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
+
+    def progress(step: int) -> float:
+        if timer is None:
+            return step / total_steps
+        elapsed = timer.time_elapsed() / (60 * max_minutes)
+        # The clock of the first process holds for all: with different learning rates their networks would drift apart.
+        return trainer.strategy.broadcast(max(step / total_steps, elapsed))
+
+    return progress
 
 
 def _callbacks(config: Config, exp_dir: Path) -> list[Callback]:
@@ -273,6 +279,7 @@ class EpochReport(pl.Callback):
         self.exp_dir = exp_dir
         self.rows: list[dict[str, Any]] = []
         self._epoch_start_sec = 0.0
+        self._learning_rate = 0.0
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -282,12 +289,15 @@ class EpochReport(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         self._epoch_start_sec = time.monotonic()
 
+    def on_before_optimizer_step(self, trainer: pl.Trainer, system: pl.LightningModule, optimizer: Optimizer) -> None:
+        self._learning_rate = optimizer.param_groups[0]["lr"]
+
     def on_train_epoch_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = {
             "epoch": trainer.current_epoch,
             "steps": trainer.global_step,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._learning_rate,  # of the epoch's last step; the schedule has moved on since
             **{key: round(values[key], 4) for key in ("loss", "si_snri", "val_loss", "val_si_snri")},
             "seconds": round(time.monotonic() - self._epoch_start_sec, 2),
         }
