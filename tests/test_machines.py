@@ -30,7 +30,7 @@ from utils.errors import UserError, WriteError, name_problem, printable, system_
 from utils.mixing.recordings import recording_lengths
 from utils.scoring.items import read_separated, scan_folders
 from utils.stages.prepare import fingerprint_tree
-from utils.stages.train import _unused
+from utils.training.experiment import _unused
 from utils.training.trainer import AtomicCheckpoints
 
 LIMIT_BYTES = 50_000

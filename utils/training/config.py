@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import yaml
 
@@ -239,7 +239,7 @@ def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
             values[section][key] = _checked_value(f"{file}: {section}.{key}", kinds[section], key, value)
     for key, text in _split_overrides(overrides or []):
         section = _section_of(key, kinds)
-        values[section][key] = _checked_value(f"--train_args: --{key}", kinds[section], key, _parsed(text))
+        values[section][key] = _checked_value(f"--train_args: --{key}", kinds[section], key, _parsed(kinds[section], key, text))
     where = f"{path} with --train_args" if overrides else str(path)
     sections = {section: _made(where, section, kind, values[section]) for section, kind in kinds.items()}
     try:
@@ -343,13 +343,19 @@ def _section_of(key: str, kinds: dict[str, type]) -> str:
     raise UserError(f"--train_args: unknown key '{key}'{_hint(key, [k for kind in kinds.values() for k in _keys(kind)])}")
 
 
-def _parsed(text: str) -> Any:
-    """A word of the command line, read as YAML reads it, but for lists and the like."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return value if isinstance(value, (bool, int, float)) else text
+def _parsed(section: type[Checked], key: str, text: str) -> Any:
+    """A word of the command line as its field has it, or as it is: then the check says what is wrong, if anything."""
+    kind = _kind(section, key)
+    if kind is int:
+        with contextlib.suppress(ValueError):
+            return int(text)
+    return {"true": True, "false": False}.get(text.lower(), text) if kind is bool else text
+
+
+def _kind(section: type[Checked], key: str) -> type:
+    """The type of a field without its limits; that of a choice is `str`."""
+    hint = get_type_hints(section)[key]
+    return str if get_origin(hint) is Literal else hint
 
 
 def _checked_value(where: str, section: type[Checked], key: str, value: Any) -> Any:
@@ -358,16 +364,13 @@ def _checked_value(where: str, section: type[Checked], key: str, value: Any) -> 
     Raises:
         UserError: the field does not allow it.
     """
-    hint = get_type_hints(section, include_extras=True)[key]
-    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    if kind is float and isinstance(value, str):
-        with contextlib.suppress(ValueError):
+    kind = _kind(section, key)
+    if kind is float and type(value) in (int, str):
+        with contextlib.suppress(ValueError, OverflowError):
             value = float(value)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if (kind is str or get_origin(hint) is Literal) and type(value) in (int, float):
+    if kind is str and type(value) in (int, float):
         value = str(value)
-    problem = value_problem(hint, value)
+    problem = value_problem(get_type_hints(section, include_extras=True)[key], value)
     if problem:
         shown = value if not isinstance(value, float) or math.isfinite(value) else str(value)
         raise UserError(f"{where} is {shown!r}; it must be {problem}")
