@@ -86,7 +86,7 @@ class AVSystem(pl.LightningModule):
         if conf.schedule == "cosine":
             return [optimizer], [{"scheduler": LambdaLR(optimizer, lambda step: self._cosine(step)), "interval": "step"}]
         how = {"factor": conf.plateau_factor, "patience": conf.plateau_patience}
-        self.plateau = ReduceLROnPlateau(optimizer, **how, threshold=1e-4, threshold_mode="abs")
+        self.plateau = ReduceLROnPlateau(optimizer, **how, threshold=1e-4, threshold_mode="abs", eps=0)
         self.plateau.load_state_dict(self._plateau_state)
         if conf.warmup_steps < 2:
             return [optimizer], []
