@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from asteroid.models import BaseModel
+from pytorch_lightning.callbacks import Timer
 from tiny_corpus import DIM, make_corpus
 
 from utils.embedding.store import EmbeddingStore
@@ -24,7 +26,7 @@ from utils.training.datasets import MixtureDataset
 from utils.training.experiment import TrainingMarks, load_model, training_inputs
 from utils.training.losses import si_snr_db
 from utils.training.system import AVSystem
-from utils.training.trainer import train
+from utils.training.trainer import _progress, train
 
 ROOT = Path(__file__).parent.parent
 MODEL = {"n_filters": 64, "kernel_size": 64, "stride": 32, "bands": "8x4", "bn_chan": 8, "hid_size": 8, "n_repeats": 2,
@@ -89,6 +91,7 @@ def test_training_leaves_an_experiment_that_others_can_read(corpus, tmp_path):
     summary = run(corpus, tmp_path / "exp", config)
     network = load_model(tmp_path / "exp" / "best_model.pth")
     assert network.config == config.model and not network.training
+    assert BaseModel.from_pretrained(str(tmp_path / "exp" / "best_model.pth")).config == config.model
     assert read_config(tmp_path / "exp" / "conf.yml") == config
     assert summary["epochs"] == 4 and summary["steps"] == 16 and summary["mixtures_seen"] == 32
     rows = history(tmp_path / "exp")
@@ -370,6 +373,17 @@ def test_a_cosine_ends_with_the_epochs_where_they_are_over_before_the_time(corpu
     config = config_of(tmp_path, model={"n_faces": 0}, training={"epochs": 2, "max_minutes": 60.0}, optim=optim)
     assert run(corpus, tmp_path / "exp", config)["epochs"] == 2
     np.testing.assert_allclose(rates, [LR * cosine(step, 8) for step in range(8)], rtol=1e-9)
+
+
+def test_all_processes_follow_the_clock_of_the_first(clock):
+    """Regression: with learning rates of their own clocks the networks of several processes drift apart."""
+    timer = Timer({"minutes": 1})
+    timer.on_train_start(None, None)
+    trainer = SimpleNamespace(callbacks=[timer], strategy=SimpleNamespace(broadcast=lambda mine: mine - 0.125))
+    clock.seconds += 30
+    assert _progress(trainer, 100, 1.0)(3) == 0.375
+    trainer.callbacks = []
+    assert _progress(trainer, 100, 0.0)(3) == 0.03
 
 
 def test_what_early_stopping_ended_is_not_trained_on(corpus, tmp_path):
