@@ -164,12 +164,12 @@ EXTRACTION = "model: {n_src: 1, n_faces: 1}\n"
         ("data: {noise_snr_low_db: 5, noise_snr_high_db: -5}", "data.noise_snr_low_db is above data.noise_snr_high_db"),
         # sections together
         ("loss: {signal_loss: si_snr}", "si_snr leaves level to chance"),
-        ("loss: {block_weight: 0.1}", "loss.block_weight needs masks after each block, which av_dprnn alone has"),
+        ("loss: {block_weight: 0.1}", "loss.block_weight needs masks after each block, which only av_dprnn has"),
         ("data: {target_only_prob: 0.1, noise_prob: 0.1, noise_dir: d}", "data.target_only_prob is for extraction"),
         ("data: {interferer_prob: 0.5, interferer_dir: d}", "set data.off_screen_prob above 0"),
         (
             f"{EXTRACTION}data: {{interferer_prob: 1.0, interferer_dir: d, same_speaker_prob: 0.1}}",
-            "data.same_speaker_prob needs a second source of the corpus",
+            "data.same_speaker_prob needs two sources of the corpus",
         ),
         ("model: {n_faces: 0}\ndata: {extra_speaker_prob: 0.5}", "data.extra_speaker_prob needs a network for several faces"),
         (f"{EXTRACTION}data: {{extra_speaker_prob: 0.5}}", "data.extra_speaker_prob needs a network for several faces"),
@@ -179,8 +179,8 @@ EXTRACTION = "model: {n_src: 1, n_faces: 1}\n"
             "model: {fit_to_mixture: true}\ndata: {inactive_target_prob: 0.5}",
             "model.fit_to_mixture makes every estimate loud; set it to false, or data.inactive_target_prob to 0",
         ),
-        (f"{EXTRACTION}data: {{missing_face_prob: 0.5}}", "leave nothing that tells the target"),
-        (f"{EXTRACTION}data: {{no_visual_prob: 0.5}}", "leave nothing that tells the target"),
+        (f"{EXTRACTION}data: {{missing_face_prob: 0.5}}", "leave the target open (model.n_faces 1)"),
+        (f"{EXTRACTION}data: {{no_visual_prob: 0.5}}", "leave the target open (model.n_faces 1)"),
         ("loss: {block_weight: 0.1, signal_loss: si_snr}", "si_snr leaves .*; .*block_weight needs"),
     ],
 )

@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the corpus' CSVs")
     parser.add_argument("--exp_dir", type=Path, required=True, help="folder of the experiment")
     parser.add_argument("--train_args", default="", help='keys of the conf to change, "--lr 0.0005 --batch_size 2"')
-    parser.add_argument("--frontend_weights", default="", help="weights of the visual frontend (not for audio-only confs)")
+    parser.add_argument("--frontend_weights", default="", help="visual frontend's weights (not for audio-only confs)")
     parser.add_argument("--frontend_conf", default="", help="its conf/lipreading/*.json; found out when not given")
     parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"), help="which output is used")
     parser.add_argument("--views", default="centre", help="crop views to draw from in training: centre or centre,flip")
@@ -63,7 +63,7 @@ def main() -> int:
     stores = frontend.get("training_stores", [])
     marks = TrainingMarks(args.exp_dir, training_inputs(config, stores, train_manifest, val_manifest, acoustics))
     if marks.is_finished() and not args.force:
-        log.info("stage 3: up to date, %s was trained with these very inputs", args.exp_dir / "best_model.pth")
+        log.info("stage 3: up to date, %s was trained on the same inputs", args.exp_dir / "best_model.pth")
         return 0
     rank = next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
     if rank == 0:
@@ -96,7 +96,7 @@ def _read_config(conf: Path, train_args: str, frontend_weights: str) -> Config:
 
 
 def _frontend(weights: str, conf: str, layer: str, views: str, precision: str) -> tuple[dict, int]:
-    """What frontend.json says of the visual frontend, and the numbers of its embeddings."""
+    """The content of frontend.json, and how many numbers an embedding of this visual frontend has."""
     from utils.embedding.frontends import load_frontend, store_name
 
     frontend = load_frontend(Path(weights), Path(conf) if conf else None, layer)
@@ -120,7 +120,8 @@ def _stores(folder: Path, frontend: dict, train: Manifest, val: Manifest) -> tup
 
     for name in frontend["training_stores"]:
         if not (folder / name / train.corpus).is_dir():
-            raise UserError(f"{folder / name / train.corpus}: no embeddings of this visual frontend; stage 2 makes them")
+            missing = folder / name / train.corpus
+            raise UserError(f"{missing}: no embeddings of this visual frontend; stage 2 makes them (--stage 2)")
     training = [EmbeddingStore(folder / name / train.corpus) for name in frontend["training_stores"]]
     return training, [EmbeddingStore(folder / frontend["store_name"] / val.corpus)]
 

@@ -1,7 +1,7 @@
 """Confs: reading `conf/*.yml`, changing single keys, and refusing what no training can use before anything is loaded.
 
-A conf has five sections: `model` (the network's name and arguments, `local_models/configs.py`), `data`, `loss`, `training`
-and `optim`, each the fields of a dataclass. Keys are unique over all sections (Asteroid's rule), so that
+A conf has five sections: `model` (the network's name and arguments, `local_models/configs.py`), `data`, `loss`,
+`training` and `optim`, each the fields of a dataclass. Keys are unique over all sections (Asteroid's rule), so that
 `--train_args "--lr 0.0005"` needs no section. Nothing here imports torch, so that a typing error costs no time.
 """
 
@@ -35,7 +35,7 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class DataConfig(Checked):
-    """What the network hears and sees in training. Validation takes the mixtures of val.csv as they are."""
+    """Training examples. Validation takes the mixtures of val.csv as they are."""
 
     dynamic: bool = True
     """Mix single utterances anew in every epoch (true), or take the mixtures of train.csv (false)."""
@@ -93,19 +93,19 @@ class DataConfig(Checked):
         )  # fmt: skip
         for key in needs_dynamic:
             if getattr(self, key) and not self.dynamic:
-                yield f"data.{key} needs data.dynamic true: the mixtures of train.csv are taken as they are; set it to 0"
+                yield f"data.{key} needs data.dynamic true (mixtures of train.csv are taken as they are); set it to 0"
         for kind in ("noise", "rir", "interferer"):
             if getattr(self, f"{kind}_prob") and not getattr(self, f"{kind}_dir"):
                 yield f"data.{kind}_prob needs data.{kind}_dir, a folder of wav or flac files; give one, or set it to 0"
         if self.target_only_prob and not self.noise_prob:
-            yield "data.target_only_prob needs data.noise_prob and data.noise_dir: without noise there is nothing to remove"
+            yield "data.target_only_prob needs data.noise_prob and data.noise_dir, or there is nothing to remove"
         if self.noise_snr_low_db > self.noise_snr_high_db:
             yield "data.noise_snr_low_db is above data.noise_snr_high_db; exchange them"
 
 
 @dataclass(frozen=True)
 class LossConfig(Checked):
-    """What training minimises, see `utils.training.losses`."""
+    """The loss that training minimises, see `utils.training.losses`."""
 
     signal_loss: Literal["snr", "si_snr"] = "snr"
     """snr: level counts; si_snr: blind to the level of the estimates, for networks with `model.fit_to_mixture`."""
@@ -115,7 +115,7 @@ class LossConfig(Checked):
 
 @dataclass(frozen=True)
 class TrainingConfig(Checked):
-    """How long, and on what machine."""
+    """Length of the training, and the machine that it runs on."""
 
     epochs: Count = 100
     max_minutes: NotNegative = 0.0
@@ -135,7 +135,7 @@ class TrainingConfig(Checked):
     strategy: str = "auto"
     """auto takes ddp where there is more than one device."""
     overfit_batch: bool = False
-    """Train and validate on one and the same batch: a network that cannot learn it by heart is broken."""
+    """Train and validate on one and the same batch: a network that cannot overfit to it is broken."""
     logger: Literal["none", "wandb", "comet"] = "none"
     """A logger beside CSV and TensorBoard; its package must be installed."""
     audio_examples: CountOrZero = 2
@@ -187,34 +187,36 @@ class Config:
 
     @property
     def is_extraction(self) -> bool:
-        """Whether the network is for target-speaker extraction: one face in, its source out."""
+        """True for target-speaker extraction: one face in, its source out."""
         return self.model.n_src == self.model.n_faces == 1
 
     def _problems(self) -> Iterator[str]:
         model, data = self.model, self.data
         if self.loss.signal_loss == "si_snr" and not model.fit_to_mixture:
-            yield "loss.signal_loss si_snr leaves level to chance; set model.fit_to_mixture to true, or take signal_loss snr"
+            yield "loss.signal_loss si_snr leaves level to chance; set model.fit_to_mixture to true, or take snr"
         if self.loss.block_weight and type(model) is not NETWORK_CONFIGS["av_dprnn"]:
-            yield "loss.block_weight needs masks after each block, which av_dprnn alone has; set it to 0"
+            yield "loss.block_weight needs masks after each block, which only av_dprnn has; set it to 0"
         if data.target_only_prob and not self.is_extraction:
             yield "data.target_only_prob is for extraction (model.n_src 1, model.n_faces 1); set it to 0"
         if data.interferer_prob and model.n_src > 1 and not data.off_screen_prob:
             yield "data.interferer_prob needs speakers without a face: set data.off_screen_prob above 0, or it to 0"
         if data.same_speaker_prob and model.n_src == 1 and data.interferer_prob == 1:
-            yield "data.same_speaker_prob needs a second source of the corpus: set it to 0, or data.interferer_prob below 1"
+            yield "data.same_speaker_prob needs two sources of the corpus; set data.interferer_prob below 1, or it to 0"
         if data.extra_speaker_prob and not model.n_faces == model.n_src >= 2:
             yield "data.extra_speaker_prob needs a network for several faces (model.n_faces 2 or more); set it to 0"
         if data.extra_speaker_prob and self.training.overfit_batch:
-            yield "training.overfit_batch repeats one batch, data.extra_speaker_prob makes two kinds; set one of them to 0"
+            yield "training.overfit_batch repeats one batch, data.extra_speaker_prob makes two kinds; take one of them"
         if data.off_screen_prob and not model.n_faces:
-            yield "data.off_screen_prob needs faces that tell which sources are wanted (model.n_faces above 0); set it to 0"
+            yield "data.off_screen_prob needs faces that tell which sources are wanted (model.n_faces); set it to 0"
         if data.inactive_target_prob and model.fit_to_mixture:
             yield "model.fit_to_mixture makes every estimate loud; set it to false, or data.inactive_target_prob to 0"
         if model.n_faces == 1 and (data.missing_face_prob or data.no_visual_prob):
-            yield "data.missing_face_prob and data.no_visual_prob leave nothing that tells the target (model.n_faces 1); set 0"
+            yield "data.missing_face_prob and data.no_visual_prob leave the target open (model.n_faces 1); set them to 0"
 
 
-_SECTIONS: dict[str, type[Checked]] = {"data": DataConfig, "loss": LossConfig, "training": TrainingConfig, "optim": OptimConfig}
+_SECTIONS: dict[str, type[Checked]] = {
+    "data": DataConfig, "loss": LossConfig, "training": TrainingConfig, "optim": OptimConfig
+}  # fmt: skip
 _Nested = dict[str, dict[str, Any]]
 
 
@@ -239,7 +241,8 @@ def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
             values[section][key] = _checked_value(f"{file}: {section}.{key}", kinds[section], key, value)
     for key, text in _split_overrides(overrides or []):
         section = _section_of(key, kinds)
-        values[section][key] = _checked_value(f"--train_args: --{key}", kinds[section], key, _parsed(kinds[section], key, text))
+        value = _parsed(kinds[section], key, text)
+        values[section][key] = _checked_value(f"--train_args: --{key}", kinds[section], key, value)
     where = f"{path} with --train_args" if overrides else str(path)
     sections = {section: _made(where, section, kind, values[section]) for section, kind in kinds.items()}
     try:
@@ -254,21 +257,22 @@ def write_config(path: Path | str, config: Config) -> None:
 
 
 def nearest(word: Any, known: Iterable[Any]) -> str:
-    """The end of a message about an unknown word: what was meant perhaps, else what there is."""
+    """End a message about an unknown word: with the nearest known one, else with all of them."""
     known = list(known)
     near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(sorted(str(k) for k in known))}"
 
 
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
-    """A conf and what it is based on, the base first: (file, its sections)."""
+    """A conf and those it is based on, the base first: (file, its sections)."""
     if path.resolve() in [file.resolve() for file in above]:
         raise UserError(f"{path}: based on itself: {' -> '.join(str(file) for file in (*above, path))}")
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         known = ", ".join(sorted(str(p) for p in path.parent.glob("*.yml"))) or "none"
-        raise UserError(f"{path}: no such conf{f' (base of {above[-1]})' if above else ''}; there are: {known}") from None
+        of_which = f" (base of {above[-1]})" if above else ""
+        raise UserError(f"{path}: no such conf{of_which}; there are: {known}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(given, dict):
@@ -280,7 +284,7 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[s
 
 
 def _network_name(layers: list[tuple[Path, dict[str, Any]]]) -> str:
-    """Which network a conf is for; sections that are none are left to the checks that follow."""
+    """Name of a conf's network; sections that hold no keys are left to the checks that follow."""
     name = DEFAULT_NETWORK
     for path, given in layers:
         model = given.get("model")
@@ -340,7 +344,8 @@ def _section_of(key: str, kinds: dict[str, type]) -> str:
     for section, kind in kinds.items():
         if key in _keys(kind):
             return section
-    raise UserError(f"--train_args: unknown key '{key}'{_hint(key, [k for kind in kinds.values() for k in _keys(kind)])}")
+    known = [known for kind in kinds.values() for known in _keys(kind)]
+    raise UserError(f"--train_args: unknown key '{key}'{_hint(key, known)}")
 
 
 def _parsed(section: type[Checked], key: str, text: str) -> Any:

@@ -181,6 +181,6 @@ class TrainingMarks:
 
 
 def _unused(path: Path) -> Path:
-    """The path, or one with a number behind it: where a clock was set back, the time is the name of an older training."""
+    """The path, or one with a number behind it: where a clock was set back, an older training may have its name."""
     names = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000)))
     return next(name for name in names if not name.exists())

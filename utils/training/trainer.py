@@ -18,7 +18,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, Timer, TQDMProgressBar
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    Timer,
+    TQDMProgressBar,
+)
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -48,7 +55,7 @@ def train(
     val_manifest: Manifest,
     train_stores: Sequence[EmbeddingStore],
     val_stores: Sequence[EmbeddingStore],
-) -> dict:
+) -> dict[str, Any]:
     """Train a network, or go on from `exp_dir/checkpoints/last.ckpt`.
 
     Args:
@@ -59,7 +66,7 @@ def train(
         train_stores, val_stores: the embeddings, a store for each view; empty for an audio-only network.
 
     Returns:
-        What training.json holds.
+        The content of training.json.
 
     Raises:
         UserError: data that the conf cannot be trained on, or a logger that is not installed.
@@ -106,7 +113,10 @@ def _list_left_out(path: Path, data_sets: dict[Path, Dataset]) -> None:
         log.warning("%d items are left out, see %s", len(problems), path)
 
 
-def _fit(trainer: pl.Trainer, system: AVSystem, loaders: tuple[DataLoader, DataLoader], checkpoint: Path | None) -> None:
+def _fit(
+    trainer: pl.Trainer, system: AVSystem, loaders: tuple[DataLoader, DataLoader], checkpoint: Path | None
+) -> None:
+    """Train; raise KeyboardInterrupt where Lightning swallows one, and errors of loader processes in one line."""
     try:
         trainer.fit(system, *loaders, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # how Lightning ends on Ctrl-C
@@ -141,9 +151,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 def _quieten_lightning() -> None:
-    """Hide its tips, its device lists and the warnings about what is meant here."""
+    """Hide Lightning's tips, its device lists and its warnings about what is intended here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in ("Checkpoint directory .* exists", ".*treespec, LeafSpec", "The number of training", ".*num_workers"):
+    messages = ("Checkpoint directory .* exists", ".*treespec, LeafSpec", "The number of training", ".*num_workers")
+    for message in messages:
         warnings.filterwarnings("ignore", message)
 
 
@@ -167,7 +178,7 @@ def _trainer(config: Config, exp_dir: Path, resumed: dict | None) -> pl.Trainer:
             plugins=[AtomicCheckpoints()],
             logger=_loggers(config, exp_dir),
             default_root_dir=exp_dir,
-            enable_progress_bar=sys.stderr.isatty(),  # a log file wants the line an epoch, not the bar
+            enable_progress_bar=sys.stderr.isatty(),  # a log file gets a line for each epoch, not the bar
             num_sanity_val_steps=0,
             log_every_n_steps=10,
             use_distributed_sampler=False,  # EpochSampler shares out the data, without doubling the validation's tail
@@ -181,7 +192,7 @@ def _trainer(config: Config, exp_dir: Path, resumed: dict | None) -> pl.Trainer:
 
 
 def _last_epoch(training: TrainingConfig, resumed: dict | None) -> int:
-    """How many epochs to train in all: no more than there were where early stopping had ended it already."""
+    """Number of epochs in all; if early stopping had ended the training, those that it had."""
     for name, state in (resumed or {}).get("callbacks", {}).items():
         if name.startswith("EarlyStopping") and training.early_stop and state["wait_count"] >= training.early_stop:
             return resumed["epoch"] + 1
@@ -239,9 +250,12 @@ def _loggers(config: Config, exp_dir: Path) -> list[Logger]:
     return [*loggers, CometLogger(name=exp_dir.name)]
 
 
-def _summary(config: Config, trainer: pl.Trainer, network: AVSeparator, epoch_mixtures: int, seconds: float) -> dict:
+def _summary(
+    config: Config, trainer: pl.Trainer, network: AVSeparator, epoch_mixtures: int, seconds: float
+) -> dict[str, Any]:
+    """The content of training.json: the length, the result and the machine of a training."""
     report = next(c for c in trainer.callbacks if isinstance(c, EpochReport))
-    best = report.best
+    best, has_gpu = report.best, torch.cuda.is_available()
     return {
         "seed": config.training.seed,
         "epochs": len(report.rows),
@@ -253,7 +267,7 @@ def _summary(config: Config, trainer: pl.Trainer, network: AVSeparator, epoch_mi
         "best_val_loss_db": best["val_loss"],
         "best_val_si_snri_db": best["val_si_snri"],
         "params": sum(p.numel() for p in network.parameters()),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if has_gpu else f"CPU, {torch.get_num_threads()} threads",
         "world_size": trainer.world_size,
     }
 
@@ -268,8 +282,8 @@ class Progress(TQDMProgressBar):
 class EpochReport(pl.Callback):
     """Write history.csv, curves.png and best_model.pth after every epoch, and log a line about it.
 
-    All of them atomically, which Lightning's CSVLogger and ModelCheckpoint do not do. The rows travel in the checkpoint, so
-    that an interrupted training goes on with the history it had.
+    All of them atomically, which Lightning's CSVLogger and ModelCheckpoint do not do. The rows are part of the
+    checkpoint, so that an interrupted training goes on with its history.
 
     Args:
         exp_dir: the experiment's folder.
@@ -303,8 +317,8 @@ class EpochReport(pl.Callback):
         }
         if not math.isfinite(row["val_loss"]):
             raise UserError(
-                f"{self.exp_dir}: the validation loss of epoch {row['epoch'] + 1} is not finite; lower --lr, or look for "
-                "silent or broken sources in the validation set"
+                f"{self.exp_dir}: the validation loss of epoch {row['epoch'] + 1} is not finite; lower --lr, or look "
+                "for silent or broken sources in the validation set"
             )
         is_best = self.best is None or row["val_loss"] < self.best["val_loss"]
         self.rows.append(row)
