@@ -46,12 +46,6 @@ def test_there_is_an_audio_only_baseline_of_every_separation_network():
     assert {f"{name}_audio_only" for name in separation} == set(BASELINES)
 
 
-def test_every_conf_that_a_text_names_exists():
-    texts = [ROOT / "README.md", ROOT / "RESULTS.md", *ROOT.glob("docs/*.md"), *ROOT.glob("egs/*/README.md")]
-    named = {name for text in texts for name in re.findall(r"conf/[\w/]+\.yml", text.read_text())}
-    assert named and [name for name in sorted(named) if not (ROOT / name).is_file()] == []
-
-
 @pytest.mark.parametrize("module", ["utils.training.config", "local_models.configs"])
 def test_reading_a_conf_needs_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -5,12 +5,11 @@ and SIR and SNR are those of the reverberant sources. The target is the source w
 up to 50 ms after the direct sound, scaled by the same factor as the reverberant source.
 """
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
+from utils.data.fingerprints import hash_json
 from utils.errors import UserError
 from utils.mixing.levels import add_noise
 from utils.mixing.recordings import (
@@ -131,7 +130,7 @@ class Acoustics:
         folders = (config.noise_dir, config.rir_dir, config.interferer_dir)
         used = zip((self.noises, self.rooms, self.interferer_files), folders, strict=True)
         found = [[str(path.relative_to(folder)), path.stat().st_size] for files, folder in used for path in files]
-        return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else ""
+        return hash_json(found) if found else ""
 
     def check_sources(self, n_sources: int) -> None:
         """Check that there is a response for each of `n_sources`.

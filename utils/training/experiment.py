@@ -25,9 +25,9 @@ import torch
 
 from local_models.networks import NETWORKS
 from local_models.separator import AVSeparator
-from utils.data.files import atomic_path, write_json, write_text
+from utils.data.files import atomic_path, remove_leftovers, write_json, write_text
+from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest
-from utils.data.marks import StageMark, fingerprint_files
 from utils.errors import UserError
 from utils.training.augmentation import Acoustics
 from utils.training.config import Config
@@ -115,7 +115,7 @@ def training_inputs(
         for key, value in keys.items()
         if key not in NEUTRAL_KEYS
     }
-    values |= {manifest.path.name: fingerprint_files([manifest.path]) for manifest in (train, val)}
+    values |= {manifest.path.name: hash_contents([manifest.path]) for manifest in (train, val)}
     return values | {"noise and rooms": acoustics.fingerprint(), "embeddings": ",".join(training_stores)}
 
 
@@ -138,12 +138,14 @@ class TrainingMarks:
         return self.done.changed() == [] and (self.exp_dir / "best_model.pth").is_file()
 
     def start(self, frontend: dict[str, Any], again: bool) -> None:
-        """Set aside what was trained on other inputs, and write down what is trained on now.
+        """Set aside what was trained on other inputs, remove what a kill left, and write down what is trained on now.
 
         Args:
             frontend: what frontend.json is to say of the visual frontend; empty for an audio-only network.
             again: set aside a training on the same inputs too, if it is finished.
         """
+        for folder in (self.exp_dir, self.exp_dir / "checkpoints"):
+            remove_leftovers(folder, below=False)  # not below: stage 4 may be at work there
         changes = self.started.changed()
         if changes or (again and self.done.path.exists()):
             for change in changes or []:
