@@ -26,9 +26,9 @@ DIM = 4
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory) -> Path:
     exp_dir = tmp_path_factory.mktemp("exp") / "av"
-    conf = read_config("conf/av_tfdprnn.yml", TINY.split()).with_visual_dim(DIM)
+    config = read_config("conf/av_tfdprnn.yml", TINY.split()).with_visual_dim(DIM)
     torch.manual_seed(0)
-    save_model(exp_dir / "best_model.pth", build_network(conf.model), conf.nested, {})
+    save_model(exp_dir / "best_model.pth", build_network(config.model), {})
     write_json(exp_dir / "frontend.json", {"store_name": "front", "precision": "float32"})
     return exp_dir
 

@@ -22,7 +22,7 @@ from utils.data.fingerprints import StageMark, hash_tree
 from utils.data.mouths import MouthWriter
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError, WriteError, system_error
-from utils.stages.train import _unused
+from utils.training.experiment import _unused
 from utils.training.trainer import AtomicCheckpoints
 
 LIMIT_BYTES = 50_000
