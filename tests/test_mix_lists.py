@@ -65,7 +65,7 @@ def test_byte_order_mark_carriage_returns_and_spaces_do_no_harm(tmp_path):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (PAIR.replace("id07077,oi72", "id08108,oi72"), "mixes the speaker id08108 with himself"),
+        (PAIR.replace("id07077,oi72", "id08108,oi72"), "mixes the speaker id08108 with themselves"),
         (PAIR.replace("id07077,oi72_HHDWY4/00288", "id08108,RCODGWdfzdY/00197"), "mixes a clip with itself"),
         (PAIR.replace("0.8976636599379368", "10.5"), "a dB of 10.5 is beyond ±10 dB"),
         (PAIR.replace("0.8976636599379368", "nan"), "a dB or the seconds are no number"),
@@ -90,7 +90,7 @@ def test_a_bad_row_is_listed_with_its_number_and_reason(tmp_path, row, reason):
     assert reason in reasons(found)[0][1]
 
 
-def test_a_speaker_with_himself_passes_where_he_is_asked_for(tmp_path):
+def test_clips_of_one_speaker_pass_where_that_is_asked_for(tmp_path):
     row = PAIR.replace("id07077,oi72", "id08108,oi72")
     found = extraction(write(tmp_path / "list.csv", row), same_speaker=True)
     assert len(found.mixtures) == 1 and not found.problems
@@ -133,7 +133,7 @@ def test_a_gain_list_of_three_sources_is_read(tmp_path):
         ("x/id00017/01dfn2spqyE/00001.wav x/id00018/01dfn2spqyE/00001.wav 1", "is not PATH GAIN PATH GAIN"),
         ("x/id00017/01dfn2spqyE/00001.wav 6 x/id00018/01dfn2spqyE/00001.wav -6", "beyond ±5 dB"),
         ("x/id00017/01dfn2spqyE/1.wav 1 x/id00018/01dfn2spqyE/00001.wav -1", "no clip of this corpus"),
-        ("x/id00017/01dfn2spqyE/00001.wav 1 x/id00017/01dfn2spqyf/00001.wav -1", "with himself"),
+        ("x/id00017/01dfn2spqyE/00001.wav 1 x/id00017/01dfn2spqyf/00001.wav -1", "with themselves"),
     ],
 )
 def test_a_bad_line_of_a_gain_list_is_listed(tmp_path, line, reason):

@@ -163,7 +163,7 @@ def test_rows_that_the_clips_contradict_are_listed_with_the_file_of_their_list(t
     assert "_s2-1, which could not be used (see its own row)" in reasons["broken"]
     assert "the list says that _s1-1 is of y, the corpus that it is of _s1" in reasons["other speaker"]
     assert "is of x, the corpus that it is of _s3" in reasons["one speaker"]
-    assert "mixes the speaker _s3 with himself" in reasons["one speaker, unsaid"]
+    assert "mixes the speaker _s3 with themselves" in reasons["one speaker, unsaid"]
     assert "lasts 2.100 s by its clips where the list says 2.3 s" in reasons["other length"]
     assert {row["path"] for name, row in rows.items() if name != "_s2-1"} == {"/lists/mine.csv"}
 

@@ -183,7 +183,7 @@ def test_broken_extra_utterances_are_listed_and_changed_ones_noticed(corpus, run
         (["--corpus", ".."], 1, "there is no egs/../prepare.py"),
         (["--corpus", "dla"], 2, "--corpus_dir"),
         (["--corpus", "dla", "--corpus_dir", "/nowhere"], 1, "--corpus_dir /nowhere: no such folder"),
-        (["--corpus", "dla", "--corpus_args='"], 2, "mend the quotes"),
+        (["--corpus", "dla", "--corpus_args='"], 2, "correct the quotes"),
         (["--corpus", "dla", "--nj", "many"], 2, "--nj"),
         (["--corpus", "dla", "--corpus_dir", "."], 1, "not the DLA layout"),
     ],

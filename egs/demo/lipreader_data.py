@@ -60,7 +60,7 @@ def corpus_clips(split: str, n_clips: int, seed: int, nj: int, cache_dir: Path) 
 
 
 def draw_windows(clips: LipClips, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw frames anywhere, each with its neighbours, as the first convolution of the lip reader sees it.
+    """Draw frames anywhere, each with its neighbours, as the first convolution of the visual frontend sees it.
 
     Returns:
         float32 (n, 5, 88, 88), augmented (crop, flip, brightness, contrast, noise); the visemes (n,) and the
@@ -75,7 +75,7 @@ def draw_windows(clips: LipClips, n: int, rng: np.random.Generator) -> tuple[np.
 
 
 def normalise(mouths: np.ndarray) -> np.ndarray:
-    """The middle 88x88 of uint8 crops (frames, 96, 96), as the lip reader wants them: float32."""
+    """The middle 88x88 of uint8 crops (frames, 96, 96), as the visual frontend takes them: float32."""
     edge = (MOUTH_SIZE - INPUT) // 2
     return (mouths[:, edge : edge + INPUT, edge : edge + INPUT].astype(np.float32) / 255 - _MEAN) / _STD
 

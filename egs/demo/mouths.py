@@ -61,7 +61,7 @@ def _draw(face: Face, motion: Motion) -> np.ndarray:
 
 
 def opening_of(face: Face, motion: Motion) -> np.ndarray:
-    """How far the lips are apart in the middle of the mouth, pixels (frames,)."""
+    """Distance of the lips in the middle of the mouth, pixels (frames,)."""
     lips = _shape_lips(face, motion)
     middle = CANVAS // 2
     return np.maximum(0, lips.lower_inner - lips.upper_inner)[:, 0, middle]
@@ -118,7 +118,7 @@ def _pull_skin(face: Face, lips: _Lips) -> np.ndarray:
 
 
 def _shade_around(face: Face, lips: _Lips, picture: np.ndarray) -> np.ndarray:
-    """What lips do to the skin: the shadow under the lower lip, the light rim above the upper, dark corners."""
+    """The lips' effects on the skin: the shadow under the lower lip, the light rim above the upper, dark corners."""
     below = Y - lips.lower_outer
     bearded = 0.35 if face.beard == "full" else 1.0
     shadow = -0.15 * bump(below - 3.0, 3.6) * bump(X, 13) - 0.05 * bump(below - 1.0, 2.0) * bump(X, 18)

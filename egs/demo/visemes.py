@@ -120,7 +120,7 @@ def visemes_of(label: str) -> list[str]:
 
 
 def label_frames(phones: Sequence[Span], n_frames: int) -> np.ndarray:
-    """Which viseme each frame shows: its index in `VISEMES`, int64 (frames,); times from the first frame's start."""
+    """The viseme of each frame: its index in `VISEMES`, int64 (frames,); times from the first frame's start."""
     labels = np.zeros(n_frames, dtype=np.int64)  # rest
     times = (np.arange(n_frames) + 0.5) / VIDEO_FPS + LEAD_SEC
     for phone in phones:

@@ -19,7 +19,7 @@ from utils.data.constants import LOSSLESS_SUFFIXES, VIDEO_SUFFIXES
 from utils.data.manifest import Problem, Utterance
 from utils.errors import UserError, flag, run_cli
 
-_PREFERRED = (".mpg", ".wav")  # of a clip that is there in several files: as GRID is distributed
+_PREFERRED = (".mpg", ".wav")  # of a clip that has several files: as GRID is distributed
 _SPEAKER = re.compile(r"s[0-9]{1,2}")
 # command, colour, preposition, letter, digit, adverb: "bin blue at f two now" is bbaf2n
 _SENTENCE = re.compile(r"[blps][bgrw][abiw][a-z][z0-9][anps]")

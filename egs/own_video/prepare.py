@@ -21,7 +21,7 @@ from utils.data.manifest import Utterance
 from utils.errors import UserError, run_cli
 
 LANDMARK_SUFFIXES = (".npz", ".npy", ".pkl", ".landmarks.csv", ".landmarks.txt")  # a plain .txt is a transcript
-_FEWEST_SPEAKERS = 8  # four to train on, as confs mix up to four voices, and two for each other split
+_FEWEST_SPEAKERS = 8  # four to train on, as confs mix up to four speakers, and two for each other split
 
 
 def main() -> int:

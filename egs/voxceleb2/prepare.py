@@ -21,7 +21,7 @@ from utils.data.constants import CONVERTIBLE_SUFFIXES, VIDEO_SUFFIXES
 from utils.data.manifest import Problem, Utterance
 from utils.errors import OptionParser, UserError, run_cli
 
-_PLACE = 3  # a clip is speaker/video/clip, whatever is above
+_PLACE = 3  # a clip is speaker/video/clip, below any folders
 
 
 def main() -> None:

@@ -121,7 +121,7 @@ def _check_pattern_fits(pattern: re.Pattern[str], candidates: list[_Candidate]) 
     """Stop before any file is opened if the pattern finds no speaker at all."""
     names = [name for candidate in candidates for name in candidate.ids]
     if names and not any(pattern.search(name) for name in names):
-        raise UserError(f"--speaker_pattern '{pattern.pattern}' finds no speaker in any id, e.g. {names[0]}; mend it")
+        raise UserError(f"--speaker_pattern '{pattern.pattern}' finds no speaker in any id, e.g. {names[0]}; correct it")
 
 
 def _candidates(root: Path, folder: Path) -> tuple[list[_Candidate], list[Problem]]:

@@ -71,7 +71,7 @@ def refuse_failures(path: Path, problems: Sequence[Problem], max_failed: int) ->
     failed = count_failed(problems)
     if failed > max_failed:
         raise UserError(
-            f"{failed} items cannot be used, for the reasons listed there (first: {_first(problems)}); mend them, or "
+            f"{failed} items cannot be used, for the reasons listed there (first: {_first(problems)}); repair them, or "
             f"leave them out with --max_failed {failed}",
             path,
         )

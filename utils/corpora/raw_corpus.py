@@ -71,12 +71,12 @@ _SAMPLES_PER_FRAME = (560, 720)  # 640 at 25 fps; beyond these sound and picture
 
 @dataclass(frozen=True)
 class RawOptions:
-    """How a raw corpus is prepared.
+    """Options of the preparation of a raw corpus.
 
     Attributes:
         n_mixtures: mixtures to draw for each split that has none in a list.
-        draw: what they hold.
-        mixing: how their audio is made.
+        draw: options of these mixtures.
+        mixing: options of their audio.
         min_sec: clips that are shorter are listed and left out.
         seed: of all that is drawn.
         nj: processes.
@@ -251,7 +251,7 @@ def _problems_of_lists(problems: Sequence[Problem], listed: Sequence[ListedMixtu
     named = {source.utterance_id for item in listed for source in item.sources}
     kept = [problem for problem in problems if not problem.item_id or problem.item_id in named]
     if len(kept) < len(problems):
-        log.info("%d clips cannot be used, but no list names them; passed over", len(problems) - len(kept))
+        log.info("%d clips cannot be used, but no list names them; ignored", len(problems) - len(kept))
     return kept
 
 
@@ -411,8 +411,10 @@ def _prepared(clip: Utterance, length: int) -> Utterance:
 def _mixtures_to_come(
     data_dir: Path, mean_sec: float, options: RawOptions, listed: Sequence[ListedMixture] | None
 ) -> tuple[int, int]:
-    """The number of mixtures that are still to be made, and their bytes where they last as long as the mean clip; that is
-    more than they will take, for the shortest clip ends a mixture."""
+    """The number of mixtures that are still to be made, and their bytes if they last as long as the mean clip.
+
+    That is more than they will take, for the shortest clip ends a mixture.
+    """
     if listed is None:
         n_mixtures, n_src = sum(options.n_mixtures.values()), options.draw.n_src
         rest = bool(options.draw.noises and options.draw.noise_prob) or options.draw.rooms.room_prob > 0
@@ -458,7 +460,7 @@ def _reason_against(item: ListedMixture, clips: Mapping[str, Utterance], options
             return f"the list says that {clip.utterance_id} is of {source.speaker}, the corpus that it is of {clip.speaker}"
     counts = Counter(clip.speaker for clip in own if clip.speaker)
     if max(counts.values(), default=0) > 1 and not options.draw.same_speaker:
-        return f"mixes the speaker {counts.most_common(1)[0][0]} with himself; --same_speaker true allows that"
+        return f"mixes the speaker {counts.most_common(1)[0][0]} with themselves; --same_speaker true allows that"
     chosen = max if options.mixing.length == MAX else min
     seconds = chosen(clip.length for clip in own) / SAMPLE_RATE_HZ
     if item.seconds is not None and abs(seconds - item.seconds) > _SECONDS_APART:

@@ -112,13 +112,13 @@ def read_two_mix(root: Path, rule: IdRule, json_dir: Path | None = None) -> tupl
     Args:
         root: the folder that holds audio/ and mouths/.
         rule: of the corpus.
-        json_dir: the folder of the json lists, which then say what there is; None: the folders do.
+        json_dir: the folder of the json lists, whose mixtures are then taken; None: all mixtures of the folders.
 
     Returns:
         Mixtures whose paths start at `root`, by train, val, test; and what cannot be used, with rows of the json lists.
 
     Raises:
-        UserError: the folder is not in the layout, or a json is no such list at all.
+        UserError: the folder is not in the layout, or a json file is no such list.
     """
     audio = find_audio(root)
     if audio is None:
@@ -131,7 +131,7 @@ def read_two_mix(root: Path, rule: IdRule, json_dir: Path | None = None) -> tupl
         if listed is None and not (place / "mix").is_dir():
             continue
         if json_dir and listed is None:
-            log.warning("%s: has no %s/; for %s the folders below %s say what there is", json_dir, folder, split, place)
+            log.warning("%s: has no %s/; for %s all mixtures of %s are taken", json_dir, folder, split, place)
         found = list(_listed_items(*listed) if listed else _folder_items(place))
         mixtures[split] = []
         for item in found:
@@ -192,7 +192,7 @@ def _read_list(path: Path) -> object:
 
 
 def _listed_items(folder: Path, lists: dict[str, list]) -> Iterator[_Item | Problem]:
-    """Match the rows of the lists by the names of their files; what has no partner is a problem, whatever its place."""
+    """Match the rows of the lists by the names of their files; an item that a list lacks is a problem."""
     by_part: dict[str, dict[str, tuple[int, str, str, int]]] = {}
     for part, rows in lists.items():
         by_part[part] = {}
@@ -316,7 +316,7 @@ def add_pretrain_option(parser: OptionParser) -> None:
 def find_part(root: Path, part: str) -> tuple[dict[str, Utterance], list[Problem]]:
     """The clips PART/VIDEO/00001.mp4 of raw LRS2 or LRS3, by id.
 
-    Speakers have no names there; the video stands for its speaker.
+    Speakers have no names there; clips of one video count as one speaker.
     """
     tree, problems = walk_tree(root / part, VIDEO_SUFFIXES, depth=1)
     prefix = PRETRAIN if part == "pretrain" else ""
@@ -331,7 +331,7 @@ def _corpus_parser(description: str) -> OptionParser:
     parser.add_argument("--nj", type=int, default=1, help="processes")
     parser.add_argument("--max_failed", type=int, default=0, help="clips and mixtures that may be left out")
     parser.add_argument(
-        "--json_dir", type=Path, help="2Mix: folder with {tr,cv,tt}/{mix,s1,s2}.json, which then say what there is"
+        "--json_dir", type=Path, help="2Mix: folder with {tr,cv,tt}/{mix,s1,s2}.json, whose mixtures are then taken"
     )
     parser.add_argument("--deep", type=flag, default=True, help="2Mix: decode every file; false only looks for the files")
     parser.add_argument("--mix_list", type=Path, help="raw: our own list, or the extraction family's CSV")
@@ -456,7 +456,7 @@ def _raw_given(args: argparse.Namespace) -> list[str]:
 
 
 def _utterances(mixtures: list[Mixture], held_out: set[str]) -> list[Utterance]:
-    """Every clip of the training mixtures once; its sound is the source of one of them, cut and scaled as it is there."""
+    """Every clip of the training mixtures once; its sound is the source of one of them, cut and scaled as in that mixture."""
     found: dict[str, Utterance] = {}
     for item in mixtures:
         for speaker, audio, mouth in zip(item.speakers, item.source_paths, item.mouth_paths, strict=True):

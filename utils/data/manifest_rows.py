@@ -141,7 +141,7 @@ def parse_rows(text: str, path: Path, kind: str) -> tuple[tuple[Mixture, ...] | 
     items, lines = [], {}
     for line, fields in table:
         if len(fields) != len(header):
-            raise UserError(f"{path}, row {line}: {len(fields)} fields, the header has {len(header)}; mend the row")
+            raise UserError(f"{path}, row {line}: {len(fields)} fields, the header has {len(header)}; correct the row")
         item = make(_Row(path, line, dict(zip(header, fields, strict=True))), n_src)
         name = item_id(item)
         first = lines.setdefault(name, line)
@@ -167,7 +167,7 @@ class _Row:
         if required and not value:
             raise self.fail(column, "where a value is required; fill it in")
         if reason := name_problem(value):
-            raise self.fail(column, f"{reason.removeprefix('the name ')}, or mend the row")
+            raise self.fail(column, f"{reason.removeprefix('the name ')}, or correct the row")
         return value
 
     def name(self, column: str) -> str:
@@ -180,13 +180,13 @@ class _Row:
     def count(self, column: str, least: int) -> int:
         value = self.text(column)
         if not re.fullmatch(r"[0-9]{1,15}", value) or int(value) < least:
-            raise self.fail(column, f"is no whole number of at least {least}; mend the row")
+            raise self.fail(column, f"is no whole number of at least {least}; correct the row")
         return int(value)
 
     def number(self, column: str) -> float:
         value = as_number(self.text(column))
         if value is None:
-            raise self.fail(column, "is no finite number; mend the row")
+            raise self.fail(column, "is no finite number; correct the row")
         return value
 
     def clock(self, has_mouth: bool) -> tuple[int, float]:
@@ -241,7 +241,7 @@ def _fields(item: Mixture | Utterance, kind: str) -> list[str]:
 
 
 def _table(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV with their line numbers; empty lines are allowed at the end alone."""
+    """The rows of a CSV with their line numbers; empty lines are only allowed at the end."""
     reader = csv.reader(io.StringIO(text.rstrip("\n")), strict=True)
     while True:
         try:
@@ -249,7 +249,7 @@ def _table(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise UserError(f"{path}, row {reader.line_num}: not CSV ({error}); mend the quotes of this row") from None
+            raise UserError(f"{path}, row {reader.line_num}: not CSV ({error}); correct the quotes of this row") from None
         if not fields:
             raise UserError(f"{path}, row {reader.line_num}: an empty line; remove it")
         yield reader.line_num, fields
@@ -262,6 +262,6 @@ def _check_header(header: list[str], path: Path, wanted: tuple[str, ...]) -> Non
     missing = [name for name in wanted if name not in header]
     if missing:
         raise UserError(f"{path}, row 1: no column {', '.join(missing)}; the columns are {','.join(wanted)}")
-    for name in header:  # columns of the user's own are left alone, but not a voice that has no source
+    for name in header:  # columns of the user's own are ignored, but not a speaker that has no source
         if _NUMBERED.fullmatch(name) and name not in wanted:
             raise UserError(f"{path}, row 1: the column {name} has no source column of its number; add or remove it")

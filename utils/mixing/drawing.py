@@ -1,7 +1,7 @@
-"""Drawing lists of mixtures: seeded, speaker-disjoint, every clip used about equally often.
+"""Lists of drawn mixtures: seeded, speaker-disjoint, every clip used about equally often.
 
 `split_speakers` gives each speaker to one split; `draw_mixtures` draws pairs or triples of a split's clips. The same clips,
-numbers and seed give the same list, whatever the order in which the clips were found.
+numbers and seed give the same list, for any order of the clips.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ _ENUMERABLE = 500_000  # combinations that may be written out one by one
 
 @dataclass(frozen=True)
 class ListOptions:
-    """What is drawn.
+    """Options of drawn mixtures.
 
     Attributes:
         n_src: sources of a mixture, 2 or 3.
@@ -87,9 +87,9 @@ def draw_mixtures(
     Args:
         clips: of this split only.
         split: train, val or test; it also tells the draws of the splits apart.
-        n_mixtures: how many; no set of clips is taken twice.
+        n_mixtures: their number; no set of clips is taken twice.
         seed: of the draw.
-        options: what they hold.
+        options: of the mixtures.
 
     Raises:
         UserError: so many different mixtures cannot be made of these clips.
@@ -119,7 +119,7 @@ def draw_mixtures(
 
 
 def count_mixtures(speakers: Sequence[str], n_src: int, same_speaker: bool) -> int:
-    """How many different sets of `n_src` clips there are, given the speaker of each clip."""
+    """The number of different sets of `n_src` clips, given the speaker of each clip."""
     counts = [1] * len(speakers) if same_speaker else list(Counter(speakers).values())
     ways = [1] + [0] * n_src  # elementary symmetric polynomials of the counts
     for count in counts:

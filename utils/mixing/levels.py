@@ -5,7 +5,7 @@ import numpy as np
 from utils.errors import UserError
 
 SILENCE_POWER = 1e-8  # mean square, -80 dB re full scale
-MAX_DRAWS = 20  # of a stretch with sound in it, before a file is called silent
+MAX_DRAWS = 20  # of a stretch with sound in it, before a file counts as silent
 WHOLE, ACTIVE = "whole", "active"
 MEASURES = (WHOLE, ACTIVE)
 _SMOOTHING_SEC = 0.03
@@ -92,7 +92,7 @@ def level_db(signal: np.ndarray, sample_rate: int, measure: str) -> float:
         signal: (time,).
         sample_rate: Hz.
         measure: `whole`: mean power of the clip; `active`: mean power while somebody speaks, after ITU-T P.56. A gain of
-            x dB changes either by x dB exactly: thresholds follow the signal's own RMS.
+            x dB changes both by exactly x dB: thresholds follow the signal's own RMS.
 
     Raises:
         UserError: the signal is silent, below -80 dB.
@@ -107,7 +107,7 @@ def level_db(signal: np.ndarray, sample_rate: int, measure: str) -> float:
 
 
 def _active_gain_db(signal: np.ndarray, sample_rate: int) -> float:
-    """By how much speech is louder than the clip (of RMS 1) as a whole."""
+    """Level of the active speech over that of the whole clip (of RMS 1), dB."""
     from scipy.signal import lfilter  # takes a second to import, which whole-clip levels need not wait for
 
     pole = np.exp(-1 / (sample_rate * _SMOOTHING_SEC))

@@ -52,7 +52,7 @@ class ListedMixture:
         mixture_id, split, sources: what it is.
         noise, noise_start, snr_db: its noise, from that sample on, below all sources together; "" for none.
         row, source: its line in the list that it came from, and that list's file; 0 and "" where there is none.
-        seconds: how long the list says that it is, where it does.
+        seconds: its duration in the list, where that gives one.
     """
 
     mixture_id: str
@@ -73,7 +73,7 @@ class ListedMixture:
 
 @dataclass(frozen=True)
 class MixtureList:
-    """What a list gave: the rows that can be used, and why others cannot."""
+    """The rows of a list that can be used, and why others cannot."""
 
     mixtures: tuple[ListedMixture, ...]
     problems: tuple[Problem, ...]
@@ -140,7 +140,7 @@ def checked_list(path: Path, found: Iterable[ListedMixture | Problem], *, same_s
 
 
 def absent_clips(mixtures: Iterable[ListedMixture], usable: Collection[str], known: Collection[str] = ()) -> MixtureList:
-    """Set aside the mixtures whose clips are not there, or are among those that are known but of no use."""
+    """Separate the mixtures whose clips are missing, or are known but cannot be used."""
     kept, problems = [], []
     for item in mixtures:
         missing = [source.utterance_id for source in item.sources if source.utterance_id not in usable]
@@ -157,7 +157,7 @@ def absent_clips(mixtures: Iterable[ListedMixture], usable: Collection[str], kno
 
 
 def csv_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
-    """The rows of a CSV with their line numbers: BOM, CRLF and empty lines do no harm, fields lose outer spaces.
+    """The rows of a CSV with their line numbers: BOM, CRLF and empty lines are accepted, fields lose outer spaces.
 
     Raises:
         UserError: missing, not UTF-8, or a field is longer than Python takes.
@@ -205,7 +205,7 @@ def _own_row(line: int, fields: list[str], header: list[str], n_src: int) -> Lis
 
 
 def _reason_against(item: ListedMixture, same_speaker: bool, max_db: float) -> str:
-    """Why a row cannot be made, "" if it can."""
+    """The reason why a row cannot be made, "" if it can."""
     ids = [source.utterance_id for source in item.sources]
     speakers = [source.speaker for source in item.sources if source.speaker]
     levels = [source.level_db for source in item.sources]
@@ -219,7 +219,7 @@ def _reason_against(item: ListedMixture, same_speaker: bool, max_db: float) -> s
         return "mixes a clip with itself"
     if len(set(speakers)) < len(speakers) and not same_speaker:
         twice = Counter(speakers).most_common(1)[0][0]
-        return f"mixes the speaker {twice} with himself; --same_speaker true allows that"
+        return f"mixes the speaker {twice} with themselves; --same_speaker true allows that"
     if max(levels) - min(levels) > max_db:
         return f"levels differ by {max(levels) - min(levels):g} dB, more than {max_db:g} dB"
     if item.snr_db is not None and abs(item.snr_db) > max_db:

@@ -53,11 +53,11 @@ _NUMBERS = ("min_sec", "max_sec", "sample_rate")
 
 @dataclass(frozen=True)
 class MixingOptions:
-    """How the audio is made; what differs from one mixture to the next is in the list.
+    """Options that hold for all mixtures; what differs from one to the next is in the list.
 
     Attributes:
         length: `min` cuts all sources to the shortest clip, `max` pads them to the longest with silence at their ends.
-        measure: what levels are measured by, `whole` or `active` (see utils/mixing/levels.py).
+        measure: of levels, `whole` or `active` (see utils/mixing/levels.py).
         subtype: of the files, PCM_16 or FLOAT.
         noise_dir, rir_dir: the folders that the list's noises and rooms are below.
         min_sec, max_sec: mixtures that would be shorter fail with the reason; longer ones are cut.
@@ -83,7 +83,7 @@ class MixingOptions:
 
 @dataclass(frozen=True)
 class _Work:
-    """What a process needs for one mixture."""
+    """The work of a process: one mixture."""
 
     item: ListedMixture
     audio_paths: tuple[Path, ...]
@@ -94,7 +94,7 @@ class _Work:
 def make_mixtures(
     data_dir: Path, mixtures: Sequence[ListedMixture], clips: Mapping[str, Utterance], options: MixingOptions, nj: int = 1
 ) -> tuple[list[Mixture], list[Problem]]:
-    """Make the audio of listed mixtures below `data_dir`, in processes; what is there already stays.
+    """Make the audio of listed mixtures below `data_dir`, in processes; files that are up to date stay.
 
     Args:
         data_dir: gets audio/<split>/…; paths of the result start there.
@@ -163,8 +163,11 @@ def mix_sources(item: ListedMixture, clips: Sequence[np.ndarray], options: Mixin
 
 
 def made_before(data_dir: Path) -> set[tuple[str, str]]:
-    """The mixtures, by split and id, whose audio earlier calls made below `data_dir`: those of their journal, which holds
-    also what was made before a call failed, and those of mixtures.csv, which the last call that went well has left."""
+    """The mixtures, by split and id, whose audio earlier calls made below `data_dir`.
+
+    These are those of their journal, which also holds what was made before a call failed, and those of mixtures.csv, which
+    the last successful call wrote.
+    """
     found = set()
     journal, list_path = data_dir / "audio" / JOURNAL, data_dir / "mixtures.csv"
     lines = journal.read_text(encoding="utf-8", errors="replace").splitlines() if journal.is_file() else []
@@ -194,7 +197,7 @@ def part_paths(folder: str, mixture_id: str, n_src: int, with_noise: bool = Fals
 
 
 def mixture_bytes(n_src: int, samples: float, has_rest: bool, options: MixingOptions) -> int:
-    """What the files of a mixture take on the disk, at most."""
+    """Most bytes that the files of a mixture take."""
     samples = min(samples, options.max_sec * options.sample_rate)
     n_files = 1 + n_src + has_rest
     return int(n_files * (samples * (2 if options.subtype == "PCM_16" else 4) + _WAV_HEADER_BYTES))

@@ -26,7 +26,7 @@ _SHOEBOX = re.compile(rf"shoebox {_NUMBERS % 3} ?rt60 {_NUMBERS % 1} ?mic {_NUMB
 
 @dataclass(frozen=True)
 class RoomOptions:
-    """Which rooms a list of mixtures has.
+    """Rooms of a list of mixtures.
 
     Attributes:
         room_prob: probability that a mixture is in a room.

@@ -1,7 +1,7 @@
 """Stage 1: the mouths of a corpus, cut from its videos if it comes as raw video, and every file of them opened and checked.
 
 Reads   data/<corpus>/*.csv and the mouth crops that they name; data/<corpus>/videos.csv where stage 0 wrote one
-Writes  data/<corpus>/failed_mouths.csv and the done mark .done-1.json; from videos also what utils/video/corpus_mouths.py says
+Writes  data/<corpus>/failed_mouths.csv and the done mark .done-1.json; from videos see also utils/video/corpus_mouths.py
 Run     python -m utils.stages.mouths --data_dir data/dla --nj 8
 """
 
@@ -66,7 +66,7 @@ def _parse_args() -> argparse.Namespace:
     parser = OptionParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="the folder of the manifests")
     parser.add_argument("--nj", type=int, default=1, help="threads that open files")
-    parser.add_argument("--max_failed", type=int, default=0, help="rows with broken mouths that are let pass")
+    parser.add_argument("--max_failed", type=int, default=0, help="rows with broken mouths that may pass")
     parser.add_argument("--alignment", default=ALIGNMENTS[0], choices=ALIGNMENTS, help="raw video: how mouths are aligned")
     parser.add_argument("--force", action="store_true", help="run even if nothing changed")
     return parser.parse_args()
@@ -98,7 +98,7 @@ def _refuse_failures(data_dir: Path, problems: Sequence[Problem], max_failed: in
     count = len({(problem.manifest, problem.row) for problem in problems})
     if count > max_failed:
         raise UserError(
-            f"{count} {what} have mouth crops that cannot be used, for the reasons listed there; mend them, "
+            f"{count} {what} have mouth crops that cannot be used, for the reasons listed there; repair them, "
             f"or let them pass with --max_failed {count}",
             path,
         )

@@ -26,7 +26,7 @@ OUTPUT_OPTIONS = ("--raw_dir", "--raw-dir")  # of folders that a preparation wri
 
 
 def main() -> int:
-    """Run the corpus' own preparation unless nothing changed, then check what it wrote."""
+    """Run the corpus' own preparation unless nothing changed, then check its manifests."""
     args = _parse_args()
     script = _find_script(args.corpus)
     corpus_args = _split(args.corpus_args)
@@ -76,7 +76,7 @@ def _split(corpus_args: str) -> list[str]:
     try:
         return shlex.split(corpus_args)
     except ValueError as error:
-        raise UsageError(f"--corpus_args {corpus_args}: {error}; mend the quotes") from None
+        raise UsageError(f"--corpus_args {corpus_args}: {error}; correct the quotes") from None
 
 
 def _input_files(script: Path, corpus_dir: Path | None, corpus_args: list[str]) -> dict[str, str]:
