@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from utils.data.files import append_line, remove_leftovers, write_text
-from utils.data.jobs import Job, file_key, pending, run_jobs
+from utils.data.fingerprints import hash_stats
+from utils.data.jobs import Job, pending, run_jobs
 from utils.errors import UserError, WriteError
 
 
@@ -74,11 +75,11 @@ def test_a_job_apart_that_dies_costs_itself_alone_even_with_one_process(tmp_path
 
 def test_the_key_of_files_changes_with_them(tmp_path):
     path = tmp_path / "x"
-    keys = [file_key(path)]
+    keys = [hash_stats([path])]
     for content in ("a", "bb"):
         path.write_text(content)
-        keys.append(file_key(path))
-    assert len(set(keys)) == 3 and file_key(path) == keys[-1]
+        keys.append(hash_stats([path]))
+    assert len(set(keys)) == 3 and hash_stats([path]) == keys[-1]
 
 
 @pytest.mark.parametrize("nj", [1, 2])

@@ -21,15 +21,16 @@ from utils.corpora.clip_tree import walk_tree
 from utils.corpora.raw_corpus import _checked_clips
 from utils.data.estimates import write_voices
 from utils.data.files import atomic_path, read_json, write_json, write_text
+from utils.data.fingerprints import StageMark
 from utils.data.manifest import Problem, read_manifest, write_failed
-from utils.data.marks import StageMark
 from utils.data.mouths import MouthWriter
-from utils.embedding.precomputed import ReadyFeatures
+from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError, WriteError, name_problem, printable, system_error
 from utils.mixing.recordings import recording_lengths
 from utils.scoring.items import read_separated, scan_folders
 from utils.stages.prepare import fingerprint_tree
+from utils.stages.separate import alone
 from utils.stages.train import _unused
 from utils.training.trainer import AtomicCheckpoints
 
@@ -177,9 +178,22 @@ def test_an_error_of_another_file_keeps_its_name_and_one_of_ours_its_traceback(t
     with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / "x") as temporary:
         shutil.copyfile(tmp_path / "nix", temporary)
     assert caught.value.filename == str(tmp_path / "nix") and not isinstance(caught.value, WriteError)
-    with pytest.raises(RuntimeError, match="a mistake"), atomic_path(tmp_path / "x"):
-        raise RuntimeError("a mistake")
+    for mistake in (RuntimeError("a mistake"), OSError("a mistake"), OSError(errno.EINVAL, "a mistake")):
+        with pytest.raises(type(mistake), match="a mistake") as caught, atomic_path(tmp_path / "x"):
+            raise mistake
+        assert caught.value is mistake
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_system_without_rights_is_written_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "chmod", refuse)  # as FAT does
+    monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))))
+    with alone(tmp_path / "x"):
+        write_text(tmp_path / "x/y", "text")
+    assert (tmp_path / "x/y").read_text() == "text"
 
 
 def test_a_name_that_is_too_long_is_the_fault_of_the_item(tmp_path):
@@ -337,7 +351,7 @@ def test_every_way_to_read_a_folder_lists_such_names_and_takes_the_others(tmp_pa
     assert [item.mixture_id for item in items] == ["a"]
     assert [(problem.item_id, "; rename" in problem.reason) for problem in problems] == [(LATIN_1, True)]
     np.save(touch_all(tmp_path / "features", f"{LATIN_1}.npy") / "a.npy", np.ones((2, 3), np.float32))
-    assert ReadyFeatures(tmp_path / "features").dim == 3
+    assert PrecomputedEmbeddings(tmp_path / "features").dim == 3
     touch_all(tmp_path / "noise", f"{LATIN_1}.wav")
     with pytest.raises(UserError, match="rename the file or folder, or take it out"):
         recording_lengths("noise_dir", tmp_path / "noise", 16000)
@@ -445,15 +459,16 @@ def odd_place(tmp_path_factory) -> Path:
     for name in SCRIPTS:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
+    (root.parent / root.name[1:]).symlink_to(root)
     write_script(root / "utils/run_tests.sh", "#!/usr/bin/env bash\npwd\n")
     return root
 
 
-@pytest.mark.parametrize("how", ["called", "by bash"])
+@pytest.mark.parametrize("how", ["plainly", "with a dot", "by bash"])
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in SOURCED])
 def test_every_script_finds_its_folder_with_cdpath_and_odd_names(odd_place, name, how):
     inside = f"{odd_place.name}/{name}"
-    start = [f"./{inside}"] if how == "called" else ["bash", "--", inside]
+    start = {"plainly": [f"{inside[1:]}"], "with a dot": [f"./{inside}"], "by bash": ["bash", "--", inside]}[how]
     words = {
         ".ci/run": [],
         "utils/make_venv.sh": [(odd_place / ".venv/.requirements").read_text().strip()],

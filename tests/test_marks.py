@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.data.marks import StageMark, fingerprint_files
+from utils.data.fingerprints import StageMark, hash_contents
 from utils.errors import UserError
 
 
@@ -42,13 +42,13 @@ def test_the_fingerprint_follows_contents_and_names_not_order_or_folder(tmp_path
         (tmp_path / folder / "a.csv").write_text("1", encoding="utf-8")
         (tmp_path / folder / "b.csv").write_text("2", encoding="utf-8")
     one, two = ([tmp_path / folder / name for name in ("a.csv", "b.csv")] for folder in ("one", "two"))
-    assert fingerprint_files(one) == fingerprint_files(reversed(two))
+    assert hash_contents(one) == hash_contents(reversed(two))
     one[0].write_text("2", encoding="utf-8")
     one[1].write_text("1", encoding="utf-8")
-    assert fingerprint_files(one) != fingerprint_files(two), "contents that changed places"
-    assert fingerprint_files(two[:1]) != fingerprint_files(two)
+    assert hash_contents(one) != hash_contents(two), "contents that changed places"
+    assert hash_contents(two[:1]) != hash_contents(two)
 
 
 def test_a_missing_file_cannot_be_fingerprinted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a.csv: cannot be read"):
-        fingerprint_files([tmp_path / "a.csv"])
+        hash_contents([tmp_path / "a.csv"])

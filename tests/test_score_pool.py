@@ -4,7 +4,8 @@ import json
 import os
 import signal
 
-from utils.scoring.items import ScoreItem, files_fingerprint
+from utils.data.fingerprints import hash_stats
+from utils.scoring.items import ScoreItem
 from utils.scoring.pool import score_all
 
 
@@ -37,7 +38,7 @@ def test_lines_of_another_version_or_of_an_older_form_are_scored_again(tmp_path,
     caplog.set_level("INFO")
     items = [ScoreItem(name, "", (), ()) for name in "ab"]
     journal = tmp_path / "journal"
-    key = f"1 a {files_fingerprint(())}"
+    key = f"1 a {hash_stats(())}"
     journal.write_text(json.dumps({"key": key, "result": {"id": "of an older form"}}) + "\n")
     for version in ("1", "2", "2"):
         results, _ = score_all(die_on_two, items, 1, journal, version)

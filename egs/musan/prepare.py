@@ -23,7 +23,8 @@ from utils.corpora.raw_video import video_decoding
 from utils.data.audio import probe_audio
 from utils.data.disk import require_space
 from utils.data.files import read_json, write_text
-from utils.data.jobs import Job, file_key, pending, run_jobs
+from utils.data.fingerprints import hash_stats
+from utils.data.jobs import Job, pending, run_jobs
 from utils.data.manifest import Problem, Utterance
 from utils.data.validation import AudioCheck, check_audio, check_files
 from utils.errors import OptionParser, UsageError, UserError, run_cli
@@ -102,7 +103,7 @@ def bring_in(files: dict[str, TreeFile], data_dir: Path, test_share: float, nj: 
         if fits:
             links.append((item.path, outputs[name]))
         else:
-            jobs.append(Job(name, file_key(item.path), (outputs[name],), (item.path, outputs[name])))
+            jobs.append(Job(name, hash_stats([item.path]), (outputs[name],), (item.path, outputs[name])))
     journal = data_dir / ".converted.jsonl"
     todo, done = pending(jobs, journal)
     ours = _converted_before(data_dir) | {job.outputs[0] for job in jobs if job.name in done}

@@ -25,7 +25,8 @@ from pathlib import Path
 
 from utils.corpora.output import label_mixtures, print_summary, refuse_failures, write_corpus
 from utils.data.disk import require_space
-from utils.data.jobs import Job, file_key, pending, run_jobs
+from utils.data.fingerprints import hash_stats
+from utils.data.jobs import Job, pending, run_jobs
 from utils.data.manifest import Problem, Utterance
 from utils.data.video_clips import FILE_NAME, VideoClip, write_videos
 from utils.errors import UserError, name_problem
@@ -210,7 +211,7 @@ def _extract(
     jobs = []
     for clip in clips:
         output = data_dir / sound_path(clip.utterance_id)
-        key = hashlib.sha256(file_key(clip.video_path, clip.audio_path or clip.video_path).encode()).hexdigest()
+        key = hashlib.sha256(hash_stats([clip.video_path, clip.audio_path or clip.video_path]).encode()).hexdigest()
         jobs.append(Job(clip.utterance_id, key, (output,), (clip, output)))
     journal = data_dir / "utterances" / ".made.jsonl"
     todo, _ = pending(jobs, journal)

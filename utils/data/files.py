@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import resource
 import tempfile
@@ -13,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.data.disk import free_bytes, readable_bytes
-from utils.errors import UserError, WriteError
+from utils.errors import UserError, WriteError, system_error
 
+log = logging.getLogger(__name__)
 _PREFIX = ".tmp-"  # of files that are being written
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PROBE_BYTES = 1 << 20
@@ -44,7 +47,8 @@ def atomic_path(path: Path | str, n_bytes: int = 0) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are for the group to read
+        with contextlib.suppress(PermissionError):  # on FAT and some shares nobody has such rights to give
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are for the group to read
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         found = error
@@ -90,7 +94,8 @@ def _refused(error: OSError, path: Path, temporary: Path | None, n_bytes: int) -
     of_ours = named in ("", str(path), str(temporary))
     if isinstance(error, WriteError):  # of a block within this one, which may have written to our temporary path
         return WriteError(error.errno, error.strerror, str(path)) if named == str(temporary) else error
-    if temporary is not None and not of_ours and error.errno not in (*_FULL, errno.EROFS):  # `copyfile` names what it reads
+    is_ours = error.errno in (*_FULL, errno.EROFS) or (of_ours and system_error(error))  # `copyfile` names what it reads
+    if temporary is not None and not is_ours:
         return error
     if error.errno == errno.ENAMETOOLONG:
         return UserError(f"{path}: the name is too long for this file system; give shorter names")
@@ -153,3 +158,26 @@ def sha256_file(path: Path | str) -> str:
     """The sha256 of a file's content, as 64 hex digits."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive_lock(folder: Path | str, what: str) -> Iterator[None]:
+    """Let one process at a time write into a folder, which is made if it is missing; a kill releases the lock.
+
+    Args:
+        folder: the folder.
+        what: is written there, for the message, e.g. "these tracks".
+
+    Raises:
+        UserError: another process is at it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is writing {what}; wait for it") from None
+        except OSError as error:
+            log.warning("%s: no file locks here (%s): let no other process work there meanwhile", folder, error.strerror)
+        yield

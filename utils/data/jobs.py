@@ -105,18 +105,6 @@ def pending(jobs: Sequence[Job], journal: Path) -> tuple[list[Job], dict[str, An
     return todo, results
 
 
-def file_key(*paths: Path | str) -> str:
-    """Names, sizes and times of files, for the key of a job that reads them; a missing one has no size."""
-    parts = []
-    for path in paths:
-        try:
-            stat = os.stat(path)
-            parts.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
-        except OSError:
-            parts.append(f"{path} -")
-    return "|".join(parts)
-
-
 def _serially(function: Callable, jobs: Sequence[Job]) -> Generator[tuple[Job, Any, str], None, None]:
     for job in jobs:
         yield job, *_guarded(function, job.given)

@@ -20,7 +20,8 @@ import numpy as np
 
 from utils.data.audio import probe_audio, read_audio, write_wav
 from utils.data.disk import require_space
-from utils.data.jobs import Job, file_key, pending, run_jobs
+from utils.data.fingerprints import hash_stats
+from utils.data.jobs import Job, pending, run_jobs
 from utils.data.manifest import Mixture, Problem
 from utils.errors import UserError
 from utils.mixing.levels import SILENCE_POWER, power
@@ -203,7 +204,7 @@ def _job(data_dir: Path, item: ListedMixture, clips: Mapping[str, MixClip], opti
     used = [options.noise_dir / item.noise] if item.noise and options.noise_dir else []
     responses = filter(None, (response_file(voice.response) for voice in item.voices))
     used += [options.rir_dir / name for name in responses if options.rir_dir]
-    text = f"{astuple(replace(item, row=0, source='', seconds=None))} {options} {file_key(*sounds, *used)}"
+    text = f"{astuple(replace(item, row=0, source='', seconds=None))} {options} {hash_stats([*sounds, *used])}"
     return Job(_job_name(item), hashlib.sha256(text.encode()).hexdigest(), outputs, _Work(item, sounds, outputs, options))
 
 

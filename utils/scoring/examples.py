@@ -14,7 +14,7 @@ PEAK = 0.9
 
 
 def write_examples(items: list[ScoreItem], folder: Path) -> None:
-    """Write some mixtures with their voices as PCM16 wavs, each brought to the same peak.
+    """Write some mixtures with their sources as PCM16 wavs, each brought to the same peak.
 
     The mixtures are the first by the hash of their ids: a choice in which neither order nor score has a part, and the
     same one each time.

@@ -4,11 +4,9 @@ Reads `exp/<tag>/separated/<test name>/separated.csv`, or folders with `s1/`, `s
 """
 
 import csv
-import hashlib
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,16 +154,3 @@ def _partner_problem(stem: str, folder: Path, files: dict[str, list[Path]]) -> P
         return Problem(0, stem, str(folder), f"{folder} holds no file named {stem}")
     names = " and ".join(path.name for path in found)
     return Problem(0, stem, str(folder), f"{folder} holds {names}: which one is meant?")
-
-
-def files_fingerprint(paths: Iterable[Path | str]) -> str:
-    """Hash the names, sizes and times of many files; an absent file counts as such."""
-    total = hashlib.sha256()
-    for path in paths:
-        try:
-            status = os.stat(path)
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
-            state = "absent"
-        total.update(f"{path}\0{state}\n".encode("utf-8", "surrogateescape"))
-    return total.hexdigest()

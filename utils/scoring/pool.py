@@ -7,8 +7,9 @@ the top: the workers set their threads first.)
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, run_jobs
-from utils.scoring.items import ScoreItem, files_fingerprint
+from utils.scoring.items import ScoreItem
 
 
 def score_all(
@@ -32,6 +33,6 @@ def score_all(
     Returns:
         For each item its result ({} where it failed) and the reason of its failure ("" where it did not).
     """
-    jobs = [Job(item.mixture_id, f"{version} {files_fingerprint(item.paths)}", (), item) for item in items]
+    jobs = [Job(item.mixture_id, f"{version} {hash_stats(item.paths)}", (), item) for item in items]
     results, reasons = run_jobs(function, jobs, journal, nj, title, "mixture", apart=True)
     return [results.get(job.name, {}) for job in jobs], [reasons.get(job.name, "") for job in jobs]

@@ -3,8 +3,6 @@
 Reads the embedding store; writes nothing. Imported by `utils.stages.offset_sweep`.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.estimates import Journal
+from utils.data.fingerprints import hash_json
 from utils.embedding.store import Clip, EmbeddingStore
 from utils.errors import UserError
 from utils.separation.tasks import SeparationOptions, Task
@@ -57,7 +56,7 @@ def with_late_faces(tasks: Sequence[Task], by: int) -> list[Task]:
     """The tasks for a `ShiftedStore` of that offset: their stamps tell it apart from others."""
 
     def stamp(task: Task) -> str:
-        return hashlib.sha256(json.dumps([task.stamp, "faces late", by]).encode()).hexdigest()
+        return hash_json([task.stamp, "faces late", by])
 
     return [replace(task, stamp=stamp(task)) for task in tasks if task.faces]
 

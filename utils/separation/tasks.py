@@ -4,8 +4,6 @@ Reads the networks, the mixtures and the index of the embedding store; writes no
 hashes all that its voices depend on, so that `utils.separation.run` knows which voices on disk are still right.
 """
 
-import hashlib
-import json
 import logging
 import random
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from utils.data.audio import check_sound
 from utils.data.clock import frames_covering
 from utils.data.estimates import ORDER_UNKNOWN
 from utils.data.files import sha256_file
+from utils.data.fingerprints import hash_json
 from utils.data.manifest import Manifest, Mixture, Problem
 from utils.data.validation import lengths_differ
 from utils.embedding.store import EmbeddingStore
@@ -216,9 +215,9 @@ def _stamp(
     how = (options.window_sec, options.hop_sec, options.subtype)
     cues = [(store.root.parent.name, face, store.clip(face).source_sha256) for face in faces]
     facts = [separator.sha256, separator.separated_by, how, status.st_size, status.st_mtime_ns, cues]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return hash_json(facts)
 
 
 def _with_faces(task: Task, faces: tuple[str, ...], repeats_faces: bool) -> Task:
-    stamp = hashlib.sha256(json.dumps([task.stamp, faces]).encode()).hexdigest()
+    stamp = hash_json([task.stamp, faces])
     return replace(task, faces=faces, stamp=stamp, repeats_faces=repeats_faces)

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from utils.corpora.dla import SAMPLE_RATE_HZ, VIDEO_FPS, dla_splits, scan_dla
 from utils.data.audio import EXTENSIONS, probe_audio
+from utils.data.fingerprints import StageMark, hash_stats
 from utils.data.manifest import Manifest, Mixture, Problem, read_manifest, write_failed, write_manifest
-from utils.data.marks import StageMark
 from utils.errors import UsageError, UserError
-from utils.scoring.items import files_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +147,7 @@ def _listing(root: Path, split: str | None) -> str:
     """Names, sizes and times of all files of the split and of the mouths."""
     folders = [Path("audio", split or "") / voice for voice in ("mix", "s1", "s2")] + [Path("mouths")]
     found = [root / folder / name for folder in folders for name in _names(root / folder)]
-    return files_fingerprint(found)
+    return hash_stats(found)
 
 
 def _names(folder: Path) -> list[str]:

@@ -5,8 +5,6 @@ last and carries a stamp of all that the tracks depend on.
 """
 
 import argparse
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +20,7 @@ from tqdm import tqdm
 from utils.data.audio import read_audio
 from utils.data.estimates import are_complete, write_voices
 from utils.data.files import atomic_path, read_json, remove_leftovers, write_json
-from utils.data.jobs import file_key
+from utils.data.fingerprints import hash_json, hash_stats
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.separation.faces_on_screen import FacesOnScreen
@@ -97,8 +95,8 @@ def _stamp(
     """Hash all that the tracks depend on."""
     cues = [(str(path), store.clip(str(path)).source_sha256) for path in map(prepared.mouth_path, prepared.people)]
     how = (args.window_sec, args.hop_sec, args.subtype, prepared.n_ignored, prepared.warnings)
-    facts = [separator.sha256, store.root.parent.name, file_key(video_path), how, cues]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    facts = [separator.sha256, store.root.parent.name, hash_stats([video_path]), how, cues]
+    return hash_json(facts)
 
 
 def _remove_other_people(folder: Path, names: Sequence[str]) -> None:

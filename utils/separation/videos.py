@@ -20,7 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.data.jobs import Job, file_key, run_jobs
+from utils.data.files import exclusive_lock
+from utils.data.fingerprints import hash_stats
+from utils.data.jobs import Job, run_jobs
 from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
 from utils.data.manifest_rows import Utterance
 from utils.data.video_clips import VIDEO_SUFFIXES
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LANDMARK_SUFFIXES = (".npz", ".pkl", ".csv", ".txt", ".npy")
+LANDMARK_SUFFIXES = (".npz", ".pkl", ".csv")
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,11 @@ def _is_video(path: Path) -> bool:
 
 
 def _landmarks(folder: Path, video: Path, name: str) -> Path:
-    """The landmarks of a video: a file or folder of its name."""
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in LANDMARK_SUFFIXES and path.stem == name or path.is_dir() and path.name == name
-    )
+    """The landmarks of a video: a file of its name."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in LANDMARK_SUFFIXES and path.stem == name)
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise UserError(f"--landmarks_dir {folder}: one file or folder named {name} is needed for {video}; found: {names}")
+        raise UserError(f"--landmarks_dir {folder}: one file named {name} is needed for {video}; found: {names}")
     return found[0].absolute()
 
 
@@ -95,7 +93,6 @@ def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
     """
     from utils.separation.tasks import load_separator
     from utils.separation.tracks import remove_tracks, write_tracks
-    from utils.stages.separate import alone
 
     options = _options(args)
     name = args.test_name or (args.test_dir.stem if args.test_dir.is_file() else args.test_dir.absolute().name)
@@ -109,7 +106,7 @@ def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
     set_name = f"{name}-{hashlib.sha256(os.fsencode(args.test_dir.absolute())).hexdigest()[:8]}"
     work_dir = args.dump_dir / "videos" / set_name
     done = 0
-    with alone(folder), alone(work_dir):
+    with exclusive_lock(folder, "these tracks"), exclusive_lock(work_dir, "these videos"):
         prepared, failed = prepare_all(videos, work_dir, options, args.nj)
         reasons |= failed
         if prepared:
@@ -181,7 +178,7 @@ def prepare_all(
     jobs = [
         Job(
             video.name,
-            json.dumps([file_key(video.path, *filter(None, [video.landmarks_path])), asdict(options)]),
+            json.dumps([hash_stats([video.path, *filter(None, [video.landmarks_path])]), asdict(options)]),
             (folder / video.name / "prepared.json",),
             (video.path, folder / video.name, options, video.landmarks_path),
         )

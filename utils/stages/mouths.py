@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest, Problem, find_manifests, read_manifest, write_failed
 from utils.data.manifest_rows import item_id, item_mouths
-from utils.data.marks import StageMark, fingerprint_files
 from utils.data.validation import check_files, check_mouths, find_mouth_problems
 from utils.errors import OptionParser, UserError, run_cli
 from utils.video.corpus_mouths import cut_corpus, without_mouths
@@ -35,7 +35,7 @@ def main() -> int:
     videos = args.data_dir / "videos.csv"
     inputs = {"max_failed": str(args.max_failed)}
     if videos.is_file():
-        inputs |= {"videos.csv": fingerprint_files([videos]), "alignment": args.alignment}
+        inputs |= {"videos.csv": hash_contents([videos]), "alignment": args.alignment}
     crops = sorted({manifest.resolve(path) for manifest in manifests for path in manifest.mouth_paths()})
     mark = _mark(args.data_dir, paths, crops, inputs)
     changes = mark.changed()
@@ -61,7 +61,7 @@ def main() -> int:
 
 def _mark(data_dir: Path, manifests: list[Path], crops: list[Path], inputs: dict[str, str]) -> StageMark:
     files = [*manifests, *(path.with_suffix(".json") for path in manifests)]
-    found = {"manifests": fingerprint_files(files), "mouth crops": _fingerprint_crops(crops)}
+    found = {"manifests": hash_contents(files), "mouth crops": _fingerprint_crops(crops)}
     return StageMark(data_dir / ".done-1.json", found | inputs)
 
 

@@ -17,8 +17,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from utils.data.files import remove_leftovers
+from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import find_manifests, read_manifest, validate_manifest
-from utils.data.marks import StageMark, fingerprint_files
 from utils.data.video_clips import FILE_NAME, read_videos
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 
@@ -84,14 +84,14 @@ def _split(corpus_args: str) -> list[str]:
 def _inputs(args: argparse.Namespace, script: Path, corpus_dir: Path | None, corpus_args: list[str]) -> dict[str, str]:
     """What the manifests depend on; folders and files named in `--corpus_args` count like the corpus itself."""
     inputs = {"corpus": args.corpus, "corpus_args": args.corpus_args, "max_failed": str(args.max_failed)}
-    inputs["egs/prepare.py"] = fingerprint_files(script.parent.glob("*.py"))
+    inputs["egs/prepare.py"] = hash_contents(script.parent.glob("*.py"))
     if corpus_dir:
         inputs["corpus_dir"] = str(corpus_dir.absolute())
     folders = [corpus_dir] if corpus_dir else []
     options = ["", *corpus_args]
     folders += [Path(arg) for option, arg in pairwise(options) if Path(arg).is_dir() and option not in OUTPUT_OPTIONS]
     files = [Path(arg) for arg in corpus_args if Path(arg).is_file()]
-    inputs |= {f"file {path}": fingerprint_files([path]) for path in files}
+    inputs |= {f"file {path}": hash_contents([path]) for path in files}
     return inputs | {f"files of {folder}": fingerprint_tree(folder) for folder in folders}
 
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.data.files import atomic_path, read_json, write_json, write_text
+from utils.data.fingerprints import StageMark, hash_contents, hash_stats
 from utils.data.manifest import Problem, write_failed
-from utils.data.marks import StageMark, fingerprint_files
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
-from utils.scoring.items import ScoreItem, files_fingerprint, read_separated, scan_folders
+from utils.scoring.items import ScoreItem, read_separated, scan_folders
 from utils.scoring.report import cue_text, definitions, package_versions, provenance, results_table, results_text, silent_table
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCORE_CODE = [REPOSITORY / "utils" / "metrics.py", REPOSITORY / "utils" / "scoring" / "scores.py"]
-CODE = [REPOSITORY / "utils" / "metrics.py", *sorted((REPOSITORY / "utils" / "scoring").glob("*.py")), Path(__file__)]
+SCORE_CODE = [REPOSITORY / "utils" / "scoring" / "metrics.py", REPOSITORY / "utils" / "scoring" / "scores.py"]
+CODE = [REPOSITORY / "utils" / "scoring" / "metrics.py", *sorted((REPOSITORY / "utils" / "scoring").glob("*.py")), Path(__file__)]
 OUTPUTS = ("all_metrics.csv", "final_metrics.json", "RESULTS.md", "histogram.png")
 
 
@@ -164,12 +164,12 @@ def _inputs(job: Job) -> dict[str, str]:
     cue_items = [item for path in job.cue_csvs.values() for item in read_separated(path)[0]]
     return {
         "list of mixtures": hashlib.sha256(repr((job.items, job.problems)).encode()).hexdigest(),
-        "audio": files_fingerprint(path for item in job.items for path in item.paths),
-        "cue test": files_fingerprint(path for item in cue_items for path in item.paths),
+        "audio": hash_stats(path for item in job.items for path in item.paths),
+        "cue test": hash_stats(path for item in cue_items for path in item.paths),
         "permute": str(job.permute),
-        "experiment": fingerprint_files(job.experiment_files),
+        "experiment": hash_contents(job.experiment_files),
         "not separated": str(job.n_not_separated),
-        "scoring code": fingerprint_files(CODE),
+        "scoring code": hash_contents(CODE),
     }
 
 
@@ -178,7 +178,7 @@ def _score(job: Job, nj: int) -> int:
     from utils.scoring.cues import cue_test
     from utils.scoring.pool import score_all
     from utils.scoring.scores import score_item
-    from utils.scoring.table import mixture_means, voice_table
+    from utils.scoring.table import mixture_means, source_table
 
     source = provenance(sys.argv[1:])
     version = score_version(job.permute)
@@ -194,7 +194,7 @@ def _score(job: Job, nj: int) -> int:
     if not any(results):
         raise UserError(f"none of {n_failed} mixtures could be scored, see {job.out_dir / 'failed.csv'}")
     cues = cue_test(job.items, job.cue_csvs, nj, job.out_dir, version) if job.cue_csvs else None
-    voices = voice_table(job.items, results)
+    voices = source_table(job.items, results)
     means = mixture_means(voices)
     final = _final_metrics(job, results, voices, means, source) | {"n_failed": n_failed, "cue_test": cues}
     _write(job, final, voices, means, [item for item, result in zip(job.items, results, strict=True) if result])
@@ -209,7 +209,7 @@ def _score(job: Job, nj: int) -> int:
 def score_version(permute: bool) -> str:
     """Changes whenever a mixture could get other scores; names what the journal of finished ones holds."""
     packages = " ".join(f"{name}={version}" for name, version in package_versions().items())
-    return f"{fingerprint_files(SCORE_CODE)[:12]} {packages} permute={permute}"
+    return f"{hash_contents(SCORE_CODE)[:12]} {packages} permute={permute}"
 
 
 def _final_metrics(job: Job, results: list[dict], voices: "DataFrame", means: "DataFrame", source: dict) -> dict:

@@ -13,22 +13,19 @@ Voices that lie there already, made from the same files by the same network and 
 
 import argparse
 import csv
-import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.data.estimates import JOURNAL_NAME, SUBTYPES, write_separated
-from utils.data.files import read_json, sha256_file
+from utils.data.files import exclusive_lock, read_json, sha256_file
+from utils.data.fingerprints import StageMark, hash_contents, hash_stats
 from utils.data.manifest import Manifest, Problem, write_failed
-from utils.data.marks import StageMark, fingerprint_files
-from utils.embedding.precomputed import ReadyFeatures
+from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.errors import OptionParser, UserError, flag, run_cli
-from utils.scoring.items import files_fingerprint
 from utils.separation.test_set import TestSet, find_test_set
 from utils.separation.videos import find_videos, is_video_set
 from utils.stages.mouths import ALIGNMENTS
@@ -61,7 +58,7 @@ def main() -> int:
     for change in changes or []:
         logger.info("stage 4: changed since the last separation: %s", change)
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder):
+    with exclusive_lock(folder, "the estimates of this test set"):
         n_failed = separate_test_set(args, facts, test_set, folder)
         if n_failed > args.max_failed:
             raise UserError(
@@ -268,15 +265,15 @@ def _inputs(args: argparse.Namespace, facts: dict | None, test_set: TestSet) -> 
     manifest = test_set.manifest
     files = [manifest.resolve(path) for item in manifest.items for path in (item.mixture_path, *item.mouth_paths) if path]
     if facts and Path(facts["weights"]).is_dir():
-        features = ReadyFeatures(facts["weights"])
+        features = PrecomputedEmbeddings(facts["weights"])
         files += [features.path_of(path) for path in manifest.mouth_paths()]
     fallback = sha256_file(Path(args.fallback_exp_dir) / "best_model.pth") if args.fallback_exp_dir else ""
     return {
         "network": sha256_file(args.exp_dir / "best_model.pth"),
         "front end": facts["store_name"] if facts else "",
         "fallback": fallback,
-        "test set": fingerprint_files([manifest.path, manifest.path.with_suffix(".json")]),
-        "files of the test set": files_fingerprint(files),
+        "test set": hash_contents([manifest.path, manifest.path.with_suffix(".json")]),
+        "files of the test set": hash_stats(files),
         "window and hop": f"{args.window_sec:g} s, {args.hop_sec:g} s",
         "subtype": args.subtype,
         "cue_test": str(args.cue_test).lower(),
@@ -296,23 +293,6 @@ def _voices_are_there(folder: Path, cue_test: bool) -> bool:
                 if not all((path.parent / voice).is_file() for voice in voices):
                     return False
     return True
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time write into a folder, which is made if it is not there; a kill releases the lock.
-
-    Raises:
-        UserError: another process is at it.
-        OSError: nothing can be written there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is separating this test set; wait for it") from None
-        yield
 
 
 if __name__ == "__main__":

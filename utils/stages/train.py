@@ -21,8 +21,8 @@ from datetime import datetime
 from pathlib import Path
 
 from utils.data.files import write_json
+from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest, read_manifest
-from utils.data.marks import StageMark, fingerprint_files
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.training.augmentation import Acoustics
 from utils.training.config import Config, read_config
@@ -153,8 +153,8 @@ def _inputs(config: Config, frontend: dict, train: Manifest, val: Manifest, acou
         for key, value in keys.items()
         if key not in NEUTRAL_KEYS
     }
-    values[train.path.name] = fingerprint_files([train.path])
-    values[val.path.name] = fingerprint_files([val.path])
+    values[train.path.name] = hash_contents([train.path])
+    values[val.path.name] = hash_contents([val.path])
     values["noise and rooms"] = acoustics.fingerprint()
     values["embeddings"] = ",".join(frontend.get("training_stores", []))
     return values

@@ -37,11 +37,10 @@ from typing import Any
 
 import yaml
 
-from utils.data.files import atomic_path, read_json, write_json
+from utils.data.files import atomic_path, exclusive_lock, read_json, write_json
 from utils.data.manifest import read_manifest
 from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UserError, run_cli
-from utils.stages.separate import alone
 from utils.tools.processes import Chain, run_chains
 from utils.tools.sections import add_results_options, origin, publish, section_name
 from utils.training.config import Config, nearest, read_config
@@ -132,7 +131,7 @@ def main() -> int:
     failures: dict[str, str] = {}
     if not args.table_only:
         check_inputs(args, rows)
-        with alone(args.out_dir):
+        with exclusive_lock(args.out_dir, "this comparison"):
             chains = [make_chain(args, row, seed, test_name) for row in rows for seed in row.seeds]
             failures = run_chains(chains, args.jobs, args.threads)
     write_results(args, suite, test_name, failures)

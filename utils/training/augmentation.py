@@ -5,12 +5,11 @@ SIR and SNR are those of the reverberant sources. The target is the source with 
 50 ms after the direct sound, scaled by the same factor as what is heard of it.
 """
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
+from utils.data.fingerprints import hash_json
 from utils.errors import UserError
 from utils.mixing.levels import add_noise
 from utils.mixing.recordings import (
@@ -130,7 +129,7 @@ class Acoustics:
         config = self.config
         used = ((self.noises, config.noise_dir), (self.rooms, config.rir_dir), (self.interferer_files, config.interferer_dir))
         found = [[str(path.relative_to(folder)), path.stat().st_size] for files, folder in used for path in files]
-        return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else ""
+        return hash_json(found) if found else ""
 
     def check_sources(self, n_sources: int) -> None:
         """Look whether there is a response for each of `n_sources`.

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from utils.data.audio import probe_audio
 from utils.data.disk import require_space
-from utils.data.jobs import Job, file_key, pending, run_jobs
+from utils.data.fingerprints import hash_stats
+from utils.data.jobs import Job, pending, run_jobs
 from utils.data.manifest import Manifest, Problem
 from utils.data.manifest_rows import item_mouths
 from utils.data.mouths import FRAME_BYTES
@@ -96,7 +97,7 @@ def _count_frames(manifests: Sequence[Manifest], mouth_paths: set[str]) -> int:
 def _job(data_dir: Path, clip: VideoClip, options) -> Job:
     video, audio, mouth = (data_dir / path for path in (clip.video_path, clip.audio_path, clip.mouth_path))
     landmarks = data_dir / clip.landmarks_path if clip.landmarks_path else None
-    key = json.dumps([file_key(video, audio, *filter(None, [landmarks])), asdict(options)])
+    key = json.dumps([hash_stats([video, audio, *filter(None, [landmarks])]), asdict(options)])
     return Job(clip.utterance_id, key, (mouth,), (video, audio, mouth, options, landmarks))
 
 

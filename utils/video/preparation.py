@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from utils.data.files import read_json, remove_leftovers, write_json
-from utils.data.jobs import file_key
+from utils.data.fingerprints import hash_stats
 from utils.data.mouths import MouthWriter
 from utils.data.sound_checks import duration_warnings
 from utils.errors import UserError
@@ -106,7 +106,7 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
     Raises:
         UserError: the video or the landmarks cannot be used, or nobody is on screen.
     """
-    stamp = {"version": _VERSION, "source": file_key(path, *filter(None, [landmarks_path])), **asdict(options)}
+    stamp = {"version": _VERSION, "source": hash_stats([path, *filter(None, [landmarks_path])]), **asdict(options)}
     done_path, source_path = folder / "prepared.json", folder / "source.json"
     if done_path.is_file() and (facts := read_json(done_path)).get("stamp") == stamp:
         done = _from_facts(folder, facts)

@@ -1,9 +1,9 @@
-"""Done marks: which inputs a finished stage had, so that a second call knows whether there is anything to do.
+"""Fingerprints of files and values, and done marks: which inputs a finished stage had.
 
-Reads and writes one small JSON file beside a stage's outputs (`data/<corpus>/.done-0.json`, `exp/<tag>/.done-3.json`):
-`{"inputs": {name: value}, "finished": ISO time}`. Run by nothing on its own; each stage program does
+A mark is a small JSON file beside a stage's outputs (`data/<corpus>/.done-0.json`, `exp/<tag>/.done-3.json`):
+`{"inputs": {name: value}, "finished": ISO time}`. Each stage program does
 
-    mark = StageMark(data_dir / ".done-0.json", {"corpus_dir": ..., "prepare.py": fingerprint_files([...])})
+    mark = StageMark(data_dir / ".done-0.json", {"corpus_dir": ..., "prepare.py": hash_contents([...])})
     changes = mark.changed()
     if changes == [] and not force: return 0     # up to date
     ...the work...
@@ -29,7 +29,7 @@ class StageMark:
     Args:
         path: the mark's file, beside the stage's outputs.
         inputs: name -> value of everything whose change must make the stage run again. Values are compared as text;
-            for files give `fingerprint_files`.
+            for files give `hash_contents`.
     """
 
     def __init__(self, path: Path, inputs: dict[str, str]) -> None:
@@ -66,7 +66,7 @@ class StageMark:
         return inputs if isinstance(inputs, dict) else None
 
 
-def fingerprint_files(paths: Iterable[Path | str]) -> str:
+def hash_contents(paths: Iterable[Path | str]) -> str:
     """Hash the names and contents of some small files (manifests, confs, code).
 
     Args:
@@ -83,6 +83,28 @@ def fingerprint_files(paths: Iterable[Path | str]) -> str:
     for name, digest in sorted((Path(path).name, _content_hash(Path(path))) for path in paths):
         total.update(os.fsencode(f"{len(name)}:{name}:{digest}\n"))
     return total.hexdigest()
+
+
+def hash_stats(paths: Iterable[Path | str]) -> str:
+    """Hash the names, sizes and times of many or large files, as 64 hex digits; a missing file counts as such.
+
+    Times are compared for equality only, so that a clock that jumps back does no harm.
+    """
+    total = hashlib.sha256()
+    for path in paths:
+        try:
+            status = os.stat(path)
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            state = "absent"
+        total.update(f"{path}\0{state}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()
+
+
+def hash_json(value: object) -> str:
+    """Hash plain data, whatever the order of its keys, as 64 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _content_hash(path: Path) -> str:
