@@ -51,7 +51,8 @@ def run(corpus, tmp_path, monkeypatch):
 
 def test_a_row_for_each_number_of_workers_and_the_section(run, tmp_path, capsys):
     faces = ("--frontend_weights", tmp_path / "weights")
-    run(*faces, "--workers", "0,1", "--results", tmp_path / "R.md", "--train_args", "--extra_speaker_prob 0.5 --max_dropped_ratio 0.2")
+    changes = "--extra_speaker_prob 0.5 --max_dropped_ratio 0.2"
+    run(*faces, "--workers", "0,1", "--results", tmp_path / "R.md", "--train_args", changes)
     text = (tmp_path / "R.md").read_text()
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.strip("| ")[:2] in ("0 ", "1 ")]
     assert [int(row[0]) for row in rows] == [0, 1]
