@@ -355,7 +355,7 @@ def band_energies(audio: np.ndarray, n_frames: int, sample_rate: int, fps: float
 
 
 def in_context(visual: np.ndarray) -> np.ndarray:
-    """Each frame with its neighbours, (frames, dim) -> (frames, (2 * CONTEXT_FRAMES + 1) * dim); the ends are held."""
+    """Each frame with its neighbours, (frames, dim) -> (frames, (2 * CONTEXT_FRAMES + 1) * dim); the ends are repeated."""
     padded = np.pad(visual, ((CONTEXT_FRAMES, CONTEXT_FRAMES), (0, 0)), mode="edge")
     return np.concatenate([padded[k : k + len(visual)] for k in range(2 * CONTEXT_FRAMES + 1)], axis=1)
 
