@@ -19,8 +19,8 @@ def markdown_table(rows: Sequence[Sequence[str]], n_left: int = 1) -> str:
     rule = ["-" * width if place < n_left else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
     lines = []
     for row in (rows[0], rule, *rows[1:]):
-        sized = zip(row, widths, strict=True)
-        cells = [cell.ljust(width) if place < n_left else cell.rjust(width) for place, (cell, width) in enumerate(sized)]
+        cells = [cell.ljust(width) for cell, width in zip(row[:n_left], widths[:n_left], strict=True)]
+        cells += [cell.rjust(width) for cell, width in zip(row[n_left:], widths[n_left:], strict=True)]
         lines.append(f"| {' | '.join(cells)} |\n")
     return "".join(lines)
 

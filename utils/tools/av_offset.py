@@ -3,17 +3,17 @@
 Reads   --manifest, the sound it names and its visual embeddings (stage 2); --fit, a CSV whose clips are in step on the
         whole, to fit the estimator to, or --sync_model, one that was fitted before.
 Writes  --out: a row for each clip, `id,source,mouth_path,offset_frames,offset_ms,agreement,margin`; beside it
-        failed_<name>.csv; where --fit is given --sync_model, and failed_fit_<name>.csv. Either list may hold --max_failed
-        rows.
+        failed_<name>.csv; where --fit is given --sync_model, and failed_fit_<name>.csv. Either list may hold
+        --max_failed rows.
 Run     python -m utils.tools.av_offset --fit data/grid/utterances.csv --manifest data/other/test.csv \\
             --embeddings dump/embeddings/lr_asd-5ebd3ada3e43 --out exp/offsets.csv
         python -m utils.tools.av_offset ... --known_shifts=-5:5     moves the sound by known amounts and says how
             often the estimate is right
 
 An offset is positive where the video comes too late; `data.max_shift_frames` of a conf trains for such, and
-`--av_offset_sweep` tests it. A ridge regression from the embeddings of a few frames to the log energies of the sound in a
-few bands is fitted to clips that are in step; the offset of a clip is the one at which prediction and sound correlate best,
-relative to the clips of the fit.
+`--av_offset_sweep` tests it. A ridge regression from the embeddings of a few frames to the log energies of the sound in
+a few bands is fitted to clips that are in step; the offset of a clip is the one at which prediction and sound correlate
+best, relative to the clips of the fit.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,9 +97,9 @@ class SyncModel:
             UserError: embeddings of another size than those of the fit.
         """
         if visual.shape[1] * (2 * CONTEXT_FRAMES + 1) != len(self.mean):
+            dim = len(self.mean) // (2 * CONTEXT_FRAMES + 1)
             raise UserError(
-                f"embeddings of {visual.shape[1]} values where the fit was of {len(self.mean) // (2 * CONTEXT_FRAMES + 1)}; "
-                "take the same visual frontend"
+                f"embeddings of {visual.shape[1]} values where the fit was of {dim}; take the same visual frontend"
             )
         n_frames = min(len(visual), len(energies))
         predicted = (in_context(visual[:n_frames]) - self.mean) / self.scale @ self.weights
@@ -158,7 +159,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = OptionParser(prog="av_offset", description="Offsets between faces and voices, in video frames.")
     parser.add_argument("--manifest", type=Path, required=True, help="CSV of utterances or of mixtures with references")
-    parser.add_argument("--embeddings", type=Path, required=True, help="dump/embeddings/<visual frontend>-<fingerprint>")
+    parser.add_argument("--embeddings", type=Path, required=True, help="dump/embeddings/<frontend>-<fingerprint>")
     parser.add_argument("--fit", type=Path, help="CSV whose clips are in step, to fit to; embeddings as above")
     parser.add_argument("--sync_model", type=Path, help="the fitted estimator: written with --fit, else read")
     parser.add_argument("--heard", default="source", choices=("source", "mixture"), help="what faces are compared with")
@@ -264,9 +265,10 @@ def summary(manifest: Path, rows: list[list], agreements: np.ndarray, n_failed: 
     present = {by: count for by, count in counts.items() if count}
     table = [["offset (frames)", *(f"{by:+d}" for by in present)], ["clips", *map(str, present.values())]]
     return (
-        f"{manifest}: {len(rows)} clips, {n_failed} could not be used.\nAll together: the video is {together.frames:+.2f} "
-        f"frames late (agreement {together.agreement:.2f}, {together.margin:.2f} above any other offset); median of the "
-        f"clips {np.median(offsets):+.2f}.\n\n{markdown_table(table)}"
+        f"{manifest}: {len(rows)} clips, {n_failed} could not be used.\n"
+        f"All together: the video is {together.frames:+.2f} frames late (agreement {together.agreement:.2f}, "
+        f"{together.margin:.2f} above any other offset); median of the clips {np.median(offsets):+.2f}.\n\n"
+        f"{markdown_table(table)}"
     )
 
 
@@ -292,7 +294,8 @@ def load_sync_model(path: Path) -> SyncModel:
         with np.load(path, allow_pickle=False) as arrays:
             return SyncModel(arrays["mean"], arrays["scale"], arrays["weights"])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: no weights of the offset estimator ({str(error).splitlines()[0]}); fit them again") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: no weights of the offset estimator ({reason}); fit them again") from None
 
 
 def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]]) -> SyncModel:
@@ -314,7 +317,7 @@ def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]]) -> SyncModel:
         count += len(values)
         sums, products, crossed = sums + values.sum(axis=0), products + values.T @ values, crossed + values.T @ wanted
     if count < 100:
-        raise UserError(f"{count} video frames are too few to fit the offset estimator to; give a corpus of some minutes")
+        raise UserError(f"{count} video frames are too few to fit the estimator to; give a corpus of some minutes")
     mean = sums / count
     scale = np.sqrt(np.maximum(np.diag(products) / count - mean**2, 0)) + 1e-6
     covariance = (products - count * np.outer(mean, mean)) / np.outer(scale, scale)
@@ -350,12 +353,12 @@ def band_energies(audio: np.ndarray, n_frames: int, sample_rate: int, fps: float
     windows = padded[starts[:, None] + np.arange(length)] * np.hanning(length)
     power = np.abs(np.fft.rfft(windows)) ** 2
     frequencies = np.fft.rfftfreq(length, 1 / sample_rate)
-    bands = [(frequencies >= low) & (frequencies < high) for low, high in zip(BAND_EDGES_HZ, BAND_EDGES_HZ[1:], strict=False)]
+    bands = [(frequencies >= low) & (frequencies < high) for low, high in pairwise(BAND_EDGES_HZ)]
     return np.log(np.stack([power[:, band].sum(axis=1) for band in bands], axis=1) + ENERGY_FLOOR)
 
 
 def in_context(visual: np.ndarray) -> np.ndarray:
-    """Each frame with its neighbours, (frames, dim) -> (frames, (2 * CONTEXT_FRAMES + 1) * dim); the ends are repeated."""
+    """Each frame with its neighbours, (frames, dim) -> (frames, (2 * CONTEXT_FRAMES + 1) * dim); ends are repeated."""
     padded = np.pad(visual, ((CONTEXT_FRAMES, CONTEXT_FRAMES), (0, 0)), mode="edge")
     return np.concatenate([padded[k : k + len(visual)] for k in range(2 * CONTEXT_FRAMES + 1)], axis=1)
 

@@ -2,16 +2,16 @@
 
 Reads   a suite (conf/suites/*.yml), the manifests of --data_dir with their embeddings (stage 2), and the weights of the
         visual frontend.
-Writes  --out_dir: <row>-seed<k>/ (an experiment as stages 3 to 5 make it, with their logs), comparison.json, curves.png;
-        with --results F a section of that Markdown file.
+Writes  --out_dir: <row>-seed<k>/ (an experiment as stages 3 to 5 make it, with their logs), comparison.json,
+        curves.png; with --results F a section of that Markdown file.
 Run     python -m utils.tools.comparison --suite conf/suites/ablation.yml --data_dir data/demo \\
             --frontend_weights egs/demo/lipreader.pth.tar --out_dir exp/ablation_demo --jobs 2 --results RESULTS.md
 
-Every row is trained with the suite's minutes as `training.max_minutes`: a training ends after the epoch in which they have
-passed, and a cosine schedule follows the time. Epochs must be short beside the minutes, or the trainings are of unequal
-length; the notes below the table name those that are. Trainings that run at once slow each other: train all rows with the
-same --jobs and --threads. The same command goes on where it was interrupted; the stages do not repeat what is finished for
-the same conf and data.
+Every row is trained with the suite's minutes as `training.max_minutes`: a training ends after the epoch in which they
+have passed, and a cosine schedule follows the time. Epochs must be short beside the minutes, or the trainings are of
+unequal length; the notes below the table name those that are. Trainings that run at once slow each other: train all
+rows with the same --jobs and --threads. The same command goes on where it was interrupted; the stages do not repeat
+what is finished for the same conf and data.
 
 A suite is refused as a whole before anything runs:
 
@@ -47,10 +47,11 @@ from utils.training.config import Config, nearest, read_config
 
 SUITE_KEYS = ("minutes", "common", "baseline", "rows")
 ROW_KEYS = ("conf", "train_args", "seeds")
-DECIDED_HERE = {"epochs": "minutes", "early_stop": "minutes", "max_minutes": "minutes", "seed": "seeds"}  # key -> the suite's
+# Keys of a conf, and those of a suite that decide them.
+DECIDED_HERE = {"epochs": "minutes", "early_stop": "minutes", "max_minutes": "minutes", "seed": "seeds"}
 MAX_EPOCHS = 100_000  # never reached: the minutes end a training
 METRICS = ("si_snr_imp", "pesq_wb", "estoi")
-MAY_DIFFER = ("visual_dim", "num_workers", "logger", "audio_examples")  # of the frontend, or without effect on the scores
+MAY_DIFFER = ("visual_dim", "num_workers", "logger", "audio_examples")  # given by the frontend, or no part of a score
 SEARCHED = "\\*"  # marks rows for which the order of the estimates was searched
 OFF_BUDGET = 0.1  # share by which a training may miss its minutes without being named
 
@@ -143,7 +144,7 @@ def main() -> int:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = OptionParser(prog="comparison", description="Train several confs for the same time, score them, print a table.")
+    parser = OptionParser(prog="comparison", description="Train confs for the same time, score them, print a table.")
     parser.add_argument("--suite", type=Path, required=True, help="conf/suites/*.yml")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the corpus' CSVs")
     parser.add_argument("--out_dir", type=Path, required=True, help="folder of the comparison")
@@ -155,7 +156,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rows", default="", help="run only these rows, a,b; empty: all")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once; they slow each other equally")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
-    parser.add_argument("--table_only", action="store_true", help="make the table of the runs that were scored, run nothing")
+    parser.add_argument("--table_only", action="store_true", help="print the table of earlier runs, run nothing")
     parser.add_argument("--timing_threads", type=int, default=2, help="CPU threads with which separation is timed")
     add_results_options(parser, None)  # the suite's name
     args = parser.parse_args()
@@ -253,7 +254,8 @@ def _read_row(path: Path, name: Any, given: Any, common: tuple[str, ...], minute
     for word in words:
         key = word.removeprefix("--").partition("=")[0].replace("-", "_")
         if word.startswith("--") and key in DECIDED_HERE:
-            raise UserError(f"{where}: --{key} is for the comparison to decide; take it out and set '{DECIDED_HERE[key]}'")
+            instead = DECIDED_HERE[key]
+            raise UserError(f"{where}: --{key} is for the comparison to decide; take it out and set '{instead}'")
     words += ("--max_minutes", str(minutes), "--epochs", str(MAX_EPOCHS), "--early_stop", "0", "--audio_examples", "0")
     try:
         config = read_config(given["conf"], list(words))
@@ -283,7 +285,8 @@ def check_inputs(args: argparse.Namespace, rows: Iterable[Row]) -> None:
     if needing and not args.frontend_weights:
         raise UserError(f"{args.suite}: row '{needing}' needs visual embeddings: give --frontend_weights FILE")
     if needing and not args.frontend_weights.exists():
-        raise UserError(f"--frontend_weights {args.frontend_weights} is missing; utils/download_weights.sh fetches some")
+        weights = args.frontend_weights
+        raise UserError(f"--frontend_weights {weights}: no such file; utils/download_weights.sh fetches some")
 
 
 def make_chain(args: argparse.Namespace, row: Row, seed: int, test_name: str) -> Chain:
@@ -300,7 +303,8 @@ def make_chain(args: argparse.Namespace, row: Row, seed: int, test_name: str) ->
         "4_separate": ["utils.stages.separate", *separate, *dump],
         "5_score": ["utils.stages.score", "--test_name", test_name, "--nj", args.threads],
     }
-    made = {name: [sys.executable, "-m", *map(str, words), "--exp_dir", str(exp_dir)] for name, words in commands.items()}
+    python, end = [sys.executable, "-m"], ["--exp_dir", str(exp_dir)]
+    made = {name: [*python, *map(str, words), *end] for name, words in commands.items()}
     return Chain(exp_dir.name, exp_dir / "log", made)
 
 
@@ -398,12 +402,13 @@ def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failur
         }
         for name, some in runs.items()
     }
-    head = {"suite": str(suite.path), "minutes": suite.minutes, "baseline": baseline, "test": test_name}
-    write_json(args.out_dir / "comparison.json", head | {"rows": rows, "left_out": left_out, "origin": source.splitlines()})
-    draw_curves(args.out_dir / "curves.png", runs, suite.minutes, f"{suite.path.stem}: {suite.minutes:g} minutes for each row")
+    facts = {"suite": str(suite.path), "minutes": suite.minutes, "baseline": baseline, "test": test_name, "rows": rows}
+    write_json(args.out_dir / "comparison.json", facts | {"left_out": left_out, "origin": source.splitlines()})
+    title = f"{suite.path.stem}: {suite.minutes:g} minutes for each row"
+    draw_curves(args.out_dir / "curves.png", runs, suite.minutes, title)
     lines = notes(runs, left_out, baseline, suite.minutes, args.timing_threads, MIXTURE_SEC)
-    text = f"{comparison_table(runs, costs, differences, baseline)}\n" + "".join(f"- {line}\n" for line in lines) + source
-    publish(f"\n{text}", args.results, args.section)
+    table = comparison_table(runs, costs, differences, baseline)
+    publish("\n".join(["", table, *(f"- {line}" for line in lines), source]), args.results, args.section)
 
 
 def summary(runs: Iterable[Run]) -> dict[str, Any]:
@@ -428,7 +433,10 @@ def _scores(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def comparison_table(
-    runs: dict[str, list[Run]], costs: dict[str, dict[str, float]], differences: dict[str, Difference | None], baseline: str
+    runs: dict[str, list[Run]],
+    costs: dict[str, dict[str, float]],
+    differences: dict[str, Difference | None],
+    baseline: str,
 ) -> str:
     """The table, a line for each row that was run.
 
@@ -492,7 +500,12 @@ def _number(value: float, digits: int = 2) -> str:
 
 
 def notes(
-    runs: dict[str, list[Run]], left_out: dict[str, str], baseline: str, budget_minutes: float, threads: int, mixture_sec: float
+    runs: dict[str, list[Run]],
+    left_out: dict[str, str],
+    baseline: str,
+    budget_minutes: float,
+    threads: int,
+    mixture_sec: float,
 ) -> list[str]:
     """What the numbers are, how far they can be trusted, and what is left out; a sentence or two for each line.
 
@@ -506,21 +519,22 @@ def notes(
     some = [run for row_runs in runs.values() for run in row_runs]
     n_mixtures = " or ".join(map(str, sorted({run.final["overall"]["n_heard"] for run in some})))
     lines = [
-        f"{n_mixtures} test mixtures; each number is the mean over the mixtures of the mean over a mixture's sources. SI-SNRi "
-        "of one seed: ± standard error over mixtures; of several seeds: their mean [lowest..highest]; other columns: means "
-        "over the seeds.",
-        f"CPU: median time to separate a mixture of {mixture_sec:g} s with {threads} threads, embeddings given, the rows "
-        "measured in turns. Training: training and validation of all epochs, measured; start and end not counted.",
+        f"{n_mixtures} test mixtures; each number is the mean over the mixtures of the mean over a mixture's sources. "
+        "SI-SNRi of one seed: ± standard error over mixtures; of several seeds: their mean [lowest..highest]; other "
+        "columns: means over the seeds.",
+        f"CPU: median time to separate a mixture of {mixture_sec:g} s with {threads} threads, embeddings given, the "
+        "rows measured in turns. Training: training and validation of all epochs, measured; start and end not counted.",
     ]
     if baseline:
         means = _means(runs[baseline], "si_snr_imp")
         spread = f"{max(means) - min(means):.2f} dB" if len(means) > 1 else "not known, it has one"
         lines.append(
-            f"to {baseline}: difference of SI-SNRi on the same mixtures, the seeds averaged; its ± is over mixtures only: "
-            f"where a row has one seed, differences below the spread of {baseline}'s seeds ({spread}) mean little."
+            f"to {baseline}: difference of SI-SNRi on the same mixtures, the seeds averaged; its ± is over mixtures "
+            f"only: where a row has one seed, differences below the spread of {baseline}'s seeds ({spread}) mean "
+            "little."
         )
     if any(map(order_searched, runs.values())):
-        lines.append(f"{SEARCHED} no face tells the order of the estimates; the order with the best mean SI-SNR was taken.")
+        lines.append(f"{SEARCHED} no face tells the order of the estimates; that with the best mean SI-SNR was taken.")
     off = [run for run in some if abs(run.training["training_minutes"] / budget_minutes - 1) > OFF_BUDGET]
     if off:
         listed = ", ".join(f"{run.exp_dir.name} {run.training['training_minutes']:.2f} min" for run in off)
@@ -529,7 +543,7 @@ def notes(
 
 
 def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, title: str) -> None:
-    """Draw validation SI-SNRi over the minutes, a colour for each row and a line for each seed, and the budget, as PNG."""
+    """Draw validation SI-SNRi over the minutes, a colour for each row, a line for each seed, and the budget, as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

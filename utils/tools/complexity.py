@@ -1,15 +1,15 @@
 """Costs of a conf's network: parameters, MACs, memory, disk and time, with and without the visual frontend.
 
-Reads   conf/*.yml, and with --frontend_weights the visual frontend. Writes the numbers to --json F, and a Markdown table
-        to the standard output.
+Reads   conf/*.yml, and with --frontend_weights the visual frontend. Writes the numbers to --json F, and a Markdown
+        table to the standard output.
 Run     python -m utils.tools.complexity --conf conf/av_tfdprnn.yml conf/av_tfdprnn_audio_only.yml \\
             --frontend_weights egs/demo/lipreader.pth.tar [--json complexity.json]
 
-All is for one mixture of 2 s with its video (batch 1), without reading or preprocessing files. "With visual frontend" adds
-its forward pass over the mouth crops of all faces, which the store of embeddings otherwise saves; it is never trained. MACs
-are for each second of audio. Times are the median of several runs after a warm-up; a training step is forward, SI-SNR loss,
-backward and Adam. Memory is measured in a fresh process for each case: weights, plus the growth of the process (CPU) or of
-torch's allocations (GPU) at its peak.
+All is for one mixture of 2 s with its video (batch 1), without reading or preprocessing files. "With visual frontend"
+adds its forward pass over the mouth crops of all faces, which the store of embeddings otherwise saves; it is never
+trained. MACs are for each second of audio. Times are the median of several runs after a warm-up; a training step is
+forward, SI-SNR loss, backward and Adam. Memory is measured in a fresh process for each case: weights, plus the growth
+of the process (CPU) or of torch's allocations (GPU) at its peak.
 """
 
 import argparse
@@ -109,9 +109,10 @@ def inference_costs(configs: dict[str, Config], threads: int) -> dict[str, dict[
     setups = {name: Setup(config, None, "cpu") for name, config in configs.items()}
     seconds = median_seconds({name: setup.infer for name, setup in setups.items()})
     torch.set_num_threads(before)
+    sizes = {name: (setup.n_params(), setup.macs_per_sec()) for name, setup in setups.items()}
     return {
-        name: {"params": setup.n_params(), "macs_per_audio_second": setup.macs_per_sec(), "inference_sec": seconds[name]}
-        for name, setup in setups.items()
+        name: {"params": params, "macs_per_audio_second": macs, "inference_sec": seconds[name]}
+        for name, (params, macs) in sizes.items()
     }
 
 
@@ -192,8 +193,8 @@ def _costs(config: Config, frontend_weights: Path | None, device: str) -> dict[s
     setup = Setup(config, frontend_weights, device)
     seconds = median_seconds({"inference": setup.infer}, device) | median_seconds({"training": setup.train}, device)
     del setup
-    threads = torch.get_num_threads()
-    peaks = {case: in_own_process(peak_memory_bytes, config, frontend_weights, case, device, threads) for case in seconds}
+    how = (device, torch.get_num_threads())
+    peaks = {case: in_own_process(peak_memory_bytes, config, frontend_weights, case, *how) for case in seconds}
     return {
         "inference_seconds_per_2s_mixture": seconds["inference"],
         "real_time_factor": seconds["inference"] / MIXTURE_SEC,
@@ -217,7 +218,7 @@ def median_seconds(runs: dict[str, Callable[[], None]], device: str = "cpu") -> 
 
 
 def peak_memory_bytes(config: Config, frontend_weights: Path | None, case: str, device: str, threads: int) -> int:
-    """Peak memory of one pass ("inference") or one step ("training"); right only in a process that has done nothing else."""
+    """Peak memory of one pass ("inference") or step ("training"), in a process that has done nothing else."""
     torch.set_num_threads(threads)
     setup = Setup(config, frontend_weights, device)
     run = setup.infer if case == "inference" else setup.train
@@ -250,10 +251,10 @@ def table(results: dict[str, dict[str, Any]], threads: int) -> str:
 class MacCounter(TorchFunctionMode):
     """Count the multiply-accumulate operations (MACs) of what runs inside its `with` block.
 
-    Counted are the products with weights and between signals: convolutions, linear layers, recurrent layers (for an LSTM of
-    d inputs and h cells 4h(d + h) for each step and direction, and the projection if any) and matrix products. Biases, norms,
-    activations and element-wise masks are not. torch's own FlopCounterMode counts 0 for an LSTM on a CPU or GPU (it sees its
-    products on the meta device only), and recurrent layers do most of the work of these networks.
+    Counted are the products with weights and between signals: convolutions, linear layers, recurrent layers (for an
+    LSTM of d inputs and h cells 4h(d + h) for each step and direction, and the projection if any) and matrix products.
+    Biases, norms, activations and element-wise masks are not. torch's own FlopCounterMode counts 0 for an LSTM on a CPU
+    or GPU (it sees its products on the meta device only), and recurrent layers do most of the work of these networks.
 
     Attributes:
         macs: MACs so far.
@@ -290,7 +291,9 @@ def _convolution(result: torch.Tensor, signal: torch.Tensor, weight: torch.Tenso
     return result.numel() * weight[0].numel()  # weight: (out, in / groups, *kernel)
 
 
-def _transposed_convolution(result: torch.Tensor, signal: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> int:
+def _transposed_convolution(
+    result: torch.Tensor, signal: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any
+) -> int:
     return signal.numel() * weight[0].numel()  # weight: (in, out / groups, *kernel)
 
 
@@ -313,7 +316,9 @@ def _added_product(result: torch.Tensor, added: torch.Tensor, left: torch.Tensor
     return result.numel() * left.shape[-1]
 
 
-def _attention(result: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> int:
+def _attention(
+    result: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+) -> int:
     pairs = math.prod(query.shape[:-1]) * key.shape[-2]
     return pairs * (query.shape[-1] + value.shape[-1])
 

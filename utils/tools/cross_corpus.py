@@ -1,8 +1,8 @@
 """Models on test sets of other corpora than their own, side by side in one table.
 
 Reads   --exp_dirs, trained experiments, and --test_dirs, prepared CSVs or folders as stage 4 takes them.
-Writes  the outputs of stages 4 and 5 for each model and test set, as far as they are missing; the tables to the standard
-        output and into a section of --results; logs in exp/<tag>/log/.
+Writes  the outputs of stages 4 and 5 for each model and test set, as far as they are missing; the tables to the
+        standard output and into a section of --results; logs in exp/<tag>/log/.
 Run     python -m utils.tools.cross_corpus --exp_dirs exp/tse_grid,exp/tse_lrs2 \\
             --test_dirs data/grid_tse/test.csv,data/tcd_tse/test.csv --results RESULTS.md
 
@@ -137,7 +137,7 @@ def long_table(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
 
 
 def silent_outputs(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
-    """A line for each model and test set with silent outputs for active targets, which are in no mean; "" without any."""
+    """A line for each model and test set with silent outputs for active targets; "" without any."""
     counts = {key: groups["all"]["n_silent_output"] for key, groups in found.items() if "all" in groups}
     lines = [
         f"- {exp.name} on {test}: {count} active targets got a silent output; they are in no mean"

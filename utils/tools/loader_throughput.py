@@ -6,8 +6,9 @@ Run     python -m utils.tools.loader_throughput --conf conf/av_tfdprnn.yml --dat
             --frontend_weights egs/demo/lipreader.pth.tar --workers 0,1,2
 
 The two are measured one after the other, each with the machine to itself: where training runs on the CPU, loader
-processes take their share of it. Training is real steps (forward, loss, backward, clipping, optimiser) on batches that the
-loader made. Files that were read once come from memory, as they do from an epoch to the next where they fit into it.
+processes take their share of it. Training is real steps (forward, loss, backward, clipping, optimiser) on batches that
+the loader made. Files that were read once come from memory, as they do from an epoch to the next where they fit into
+it.
 """
 
 import argparse
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]
 
 NOTE = (
-    "With loader processes, training does not wait for them where the ratio is above 1. With 0, reading and training take "
-    "turns in one process: a ratio of r leaves training r / (1 + r) of the time."
+    "With loader processes, training does not wait for them where the ratio is above 1. With 0, reading and training "
+    "take turns in one process: a ratio of r leaves training r / (1 + r) of the time."
 )
 
 
@@ -49,7 +50,8 @@ def main() -> None:
     except ValueError as error:
         raise UsageError(f"--train_args: {error}") from None
     if config.model.n_faces and not (args.frontend_weights and args.frontend_weights.exists()):
-        raise UserError(f"{args.conf} needs embeddings, --frontend_weights {args.frontend_weights} is missing; give one")
+        weights = args.frontend_weights
+        raise UserError(f"{args.conf} needs embeddings; --frontend_weights {weights}: no such file, give one")
     train = read_manifest(args.data_dir / ("utterances.csv" if config.data.dynamic else "train.csv"))
     val = read_manifest(args.data_dir / "val.csv")
 
@@ -86,7 +88,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--views", default="centre", help="crop views to draw from: centre or centre,flip")
     parser.add_argument("--precision", default="float16", choices=("float16", "float32"), help="of the embeddings")
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"))
-    parser.add_argument("--workers", type=_counts, default="0,1,2", help="numbers of loader processes, separated by commas")
+    parser.add_argument("--workers", type=_counts, default="0,1,2", help="numbers of loader processes")
     parser.add_argument("--batches", type=_count, default=30, help="batches of the loader to time, for each number")
     parser.add_argument("--steps", type=_count, default=5, help="training steps to time")
     parser.add_argument("--threads", type=_count, default=1, help="threads of the network on a CPU")
@@ -141,7 +143,8 @@ def training_speed(config: Config, batches: list[Batch]) -> float:
 
     warnings.filterwarnings("ignore", ".*self.trainer. reference is not registered")
     device, training = "cuda" if torch.cuda.is_available() else "cpu", config.training
-    system = AVSystem(build_network(config.model), config.loss, config.optim, lambda step: 0.0, training.seed).to(device)
+    system = AVSystem(build_network(config.model), config.loss, config.optim, lambda step: 0.0, training.seed)
+    system.to(device).train()
     optimizer = system.configure_optimizers()[0][0]
     halved = {"bf16": torch.bfloat16, "16": torch.float16}.get(training.precision)
 
@@ -156,7 +159,6 @@ def training_speed(config: Config, batches: list[Batch]) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    system.train()
     on_device = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
     step(on_device[0])
     start_sec = time.perf_counter()
@@ -170,7 +172,8 @@ def _batches(config: Config, train_set: "Dataset", train: Manifest, workers: int
     from utils.training.datasets import make_loader, make_sampler
 
     sampler = make_sampler(config, train_set, train.path)
-    loader: DataLoader = make_loader(replace(config, data=replace(config.data, num_workers=workers)), train_set, sampler)
+    config = replace(config, data=replace(config.data, num_workers=workers))
+    loader: DataLoader = make_loader(config, train_set, sampler)
     while True:
         yield from loader
         sampler.set_epoch(sampler.epoch + 1)

@@ -5,8 +5,8 @@ Writes  recordings of noise with noise for embeddings into a temporary folder th
         output, with --results also into a section of that file.
 Run     python -m utils.tools.long_recordings --exp_dir exp/demo_demo --minutes 1,10 --results RESULTS.md
 
-Each length is separated in a fresh process, from files to files. Memory is that of `utils.tools.complexity`: the weights,
-and the growth of the process at its peak. A network costs the same for any sound.
+Each length is separated in a fresh process, from files to files. Memory is that of `utils.tools.complexity`: the
+weights, and the growth of the process at its peak. A network costs the same for any sound.
 """
 
 import argparse
@@ -124,15 +124,18 @@ def make_recording(folder: Path, length_sec: float, config: SeparatorConfig, pre
     if mouths:
         with EmbeddingWriter(folder / STORE, precision) as writer:
             for mouth in mouths:
-                writer.add(mouth, rng.standard_normal((n_frames, config.visual_dim), dtype=np.float32), Source(0, 0, ""))
-    blank = ("",) * config.n_src
-    item = Mixture("recording", "mix.wav", blank, "", length, mouths or blank, n_frames, config.video_fps, blank, None, "")
-    common = {"corpus": "long", "split": "recording", "data_root": folder, "sample_rate": rate_hz, "n_src": config.n_src}
-    write_manifest(folder / MANIFEST, items=[item], **common)
+                embedding = rng.standard_normal((n_frames, config.visual_dim), dtype=np.float32)
+                writer.add(mouth, embedding, Source(0, 0, ""))
+    blank, fps = ("",) * config.n_src, config.video_fps
+    item = Mixture("recording", "mix.wav", blank, "", length, mouths or blank, n_frames, fps, blank, None, "")
+    facts = {"corpus": "long", "split": "recording", "sample_rate": rate_hz, "n_src": config.n_src}
+    write_manifest(folder / MANIFEST, items=[item], data_root=folder, **facts)
 
 
-def separate_recording(folder: Path, exp_dir: Path, window_sec: float, hop_sec: float, threads: int) -> dict[str, float]:
-    """Separate the recording of a folder as stage 4 does; bytes are right only in a process that has done nothing else.
+def separate_recording(
+    folder: Path, exp_dir: Path, window_sec: float, hop_sec: float, threads: int
+) -> dict[str, float]:
+    """Separate the recording of a folder as stage 4 does, in a process that has done nothing else.
 
     Returns:
         `peak_memory_bytes` and `real_time_factor`.

@@ -2,14 +2,15 @@
 
 Reads   exp/<tag>/best_model.pth and frontend.json, the sources that a manifest names, and the embeddings of stage 2
         (dump/embeddings); with --baseline_exp_dir an audio-only baseline that separates the same mixtures.
-Writes  --out_dir (exp/<tag>/robustness/<test name>): robustness.{json,md,png}; the table also to the standard output, and
-        with --results into a section of that file.
+Writes  --out_dir (exp/<tag>/robustness/<test name>): robustness.{json,md,png}; the table also to the standard output,
+        and with --results into a section of that file.
 Run     python -m utils.tools.robustness --exp_dir exp/demo_demo --baseline_exp_dir exp/demo_audio_only_demo \\
             --manifest data/demo/test.csv --results RESULTS.md --section robustness-demo
 
-Mixtures are the sums of their sources, without the manifest's noise. SI-SNRi is the mean over a mixture's sources of SI-SNR
-of the estimate less that of the mixture, then the mean over mixtures: stage 5's, but for mixtures with a silent estimate,
-which has no SI-SNR. Stage 5 takes the mean over their other sources; here they have no value, and n counts them.
+Mixtures are the sums of their sources, without the manifest's noise. SI-SNRi is the mean over a mixture's sources of
+SI-SNR of the estimate less that of the mixture, then the mean over mixtures: stage 5's, but for mixtures with a silent
+estimate, which has no SI-SNR. Stage 5 takes the mean over their other sources; here they have no value, and n counts
+them.
 """
 
 import argparse
@@ -56,9 +57,9 @@ if TYPE_CHECKING:
 
 BOTH_ACCURACY = "assignment accuracy with own and with swapped faces (%)"
 NOTE = (
-    "Mean ± standard error over mixtures. The audio-only baseline is always scored in the best order; where only the faces "
-    "differ it has the score of the clean mixtures. Assignment accuracy: share of the mixtures in which every estimate is "
-    "nearest (SI-SNR) to the source of the face that was given."
+    "Mean ± standard error over mixtures. The audio-only baseline is always scored in the best order; where only the "
+    "faces differ it has the score of the clean mixtures. Assignment accuracy: share of the mixtures in which every "
+    "estimate is nearest (SI-SNR) to the source of the face that was given."
 )
 
 
@@ -105,7 +106,7 @@ def main() -> int:
     if facts is None:
         raise UserError(f"--exp_dir {args.exp_dir}: audio-only, it takes no faces; give it as --baseline_exp_dir")
     if args.baseline_exp_dir and check_experiment("--baseline_exp_dir", args.baseline_exp_dir) is not None:
-        raise UserError(f"--baseline_exp_dir {args.baseline_exp_dir}: needs faces itself; give an audio-only experiment")
+        raise UserError(f"--baseline_exp_dir {args.baseline_exp_dir}: needs faces itself; give an audio-only one")
     manifest = read_manifest(args.manifest)
     check_manifest(manifest)
     store = EmbeddingStore(args.dump_dir / "embeddings" / facts["store_name"] / manifest.corpus)
@@ -134,7 +135,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--max_mixtures", type=int, default=40, help="mixtures to try, spread evenly over the manifest")
     parser.add_argument("--noise_dir", type=Path, help="noise files to try, at the manifest's sample rate")
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="stores are in dump_dir/embeddings")
-    parser.add_argument("--window_sec", type=float, default=WINDOW_SEC, help="longer recordings are separated in windows")
+    parser.add_argument("--window_sec", type=float, default=WINDOW_SEC, help="of longer recordings")
     parser.add_argument("--hop_sec", type=float, default=HOP_SEC, help="from window to window")
     parser.add_argument("--batch_size", type=int, default=8, help="equally long mixtures separated at once")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
@@ -171,7 +172,8 @@ def _load(exp_dir: Path, manifest: Manifest, device: str) -> "Separator":
         )
     if not separator.needs_faces and separator.n_src != manifest.n_src:
         raise UserError(
-            f"{exp_dir}: gives {separator.n_src} estimates where the mixtures of {manifest.path} have {manifest.n_src} sources"
+            f"{exp_dir}: gives {separator.n_src} estimates where the mixtures of {manifest.path} have "
+            f"{manifest.n_src} sources"
         )
     return separator
 
@@ -207,7 +209,9 @@ def measure(
     return outcomes
 
 
-def separate_trials(separator: "Separator", trials: dict[str, Trial], settings: Settings) -> Iterator[tuple[str, np.ndarray]]:
+def separate_trials(
+    separator: "Separator", trials: dict[str, Trial], settings: Settings
+) -> Iterator[tuple[str, np.ndarray]]:
     """Each trial's name with its estimates (n_src, time); trials longer than a window are separated in windows."""
     import torch
 
@@ -222,7 +226,9 @@ def separate_trials(separator: "Separator", trials: dict[str, Trial], settings: 
         batch_size = 1 if is_long else settings.batch_size
         for batch in (names[start : start + batch_size] for start in range(0, len(names), batch_size)):
             mixtures = torch.from_numpy(np.stack([trials[name].mixture for name in batch]))
-            visual = torch.from_numpy(np.stack([trials[name].visual for name in batch])) if separator.needs_faces else None
+            visual = None
+            if separator.needs_faces:
+                visual = torch.from_numpy(np.stack([trials[name].visual for name in batch]))
             if is_long:
                 clocks = {"sample_rate": separator.sample_rate, "fps": separator.fps}
                 windows = {"window_sec": settings.window_sec, "hop_sec": settings.hop_sec}
@@ -245,9 +251,8 @@ def report(outcomes: dict[str, Outcome], args: argparse.Namespace, manifest: Man
     text += origin("utils.tools.robustness", args.threads, facts, windows, f"device: {args.device}")
     publish(text, args.results, args.section)
     write_text(out_dir / "robustness.md", text)
-    write_json(
-        out_dir / "robustness.json", {**names, "manifest": str(args.manifest), "seed": args.seed} | results_json(outcomes)
-    )
+    numbers = {**names, "manifest": str(args.manifest), "seed": args.seed, **results_json(outcomes)}
+    write_json(out_dir / "robustness.json", numbers)
     draw(outcomes, out_dir / "robustness.png", f"{names['model']}, {n_mixtures} mixtures of {test_name}", baseline)
 
 
@@ -297,14 +302,15 @@ def gate(outcomes: dict[str, Outcome]) -> str:
     if not outcome.baseline:
         return f"{text}** (SI-SNRi, best order; no baseline given)"
     difference = statistic(without_faces[name] - outcome.baseline[name] for name in without_faces)
-    return f"{text}, baseline {statistic(outcome.baseline.values())} dB, difference {difference} dB** (SI-SNRi, best order)"
+    of_baseline = statistic(outcome.baseline.values())
+    return f"{text}, baseline {of_baseline} dB, difference {difference} dB** (SI-SNRi, best order)"
 
 
 def results_json(outcomes: dict[str, Outcome]) -> dict[str, Any]:
     """All numbers as plain JSON: the table's rows, and each condition's facts."""
     listed = [
-        {"condition": name, "measure": measure, "model": model._asdict(), "baseline": of._asdict(), "n_trials": n_trials}
-        for name, measure, model, of, n_trials in rows(outcomes)
+        {"condition": name, "measure": measure, "model": model._asdict(), "baseline": other._asdict(), "n_trials": n}
+        for name, measure, model, other, n in rows(outcomes)
     ]
     facts = {
         name: {"missing_frames": outcome.missing_frames, "changed_joins": outcome.changed_joins}
@@ -321,7 +327,8 @@ def draw(outcomes: dict[str, Outcome], path: Path, title: str, baseline: str) ->
         return statistic(outcomes[name].scores[measure].values())
 
     offsets = {by: of(offset_name(by)) for by in OFFSETS_FRAMES} | {0: of(CLEAN)}
-    missing = {0.0: of(CLEAN)} | {100 * share: of(missing_name(share)) for share in MISSING_SHARES} | {100.0: of(ALL_MISSING)}
+    missing = {100 * share: of(missing_name(share)) for share in MISSING_SHARES}
+    missing = {0.0: of(CLEAN), **missing, 100.0: of(ALL_MISSING)}
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for panel, points in zip(panels, (offsets, missing), strict=True):

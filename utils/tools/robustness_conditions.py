@@ -1,7 +1,7 @@
 """Conditions of the robustness tool: the input of a network in each, and the references of its estimates.
 
-Imported by `utils.tools.robustness`. All that is drawn for a mixture depends on (seed, mixture id): conditions that draw the
-same thing, such as a noise at two levels, draw it alike.
+Imported by `utils.tools.robustness`. All that is drawn for a mixture depends on (seed, mixture id): conditions that
+draw the same thing, such as a noise at two levels, draw it alike.
 """
 
 from collections.abc import Callable
@@ -120,7 +120,8 @@ class SourceBank:
 
     def others(self, example: Example, rng: np.random.Generator) -> list[BankSource]:
         """Every utterance of the manifest that is not in this mixture once, in random order, other speakers first."""
-        found = {source.mouth_path: source for item in self.manifest.items for source in map(BankSource, [item] * 2, range(2))}
+        sources = [BankSource(item, place) for item in self.manifest.items for place in range(2)]
+        found = {source.mouth_path: source for source in sources}
         others = [found[path] for path in sorted(found) if path not in example.item.mouth_paths]
         shuffled = [others[index] for index in rng.permutation(len(others))]
         return sorted(shuffled, key=lambda source: not source.speaker or source.speaker in example.item.speakers)
@@ -182,8 +183,8 @@ Make = Callable[[Example, np.random.Generator], Trial | None]
 class Condition:
     """Recipe for the trials of a condition, and what to measure.
 
-    `sound` names the mixture: the audio-only baseline has one score for all conditions with the same mixtures; "" where the
-    baseline cannot be compared.
+    `sound` names the mixture: the audio-only baseline has one score for all conditions with the same mixtures; "" where
+    the baseline cannot be compared.
     """
 
     name: str
@@ -250,7 +251,7 @@ def speaker_conditions(bank: SourceBank) -> list[Condition]:
     """Fewer or more speakers than the network was trained with, inactive faces and speakers off-screen."""
     return [
         Condition("one speaker, one face", lambda example, rng: _one_speaker(example, 1), (SI_SNR,), sound=""),
-        Condition("one speaker, two faces", lambda example, rng: _one_speaker(example, 2), (SI_SNR, INACTIVE), sound=""),
+        Condition("one speaker, two faces", lambda example, _: _one_speaker(example, 2), (SI_SNR, INACTIVE), sound=""),
         Condition("two speakers, one face (the other off-screen)", _off_screen, sound=""),
         Condition("three speakers, three faces", partial(_three_speakers, bank), sound=""),
     ]

@@ -6,9 +6,9 @@ Run     python -m utils.tools.video_speed --left A.mpg --right B.mpg --exp_dir e
             [--frontend_weights FILE] [--minutes 1,60] [--heights 360,720] [--results RESULTS.md]
 
 The parts run one after the other, on --threads threads, in a process of its own for each video; seconds of a part over
-seconds of video are its real-time factor. The pictures are decoded twice, once for the faces and once for the mouth crops:
-`decoding` is both, and `faces` and `mouth crops` are without it. `memory` is the largest resident set of the process, with
-all packages loaded.
+seconds of video are its real-time factor. The pictures are decoded twice, once for the faces and once for the mouth
+crops: `decoding` is both, and `faces` and `mouth crops` are without it. `memory` is the largest resident set of the
+process, with all packages loaded.
 """
 
 import argparse
@@ -107,7 +107,8 @@ def write_piece(path: Path, left: Path, right: Path, height: int) -> None:
             image.pts, image.time_base = frame, Fraction(1, GRID_FPS)
             container.mux(stream.encode(image))
             piece = av.AudioFrame.from_ndarray(sound[None, frame * _FRAME_SAMPLES :][:, :_FRAME_SAMPLES], "flt", "mono")
-            piece.sample_rate, piece.pts, piece.time_base = SOUND_RATE_HZ, frame * _FRAME_SAMPLES, Fraction(1, SOUND_RATE_HZ)
+            piece.sample_rate, piece.time_base = SOUND_RATE_HZ, Fraction(1, SOUND_RATE_HZ)
+            piece.pts = frame * _FRAME_SAMPLES
             container.mux(audio.encode(piece))
         container.mux(stream.encode(None))
         container.mux(audio.encode(None))
@@ -138,7 +139,8 @@ def repeat(piece: Path, path: Path, seconds: float) -> None:
                     if packet.dts is None:
                         continue
                     shift = round(round_number * length / packet.time_base)
-                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, streams[packet.stream.index]
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    packet.stream = streams[packet.stream.index]
                     out.mux(packet)
 
 
