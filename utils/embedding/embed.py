@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 _PIECE_FRAMES = 512  # a longer clip goes in pieces of so many, read from disk as it goes; more than the context below
 _MAX_READERS = 8  # more threads wait for the interpreter and hold batches in memory
-# More than any trunk sees to either side (LR-ASD 9, the visual frontends 2), and as much again that unseen frames are filled from.
+# More than any trunk sees to either side (LR-ASD 9, lip-reading networks 2), and as much again to fill unseen frames from.
 _CONTEXT_FRAMES = 2 * FILL_FRAMES
 _BATCH_FRAMES = 2048  # frames that go through the network at once: bounds the memory
 

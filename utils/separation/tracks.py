@@ -8,6 +8,7 @@ import argparse
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ REST = "rest"
 _BLOCK_SAMPLES = 1 << 16
 _TALKING_MOTION = 0.006  # three quarters of talking people have more, 19 of 20 pictures that stand still have less
 _LOST_DB = 6.0  # the residual above all tracks
+_CERTAIN = 0.9  # joins of faces that are less certain are warned of
 
 
 def write_tracks(
@@ -94,8 +96,9 @@ def _stamp(
 ) -> str:
     """Hash all that the tracks depend on."""
     cues = [(str(path), store.clip(str(path)).source_sha256) for path in map(prepared.mouth_path, prepared.people)]
-    how = (args.window_sec, args.hop_sec, args.subtype, prepared.n_ignored, prepared.warnings)
-    facts = [separator.sha256, store.root.parent.name, hash_stats([video_path]), how, cues]
+    how = (args.window_sec, args.hop_sec, args.subtype, prepared.warnings)
+    seen = ([asdict(person) for person in prepared.people], prepared.n_ignored, prepared.left_out)
+    facts = [separator.sha256, store.root.parent.name, hash_stats([video_path]), how, seen, cues]
     return hash_json(facts)
 
 
@@ -152,6 +155,8 @@ def _report(
             "share_of_frames_with_mouth": person.share_with_mouth,
             "mouth_motion": person.mouth_motion,
             "level_db": loudness_db(folder / f"{person.name}.wav"),
+            "parts": person.parts,
+            "joined_with_certainty": person.joined_with_certainty,
         }
         for person in prepared.people
     ]
@@ -167,7 +172,8 @@ def _report(
         "tracks": tracks,
         "rest": {"wav": f"{REST}.wav", "level_db": loudness_db(folder / f"{REST}.wav")},
         "faces_seen_too_shortly": prepared.n_ignored,
-        "warnings": [*prepared.warnings, *lost_voices(prepared, separator.sample_rate, folder)],
+        "faces_left_out": [{"on_screen_sec": stretches} for stretches in prepared.left_out],
+        "warnings": [*prepared.warnings, *_people_warnings(prepared), *lost_voices(prepared, separator.sample_rate, folder)],
         "subtype": subtype,
         "gain": gain,
         "definitions": {
@@ -175,6 +181,9 @@ def _report(
             "confidence": "mean score of the face's landmarks, 0 to 1",
             "mouth_motion": "standard deviation of the mouth's opening, in distances between the eyes",
             "on_screen_sec": "from, to; absences below 1 s are passed over",
+            "parts": "stretches of following the face without a cut or an absence; they were joined by how alike the faces are",
+            "joined_with_certainty": "0 to 1, how likely the least certain of these joins is right; 1 where there was none",
+            "faces_left_out": "people beyond the number that --people asked for",
             "rest": "the video's sound less all tracks: voices off screen and noise",
             "gain": "what all tracks were multiplied with so that none is clipped",
         },
@@ -199,6 +208,20 @@ def lost_voices(prepared: "PreparedVideo", sample_rate: int, folder: Path) -> li
         f"{names} moves the mouth, but the tracks are {below_db:.1f} dB quieter than {REST}.wav: the network seems not to know "
         f"this voice, which is then in {REST}.wav"
     ]
+
+
+def _people_warnings(prepared: "PreparedVideo") -> list[str]:
+    """What the user should look at: uncertain joins of faces, people who were left out."""
+    warnings = [
+        f"{person.name}: joined of {person.parts} parts, the least certain join is right with a probability of "
+        f"{person.joined_with_certainty:.2f}; --people says how many people there are at most"
+        for person in prepared.people
+        if person.joined_with_certainty < _CERTAIN
+    ]
+    if prepared.left_out:
+        times = "; ".join(", ".join(f"{first:g} to {last:g} s" for first, last in one) for one in prepared.left_out)
+        warnings.append(f"{len(prepared.left_out)} more than --people asked for left out, on screen {times}")
+    return warnings
 
 
 def _level_db(mixture_path: Path, path: Path) -> float | None:

@@ -157,7 +157,7 @@ def _options(args: argparse.Namespace) -> "VideoOptions":
         raise UserError(
             f"videos need more packages ({error}); add them with utils/install_more.sh requirements-video.txt"
         ) from None
-    return VideoOptions(args.alignment, min_sec=args.min_sec, audio_stream=args.audio_stream)
+    return VideoOptions(args.alignment, min_sec=args.min_sec, people=args.people, audio_stream=args.audio_stream)
 
 
 def _check_clocks(exp_dir: Path, separator: "Separator") -> None:
