@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from utils.data.reports import markdown_table
 from utils.errors import UserError
 from utils.tools.sections import add_results_options, origin, write_section
 
@@ -76,6 +77,16 @@ def test_a_section_is_checked_when_options_are_read(tmp_path: Path) -> None:
     assert (given.results, given.section) == (tmp_path / "R.md", "a.b-c")
     with pytest.raises(UserError, match="section 'two words': a name has letters"):
         parser.parse_args(["--section", "two words"])
+
+
+def test_a_table_is_aligned_in_its_source_and_on_the_page() -> None:
+    rows = [["", "model", "dB"], ["a|b", "av", "10.25"], ["c", "audio-only", "–"]]
+    assert markdown_table(rows, n_left=2).splitlines() == [
+        "|     | model      |    dB |",
+        "| --- | ---------- | ----: |",
+        "| a/b | av         | 10.25 |",
+        "| c   | audio-only |     – |",
+    ]
 
 
 def test_the_origin_tells_command_date_revision_machine_and_facts(monkeypatch: pytest.MonkeyPatch) -> None:
