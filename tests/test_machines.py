@@ -19,8 +19,8 @@ from shell_helpers import ROOT, bash, calls, copy_recipe, write_script
 from egs.own_video.prepare import find_clips
 from utils.corpora.clip_tree import walk_tree
 from utils.corpora.raw_corpus import _checked_clips
-from utils.data.estimates import write_voices
-from utils.data.files import atomic_path, read_json, write_json, write_text
+from utils.data.estimates import write_estimates
+from utils.data.files import atomic_path, exclusive_lock, read_json, write_json, write_text
 from utils.data.fingerprints import StageMark
 from utils.data.manifest import Problem, read_manifest, write_failed
 from utils.data.mouths import MouthWriter
@@ -30,7 +30,6 @@ from utils.errors import UserError, WriteError, name_problem, printable, system_
 from utils.mixing.recordings import recording_lengths
 from utils.scoring.items import read_separated, scan_folders
 from utils.stages.prepare import fingerprint_tree
-from utils.stages.separate import alone
 from utils.stages.train import _unused
 from utils.training.trainer import AtomicCheckpoints
 
@@ -154,7 +153,7 @@ def test_voices_that_do_not_fit_are_named_by_their_own_names(tmp_path, limited, 
     if subtype == "pcm16":
         limited(LIMIT_BYTES)
     with pytest.raises(WriteError, match=r"it needs 400 kB, files may have") as caught:
-        write_voices(paths, [np.zeros((2, 100_000), np.float32)], 16000, subtype, 100_000)
+        write_estimates(paths, [np.zeros((2, 100_000), np.float32)], 16000, subtype, 100_000)
     assert caught.value.filename in map(str, paths)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -191,7 +190,7 @@ def test_a_file_system_without_rights_is_written_all_the_same(tmp_path, monkeypa
 
     monkeypatch.setattr(Path, "chmod", refuse)  # as FAT does
     monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))))
-    with alone(tmp_path / "x"):
+    with exclusive_lock(tmp_path / "x", "this"):
         write_text(tmp_path / "x/y", "text")
     assert (tmp_path / "x/y").read_text() == "text"
 

@@ -7,6 +7,7 @@ on a file of its own; where the system refuses to write (a full disk, a quota) i
 the run, and what is in the journal stays.
 """
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -27,6 +28,43 @@ from utils.data.files import append_line, remove_leftovers, write_text
 from utils.errors import UserError, is_of_machine, system_error
 
 log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Finished work in a file, one JSON line for each step, so that a kill at any moment is understood: the last line counts.
+
+    A line that a kill cut short says nothing; its work is done again.
+
+    Args:
+        path: the file; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, tuple[str, Any]] = {}  # name: (key of what it was made from, result)
+        if not path.is_file():
+            return
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                self.entries[entry["name"]] = entry["key"], entry["result"]
+
+    def add(self, name: str, key: str, result: Any) -> None:
+        """Append a line; after `keep_only`, which removes what a kill left of a line."""
+        self.entries[name] = key, result
+        append_line(self.path, _line(name, key, result))
+
+    def keep_only(self, names: Iterable[str]) -> list[str]:
+        """Forget all other names, and the history of these; gives the names that were forgotten."""
+        wanted = set(names)
+        forgotten = [name for name in self.entries if name not in wanted]
+        self.entries = {name: entry for name, entry in self.entries.items() if name in wanted}
+        write_text(self.path, "".join(_line(name, *entry) + "\n" for name, entry in self.entries.items()))
+        return forgotten
+
+
+def _line(name: str, key: str, result: Any) -> str:
+    return json.dumps({"name": name, "key": key, "result": result})  # ASCII: a name may hold what ends a line
 
 
 @dataclass(frozen=True)
@@ -75,10 +113,10 @@ def run_jobs(
     todo, results = pending(jobs, journal)
     if results:
         log.info("%s: %d of %d %ss were done before and have not changed", title, len(results), len(jobs), unit)
-    keys = {job.name: job.key for job in jobs}
     _remove_leftovers(jobs)
     remove_leftovers(journal.parent, below=False)
-    _write_journal(journal, keys, results)  # without stale lines and the one that a kill cut short
+    finished = Journal(journal)
+    finished.keep_only(results)  # without stale lines and the one that a kill cut short
     reasons: dict[str, str] = {}
     alone = not apart and (nj <= 1 or len(todo) < 2)
     done = _serially(function, todo) if alone else _in_processes(function, todo, nj)
@@ -88,13 +126,13 @@ def run_jobs(
                 reasons[job.name] = reason
                 continue
             results[job.name] = result
-            append_line(journal, _line(job.name, job.key, result))
+            finished.add(job.name, job.key, result)
     return {job.name: results[job.name] for job in jobs if job.name in results}, reasons
 
 
 def pending(jobs: Sequence[Job], journal: Path) -> tuple[list[Job], dict[str, Any]]:
     """The jobs that are still to do, and the results of the others."""
-    known = _read_journal(journal)
+    known = Journal(journal).entries
     todo, results = [], {}
     for job in jobs:
         key, result = known.get(job.name, (None, None))
@@ -189,24 +227,3 @@ def _guarded(function: Callable, given: Any) -> tuple[Any, str]:
         if not reason:
             raise
         return None, reason
-
-
-def _line(name: str, key: str, result: Any) -> str:
-    return json.dumps({"name": name, "key": key, "result": result})
-
-
-def _write_journal(path: Path, keys: dict[str, str], results: dict[str, Any]) -> None:
-    write_text(path, "".join(_line(name, keys[name], result) + "\n" for name, result in results.items()))
-
-
-def _read_journal(path: Path) -> dict[str, tuple[str, Any]]:
-    if not path.is_file():
-        return {}
-    known = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-            known[entry["name"]] = entry["key"], entry["result"]
-        except (ValueError, KeyError, TypeError):  # the line that a kill cut short
-            continue
-    return known

@@ -21,7 +21,8 @@ from utils.data.files import write_text
 from utils.errors import UserError
 
 FILE_NAME = "videos.csv"
-VIDEO_SUFFIXES = frozenset(  # the same as in utils/recipe.sh
+ALIGNMENTS = ("centred8", "forward5")  # of utils/video/alignment.py, whose packages stages may do without
+VIDEO_SUFFIXES = frozenset(
     f".{name}"
     for name in (
         "mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "mpe", "m2v", "vob", "ts", "mts", "m2ts", "flv", "f4v",

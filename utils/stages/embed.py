@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.data.devices import choose_device, n_cores
 from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest, find_manifests, read_manifest
-from utils.errors import OptionParser, UsageError, UserError, run_cli
+from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 
 if TYPE_CHECKING:
     from utils.embedding.frontends import Frontend
@@ -56,13 +57,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--frontend_conf", type=Path, help="its conf/lipreading/*.json; found by itself where possible")
     parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"), help="which output is cached")
     parser.add_argument("--views", type=_views, default="centre", help="centre, flip or centre,flip")
-    parser.add_argument("--precision", default="float16", choices=("float16", "float32"), help="of what is stored")
+    parser.add_argument("--embedding_dtype", dest="precision", default="float16", choices=("float16", "float32"),
+                        help="of what is stored")  # fmt: skip
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="the stores are dump_dir/embeddings/...")
-    parser.add_argument("--batch_size", type=_positive, default=16, help="clips a batch")
-    parser.add_argument("--nj", type=_positive, default=2, help="threads that read ahead of the network, 8 at most")
+    parser.add_argument("--embed_batch_size", dest="batch_size", type=_positive, default=16, help="clips a batch")
+    parser.add_argument("--nj", type=_positive, default=n_cores(), help="threads that read ahead of the network, 8 at most")
     parser.add_argument("--id", default="", help="GPUs, e.g. 0 or 0,1, one a process; cpu; empty: a GPU if there is one")
     parser.add_argument("--max_failed", type=int, default=0, help="mouths that may fail before the stage does")
-    parser.add_argument("--force", action="store_true", help="embed everything anew")
+    parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="embed everything again")
     return parser.parse_args()
 
 
@@ -152,28 +154,6 @@ def process_share(environment: Mapping[str, str]) -> tuple[int, int]:
                 raise UsageError(f"{rank_name}={rank}, {count_name}={count}: no process of a group; unset them")
             return int(rank), int(count)
     return 0, 1
-
-
-def choose_device(ids: str, environment: Mapping[str, str]) -> str:
-    """The device of this process: the GPU of `--id` that its local rank falls on, or the CPU.
-
-    Raises:
-        UserError: a GPU that is not there.
-        UsageError: `--id` is no list of GPUs.
-    """
-    import torch
-
-    n_gpus = torch.cuda.device_count()
-    if ids in ("cpu", "-1") or (not ids and not n_gpus):
-        return "cpu"
-    gpus = ids.split(",") if ids else [str(gpu) for gpu in range(n_gpus)]
-    if not all(gpu.isdecimal() for gpu in gpus):
-        raise UsageError(f"--id {ids}: neither GPU numbers such as 0 or 0,1 nor cpu")
-    local_rank = int(environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID") or 0)
-    gpu = int(gpus[local_rank % len(gpus)])
-    if gpu >= n_gpus:
-        raise UserError(f"--id {ids}: no GPU {gpu}, this machine shows {n_gpus}; take another, or --id cpu")
-    return f"cuda:{gpu}"
 
 
 def _mark(manifests: list[Manifest], name: str, view: str, args: argparse.Namespace) -> StageMark:

@@ -12,14 +12,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from utils.data.devices import n_cores
 from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest, Problem, find_manifests, read_manifest, write_failed
 from utils.data.manifest_rows import item_id, item_mouths
 from utils.data.validation import check_files, check_mouths, find_mouth_problems
-from utils.errors import OptionParser, UserError, run_cli
+from utils.data.video_clips import ALIGNMENTS
+from utils.environment import add_missing
+from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.video.corpus_mouths import cut_corpus, without_mouths
 
-ALIGNMENTS = ("centred8", "forward5")  # of utils/video/alignment.py, whose packages this stage may do without
 log = logging.getLogger(__name__)
 
 
@@ -45,6 +47,7 @@ def main() -> int:
     for change in changes or []:
         log.info("stage 1: runs again, %s", change)
     if videos.is_file():
+        add_missing("requirements-video.txt")
         uncut = cut_corpus(args.data_dir, manifests, args.alignment, args.nj)
         _report(uncut, args, "clips")
         manifests = [without_mouths(manifest, uncut) for manifest in manifests]
@@ -68,10 +71,10 @@ def _mark(data_dir: Path, manifests: list[Path], crops: list[Path], inputs: dict
 def _parse_args() -> argparse.Namespace:
     parser = OptionParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="the folder of the manifests")
-    parser.add_argument("--nj", type=int, default=1, help="threads that open files")
+    parser.add_argument("--nj", type=int, default=n_cores(), help="threads that open files")
     parser.add_argument("--max_failed", type=int, default=0, help="rows with broken mouths that are let pass")
     parser.add_argument("--alignment", default="centred8", choices=ALIGNMENTS, help="raw video: how mouths are aligned")
-    parser.add_argument("--force", action="store_true", help="run even if nothing changed")
+    parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="run even if nothing changed")
     return parser.parse_args()
 
 

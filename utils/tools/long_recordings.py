@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from utils.data.files import read_json
+from utils.data.experiments import open_experiment
 from utils.data.manifest import Mixture, read_manifest, write_manifest
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import OptionParser, UserError, run_cli
+from utils.separation.options import SeparationOptions
 from utils.tools.complexity import resident_bytes, run_probe
 from utils.tools.sections import add_results_options, origin, write_section
 
@@ -34,19 +35,19 @@ STORE, MANIFEST, VOICES = "embeddings", "recording.csv", "voices"
 def main() -> int:
     """Measure every length, print the table."""
     args = parse_args()
-    facts = check_experiment("--exp_dir", args.exp_dir)
+    frontend = open_experiment(args.exp_dir, needs_weights=False).frontend
     if args.probe:
         print(json.dumps(probe(args)))
         return 0
 
-    from utils.separation.tasks import load_separator  # torch comes only after the paths were found good
+    from utils.separation.mixtures import load_separator  # torch comes only after the paths were found good
 
     network = load_separator(args.exp_dir, "cpu").network
-    precision = facts["precision"] if facts else ""
+    precision = frontend.precision if frontend else ""
     measured = []
     for minutes in args.minutes:
         with tempfile.TemporaryDirectory(prefix="long-recording-") as folder:
-            shape = (network.n_src if facts else 0, network.visual_dim)
+            shape = (network.config.n_src if frontend else 0, network.visual_dim)
             make_recording(Path(folder), 60 * minutes, network.sample_rate, network.video_fps, shape, network.n_src, precision)
             measured.append({"minutes": minutes, **separate_apart(args, Path(folder))})
     text = f"{table(measured)}\n"
@@ -89,26 +90,6 @@ def _minutes(text: str) -> list[float]:
     if not minutes or not all(0 < value < float("inf") for value in minutes):
         raise argparse.ArgumentTypeError(f"'{text}' is no list of minutes such as 1,10")
     return minutes
-
-
-def check_experiment(option: str, exp_dir: Path) -> dict | None:
-    """Check that an experiment's files are there, without torch.
-
-    Returns:
-        What it says of its front end; None for an audio-only one.
-
-    Raises:
-        UserError: there is no such experiment, or its front end's file is not as stage 3 writes it.
-    """
-    if not (exp_dir / "best_model.pth").is_file():
-        raise UserError(f"{option} {exp_dir}: holds no best_model.pth; stage 3 makes it")
-    path = exp_dir / "frontend.json"
-    if not path.is_file():
-        return None
-    facts = read_json(path)
-    if not isinstance(facts, dict) or not all(isinstance(facts.get(name), str) for name in ("store_name", "precision")):
-        raise UserError(f"{path}: does not name store_name and precision; run stage 3 again")
-    return facts
 
 
 def make_recording(
@@ -167,8 +148,7 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
 
     import torch
 
-    from utils.separation.run import separate_tasks
-    from utils.separation.tasks import SeparationOptions, load_separator, plan_tasks
+    from utils.separation.mixtures import EstimateFolder, load_separator, plan_tasks, separate_tasks
 
     torch.set_num_threads(args.threads)
     separator = load_separator(args.exp_dir, "cpu")
@@ -178,7 +158,7 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
     weights = sum(tensor.numel() * tensor.element_size() for tensor in separator.network.state_dict().values())
     before, start_sec = resident_bytes("VmRSS"), time.perf_counter()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here, not from the imports
-    done = separate_tasks(tasks, folder / VOICES, store, manifest.n_src, options)
+    done = separate_tasks(EstimateFolder(folder / VOICES, tasks, store), manifest.n_src, options)
     elapsed_sec = time.perf_counter() - start_sec
     for problem in (*problems, *done.problems):
         raise UserError(problem.reason)

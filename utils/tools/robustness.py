@@ -23,17 +23,18 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.files import write_json, write_text
+from utils.data.experiments import open_experiment
 from utils.data.manifest import Manifest, read_manifest
 from utils.embedding.store import EmbeddingStore
 from utils.errors import OptionParser, UserError, run_cli
-from utils.tools.long_recordings import HOP_SEC, WINDOW_SEC, check_experiment, check_window_options
+from utils.tools.long_recordings import HOP_SEC, WINDOW_SEC, check_window_options
 from utils.tools.robustness_conditions import CLEAN, SI_SNRI_BEST, Condition, Trial, all_conditions, read_noises, score
 from utils.tools.robustness_report import draw, gate, results_json, table
 from utils.tools.robustness_voices import Example, VoiceBank, check_manifest, spread
 from utils.tools.sections import add_results_options, origin, write_section
 
 if TYPE_CHECKING:
-    from utils.separation.tasks import Separator
+    from utils.separation.mixtures import Separator
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ class Outcome:
 def main() -> int:
     """Check everything that is cheap to check, then measure."""
     args = parse_args()
-    facts = check_experiment("--exp_dir", args.exp_dir)
-    if facts is None:
+    frontend = open_experiment(args.exp_dir, needs_weights=False).frontend
+    if frontend is None:
         raise UserError(f"--exp_dir {args.exp_dir}: audio-only, it sees no faces; give it as --twin_exp_dir")
-    if args.twin_exp_dir and check_experiment("--twin_exp_dir", args.twin_exp_dir) is not None:
+    if args.twin_exp_dir and open_experiment(args.twin_exp_dir, option="--twin_exp_dir").frontend:
         raise UserError(f"--twin_exp_dir {args.twin_exp_dir}: needs faces itself; give an audio-only experiment")
     manifest = read_manifest(args.manifest)
     check_manifest(manifest)
-    store = EmbeddingStore(args.dump_dir / "embeddings" / facts["store_name"] / manifest.corpus)
+    store = EmbeddingStore(args.dump_dir / "embeddings" / frontend.store_name / manifest.corpus)
     noises = read_noises(args.noise_dir, manifest.sample_rate)
 
     import torch  # only now, after the paths were found good
@@ -119,7 +120,7 @@ def _load(exp_dir: Path, manifest: Manifest, device: str) -> "Separator":
     """
     import torch
 
-    from utils.separation.tasks import load_separator
+    from utils.separation.mixtures import load_separator
 
     try:
         torch.zeros(1, device=device)

@@ -176,9 +176,8 @@ def _parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: str) -> d
     from utils.data.mouths import MouthFile
     from utils.embedding.embed import embed_file
     from utils.embedding.frontends import load_frontend
-    from utils.separation.faces_on_screen import FacesOnScreen
-    from utils.separation.overlap_add import separate_blocks
-    from utils.separation.tasks import load_separator
+    from utils.separation.mixtures import load_separator
+    from utils.separation.overlap_add import FacesOnScreen, separate_blocks
     from utils.video.people import find_people
     from utils.video.preparation import VideoOptions, write_mouths
 
