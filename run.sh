@@ -44,6 +44,7 @@ out_dir=            # videos: their tracks go here; empty: <exp_dir>/separated/<
 landmarks_dir=      # videos: landmarks that were found before, a file or folder named as each video
 audio_stream=0      # videos: which audio stream, 1 is the first; 0: the default one, or the first that has sound
 min_sec=0.5         # videos: people on screen for a shorter time are left out
+people=             # videos: at most so many people; empty: as many as are seen
 preview=false       # videos: also write them again with each face's track
 subtype=float       # sample format of the separated voices: float or pcm16
 
@@ -110,7 +111,7 @@ run_stage 3 train conf data_dir exp_dir train_args frontend_weights frontend_con
     dump_dir id force
 frontend_weights=$own_weights
 run_stage 4 separate exp_dir test_dir test_name cue_test fallback_exp_dir frontend_weights subtype out_dir preview \
-    landmarks_dir audio_stream min_sec alignment dump_dir nj id max_failed force
+    landmarks_dir audio_stream min_sec people alignment dump_dir nj id max_failed force
 if runs 5 && is_video_set "$test_dir"; then
     log "stage 5_score: skipped, videos have no references to score against"
     exit 0

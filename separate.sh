@@ -21,6 +21,7 @@ landmarks_dir=     # landmarks that were found before, a file or folder named as
 alignment=centred8 # how mouths are aligned: centred8 or forward5
 audio_stream=0     # which audio stream, 1 is the first; 0: the default one, or the first that has sound
 min_sec=0.5        # people on screen for a shorter time are left out
+people=            # at most so many people; empty: as many as are seen
 subtype=float      # sample format of the tracks: float or pcm16
 nj=$(nproc)        # videos taken apart at once
 id=                # GPU, e.g. 0; cpu: none; empty: the first that is visible
@@ -67,4 +68,4 @@ fi
 exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$test_name" \
     "--out_dir=$out_dir" "--dump_dir=$dump_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" \
     "--landmarks_dir=$landmarks_dir" "--alignment=$alignment" "--audio_stream=$audio_stream" "--min_sec=$min_sec" \
-    "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" "--force=$force"
+    "--people=$people" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" "--force=$force"

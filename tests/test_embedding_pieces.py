@@ -11,7 +11,7 @@ from utils.data.mouths import MouthFile
 from utils.embedding import embed as embedding
 from utils.embedding.embed import embed_file, embed_manifests, forward_batch
 from utils.embedding.frontends import Frontend, load_frontend
-from utils.embedding.plan import MouthClip
+from utils.embedding.embed import MouthClip
 
 
 @pytest.fixture(scope="module")

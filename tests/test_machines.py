@@ -24,7 +24,7 @@ from utils.data.files import atomic_path, exclusive_lock, read_json, write_json,
 from utils.data.fingerprints import StageMark
 from utils.data.manifest import Problem, read_manifest, write_failed
 from utils.data.mouths import MouthWriter
-from utils.embedding.precomputed import ReadyFeatures
+from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError, WriteError, name_problem, printable, system_error
 from utils.mixing.recordings import recording_lengths
@@ -350,7 +350,7 @@ def test_every_way_to_read_a_folder_lists_such_names_and_takes_the_others(tmp_pa
     assert [item.mixture_id for item in items] == ["a"]
     assert [(problem.item_id, "; rename" in problem.reason) for problem in problems] == [(LATIN_1, True)]
     np.save(touch_all(tmp_path / "features", f"{LATIN_1}.npy") / "a.npy", np.ones((2, 3), np.float32))
-    assert ReadyFeatures(tmp_path / "features").dim == 3
+    assert PrecomputedEmbeddings(tmp_path / "features").dim == 3
     touch_all(tmp_path / "noise", f"{LATIN_1}.wav")
     with pytest.raises(UserError, match="rename the file or folder, or take it out"):
         recording_lengths("noise_dir", tmp_path / "noise", 16000)

@@ -158,7 +158,7 @@ def test_voices_whose_order_nobody_knows_are_put_in_the_best_order(tmp_path, mon
     assert run(monkeypatch, "--exp_dir", exp, "--test_name", "test", "--nj", 1) == 0
     final = read_final(exp / "results" / "test")
     assert final["n_order_unknown"] == 2 and final["overall"]["metrics"]["si_snr"]["mean"] > 15
-    assert "no face told the voices' order" in (exp / "results" / "test" / "RESULTS.md").read_text()
+    assert "no face told the sources' order" in (exp / "results" / "test" / "RESULTS.md").read_text()
 
 
 def test_the_cue_test_tells_a_network_that_follows_the_faces_from_one_that_does_not(tmp_path, monkeypatch):
@@ -178,11 +178,11 @@ def test_the_cue_test_tells_a_network_that_follows_the_faces_from_one_that_does_
     assert run(monkeypatch, "--exp_dir", exp, "--test_name", "test", "--nj", 1) == 0
     cue_test = read_final(exp / "results" / "test")["cue_test"]
     assert cue_test["n"] == 2
-    assert cue_test["own"]["si_snr_imp"] > 15 and cue_test["own"]["right_rate"] == 1.0
+    assert cue_test["own"]["si_snr_imp"] > 15 and cue_test["own"]["assignment_accuracy"] == 1.0
     assert cue_test["swapped"]["si_snr_imp"] == pytest.approx(cue_test["swapped"]["si_snr_imp_swapped_references"], abs=3)
-    assert cue_test["swapped"]["right_rate"] == cue_test["both_right_rate"] == 0.5
+    assert cue_test["swapped"]["assignment_accuracy"] == cue_test["both_assignments_accuracy"] == 0.5
     assert cue_test["shuffled"]["si_snr_imp"] == pytest.approx(0.0, abs=1e-6)
-    assert "Right with their own faces and with swapped ones: 50.0%" in (exp / "results/test/RESULTS.md").read_text()
+    assert "Correct with their own faces and with swapped ones: 50.0%" in (exp / "results/test/RESULTS.md").read_text()
 
 
 def test_without_references_it_says_which_columns_are_missing_and_succeeds(tmp_path, monkeypatch, caplog):

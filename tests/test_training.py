@@ -188,9 +188,11 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_network(corpus, tmp_pa
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (cut / ".done-3.json").exists()
+    (cut / "checkpoints/.tmp-killed.ckpt").touch()  # what a kill in the middle of a write leaves
 
     done = finish(stage_3(corpus, cut, conf))
     assert done.returncode == 0 and "continuing from" in done.stderr
+    assert not list(cut.rglob(".tmp-*"))
     assert_same_curve(cut, whole)
     ours, theirs = (torch.load(d / "best_model.pth", weights_only=True)["model"] for d in (cut, whole))
     for name, tensor in theirs.items():

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.video.alignment import _MEAN_FACE, ALIGNMENTS, distances_to_mean_face, find_runs, similarities
+from utils.video.alignment import _MEAN_FACE, ALIGNMENTS, find_runs, similarities
 
 MOUTH_MIDDLE = (129.31, 157.82)  # of the mean face
 
@@ -212,10 +212,3 @@ def test_similarities_undo_what_was_done_and_mirror_nothing():
         np.testing.assert_allclose(apply(found, apply(place, reference)), reference, atol=1e-9)
     mirrored = similarities(reference[None] * (-1, 1), reference)[0]
     assert np.linalg.det(mirrored[:, :2]) > 0
-
-
-def test_the_distance_to_the_mean_face_tells_faces_from_other_points():
-    face = apply(placed(20, 0.4, (50, 60)), mean_face())
-    noise = np.random.default_rng(0).uniform(0, 100, (68, 2))
-    distances = distances_to_mean_face(np.stack([face, noise, np.zeros((68, 2))]))
-    assert distances[0] < 1e-6 and distances[1] > 15 and distances[2] == np.inf

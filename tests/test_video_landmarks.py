@@ -159,9 +159,9 @@ def test_points_that_cannot_be_count_as_missing_and_are_reported(tmp_path, caplo
     track[2] = 0.0  # as some programs write "not found"
     track[3, 60] += 5000
     track[4, 60, 1] = -100.0  # a little outside a picture of 240 rows: a face at the border
-    np.save(tmp_path / "a.npy", track)
+    np.savez(tmp_path / "a.npz", data=track)
     with caplog.at_level(logging.WARNING):
-        (found,) = read_landmarks(tmp_path / "a.npy", N_FRAMES, size=(320, 240))
+        (found,) = read_landmarks(tmp_path / "a.npz", N_FRAMES, size=(320, 240))
     assert found.frames.tolist() == [0, 4, 5]
     assert "3 of 6 frames of face1 are left out" in caplog.text and "the first is frame 1" in caplog.text
 
@@ -174,9 +174,9 @@ def test_frames_that_were_given_as_missing_are_no_matter_for_a_warning(tmp_path,
 
 
 def test_fractions_of_the_picture_are_not_taken_for_pixels(tmp_path):
-    np.save(tmp_path / "a.npy", TRACK / 320)
+    np.savez(tmp_path / "a.npz", data=TRACK / 320)
     with pytest.raises(UserError, match="fractions of the picture, it seems; multiply"):
-        read_landmarks(tmp_path / "a.npy", N_FRAMES)
+        read_landmarks(tmp_path / "a.npz", N_FRAMES)
 
 
 def test_a_failed_write_leaves_the_former_file(tmp_path):

@@ -1,28 +1,29 @@
 """Tracks of made-up faces through losses, crossings and cuts, and cuts between made-up and real pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from utils.video.appearance import LOOK_DIM
+from utils.video.descriptors import DESCRIPTOR_DIM
 from utils.video.faces import Face
 from utils.video.tracking import CutDetector, Track, Tracker
 
 SIZE = 80.0  # pixels of a face
 
 
-def look_of(person: int) -> np.ndarray:
-    """Looks of two people have no more in common than those of two numbers drawn by chance."""
-    return np.random.default_rng(person).normal(size=LOOK_DIM).astype(np.float32)
+def descriptor_of(person: int) -> np.ndarray:
+    """Descriptors of two people are about 0.8 apart."""
+    return (0.05 * np.random.default_rng(person).normal(size=DESCRIPTOR_DIM)).astype(np.float32)
 
 
 def face(x: float, y: float = 100.0, person: int = 0, size: float = SIZE, shown: int | None = None) -> Face:
-    """A face whose points say whose it is (`shown`), which the tracker does not look at."""
+    """A face in doubt, with a descriptor; its points say whose it is (`shown`), which the tracker does not look at."""
     box = np.array([x - size / 2, y - size / 2, x + size / 2, y + size / 2], np.float32)
     points = np.full((68, 2), person if shown is None else shown, np.float32)
-    return Face(box, 0.9, points, look_of(person))
+    return Face(box, 0.9, points, descriptor_of(person))
 
 
 def people_of(tracks: list[Track]) -> list[set[float]]:
@@ -41,7 +42,7 @@ def test_a_still_face_is_one_track_that_holds_all_of_it():
     assert track.frames.tolist() == list(range(1000)) and track.frames.dtype == np.int64
     assert track.points.shape == (1000, 68, 2) and track.boxes.dtype == track.scores.dtype == np.float32
     assert track.boxes[:, 0].tolist() == [10 + frame % 3 for frame in range(1000)]
-    assert np.allclose(track.look, look_of(3), atol=1e-5) and track.shot == 0
+    assert np.allclose(track.descriptor, descriptor_of(3), atol=1e-5) and track.shot == 0 and track.n_described == 1000
 
 
 @pytest.mark.parametrize(("lost", "n_tracks"), [(1, 1), (20, 1), (25, 2), (60, 2)])
@@ -100,6 +101,25 @@ def test_a_cut_ends_every_track_and_begins_a_shot():
 def test_somebody_else_in_the_same_place_is_another_track_even_without_a_cut():
     tracks = tracked({frame: [face(100, person=frame // 20)] for frame in range(40)})
     assert people_of(tracks) == [{0.0}, {1.0}]
+
+
+def followed(one: Face, descriptor: np.ndarray | None) -> Face:
+    return replace(one, descriptor=descriptor, is_followed=True)
+
+
+def test_a_face_that_was_followed_without_doubt_is_no_other_whatever_its_descriptor_says():
+    faces = {frame: [face(100)] for frame in range(10)}
+    faces |= {frame: [followed(face(100), descriptor_of(1) if frame == 15 else None)] for frame in range(10, 40)}
+    (track,) = tracked(faces)
+    assert track.n_described == 11 and len(track.frames) == 40
+    assert len(tracked(faces | {15: [face(100, person=1)]})) == 1  # a single frame of somebody else is dropped
+    assert len(tracked(faces | {frame: [face(100, person=1)] for frame in range(15, 25)})) == 2
+
+
+def test_a_track_without_descriptors_goes_on_by_place_alone():
+    bare = {frame: [replace(face(100 + frame), descriptor=None)] for frame in range(20)}
+    (track,) = tracked(bare)
+    assert track.n_described == 0 and not track.descriptor.any()
 
 
 def test_a_face_far_away_or_of_another_size_is_another_track():

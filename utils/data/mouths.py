@@ -135,9 +135,9 @@ class MouthWriter:
 
 
 def fill_unseen(crops: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Give the frames around each seen stretch its outermost crops, so that a front end meets no edge that is none.
+    """Give the frames around each seen stretch its outermost crops, so that a visual frontend meets no edge that is none.
 
-    A front end's trunk looks some frames to either side; next to black frames it would see a mouth that jumps.
+    A visual frontend's trunk looks some frames to either side; next to black frames it would see a mouth that jumps.
 
     Args:
         crops: (frames, ...).

@@ -1,4 +1,4 @@
-"""Checkpoints of visual front ends: read without running code, recognised, and loaded strictly or refused by name.
+"""Checkpoints of visual frontends: read without running code, recognised, and loaded strictly or refused by name.
 
 Reads `--frontend_weights` files (`torch.save` files of the lip-reading TCN family or of LR-ASD) and the
 configurations in `conf/lipreading`. Writes nothing.
@@ -61,13 +61,13 @@ class Checkpoint:
             return "lipreading"
         what = "a network unknown here"
         if {"frontend3D", "resnet"} <= tops:
-            what = "a deep_avsr visual front end (another network)"
+            what = "a deep_avsr visual frontend (another network)"
         elif {"trunk", "tcn"} <= tops:
             what = "an audio or partial network of the lip-reading family (no frontend3D.*)"
         elif {"frontend3D", "trunk"} <= tops:
-            what = "the front half of a lip reader (no tcn.*)"
+            what = "the front half of a visual frontend (no tcn.*)"
         raise UserError(
-            f"{self.path}: holds {what}: {', '.join(sorted(names)[:3])}, ...; give a word lip reader of the lip-reading "
+            f"{self.path}: holds {what}: {', '.join(sorted(names)[:3])}, ...; give a word visual frontend of the lip-reading "
             f"TCN family or LR-ASD ({HOW_TO_GET})"
         )
 
@@ -126,22 +126,22 @@ def zoo_names() -> list[str]:
 
 
 def read_lipreading_conf(path: Path | str) -> dict:
-    """Read a lip reader's configuration: a JSON file, or the name of one in conf/lipreading.
+    """Read a visual frontend's configuration: a JSON file, or the name of one in conf/lipreading.
 
     Raises:
         UserError: there is none, or it is not a JSON object.
     """
     file = ZOO / f"{path}.json" if str(path) in zoo_names() else Path(path)
     if not file.is_file():
-        raise UserError(f"{path}: no such lip reader configuration (known: {', '.join(zoo_names())})")
+        raise UserError(f"{path}: no such visual frontend configuration (known: {', '.join(zoo_names())})")
     conf = read_json(file)
     if not isinstance(conf, dict):
-        raise UserError(f"{file}: a lip reader's configuration is a JSON object with the fields of conf/lipreading/*.json")
+        raise UserError(f"{file}: a visual frontend's configuration is a JSON object with the fields of conf/lipreading/*.json")
     return conf
 
 
 def load_lipreading(checkpoint: Checkpoint, conf_path: Path | None) -> tuple[str, Lipreading]:
-    """The lip reader in `checkpoint`, loaded strictly.
+    """The visual frontend in `checkpoint`, loaded strictly.
 
     The configuration is `conf_path`, else the file's own `config`, else the one in conf/lipreading that fits. The
     number of words is the file's. (relu and swish have no weights: between these two the configuration decides.)
@@ -207,7 +207,7 @@ def _choose_conf(checkpoint: Checkpoint, conf_path: Path | None) -> tuple[str, d
     name = _fitting_name(checkpoint)
     if name is None:
         raise UserError(
-            f"{checkpoint.path}: a lip reader that none of conf/lipreading fits ({', '.join(zoo_names())}); give its "
+            f"{checkpoint.path}: a visual frontend that none of conf/lipreading fits ({', '.join(zoo_names())}); give its "
             f"configuration with --frontend_conf FILE.json"
         )
     return name, read_lipreading_conf(name), name

@@ -1,8 +1,8 @@
-"""Visual front ends: frozen pretrained networks that turn mouth crops into one vector a frame.
+"""Visual visual frontends: frozen pretrained networks that turn mouth crops into one vector a frame.
 
-Reads a weights file, `--frontend_weights` (see utils/embedding/checkpoints.py); a folder of that name holds ready-made vectors
-(utils/embedding/precomputed.py). Writes nothing. A front end's description holds all that its vectors depend on; its fingerprint
-names the store that keeps them.
+Reads a weights file, `--frontend_weights` (see utils/embedding/checkpoints.py); a folder of that name holds precomputed
+embeddings (utils/embedding/precomputed.py). A frontend's description holds all that its embeddings depend on; its
+fingerprint names the store that keeps them.
 """
 
 import logging
@@ -17,7 +17,7 @@ from local_models.lipreading.model import LAYERS
 from utils.data.files import sha256_file
 from utils.data.fingerprints import hash_json
 from utils.embedding.checkpoints import Checkpoint, load_lipreading, load_lr_asd, read_checkpoint
-from utils.embedding.precomputed import ReadyFeatures
+from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ VERSION = 1  # of the computation below: raise it when the same weights would gi
 
 
 class Frontend(nn.Module):
-    """A frozen front end: always in eval mode, without gradients, its result independent of the batch.
+    """A frozen visual frontend: always in eval mode, without gradients, its result independent of the batch.
 
     Args:
         network: clips (batch, frames, crop, crop) -> vectors (batch, frames, dim); None of its weights is changed.
@@ -111,7 +111,7 @@ class Frontend(nn.Module):
 
 
 class _LipreadingLayer(nn.Module):
-    """One layer of a lip reader as a front end's network."""
+    """One layer of a visual frontend as a visual frontend's network."""
 
     def __init__(self, lipreader: nn.Module, layer: str) -> None:
         super().__init__()
@@ -124,12 +124,12 @@ class _LipreadingLayer(nn.Module):
 
 def load_frontend(
     weights: Path | str, conf: Path | str | None = None, layer: str = "trunk", device: torch.device | str = "cpu"
-) -> Frontend | ReadyFeatures:
-    """Load a front end: a lip reader of the TCN family, or LR-ASD's visual half, recognised by what the file holds.
+) -> Frontend | PrecomputedEmbeddings:
+    """Load a visual frontend: a visual frontend of the TCN family, or LR-ASD's visual half, recognised by what the file holds.
 
     Args:
         weights: The weights file, or a folder of features that were made beforehand.
-        conf: A lip reader's configuration (JSON); by default the file's own, or the one in conf/lipreading that fits.
+        conf: A visual frontend's configuration (JSON); by default the file's own, or the one in conf/lipreading that fits.
         layer: `trunk` (before the temporal network) or `tcn` (after it).
         device: Where it runs.
 
@@ -139,17 +139,17 @@ def load_frontend(
     _check_choice("--frontend_layer", layer, LAYERS)
     if Path(weights).is_dir():
         if conf is not None or layer != "trunk":
-            raise UserError(f"{weights}: a folder of ready-made features: leave --frontend_conf and --frontend_layer out")
-        features = ReadyFeatures(weights)
-        logger.info("front end %s (ready-made features, %d values a frame) from %s", features.name, features.dim, weights)
-        return features
+            raise UserError(f"{weights}: a folder of precomputed embeddings: leave --frontend_conf and --frontend_layer out")
+        found = PrecomputedEmbeddings(weights)
+        logger.info("visual frontend %s (precomputed, %d values a frame) from %s", found.name, found.dim, weights)
+        return found
     checkpoint = read_checkpoint(weights)
     sha256 = sha256_file(weights)
     if checkpoint.family == "lr_asd":
         frontend = _lr_asd(checkpoint, conf, layer, sha256)
     else:
         frontend = _lipreading(checkpoint, conf, layer, sha256)
-    logger.info("front end %s (%s, %d values a frame) from %s", frontend.name, layer, frontend.dim, weights)
+    logger.info("visual frontend %s (%s, %d values a frame) from %s", frontend.name, layer, frontend.dim, weights)
     return frontend.to(device)
 
 
@@ -157,7 +157,7 @@ def _lipreading(checkpoint: Checkpoint, conf: Path | str | None, layer: str, sha
     name, model = load_lipreading(checkpoint, conf)
     if layer == "tcn" and model.use_boundary:
         raise UserError(
-            f"{checkpoint.path}: a lip reader with word boundaries, which running speech has not: its temporal network "
+            f"{checkpoint.path}: a visual frontend with word boundaries, which running speech has not: its temporal network "
             f"cannot be used; take --frontend_layer trunk"
         )
     description = {"network": "lipreading", "conf": model.conf, "weights_sha256": sha256, "layer": layer}
@@ -180,8 +180,8 @@ def frontend_fingerprint(description: dict) -> str:
     return hash_json(description)[:12]
 
 
-def store_name(frontend: Frontend | ReadyFeatures, view: str, precision: str) -> str:
-    """The folder name of a front end's embeddings: `<name>-<fingerprint>`."""
+def store_name(frontend: Frontend | PrecomputedEmbeddings, view: str, precision: str) -> str:
+    """The folder name of a visual frontend's embeddings: `<name>-<fingerprint>`."""
     name = re.sub(r"[^\w.-]", "_", frontend.name)
     return f"{name}-{frontend_fingerprint(frontend.describe(view, precision))}"
 

@@ -1,9 +1,9 @@
-"""Ready-made visual features in place of a lip network: `DIR/ID.npy` for each mouth ID.
+"""Precomputed visual features in place of a visual frontend: `DIR/ID.npy` for each mouth ID.
 
 Reads the folder that `--frontend_weights` names where it is no file. Each file holds float (frames, dim) at the frame rate
 of the manifest, e.g. (T, 512) of the extraction family (MuSE, USEV, SEANet). It may lie deeper:
 `DIR/train/id08108/RCODGWdfzdY/00197.npy` is ID `id08108_RCODGWdfzdY_00197`. Nobody can tell from numbers what made them: the
-folder's name is the name of the front end, so that a model trained on `lips_a` never meets `lips_b`.
+folder's name is the name of the visual frontend, so that a model trained on `lips_a` never meets `lips_b`.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from utils.errors import UserError, name_problem
 VERSION = 1  # of the reading below: raise it when the same files would give other vectors
 
 
-class ReadyFeatures:
+class PrecomputedEmbeddings:
     """A folder of features, to be used where a `Frontend` is whose vectors are only stored.
 
     Args:
@@ -61,8 +61,8 @@ class ReadyFeatures:
             UserError: a view that features have not.
         """
         if view != "centre":
-            raise UserError(f"--views {view}: {self.folder} holds ready-made features, of which there is no mirror image")
-        facts = {"network": "ready-made features", "name": self.name, "dim": self.dim}
+            raise UserError(f"--views {view}: {self.folder} holds precomputed embeddings, of which there is no mirror image")
+        facts = {"network": "precomputed embeddings", "name": self.name, "dim": self.dim}
         return {**facts, "view": view, "precision": precision, "version": VERSION}
 
     def path_of(self, mouth_path: str) -> Path:

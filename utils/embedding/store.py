@@ -1,6 +1,6 @@
-"""The cache of mouth embeddings: what the front end said of each clip, packed into a few large files.
+"""The cache of mouth embeddings: what the visual frontend said of each clip, packed into a few large files.
 
-Reads and writes `dump/embeddings/<front end>-<fingerprint>/<corpus>/part-*.npy`, (sum of frames, dim) float16 or
+Reads and writes `dump/embeddings/<visual frontend>-<fingerprint>/<corpus>/part-*.npy`, (sum of frames, dim) float16 or
 float32, and `part-*.json`, the list of the part's clips `[{key, start, frames, source_size, source_mtime_ns,
 source_sha256}]`. A part counts once its JSON is there, and that is written last. Filled by
 `python -m utils.stages.embed` (stage 2) and by stage 4; read by stages 3 and 4.
@@ -95,7 +95,7 @@ class EmbeddingStore:
     the store as it is; a pickled store opens the folder anew.
 
     Args:
-        root: `dump/embeddings/<front end>-<fingerprint>/<corpus>`.
+        root: `dump/embeddings/<visual frontend>-<fingerprint>/<corpus>`.
 
     Raises:
         UserError: no such folder, or a damaged part.

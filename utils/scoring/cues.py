@@ -1,8 +1,8 @@
-"""The cue test: do the voices follow the faces?
+"""The visual cue swap test: whether the estimates follow the faces.
 
-Reads the separations that stage 4 made with the faces swapped (voice k got the face of speaker k+1, the last one that
+Reads the separations that stage 4 made with the faces swapped (estimate k got the face of speaker k+1, the last one that
 of the first) and with faces of other mixtures, `separated/<test name>/cues_swapped/` and `cues_shuffled/`, beside the
-ordinary ones. A network that uses its faces hands over swapped voices, and loses score when the faces are strangers'.
+ordinary ones. A network that uses its visual embeddings gives swapped estimates, and loses score with faces of others.
 """
 
 from pathlib import Path
@@ -17,8 +17,8 @@ from utils.scoring.scores import cue_item
 CUE_DEFINITIONS = {
     "si_snr_imp": "mean SI-SNRi of each estimate against the reference in its own place",
     "si_snr_imp_swapped_references": "the same against the reference of the speaker whose face was given",
-    "right_rate": "share of mixtures in which every estimate is nearest (SI-SNR) to the voice of the given face",
-    "both_right_rate": "share of mixtures that are right with their own faces and with swapped ones",
+    "assignment_accuracy": "share of mixtures in which every estimate is nearest (SI-SNR) to the source of the given face",
+    "both_assignments_accuracy": "share of mixtures that are correct with their own faces and with swapped ones",
 }
 
 
@@ -32,7 +32,7 @@ def cue_test(items: list[ScoreItem], csvs: dict[str, Path], nj: int, journal_dir
     """Compare own, swapped and shuffled faces over the mixtures that all of them have.
 
     Returns:
-        {"n": mixtures, "own": {...}, "swapped": {...}, "shuffled": {...}, "both_right_rate", "definitions"}; only
+        {"n": mixtures, "own": {...}, "swapped": {...}, "shuffled": {...}, "both_assignments_accuracy", "definitions"}; only
         what was made.
 
     Raises:
@@ -44,18 +44,18 @@ def cue_test(items: list[ScoreItem], csvs: dict[str, Path], nj: int, journal_dir
     result: dict = {"n": len(common)}
     if not common:
         return result
-    right = {}
+    correct = {}
     for cues, found in matrices.items():
         si_snr, of_mixture = (np.array([found[name][key] for name in common]) for key in ("si_snr", "input_si_snr"))
         improvement = si_snr - of_mixture[:, np.newaxis, :]
-        result[cues] = {"si_snr_imp": _mean(_places(improvement, 0))}
+        result[cues] = {"si_snr_imp": _mean(_at_shift(improvement, 0))}
         if cues == "swapped":
-            result[cues]["si_snr_imp_swapped_references"] = _mean(_places(improvement, 1))
-        if cues != "shuffled" and improvement.shape[-1] > 1:  # one voice alone is always the nearest
-            right[cues] = _is_right(si_snr, shift=int(cues == "swapped"))
-            result[cues]["right_rate"] = round(float(right[cues].mean()), 4)
-    if "swapped" in right:
-        result["both_right_rate"] = round(float((right["own"] & right["swapped"]).mean()), 4)
+            result[cues]["si_snr_imp_swapped_references"] = _mean(_at_shift(improvement, 1))
+        if cues != "shuffled" and improvement.shape[-1] > 1:  # a single source is always the nearest
+            correct[cues] = _is_correct(si_snr, shift=int(cues == "swapped"))
+            result[cues]["assignment_accuracy"] = round(float(correct[cues].mean()), 4)
+    if "swapped" in correct:
+        result["both_assignments_accuracy"] = round(float((correct["own"] & correct["swapped"]).mean()), 4)
     return result | {"definitions": CUE_DEFINITIONS}
 
 
@@ -64,15 +64,15 @@ def _matrices(cues: str, items: list[ScoreItem], nj: int, journal_dir: Path, ver
     return {item.mixture_id: result for item, result in zip(items, results, strict=True) if result}
 
 
-def _places(stack: np.ndarray, shift: int) -> np.ndarray:
+def _at_shift(stack: np.ndarray, shift: int) -> np.ndarray:
     """From (mixtures, estimates, references): estimate k against reference k + shift, (mixtures, n_src)."""
     n_src = stack.shape[-1]
     return stack[:, np.arange(n_src), (np.arange(n_src) + shift) % n_src]
 
 
-def _is_right(si_snr: np.ndarray, shift: int) -> np.ndarray:
-    """(mixtures,): every estimate is nearest to reference k + shift; a silent estimate (NaN) is never right."""
-    return (_places(si_snr, shift) >= si_snr.max(axis=2)).all(axis=1)
+def _is_correct(si_snr: np.ndarray, shift: int) -> np.ndarray:
+    """(mixtures,): every estimate is nearest to reference k + shift; a silent estimate (NaN) is never correct."""
+    return (_at_shift(si_snr, shift) >= si_snr.max(axis=2)).all(axis=1)
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.audio import probe_audio, read_audio, write_wav
+from utils.data.files import remove_leftovers
 from utils.scoring.items import ScoreItem
 
 N_EXAMPLES = 5
@@ -14,12 +15,13 @@ PEAK = 0.9
 
 
 def write_examples(items: list[ScoreItem], folder: Path) -> None:
-    """Write some mixtures with their voices as PCM16 wavs, each brought to the same peak.
+    """Write some mixtures with their sources as PCM16 wavs, each brought to the same peak.
 
     The mixtures are the first by the hash of their ids: a choice in which neither order nor score has a part, and the
     same one each time.
     """
     chosen = sorted(items, key=lambda item: hashlib.sha256(item.mixture_id.encode()).hexdigest())[:N_EXAMPLES]
+    remove_leftovers(folder)
     written = set()
     for item in chosen:
         stem = re.sub(r"[^\w.+-]", "_", item.mixture_id)

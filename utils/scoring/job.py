@@ -130,7 +130,7 @@ def score_job(job: ScoringJob, nj: int) -> int:
     from utils.scoring.cues import cue_test
     from utils.scoring.offsets import offset_rows, write_offsets
     from utils.scoring.scores import score_item
-    from utils.scoring.table import mixture_means, voice_table
+    from utils.scoring.table import mixture_means, source_table
 
     source = provenance(sys.argv[1:], REPOSITORY)
     version = score_version(job.permute)
@@ -146,7 +146,7 @@ def score_job(job: ScoringJob, nj: int) -> int:
     if not any(results):
         raise UserError(f"none of {n_failed} mixtures could be scored, see {job.out_dir / 'failed.csv'}")
     cues = cue_test(job.items, job.cue_csvs, nj, job.out_dir, version) if job.cue_csvs else None
-    voices = voice_table(job.items, results)
+    voices = source_table(job.items, results)
     means = mixture_means(voices)
     final = _final_metrics(job, results, voices, means, source) | {"n_failed": n_failed, "cue_test": cues}
     _write(job, final, voices, means, [item for item, result in zip(job.items, results, strict=True) if result])

@@ -5,6 +5,7 @@ number is; it is printed in every score file. A metric that has no value for a p
 short) raises `UndefinedMetricError`; `score_mixture` turns that into NaN with the reason beside it, never into a 0.
 """
 
+import contextlib
 import warnings
 from collections.abc import Callable
 
@@ -17,7 +18,6 @@ SDR_TAPS = 512
 PESQ_RATES_HZ = {"wb": (16000,), "nb": (8000, 16000)}
 PESQ_LIMIT_SEC = 30.0  # P.862 speaks of signals up to here, and its C code overruns its tables above 50 utterances
 SILENCE_POWER = 1e-16  # -160 dB of full scale, mean removed
-SILENT_ESTIMATE = "the estimate is silent"  # the reason, where the reference is heard
 _LIMIT = np.finfo(np.float64).eps  # a ratio beyond 1/eps (156.5 dB) is rounding, not quality
 
 DEFINITIONS = {
@@ -34,7 +34,7 @@ DEFINITIONS = {
 METRICS = tuple(DEFINITIONS)
 SILENT_DEFINITIONS = {
     "silent_db": "Output where nothing is wanted, dB: mean power of the estimate of a silent reference, re full scale 1.0; "
-    "such voices are in no other metric.",
+    "such sources are in no other metric.",
     "silent_rel_db": "Output where nothing is wanted over what is heard, dB: power of the same estimate over that of the "
     "mixture; 0 leaves the mixture as it is, lower is better.",
 }
@@ -47,7 +47,15 @@ IMPROVEMENT = (
 
 
 class UndefinedMetricError(ValueError):
-    """The metric has no value for these signals; the text says why."""
+    """The metric has no value for these signals; the text says why.
+
+    Attributes:
+        silent: "estimate" or "reference" where that signal is silent, else "".
+    """
+
+    def __init__(self, reason: str, silent: str = "") -> None:
+        super().__init__(reason)
+        self.silent = silent
 
 
 def si_snr(estimate: np.ndarray, reference: np.ndarray) -> float:
@@ -155,7 +163,8 @@ def score_mixture(
     Returns:
         A dict per reference, in order: `speaker` and `estimate` (counted from 1), each name of `METRICS`, the same
         with `input_` before (the mixture's) and with `_imp` after (the improvement), the names of `SILENT_METRICS`
-        (NaN without a reason where the reference is heard), and `reasons`, {name: why} of the metrics that are NaN.
+        (NaN without a reason where the reference is heard), `silent_output` (the reference is heard, the estimate is
+        silent), and `reasons`, {name: why} of the metrics that are NaN.
 
     Raises:
         ValueError: the shapes do not fit, or a signal holds values that are not finite.
@@ -166,10 +175,10 @@ def score_mixture(
     order = best_permutation(estimates, references) if permute else range(len(references))
     scores = []
     for k, estimate_index in enumerate(order):
-        row = {"speaker": k + 1, "estimate": estimate_index + 1, "reasons": {}}
-        _fill(row, "", "the estimate", estimates[estimate_index], references[k], sample_rate)
+        row = {"speaker": k + 1, "estimate": estimate_index + 1, "silent_output": False, "reasons": {}}
+        _fill(row, "", "estimate", estimates[estimate_index], references[k], sample_rate)
         if mixture is not None:
-            _fill(row, "input_", "the mixture", mixture, references[k], sample_rate)
+            _fill(row, "input_", "mixture", mixture, references[k], sample_rate)
             row.update({f"{name}_imp": row[name] - row[f"input_{name}"] for name in METRICS})
         scores.append(row | silent_output(mixture, references[k], estimates[estimate_index]))
     return scores
@@ -191,7 +200,12 @@ def _power_db(signal: np.ndarray) -> float:
 
 def si_snr_matrix(estimates: np.ndarray, references: np.ndarray) -> np.ndarray:
     """SI-SNR of each estimate (row) against each reference (column), dB; NaN where undefined."""
-    return np.array([[_or_nan(si_snr, estimate, reference)[0] for reference in references] for estimate in estimates])
+    matrix = np.full((len(estimates), len(references)), np.nan)
+    for row, estimate in enumerate(estimates):
+        for column, reference in enumerate(references):
+            with contextlib.suppress(UndefinedMetricError):
+                matrix[row, column] = si_snr(estimate, reference)
+    return matrix
 
 
 def best_permutation(estimates: np.ndarray, references: np.ndarray) -> list[int]:
@@ -201,7 +215,7 @@ def best_permutation(estimates: np.ndarray, references: np.ndarray) -> list[int]
     return [int(row) for _, row in sorted(zip(columns, rows, strict=True))]
 
 
-def _fill(row: dict, prefix: str, who: str, estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> None:
+def _fill(row: dict, prefix: str, signal: str, estimate: np.ndarray, reference: np.ndarray, sample_rate: int) -> None:
     """Add each metric of a pair to `row` under its prefixed name, with the reasons of those that are NaN."""
     functions: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
         "si_snr": si_snr,
@@ -213,16 +227,13 @@ def _fill(row: dict, prefix: str, who: str, estimate: np.ndarray, reference: np.
         "estoi": lambda x, s: stoi(x, s, sample_rate, extended=True),
     }
     for name in METRICS:
-        row[prefix + name], reason = _or_nan(functions[name], estimate, reference)
-        if reason:
-            row["reasons"][prefix + name] = reason.replace("the estimate", who)
-
-
-def _or_nan(function: Callable, estimate: np.ndarray, reference: np.ndarray) -> tuple[float, str]:
-    try:
-        return function(estimate, reference), ""
-    except UndefinedMetricError as error:
-        return float("nan"), str(error)
+        try:
+            row[prefix + name] = functions[name](estimate, reference)
+        except UndefinedMetricError as error:
+            row[prefix + name] = float("nan")
+            is_silent = error.silent == "estimate"
+            row["reasons"][prefix + name] = f"the {signal} is silent" if is_silent else str(error)
+            row["silent_output"] |= is_silent and signal == "estimate"
 
 
 def _validate(estimate: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -233,9 +244,9 @@ def _validate(estimate: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, 
         if not np.isfinite(signal).all():
             raise ValueError(f"the {name} {signal.shape} holds values that are not finite")
     if reference.var() < SILENCE_POWER:  # first: beside an absent target a silent estimate is no failure
-        raise UndefinedMetricError("the reference is silent")
+        raise UndefinedMetricError("the reference is silent", "reference")
     if estimate.var() < SILENCE_POWER:
-        raise UndefinedMetricError(SILENT_ESTIMATE)
+        raise UndefinedMetricError("the estimate is silent", "estimate")
     return estimate, reference
 
 

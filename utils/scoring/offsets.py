@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from utils.data.files import atomic_path, write_text
 from utils.scoring.items import ScoreItem
 from utils.scoring.report import has_targets, markdown_table
-from utils.scoring.table import mixture_means, summarise, voice_table
+from utils.scoring.table import mixture_means, source_table, summarise
 
 METRICS = {"si_snr": 2, "si_snr_imp": 2, "sdr_imp": 2, "pesq_wb": 2, "stoi": 3}  # column -> decimals
 HEADINGS = ("SI-SNR", "SI-SNRi", "SDRi", "PESQ wb", "STOI")
@@ -22,10 +22,10 @@ def offset_rows(by: int, items: list[ScoreItem], results: list[dict]) -> list[di
 
     `n` counts the mixtures of the means, `n_silent_output` the targets that are heard and got silence: they are in none.
     """
-    voices = voice_table(items, results)
-    if voices.empty:
+    sources = source_table(items, results)
+    if sources.empty:
         return []
-    final = summarise(voices, mixture_means(voices))
+    final = summarise(sources, mixture_means(sources))
     rows = []
     for label, group in ({ALL: final["overall"]} | final["subsets"]).items():
         metrics = {name: group["metrics"][name]["mean"] for name in METRICS}

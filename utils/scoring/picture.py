@@ -1,4 +1,4 @@
-"""Draws what a separation did: the faces, the mixture, each voice as it was and as it came out.
+"""Draws what a separation did: the faces, the mixture, each source as it was and as it came out.
 
 Reads exp/<tag>/separated/<test name>/separated.csv, the sound it names and the mouths of the test set's CSV; writes a PNG.
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser = OptionParser(prog="picture", description="Draw one separated mixture.")
     parser.add_argument("--exp_dir", type=Path, required=True, help="folder of the experiment")
     parser.add_argument("--manifest", type=Path, required=True, help="CSV of the test set that was separated")
-    parser.add_argument("--mixture", default="", help="which one; empty: the first of one voice, else the first")
+    parser.add_argument("--mixture", default="", help="which one; empty: the first of one source, else the first")
     parser.add_argument("--out", type=Path, required=True, help="the PNG")
     args = parser.parse_args()
     manifest = read_manifest(args.manifest)
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def draw(manifest: Manifest, item: Mixture, estimate_paths: list[Path], out: Path) -> None:
-    """Draw the mixture on top and a row a voice: face, reference, estimate with its SI-SNR and SI-SNRi."""
+    """Draw the mixture on top and a row a source: face, reference, estimate with its SI-SNR and SI-SNRi."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -46,8 +46,8 @@ def draw(manifest: Manifest, item: Mixture, estimate_paths: list[Path], out: Pat
     figure = plt.figure(figsize=(11, 1.6 + 2.6 * len(estimate_paths)), layout="constrained")
     grid = figure.add_gridspec(1 + 2 * len(estimate_paths), 2, height_ratios=[3] + [1.3, 3] * len(estimate_paths))
     _spectrogram(figure.add_subplot(grid[0, :]), mixture, rate, f"mixture {item.mixture_id} {item.subset}")
-    voices = zip(item.source_paths, item.mouth_paths, estimate_paths, strict=True)
-    for k, (source_path, mouth_path, estimate_path) in enumerate(voices):
+    sources = zip(item.source_paths, item.mouth_paths, estimate_paths, strict=True)
+    for k, (source_path, mouth_path, estimate_path) in enumerate(sources):
         source, estimate = read_audio(manifest.resolve(source_path)), read_audio(estimate_path)
         faces = figure.add_subplot(grid[1 + 2 * k, :])
         mouths = read_mouths(manifest.resolve(mouth_path))
@@ -55,8 +55,8 @@ def draw(manifest: Manifest, item: Mixture, estimate_paths: list[Path], out: Pat
         faces.imshow(np.concatenate(list(mouths[shown]), axis=1), cmap="gray", vmin=0, vmax=255)
         faces.set_axis_off()
         after, before = si_snr(estimate, source), si_snr(mixture, source)
-        _spectrogram(figure.add_subplot(grid[2 + 2 * k, 0]), source, rate, f"voice {k + 1} as it was")
-        title = f"voice {k + 1} separated: SI-SNR {after:.1f} dB, SI-SNRi {after - before:.1f} dB"
+        _spectrogram(figure.add_subplot(grid[2 + 2 * k, 0]), source, rate, f"source {k + 1}")
+        title = f"estimate {k + 1}: SI-SNR {after:.1f} dB, SI-SNRi {after - before:.1f} dB"
         _spectrogram(figure.add_subplot(grid[2 + 2 * k, 1]), estimate, rate, title)
     with atomic_path(out) as temporary:
         figure.savefig(temporary, dpi=100)

@@ -58,7 +58,7 @@ def results_text(final: dict) -> str:
     if final["overall"].get("n_silent"):
         parts += ["## Absent targets: how quiet is the output?", silent_table(final)]
     if final["cue_test"]:
-        parts += ["## Cue test: do the voices follow the faces?", cue_text(final["cue_test"])]
+        parts += ["## Visual cue swap test: do the estimates follow the faces?", cue_text(final["cue_test"])]
     parts += ["## Metrics without a value (NaN)", _lines(_nan_lines(final["nan_reasons"]))]
     parts += ["## Definitions", _lines(final["definitions"].values())]
     parts += ["## Where this comes from", _lines(_provenance_lines(final))]
@@ -101,14 +101,14 @@ def silent_output_note(final: dict) -> str:
 
 
 def silent_table(final: dict) -> str:
-    """The Markdown table of the voices that are silent in their mixtures, by group."""
+    """The Markdown table of the sources that are silent in their mixtures, by group."""
     groups = {"all": final["overall"]} | final["subsets"]
-    rows = [["", "silent voices", "output (dB re full scale)", "output over the mixture (dB)"]]
+    rows = [["", "silent sources", "output (dB re full scale)", "output over the mixture (dB)"]]
     for label, group in groups.items():
         if group["n_silent"]:
             means = [group["metrics"][name]["mean"] for name in ("silent_db", "silent_rel_db")]
             rows.append([label, str(group["n_silent"]), *(_number(mean, 1) for mean in means)])
-    return markdown_table(rows) + "\nThese voices have no SI-SNR and no other metric, and are in none of the means above."
+    return markdown_table(rows) + "\nThese sources have no SI-SNR and no other metric, and are in none of the means above."
 
 
 def markdown_table(rows: list[list[str]]) -> str:
@@ -142,15 +142,15 @@ def _number(value: float | None, digits: int) -> str:
 
 def _notes(final: dict) -> list[str]:
     notes = [
-        f"{final['n_src']} voices a mixture, {', '.join(map(str, final['sample_rates_hz']))} Hz; estimates assigned to "
+        f"{final['n_src']} sources a mixture, {', '.join(map(str, final['sample_rates_hz']))} Hz; estimates assigned to "
         + ("references by the best mean SI-SNR." if final["permute"] else "references in their given order."),
-        "Each number is the mean over the mixtures of the mean over a mixture's voices; ± is the standard error over "
+        "Each number is the mean over the mixtures of the mean over a mixture's sources; ± is the standard error over "
         "mixtures. dB for SI-SNR, SDR and SNR.",
     ]
     if "si_snr_imp" not in final["overall"]["metrics"]:
         notes.append("No mixtures were given, so there are no improvements.")
     if final["n_order_unknown"]:
-        notes.append(f"In {final['n_order_unknown']} mixtures no face told the voices' order: there the estimates are "
+        notes.append(f"In {final['n_order_unknown']} mixtures no face told the sources' order: there the estimates are "
                      "assigned by the best mean SI-SNR.")  # fmt: skip
     if final["n_failed"]:
         notes.append(f"**{final['n_failed']} mixtures could not be scored** and are in no number: see failed.csv.")
@@ -169,22 +169,23 @@ def _nan_lines(reasons: dict[str, dict[str, int]]) -> list[str]:
 
 
 def cue_text(cue_test: dict) -> str:
-    """The cue test as a table and a sentence."""
+    """The visual cue swap test as a table and a sentence."""
     if not cue_test["n"]:
-        return "No mixture was separated with all cues."
-    rows = [["faces", "SI-SNRi", "SI-SNRi to the given face's voice", "right"]]
+        return "No mixture was separated with all faces."
+    rows = [["faces", "SI-SNRi", "SI-SNRi to the given face's source", "assignment accuracy"]]
     for cues in ("own", "swapped", "shuffled"):
         if cues in cue_test:
             entry = cue_test[cues]
             given = entry.get("si_snr_imp_swapped_references", entry["si_snr_imp"] if cues == "own" else None)
-            right = f"{entry['right_rate']:.1%}" if "right_rate" in entry else ""
-            rows.append([cues, _number(entry["si_snr_imp"], 2), "" if cues == "shuffled" else _number(given, 2), right])
+            accuracy = f"{entry['assignment_accuracy']:.1%}" if "assignment_accuracy" in entry else ""
+            rows.append([cues, _number(entry["si_snr_imp"], 2), "" if cues == "shuffled" else _number(given, 2), accuracy])
     text = f"{cue_test['n']} mixtures, separated with each set of faces.\n\n{markdown_table(rows)}\n"
-    if "both_right_rate" in cue_test:
-        text += f"Right with their own faces and with swapped ones: {cue_test['both_right_rate']:.1%} of the mixtures. "
-    if "right_rate" not in cue_test["own"]:
+    if "both_assignments_accuracy" in cue_test:
+        both = cue_test["both_assignments_accuracy"]
+        text += f"Correct with their own faces and with swapped ones: {both:.1%} of the mixtures. "
+    if "assignment_accuracy" not in cue_test["own"]:
         return text.rstrip()
-    return text + "A mixture is right when every estimate is nearest to the voice of the face that was given for it."
+    return text + "A mixture is correct when every estimate is nearest to the source of the face that was given for it."
 
 
 def _provenance_lines(final: dict) -> list[str]:

@@ -1,20 +1,20 @@
-"""From the scores of single voices to the tables: a row per voice and a mean per mixture, then means by group."""
+"""Tables of scores: a row for each source and a mean for each mixture, then means by group."""
 
 from collections import Counter
 
 import pandas as pd
 
 from utils.scoring.items import ScoreItem
-from utils.scoring.metrics import METRICS, SILENT_ESTIMATE, SILENT_METRICS
+from utils.scoring.metrics import METRICS, SILENT_METRICS
 
 UNMARKED = "(unmarked)"
 
 
-def voice_table(items: list[ScoreItem], results: list[dict]) -> pd.DataFrame:
-    """One row per scored voice, in the order of the items; failed items (result {}) are left out.
+def source_table(items: list[ScoreItem], results: list[dict]) -> pd.DataFrame:
+    """One row per scored source, in the order of the items; failed items (result {}) are left out.
 
-    Columns: mixture_ID, speaker, estimate, subset, separated_by, the metrics (`silent_` ones where a voice is silent),
-    reasons, trimmed_samples.
+    Columns: mixture_ID, speaker, estimate, subset, separated_by, the metrics (`silent_` ones where a source is silent),
+    silent_output, reasons, trimmed_samples.
     """
     rows = []
     for item, result in zip(items, results, strict=True):
@@ -33,63 +33,58 @@ def voice_table(items: list[ScoreItem], results: list[dict]) -> pd.DataFrame:
 
 
 def metric_columns(table: pd.DataFrame) -> list[str]:
-    """The numeric columns that are metrics: plain, `input_` and `_imp` (only with mixtures), and those of silent voices."""
+    """The numeric columns that are metrics: plain, `input_` and `_imp` (only with mixtures), and those of silent sources."""
     wanted = [form.format(name) for name in METRICS for form in ("{}", "input_{}", "{}_imp")]
     return [name for name in (*wanted, *SILENT_METRICS) if name in table]
 
 
-def has_silent_output(voices: pd.DataFrame) -> pd.Series:
-    """True for each voice that is heard in its mixture and whose estimate is silence: no metric has a value for it."""
-    return voices["reasons"].str.split("; ").map(lambda reasons: f"si_snr: {SILENT_ESTIMATE}" in reasons).astype(bool)
-
-
-def mixture_means(voices: pd.DataFrame) -> pd.DataFrame:
-    """One row per mixture: the mean over its voices, NaN left out (NaN where no voice has a value).
+def mixture_means(sources: pd.DataFrame) -> pd.DataFrame:
+    """One row per mixture: the mean over its sources, NaN left out (NaN where no source has a value).
 
     A metric of the mixture (`input_`) counts only where that of the estimate has a value: both are means over the same
-    voices, so that a silent output does not move the one against the other.
+    sources, so that a silent output does not move the one against the other.
     """
-    columns = metric_columns(voices)
-    voices = voices.copy()
+    columns = metric_columns(sources)
+    sources = sources.copy()
     for name in METRICS:
         if f"input_{name}" in columns:
-            voices[f"input_{name}"] = voices[f"input_{name}"].where(voices[name].notna())
-    groups = voices.groupby("mixture_ID", sort=False)
+            sources[f"input_{name}"] = sources[f"input_{name}"].where(sources[name].notna())
+    groups = sources.groupby("mixture_ID", sort=False)
     means = groups[columns].mean()
     means[["subset", "separated_by", "trimmed_samples"]] = groups[["subset", "separated_by", "trimmed_samples"]].first()
     return means.reset_index()
 
 
-def all_rows(voices: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
-    """What `all_metrics.csv` holds: each mixture's voices, then its mean (speaker "mean")."""
-    means = means.assign(speaker="mean", estimate="", reasons="")
+def all_rows(sources: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
+    """What `all_metrics.csv` holds: each mixture's sources, then its mean (speaker "mean")."""
+    means = means.assign(speaker="mean", estimate="", reasons="", silent_output="")
     order = {name: number for number, name in enumerate(means["mixture_ID"])}
-    both = pd.concat([voices, means[list(voices.columns)]])
+    both = pd.concat([sources, means[list(sources.columns)]])
     both = both.sort_values("mixture_ID", key=lambda ids: ids.map(order), kind="stable")
     columns = metric_columns(both)
     both[columns] = both[columns].round(6) + 0.0  # + 0.0: no minus zeros
     return both
 
 
-def summarise(voices: pd.DataFrame, means: pd.DataFrame) -> dict:
+def summarise(sources: pd.DataFrame, means: pd.DataFrame) -> dict:
     """Mean and standard error of each metric over all mixtures and by label.
 
     Returns:
         `overall`, `subsets` {label: ...}, `separated_by` {label: ...}; each of these groups is {"n": mixtures, "n_heard":
-        those with an SI-SNR, "n_silent": absent voices, "n_silent_output": voices that are heard and whose estimate is
+        those with an SI-SNR, "n_silent": absent targets, "n_silent_output": targets that are heard and whose estimate is
         silence, "metrics": {column: {"mean", "standard_error", "nan"}}}. A label
         that all mixtures share is no group of its own.
     """
     return {
-        "overall": _group(voices, means),
-        "subsets": _by_label(voices, means, "subset"),
-        "separated_by": _by_label(voices, means, "separated_by"),
+        "overall": _group(sources, means),
+        "subsets": _by_label(sources, means, "subset"),
+        "separated_by": _by_label(sources, means, "separated_by"),
     }
 
 
-def nan_reasons(voices: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """For each metric that is NaN somewhere: the reasons and how many voices each of them hit."""
-    counts = Counter(text for reasons in voices["reasons"] if reasons for text in reasons.split("; "))
+def nan_reasons(sources: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """For each metric that is NaN somewhere: the reasons and how many sources each of them hit."""
+    counts = Counter(text for reasons in sources["reasons"] if reasons for text in reasons.split("; "))
     found: dict[str, dict[str, int]] = {}
     for text, count in sorted(counts.items()):
         name, reason = text.split(": ", 1)
@@ -97,26 +92,26 @@ def nan_reasons(voices: pd.DataFrame) -> dict[str, dict[str, int]]:
     return found
 
 
-def _by_label(voices: pd.DataFrame, means: pd.DataFrame, column: str) -> dict[str, dict]:
+def _by_label(sources: pd.DataFrame, means: pd.DataFrame, column: str) -> dict[str, dict]:
     labels = means[column].unique()
     if len(labels) < 2:
         return {}
     return {
-        label or UNMARKED: _group(voices[voices[column] == label], means[means[column] == label])
+        label or UNMARKED: _group(sources[sources[column] == label], means[means[column] == label])
         for label in sorted(labels, key=lambda label: (label == "", label))
     }
 
 
-def _group(voices: pd.DataFrame, means: pd.DataFrame) -> dict:
-    columns = metric_columns(voices)
-    mean, error, missing = means[columns].mean(), means[columns].sem(), voices[columns].isna().sum()
+def _group(sources: pd.DataFrame, means: pd.DataFrame) -> dict:
+    columns = metric_columns(sources)
+    mean, error, missing = means[columns].mean(), means[columns].sem(), sources[columns].isna().sum()
     metrics = {
         name: {"mean": _number(mean[name]), "standard_error": _number(error[name]), "nan": int(missing[name])}
         for name in columns
     }
-    n_silent = int(voices[SILENT_METRICS[0]].notna().sum()) if SILENT_METRICS[0] in voices else 0
+    n_silent = int(sources[SILENT_METRICS[0]].notna().sum()) if SILENT_METRICS[0] in sources else 0
     n_heard = int(means["si_snr"].notna().sum())
-    counts = {"n_heard": n_heard, "n_silent": n_silent, "n_silent_output": int(has_silent_output(voices).sum())}
+    counts = {"n_heard": n_heard, "n_silent": n_silent, "n_silent_output": int(sources["silent_output"].sum())}
     return {"n": len(means), **counts, "metrics": metrics}
 
 

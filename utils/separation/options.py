@@ -56,6 +56,7 @@ class VideoSetOptions(StageOptions):
     alignment: str = "centred8"
     audio_stream: int = 0
     min_on_screen_sec: float = 0.5
+    people: int = 0  # at most; 0 is no limit
 
 
 def name_of_test(test_dir: Path) -> str:

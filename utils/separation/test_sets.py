@@ -28,7 +28,7 @@ from utils.data.experiments import Experiment
 from utils.data.files import exclusive_lock, sha256_file
 from utils.data.fingerprints import StageMark, hash_contents, hash_stats
 from utils.data.manifest import Manifest, Mixture, Problem, read_manifest, write_failed, write_manifest
-from utils.embedding.precomputed import ReadyFeatures
+from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.errors import UsageError, UserError
 from utils.separation.options import TestSetOptions, name_of_test
 
@@ -100,7 +100,7 @@ def _inputs(
     manifest, frontend = test_set.manifest, experiment.frontend
     files = [manifest.resolve(path) for item in manifest.items for path in (item.mixture_path, *item.mouth_paths) if path]
     if frontend and frontend.is_ready_made:
-        features = ReadyFeatures(frontend.weights)
+        features = PrecomputedEmbeddings(frontend.weights)
         files += [features.path_of(path) for path in manifest.mouth_paths()]
     return {
         "network": sha256_file(experiment.network_path),

@@ -7,6 +7,7 @@ which is written last and carries a stamp of all that the tracks depend on.
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ RESIDUAL = "rest"  # the name of its file, and its key in tracks.json
 _BLOCK_SAMPLES = 1 << 16
 _TALKING_MOTION = 0.006  # three quarters of talking people have more, 19 of 20 pictures that stand still have less
 _LOST_DB = 6.0  # the residual above all tracks
+_CERTAIN = 0.9  # joins of faces that are less certain are warned of
 
 
 def write_tracks(
@@ -93,8 +95,9 @@ def _stamp(
 ) -> str:
     """Hash all that the tracks depend on."""
     visual = [(str(path), store.clip(str(path)).source_sha256) for path in map(prepared.mouth_path, prepared.people)]
-    how = (options.window_sec, options.hop_sec, options.subtype, prepared.n_ignored, prepared.warnings)
-    facts = [separator.sha256, store.root.parent.name, hash_stats([video_path]), how, visual]
+    how = (options.window_sec, options.hop_sec, options.subtype, prepared.warnings)
+    seen = ([asdict(person) for person in prepared.people], prepared.n_ignored, prepared.left_out)
+    facts = [separator.sha256, store.root.parent.name, hash_stats([video_path]), how, seen, visual]
     return hash_json(facts)
 
 
@@ -151,6 +154,8 @@ def _report(
             "share_of_frames_with_mouth": person.share_with_mouth,
             "mouth_motion": person.mouth_motion,
             "level_db": loudness_db(folder / f"{person.name}.wav"),
+            "parts": person.parts,
+            "joined_with_certainty": person.joined_with_certainty,
         }
         for person in prepared.people
     ]
@@ -166,7 +171,8 @@ def _report(
         "tracks": tracks,
         "rest": {"wav": f"{RESIDUAL}.wav", "level_db": loudness_db(folder / f"{RESIDUAL}.wav")},
         "faces_seen_too_shortly": prepared.n_ignored,
-        "warnings": [*prepared.warnings, *lost_speakers(prepared, separator.sample_rate, folder)],
+        "faces_left_out": [{"on_screen_sec": stretches} for stretches in prepared.left_out],
+        "warnings": [*prepared.warnings, *_people_warnings(prepared), *lost_speakers(prepared, separator.sample_rate, folder)],
         "subtype": subtype,
         "gain": gain,
         "definitions": {
@@ -174,6 +180,9 @@ def _report(
             "confidence": "mean score of the face's landmarks, 0 to 1",
             "mouth_motion": "standard deviation of the mouth's opening, in distances between the eyes",
             "on_screen_sec": "from, to; absences below 1 s are passed over",
+            "parts": "stretches of following the face without a cut or an absence; they were joined by how alike the faces are",
+            "joined_with_certainty": "0 to 1, how likely the least certain of these joins is right; 1 where there was none",
+            "faces_left_out": "people beyond the number that --people asked for",
             "rest": "the residual: the video's sound less all tracks, i.e. speakers off screen and noise",
             "gain": "what all tracks were multiplied with so that none is clipped",
         },
@@ -198,6 +207,20 @@ def lost_speakers(prepared: "PreparedVideo", sample_rate: int, folder: Path) -> 
         f"{names} moves the mouth, but the tracks are {below_db:.1f} dB quieter than the residual: the network seems not to "
         f"know this speaker, who is then in {RESIDUAL}.wav"
     ]
+
+
+def _people_warnings(prepared: "PreparedVideo") -> list[str]:
+    """Warnings of uncertain joins of faces, and of people who were left out."""
+    warnings = [
+        f"{person.name}: joined of {person.parts} parts, the least certain join is right with a probability of "
+        f"{person.joined_with_certainty:.2f}; --people says how many people there are at most"
+        for person in prepared.people
+        if person.joined_with_certainty < _CERTAIN
+    ]
+    if prepared.left_out:
+        times = "; ".join(", ".join(f"{first:g} to {last:g} s" for first, last in one) for one in prepared.left_out)
+        warnings.append(f"{len(prepared.left_out)} more than --people asked for left out, on screen {times}")
+    return warnings
 
 
 def _level_db(mixture_path: Path, path: Path) -> float | None:

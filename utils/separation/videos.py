@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LANDMARK_SUFFIXES = (".npz", ".pkl", ".csv", ".txt", ".npy")
+LANDMARK_SUFFIXES = (".npz", ".pkl", ".csv")
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,11 @@ def find_videos(test_dir: Path, landmarks_dir: str) -> list[Video]:
 
 
 def _landmarks(folder: Path, video: Path, name: str) -> Path:
-    """The landmarks of a video: a file or folder of its name."""
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in LANDMARK_SUFFIXES and path.stem == name or path.is_dir() and path.name == name
-    )
+    """The landmarks of a video: a file of its name."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in LANDMARK_SUFFIXES and path.stem == name)
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise UserError(f"--landmarks_dir {folder}: one file or folder named {name} is needed for {video}; found: {names}")
+        raise UserError(f"--landmarks_dir {folder}: one file named {name} is needed for {video}; found: {names}")
     return found[0].absolute()
 
 
@@ -154,7 +150,12 @@ def _video_options(options: VideoSetOptions) -> "VideoOptions":
         raise UserError(
             f"videos need more packages ({error}); add them with utils/install_more.sh requirements-video.txt"
         ) from None
-    return VideoOptions(options.alignment, min_sec=options.min_on_screen_sec, audio_stream=options.audio_stream)
+    return VideoOptions(
+        options.alignment,
+        min_sec=options.min_on_screen_sec,
+        people=options.people,
+        audio_stream=options.audio_stream,
+    )
 
 
 def _check_clocks(exp_dir: Path, separator: "Separator") -> None:

@@ -29,6 +29,7 @@ landmarks_dir=     # videos: landmarks that were found before, a file or folder 
 alignment=centred8 # videos: how mouths are aligned: centred8 or forward5
 audio_stream=0     # videos: which audio stream, 1 is the first; 0: the default one, or the first that has sound
 min_sec=0.5        # videos: people on screen for a shorter time are left out
+people=            # videos: at most so many people; empty: as many as are seen
 max_failed=0       # mixtures that may fail before the stage does
 force=false        # separate again although nothing changed
 
@@ -50,4 +51,4 @@ elif [[ -d $test_dir ]]; then
 fi
 start_program "$log_dir/4_separate.log" separate exp_dir test_dir test_name cue_test fallback_exp_dir \
     frontend_weights subtype window_sec hop_sec batch_size dump_dir data_root_dir out_dir preview \
-    landmarks_dir alignment audio_stream min_sec nj id max_failed force
+    landmarks_dir alignment audio_stream min_sec people nj id max_failed force

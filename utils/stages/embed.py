@@ -1,9 +1,9 @@
-"""Stage 2, embeddings: every mouth of a corpus through the lip-reading front end, once.
+"""Stage 2, embeddings: every mouth of a corpus through the lip-reading visual frontend, once.
 
-Reads the manifests `data/<corpus>/*.csv`, the mouth crops they name and the front end's weights, or in place of both a
-folder of ready-made features (`--frontend_weights DIR`, see utils/embedding/precomputed.py); writes
-`dump/embeddings/<front end>-<fingerprint>/<corpus>/` (parts and failed.csv), one store for each view, and the mark
-`data/<corpus>/.done-2-<front end>-<fingerprint>.json`. Clips whose embedding is there are skipped, those whose mouth
+Reads the manifests `data/<corpus>/*.csv`, the mouth crops they name and the visual frontend's weights, or in place of both a
+folder of precomputed embeddings (`--frontend_weights DIR`, see utils/embedding/precomputed.py); writes
+`dump/embeddings/<visual frontend>-<fingerprint>/<corpus>/` (parts and failed.csv), one store for each view, and the mark
+`data/<corpus>/.done-2-<visual frontend>-<fingerprint>.json`. Clips whose embedding is there are skipped, those whose mouth
 file has changed are made anew. Several processes share the work when started by torchrun or srun.
 
     python -m utils.stages.embed --data_dir data/demo --frontend_weights egs/demo/lipreader.pth.tar
@@ -23,9 +23,9 @@ from utils.data.manifest import Manifest, find_manifests, read_manifest
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 
 if TYPE_CHECKING:
+    from utils.embedding.embed import EmbeddingPlan
     from utils.embedding.frontends import Frontend
-    from utils.embedding.plan import EmbeddingPlan
-    from utils.embedding.precomputed import ReadyFeatures
+    from utils.embedding.precomputed import PrecomputedEmbeddings
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ def main() -> int:
     shard = process_share(os.environ)
     manifests = read_manifests(args)
 
+    from utils.embedding.embed import require_room  # torch comes only after the paths were found good
     from utils.embedding.frontends import load_frontend
-    from utils.embedding.plan import require_room  # torch comes only after the paths were found good
 
     device = choose_device(args.id, os.environ)
     frontend = load_frontend(args.frontend_weights, args.frontend_conf, args.frontend_layer, device)
@@ -53,7 +53,7 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="embed", description=__doc__.partition("\n")[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="the corpus' manifests, data/<corpus>")
-    parser.add_argument("--frontend_weights", type=Path, required=True, help="of the front end, or a folder of features")
+    parser.add_argument("--frontend_weights", type=Path, required=True, help="of the visual frontend, or a folder of features")
     parser.add_argument("--frontend_conf", type=Path, help="its conf/lipreading/*.json; found by itself where possible")
     parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"), help="which output is cached")
     parser.add_argument("--views", type=_views, default="centre", help="centre, flip or centre,flip")
@@ -90,14 +90,14 @@ def read_manifests(args: argparse.Namespace) -> list[Manifest]:
 
 def plan_view(
     manifests: list[Manifest],
-    frontend: "Frontend | ReadyFeatures",
+    frontend: "Frontend | PrecomputedEmbeddings",
     view: str,
     args: argparse.Namespace,
     shard: tuple[int, int] = (0, 1),
     force: bool = False,
 ) -> "EmbeddingPlan":
     """What is to be done for one view, by this process; see `plan_embedding`."""
-    from utils.embedding.plan import plan_embedding
+    from utils.embedding.embed import plan_embedding
 
     where = (args.dump_dir, view, args.precision, args.batch_size, args.nj)
     return plan_embedding(manifests, frontend, *where, shard, force)
@@ -105,7 +105,7 @@ def plan_view(
 
 def embed_view(
     manifests: list[Manifest],
-    frontend: "Frontend | ReadyFeatures",
+    frontend: "Frontend | PrecomputedEmbeddings",
     plan: "EmbeddingPlan",
     args: argparse.Namespace,
     shard: tuple[int, int],
@@ -158,7 +158,7 @@ def process_share(environment: Mapping[str, str]) -> tuple[int, int]:
 
 def _mark(manifests: list[Manifest], name: str, view: str, args: argparse.Namespace) -> StageMark:
     files = [path for manifest in manifests for path in (manifest.path, manifest.path.with_suffix(".json"))]
-    inputs = {"manifests": hash_contents(files), "front end": name, "view": view, "precision": args.precision}
+    inputs = {"manifests": hash_contents(files), "visual frontend": name, "view": view, "precision": args.precision}
     return StageMark(args.data_dir / f".done-2-{name}.json", inputs)
 
 

@@ -87,6 +87,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--alignment", default="centred8", choices=ALIGNMENTS, help="videos: how mouths are aligned")
     parser.add_argument("--audio_stream", type=int, default=0, help="videos: 1 is the first; 0: the default, or one with sound")
     parser.add_argument("--min_on_screen_sec", type=float, default=0.5, help="videos: people seen for less are left out")
+    parser.add_argument("--people", type=_people, default=0, help="videos: at most so many people; empty or 0: no limit")
     parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="make everything again")
     args = parser.parse_args()
     for name in ("nj", "batch_size"):
@@ -99,6 +100,12 @@ def parse_args() -> argparse.Namespace:
     if not 0 < args.hop_sec < args.window_sec <= 2 * args.hop_sec:
         parser.error("--hop_sec must be shorter than --window_sec and at least half of it")
     return args
+
+
+def _people(text: str) -> int:
+    if text and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of people")
+    return int(text or 0)
 
 
 def offsets(text: str) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from utils.data.files import write_json
+from utils.data.files import remove_leftovers, write_json
 from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest, read_manifest
 from utils.errors import OptionParser, UsageError, UserError, run_cli
@@ -79,6 +79,8 @@ def main() -> int:
     rank = next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
     started = args.exp_dir / ".started-3.json"
     if rank == 0:
+        for folder in (args.exp_dir, args.exp_dir / "checkpoints"):
+            remove_leftovers(folder, below=False)  # not below: stage 4 may be at work there
         _set_aside_other_training(args.exp_dir, inputs, args.force)
         if frontend:
             write_json(args.exp_dir / "frontend.json", frontend)

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from utils.data.files import write_json, write_text
 from utils.data.experiments import open_experiment
+from utils.data.files import write_json, write_text
 from utils.data.manifest import Manifest, read_manifest
 from utils.embedding.store import EmbeddingStore
 from utils.errors import OptionParser, UserError, run_cli

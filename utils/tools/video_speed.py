@@ -188,7 +188,8 @@ def _parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: str) -> d
     sound_sec, n_samples = _timed(lambda: extract_sound(video, sound_path).n_samples)
     n_frames = math.ceil(n_samples / _FRAME_SAMPLES)
     decode_sec, _ = _timed(lambda: sum(1 for _ in read_pictures(video, n_frames)))
-    scan_sec, (people, _) = _timed(lambda: find_people(video, n_frames, folder / "scan"))
+    scan_sec, found = _timed(lambda: find_people(video, n_frames, folder / "scan"))
+    people = found.people
     mouths = [folder / f"{person.name}.npz" for person in people]
     cut_sec, _ = _timed(lambda: write_mouths(video, people, n_frames, mouths, VideoOptions()))
     embed_sec, cues = _timed(lambda: torch.stack([embed_file(frontend, MouthFile(path)) for path in mouths]))

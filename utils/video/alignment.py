@@ -163,20 +163,3 @@ def similarities(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
     shift = w_mean - turn * z_mean
     rows = [[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]]
     return np.array(rows).transpose(2, 0, 1)
-
-
-def distances_to_mean_face(points: np.ndarray) -> np.ndarray:
-    """How far the stable points stay from the mean face's after the best similarity.
-
-    Args:
-        points: (n, 68, 2).
-
-    Returns:
-        float64 (n,), root mean square in pixels of the mean face, whose eyes are 74 apart at their outer corners;
-        infinite where no similarity can be found.
-    """
-    stable, reference = points[:, _STABLE["centred8"]].astype(np.float64), _reference("centred8")
-    matrices = similarities(stable, reference)
-    moved = np.einsum("nij,npj->npi", matrices[:, :, :2], stable) + matrices[:, None, :, 2]
-    distance = np.sqrt(((moved - reference) ** 2).sum(axis=2).mean(axis=1))
-    return np.where(np.isfinite(distance), distance, np.inf)

@@ -1,9 +1,9 @@
 """Look for faces all over a video, a minute at a time.
 
 Reads a video; writes a folder with a part for every 1500 frames of the 25 fps grid, `part-000.npz` and so on, of plain
-arrays: `frames` first and last+1, `cuts`, and for each face `frame`, `box`, `score`, `points`, `look` (an index into
-`looks`, which are kept in half precision). Each part begins afresh, so that a scan that was interrupted goes on after the
-last part and ends with the same faces; people are always made of what the parts say.
+arrays: `frames` first and last+1, `cuts`, and for each face `frame`, `box`, `score`, `points`, `is_followed`; `descriptors`
+are of the faces whose indices are in `described`. Each part begins afresh, so that a scan that was interrupted goes on after
+the last part and ends with the same faces; people are always made of what the parts say.
 """
 
 import zipfile
@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 from utils.data.files import atomic_path
 from utils.errors import UserError
-from utils.video.appearance import LOOK_DIM
 from utils.video.decoding import read_pictures
+from utils.video.descriptors import DESCRIPTOR_DIM
 from utils.video.faces import Face, FaceFinder
 from utils.video.tracking import CutDetector
 
 PART_FRAMES = 1500
-_VERSION = 1  # of what is found and how it is written; parts of another one are made anew
+_VERSION = 2  # of what is found and how it is written; parts of another one are made anew
 _N_POINTS = 68
 
 
@@ -73,12 +73,12 @@ class FaceScan:
             if part is None:
                 raise UserError(f"{self._part(k)}: missing or damaged; the same command makes it again")
             cuts = set(part["cuts"].tolist())
-            looks = part["looks"].astype(np.float32)
+            descriptors = dict(zip(part["described"].tolist(), part["descriptors"], strict=True))
             rows: dict[int, list[int]] = {frame: [] for frame in cuts}
             for row, frame in enumerate(part["frame"].tolist()):
                 rows.setdefault(frame, []).append(row)
             for frame in sorted(rows):
-                yield frame, [_face(part, looks, row) for row in rows[frame]], frame in cuts
+                yield frame, [_face(part, descriptors.get(row), row) for row in rows[frame]], frame in cuts
 
     def _part(self, index: int) -> Path:
         return self._folder / f"part-{index:03d}.npz"
@@ -103,11 +103,7 @@ def _scan_part(
                 cuts.append(frame)
             found += [(frame, face) for face in finder.find(picture, frame, is_cut)]
         bar.update()
-    looks, index_of = [], {}
-    for _, face in found:
-        if id(face.look) not in index_of:  # a look is shared by some frames
-            index_of[id(face.look)] = len(looks)
-            looks.append(face.look)
+    described = [index for index, (_, face) in enumerate(found) if face.descriptor is not None]
     return {
         "version": np.int64(_VERSION),
         "frames": np.array(span, np.int64),
@@ -116,8 +112,9 @@ def _scan_part(
         "box": _stacked([face.box for _, face in found], 4),
         "score": np.array([face.score for _, face in found], np.float32),
         "points": _stacked([face.points for _, face in found], _N_POINTS, 2),
-        "look": np.array([index_of[id(face.look)] for _, face in found], np.int64),
-        "looks": _stacked(looks, LOOK_DIM).astype(np.float16),
+        "is_followed": np.array([face.is_followed for _, face in found], bool),
+        "described": np.array(described, np.int64),
+        "descriptors": _stacked([found[index][1].descriptor for index in described], DESCRIPTOR_DIM),
     }
 
 
@@ -125,13 +122,14 @@ def _stacked(arrays: Sequence[np.ndarray], *shape: int) -> np.ndarray:
     return np.array(arrays, np.float32).reshape(-1, *shape)
 
 
-def _face(part: dict[str, np.ndarray], looks: np.ndarray, row: int) -> Face:
-    return Face(part["box"][row], float(part["score"][row]), part["points"][row], looks[part["look"][row]])
+def _face(part: dict[str, np.ndarray], descriptor: np.ndarray | None, row: int) -> Face:
+    score, is_followed = float(part["score"][row]), bool(part["is_followed"][row])
+    return Face(part["box"][row], score, part["points"][row], descriptor, is_followed)
 
 
 def _read_part(path: Path, span: tuple[int, int]) -> dict[str, np.ndarray] | None:
     """The arrays of a part; None where it is missing, damaged, or of other frames."""
-    names = ("frames", "cuts", "frame", "box", "score", "points", "look", "looks")
+    names = ("frames", "cuts", "frame", "box", "score", "points", "is_followed", "described", "descriptors")
     try:
         with np.load(path, allow_pickle=False) as archive:
             if int(archive["version"]) != _VERSION:
@@ -140,6 +138,7 @@ def _read_part(path: Path, span: tuple[int, int]) -> dict[str, np.ndarray] | Non
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
         return None
     n_faces = len(part["frame"]) if part["frame"].ndim == 1 else -1
-    shapes = {"box": (n_faces, 4), "score": (n_faces,), "points": (n_faces, _N_POINTS, 2), "look": (n_faces,)}
-    whole = all(part[name].shape == shape for name, shape in shapes.items()) and part["looks"].shape[1:] == (LOOK_DIM,)
+    shapes = {"box": (n_faces, 4), "score": (n_faces,), "points": (n_faces, _N_POINTS, 2), "is_followed": (n_faces,)}
+    shapes["descriptors"] = (len(part["described"]) if part["described"].ndim == 1 else -1, DESCRIPTOR_DIM)
+    whole = all(part[name].shape == shape for name, shape in shapes.items())
     return part if whole and part["frames"].tolist() == list(span) else None

@@ -1,8 +1,9 @@
-"""Find the faces of a picture: boxes, 68 landmarks, and how the person looks.
+"""Find the faces of a picture: boxes, 68 landmarks, and now and then a descriptor of the person.
 
 Reads RGB pictures, writes nothing. A detector looks at the whole picture every few frames, at the start of a shot and
 where a face was lost, now and then at tiles of it for small faces; in between the mesh of the last picture says where to
-look in this one.
+look in this one. Descriptors take twenty times as long as following a face, so they are made at its start, where it may have
+become somebody else's, and ever more seldom in between.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from types import TracebackType
 
 import numpy as np
 
-from utils.video.appearance import describe_look
+from utils.video.descriptors import FaceDescriber, face_chip
 from utils.video.face_networks import FaceNetworks
 
 MIN_FACE = 20.0  # pixels, the longer side of a face's box; lips are not to be read from smaller ones
@@ -21,14 +22,18 @@ _EMPTY_FRAMES = 5  # ... while nobody is there
 _TILES_FRAMES = 50  # between two looks at tiles
 _LOST_FRAMES = 25  # for so long a lost face is looked for where it was
 _CONFIRM_FRAMES = 25  # a face that no detector has seen for so long is looked at by the near one
-_LOOK_FRAMES = 10  # a look holds for so long
-_SAME_VIEW = 0.9  # correlation with the last view of a face; below it its look holds no more
+_DESCRIBE_AFTER_FRAMES = (12, 60, 250)  # from each descriptor of a face to the next one; the last from then on
+_DESCRIBE_NEAR_FRAMES = 25  # ... at most, while another face overlaps
+_DESCRIBE_DOUBT_FRAMES = 5  # ... at least, where it may have become somebody else's: a flickering light would take all the time
+_SAME_VIEW = 0.9  # correlation with the last view of a face; below it, it may be somebody else's
 
 _MIN_CONFIRMED = 0.5
 _MIN_PRESENCE = 0.5
 _SAME_IOU = 0.3  # of a detection with a mesh's box
 _MESH_MARGIN = 1.5  # what the mesh network wants to see: the longer side of the face times this
 _NEAR_MARGIN = 2.2  # what the near detector is shown of a face
+_WIDE_SCALE = 1.6  # of the picture's longer side: with so much black around it, detectors see faces cut by its border
+_CLOSE_UP_SEARCHES = ((1.0, True), (_WIDE_SCALE, True), (_WIDE_SCALE, False))  # scale, near detector; where nobody was found
 _SMALLEST_TILE = 360  # pixels; in it the far detector sees faces of 25
 
 # Points of the mesh whose mean is each of the 68 (in the order of iBUG 300-W; left is left in the picture). Chosen so that
@@ -59,13 +64,16 @@ class Face:
         score: 0..1, the mesh network's belief in a face here times that of the last detector that looked.
         points: float32 (68, 2), pixels from the picture's upper left corner (the middle of its first pixel is 0.5, 0.5;
             mouths cut at them without a correction lie on published crops), x before y, in the order of iBUG 300-W.
-        look: float32 (LOOK_DIM,), see `appearance.py`; at most 10 frames old, of this picture where another face is near.
+        descriptor: float32 (DESCRIPTOR_DIM,) of this picture, see `descriptors.py`; None where none was made.
+        is_followed: the last picture's face led to this one, and nothing speaks for another person: no face overlaps, and
+            since the last descriptor the view never changed at once.
     """
 
     box: np.ndarray
     score: float
     points: np.ndarray
-    look: np.ndarray
+    descriptor: np.ndarray | None = None
+    is_followed: bool = False
 
 
 @dataclass(eq=False)
@@ -77,18 +85,30 @@ class _Known:
     view: np.ndarray  # (256,), what the mesh network saw, in small
     confirmed: float  # score of the last detector that saw it
     confirmed_frame: int
-    look: np.ndarray | None = None
-    look_frame: int = -1
+    n_described: int = 0  # descriptors since it may have become somebody else's
+    described_frame: int = -(10**9)
     box: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.update(self.mesh, self.presence, self.view)
+        self.box = np.concatenate([self.mesh.min(axis=0), self.mesh.max(axis=0)])
 
     def update(self, mesh: np.ndarray, presence: float, view: np.ndarray) -> None:
-        if float(view @ self.view) < _SAME_VIEW:  # somebody else is there, or the light changed: look again
-            self.look = None
+        if float(view @ self.view) < _SAME_VIEW:  # somebody else is there, or the light changed
+            self.doubt()
         self.mesh, self.presence, self.view = mesh, presence, view
         self.box = np.concatenate([mesh.min(axis=0), mesh.max(axis=0)])
+
+    def doubt(self) -> None:
+        """Whose face this is has to be looked at again."""
+        self.n_described = 0
+
+    def is_due(self, frame: int, is_near: bool) -> bool:
+        """Whether it is time for a descriptor."""
+        if self.n_described == 0:
+            after = _DESCRIBE_DOUBT_FRAMES
+        else:
+            after = _DESCRIBE_AFTER_FRAMES[min(self.n_described, len(_DESCRIBE_AFTER_FRAMES)) - 1]
+        return frame - self.described_frame >= (min(after, _DESCRIBE_NEAR_FRAMES) if is_near else after)
 
 
 class FaceFinder:
@@ -99,10 +119,11 @@ class FaceFinder:
         min_face: pixels; smaller faces are left out.
 
     Raises:
-        UserError: mediapipe is not installed, or another version of it.
+        UserError: mediapipe or dlib is not installed, or another version of it.
     """
 
     def __init__(self, search_frames: int = _SEARCH_FRAMES, min_face: float = MIN_FACE) -> None:
+        self._describer = FaceDescriber()
         self._networks = FaceNetworks()
         self._search_frames = search_frames
         self._min_face = min_face
@@ -155,8 +176,8 @@ class FaceFinder:
             rival = next((other for other in self._known if _is_same(known.box, other.box)), None)
             if rival is None:
                 self._known.append(known)
-            else:  # whose face this is, is anybody's guess: look again
-                rival.look = None
+            else:
+                rival.doubt()
                 self._lost.append((known.box, frame - 1))
         self._lost = [(box, seen) for box, seen in self._lost if frame - seen <= _LOST_FRAMES]
 
@@ -173,16 +194,24 @@ class FaceFinder:
         regions = [(0.0, 0.0, float(max(height, width)))]
         if frame - self._tiles_frame >= _TILES_FRAMES:
             self._tiles_frame = frame
-            regions += tiles(width, height)
+            regions += [_around(width, height, _WIDE_SCALE), *tiles(width, height)]
         for box, _ in self._lost:
             side = 5 * float(max(box[2:] - box[:2]))
             if side < 0.7 * max(height, width):
                 middle = (box[:2] + box[2:]) / 2
                 regions.append((float(middle[0]) - side / 2, float(middle[1]) - side / 2, side))
         for region in regions:
-            for box, angle, score in self._networks.detect(picture, *region, is_near=False):
-                self._admit(picture, box, angle, score, frame)
+            self._look_at(picture, region, frame, is_near=False)
+        for scale, is_near in _CLOSE_UP_SEARCHES:
+            if self._known:
+                break
+            self._look_at(picture, _around(width, height, scale), frame, is_near)
         self._lost = [(box, seen) for box, seen in self._lost if not any(_is_same(box, one.box) for one in self._known)]
+
+    def _look_at(self, picture: np.ndarray, region: tuple[float, float, float], frame: int, is_near: bool) -> None:
+        """Follow what a detector finds in a square (left, top, side in pixels)."""
+        for box, angle, score in self._networks.detect(picture, *region, is_near=is_near):
+            self._admit(picture, box, angle, score, frame)
 
     def _admit(self, picture: np.ndarray, box: np.ndarray, angle: float, score: float, frame: int) -> None:
         """Follow a detected face from now on, if the mesh and the near detector believe in it, too."""
@@ -216,11 +245,16 @@ class FaceFinder:
         self._known = kept
 
     def _near_score(self, picture: np.ndarray, box: np.ndarray) -> float:
-        """What the near detector says to this box; 0 where it sees nothing there."""
+        """What the near detector says to this box, or the far one where the border cuts it; 0 where nothing is seen there."""
         side = _NEAR_MARGIN * float(max(box[2:] - box[:2]))
         left, top = (box[:2] + box[2:]) / 2 - side / 2
-        found = self._networks.detect(picture, float(left), float(top), side, is_near=True)
-        return max((score for other, _, score in found if _iou(other, box) > _SAME_IOU), default=0.0)
+        is_cut = (box[:2] < 0).any() or (box[2:] > picture.shape[1::-1]).any()
+        for is_near in (True, False) if is_cut else (True,):
+            found = self._networks.detect(picture, float(left), float(top), side, is_near)
+            score = max((score for other, _, score in found if _iou(other, box) > _SAME_IOU), default=0.0)
+            if score >= _MIN_CONFIRMED:
+                return score
+        return 0.0
 
     def _is_face(self, picture: np.ndarray, mesh: np.ndarray, presence: float) -> bool:
         """Whether a mesh may be a face whose mouth is in the picture."""
@@ -238,12 +272,14 @@ class FaceFinder:
         return inside and upright and 0.1 * max(size) < distance < max(size) and 0.15 * max(size) < drop < 0.8 * max(size)
 
     def _face(self, picture: np.ndarray, known: _Known, frame: int) -> Face:
-        points = points_of(known.mesh)
-        near = any(other is not known and _are_near(known.box, other.box) for other in self._known)
-        if known.look is None or near or frame - known.look_frame >= _LOOK_FRAMES:
-            known.look, known.look_frame = describe_look(picture, known.box, points), frame
+        points, descriptor = points_of(known.mesh), None
+        is_near = any(other is not known and _overlap(known.box, other.box) for other in self._known)
+        is_followed = known.n_described > 0 and not is_near
+        if known.is_due(frame, is_near):
+            descriptor = self._describer.describe([face_chip(picture, points)])[0]
+            known.n_described, known.described_frame = known.n_described + 1, frame
         score = float(np.clip(known.presence * known.confirmed, 0.0, 1.0))
-        return Face(known.box.astype(np.float32), score, points.astype(np.float32), known.look)
+        return Face(known.box.astype(np.float32), score, points.astype(np.float32), descriptor, is_followed)
 
 
 def points_of(mesh: np.ndarray) -> np.ndarray:
@@ -263,6 +299,12 @@ def tiles(width: int, height: int) -> list[tuple[float, float, float]]:
     return [(float(left), float(top), float(side)) for top in starts[1] for left in starts[0]]
 
 
+def _around(width: int, height: int, scale: float) -> tuple[float, float, float]:
+    """The square (left, top, side), in pixels, around a picture's middle that is `scale` times as large."""
+    side = scale * max(width, height)
+    return (width - side) / 2, (height - side) / 2, side
+
+
 def _region_of(mesh: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Where the mesh network should look for a face that had this mesh: middle, side in pixels, angle in radians."""
     low, high = mesh.min(axis=0), mesh.max(axis=0)
@@ -276,10 +318,10 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
     return float(common / ((one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - common + 1e-9))
 
 
-def _are_near(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two faces are so close that one may soon be taken for the other."""
+def _overlap(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two faces are so close that one may be taken for the other."""
     apart = np.hypot(*((one[:2] + one[2:]) - (other[:2] + other[2:])) / 2)
-    return bool(apart < 1.2 * max(max(one[2:] - one[:2]), max(other[2:] - other[:2])))
+    return bool(apart < 0.8 * max(max(one[2:] - one[:2]), max(other[2:] - other[:2])))
 
 
 def _is_same(one: np.ndarray, other: np.ndarray) -> bool:

@@ -1,8 +1,9 @@
-"""Landmarks as others write them, numpy files and pickles: per-frame lists, object arrays, plain arrays.
+"""Landmarks as others write them: npz and pkl of the public lip-reading preprocessing, and OpenFace's csv.
 
 All come out as tracks: a name for each face and float64 (frames, 68, 2) pixels, NaN where it was not found.
 """
 
+import csv
 import io
 import zipfile
 import zlib
@@ -13,40 +14,35 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.video.landmark_texts import N_POINTS, read_csv, read_folder, read_rows
 from utils.video.safe_pickle import plain, read_pickle
 
+N_POINTS = 68  # of the iBUG scheme: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, mouth 48-67
 _POINT_KEYS = ("facial_landmarks", "landmarks")
 _LIMIT_PEOPLE = 1000
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, MemoryError)
+_OPENFACE = [f"x_{k}" for k in range(N_POINTS)] + [f"y_{k}" for k in range(N_POINTS)]
 
 Tracks = dict[str, np.ndarray]
 
 
 def read_tracks(path: Path, n_frames: int) -> Tracks:
-    """Read the landmarks of any foreign format but npz.
+    """Read the landmarks of a pkl or an OpenFace csv.
 
     Args:
-        path: a folder of `00000.txt`, or a file `.pkl`, `.npy`, `.csv` or `.txt`.
+        path: the file.
         n_frames: of the video; tells files that count frames from 1 from those that count from 0.
 
     Raises:
         UserError: missing, damaged, unknown or ill-shaped.
     """
-    if path.is_dir():
-        return read_folder(path, n_frames)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     match path.suffix.lower():
         case ".pkl" | ".pickle" | ".p":
             return tracks_of(read_pickle(path.read_bytes(), path), path)
-        case ".npy":
-            return tracks_of(_read_npy(path), path)
         case ".csv":
-            return read_csv(path, n_frames)
-        case ".txt":
-            return read_rows(path)
-    raise UserError(f"{path}: landmarks of an unknown kind; .npz, .npy, .pkl, .csv, .txt or a folder of 00000.txt are read")
+            return _read_openface(path, n_frames)
+    raise UserError(f"{path}: landmarks of an unknown kind; .npz, .pkl and OpenFace's .csv are read")
 
 
 def read_npz(path: Path | str) -> dict[str, Any]:
@@ -65,12 +61,8 @@ def read_npz(path: Path | str) -> dict[str, Any]:
     return {key: _array_of(content, path) for key, content in members.items()}
 
 
-def _read_npy(path: Path) -> Any:
-    return _array_of(path.read_bytes(), path)
-
-
 def _array_of(content: bytes, path: Path | str) -> Any:
-    """The array of an npy's content; nested lists where it is an array of objects."""
+    """The array of a member of an npz; nested lists where it is an array of objects."""
     handle = io.BytesIO(content)
     try:
         version = np.lib.format.read_magic(handle)
@@ -173,3 +165,72 @@ def _of_pairs(pairs: Sequence[Any], where: str) -> np.ndarray:
 
 def _kind(value: Any) -> str:
     return f"an array {value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
+def _read_openface(path: Path, n_frames: int) -> Tracks:
+    """OpenFace's csv: `x_0` ... `x_67`, `y_0` ... `y_67`; where there are `frame`, `face_id` and `success`, they count."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text (UTF-8)") from None
+    cells = [[cell.strip() for cell in row] for row in csv.reader(lines)]
+    header = [cell.lower() for cell in cells[0]] if cells else []
+    column = {name: k for k, name in enumerate(header)}
+    missing = [name for name in _OPENFACE if name not in column]
+    if missing:
+        raise UserError(f"{path}, row 1: no column {missing[0]}; OpenFace's x_0 ... x_67 and y_0 ... y_67 are expected")
+    if len(cells) < 2:
+        raise UserError(f"{path}: a header without rows")
+    for k, row in enumerate(cells[1:], start=2):
+        if len(row) != len(header):
+            raise UserError(f"{path}, row {k}: {len(row)} cells where the header has {len(header)}")
+    values = np.array([_numbers(row, f"{path}, row {k}") for k, row in enumerate(cells[1:], start=2)])
+    points = values[:, [column[name] for name in _OPENFACE]].reshape(-1, 2, N_POINTS).transpose(0, 2, 1)
+    if "success" in column:
+        points = np.where(values[:, column["success"], None, None] > 0, points, np.nan)
+    if "frame" not in column:
+        return {"face1": points}
+    frames = _whole(values[:, column["frame"]], f"{path}, column frame")
+    first = _first_number(frames, n_frames, path)
+    faces = _whole(values[:, column["face_id"]], f"{path}, column face_id") if "face_id" in column else [0] * len(frames)
+    tracks = {}
+    for number, face in enumerate(sorted(set(faces)), start=1):
+        rows = [k for k, found in enumerate(faces) if found == face]
+        track = np.full((max(frames) - first + 1, N_POINTS, 2), np.nan)
+        seen: set[int] = set()
+        for k in rows:
+            if frames[k] in seen:
+                raise UserError(f"{path}, face_id {face}: frame {frames[k]} is listed twice; one row a frame is expected")
+            seen.add(frames[k])
+            track[frames[k] - first] = points[k]
+        tracks[f"face{number}"] = track
+    return tracks
+
+
+def _first_number(frames: Sequence[int], n_frames: int, path: Path) -> int:
+    """The number of the first frame: OpenFace counts from 1, unless a frame 0 is there."""
+    lowest, highest = min(frames), max(frames)
+    if lowest < 0 or highest > n_frames + 1:
+        raise UserError(
+            f"{path}: frames {lowest} to {highest} where the video has {n_frames} at 25 frames a second; give landmarks "
+            "of its pictures at that rate"
+        )
+    return min(lowest, 1)
+
+
+def _numbers(cells: Sequence[str], where: str) -> list[float]:
+    """Cells as numbers; an empty one is NaN."""
+    numbers = []
+    for cell in cells:
+        try:
+            numbers.append(float(cell) if cell else float("nan"))
+        except ValueError:
+            raise UserError(f"{where}: '{cell:.20}' where a number is expected") from None
+    return numbers
+
+
+def _whole(values: np.ndarray, where: str) -> list[int]:
+    wrong = values[~np.isfinite(values) | (values != np.rint(values))]
+    if wrong.size:
+        raise UserError(f"{where}: {wrong[0]} where a whole number is expected")
+    return [int(value) for value in values]

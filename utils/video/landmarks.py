@@ -15,8 +15,7 @@ import numpy as np
 
 from utils.data.files import atomic_path
 from utils.errors import UserError
-from utils.video.landmark_formats import read_npz, read_tracks, tracks_of
-from utils.video.landmark_texts import N_POINTS
+from utils.video.landmark_formats import N_POINTS, read_npz, read_tracks, tracks_of
 
 _COLUMNS = {"frame": (), "person": (), "points": (N_POINTS, 2), "box": (4,), "score": ()}
 _SIZES = ("n_frames", "width", "height")
@@ -136,13 +135,12 @@ def read_landmarks(
 ) -> list[Person]:
     """Read landmarks in any of the known formats, one set for each picture of the video at 25 frames a second.
 
-    Known are: the landmark file; npz with key `data` and pkl as the public preprocessing of lip networks writes them
-    (a list or object array with None, (68, 2), or the faces of each frame); npz and npy arrays (frames, 68, 2),
-    (frames, 2, 68), (frames, 3, 68); csv with 136 numbers a row, with a frame before them, or with OpenFace's columns;
-    txt with 136 numbers a row; a folder of 00000.txt with 68 lines each. Nothing pickled in them is run.
+    Known are: the landmark file; npz with key `data` and pkl as the public lip-reading preprocessing writes them (a list
+    or object array with None, (68, 2), or the faces of each frame; an array (frames, 68, 2), (frames, 2, 68) or
+    (frames, 3, 68)); OpenFace's csv. Nothing pickled in them is run.
 
     Args:
-        path: a file or folder.
+        path: the file.
         n_frames: of the video on the 25 fps grid; the landmarks may have one frame more, which is left out, or less.
         size: width and height of the video in pixels, where they are known; tells landmarks far outside the picture.
         n_shown: frames that have a picture, where the sound goes on after the last one or ends before it: landmarks may be
@@ -199,7 +197,7 @@ def _check_count(path: Path, found: int, n_frames: int, n_shown: int | None) -> 
         pictures = f" ({n_shown} with a picture)" if n_shown != n_frames else ""
         raise UserError(
             f"{path}: landmarks of {found} frames where the video has {n_frames} at 25 frames a second{pictures}; give "
-            "landmarks of its pictures at that rate (nan, None or an empty line for a frame without a face)"
+            "landmarks of its pictures at that rate (nan or None for a frame without a face)"
         )
 
 

@@ -12,7 +12,7 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +31,26 @@ from utils.video.sound import ExtractedSound
 
 _MOST_APART = 12  # frames of the grid that sound and pictures of one video may differ by where landmarks are given
 _VERSION = 2  # of what `prepare_video` makes; another one is made anew
+_KEPT = ("source.json", "sound.wav", "sound.json", "scan")  # what depends on the source only
 
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """How a video is prepared.
+    """Which sound and whose mouths are taken, and how mouths are cut.
 
     Attributes:
         alignment: one of the two published ones, `centred8` or `forward5`.
         max_gap_frames: a mouth lost for longer is marked as unseen, for a shorter time it is interpolated.
         min_sec: people who are on screen for a shorter time are left out.
         audio_stream: which audio stream, 1 is the first; 0: the default one, or the first that has sound.
+        people: at most so many; 0: no limit.
     """
 
     alignment: str = ALIGNMENTS[0]
     max_gap_frames: int = MAX_GAP_FRAMES
     min_sec: float = 0.5
     audio_stream: int = 0
+    people: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class SeenPerson:
     confidence: float  # mean score of the faces
     share_with_mouth: float  # of the video's frames
     mouth_motion: float  # see `mouth_motion`
+    parts: int = 1  # tracks that were joined, over cuts and absences
+    joined_with_certainty: float = 1.0  # 0..1, of the least certain join
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class PreparedVideo:
     people: tuple[SeenPerson, ...]
     n_ignored: int  # people seen too shortly
     warnings: tuple[str, ...]  # what is unusual about the video, a line each
+    left_out: tuple[list[list[float]], ...] = ()  # the stretches of each person beyond the number that was asked for
 
     @property
     def sound_path(self) -> Path:
@@ -106,16 +112,19 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
     Raises:
         UserError: the video or the landmarks cannot be used, or nobody is on screen.
     """
-    stamp = {"version": _VERSION, "source": hash_stats([path, *filter(None, [landmarks_path])]), **asdict(options)}
+    given = hash_stats([path, *filter(None, [landmarks_path])])
+    source = {"version": _VERSION, "source": given, "audio_stream": options.audio_stream}
+    stamp = source | asdict(options)
     done_path, source_path = folder / "prepared.json", folder / "source.json"
     if done_path.is_file() and (facts := read_json(done_path)).get("stamp") == stamp:
         done = _from_facts(folder, facts)
         if all(file.is_file() for file in done.files()):
             return done
     done_path.unlink(missing_ok=True)
-    if folder.exists() and not (source_path.is_file() and read_json(source_path) == stamp):
+    if folder.exists() and not (source_path.is_file() and read_json(source_path) == source):
         shutil.rmtree(folder)  # of another video, or of a call that was killed while it removed one
-    write_json(source_path, stamp)
+    write_json(source_path, source)
+    _remove_all_but(folder, _KEPT)  # mouths of other options
     remove_leftovers(folder)
     info = probe_video(path)
     sound = _sound(path, folder, options)
@@ -123,19 +132,36 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
     if landmarks_path is None:
         from utils.video.people import find_people  # given landmarks need no face finder
 
-        people, n_ignored = find_people(path, n_frames, folder / "scan", min_sec=options.min_sec)
+        found = find_people(path, n_frames, folder / "scan", min_sec=options.min_sec, at_most=options.people)
+        people, left_out, n_ignored = found.people, found.left_out, found.n_too_short
+        joins = [(len(group.tracks), round(group.certainty, 3)) for group in found.groups]
     else:
-        people, n_ignored = _given_people(landmarks_path, info, n_frames), 0
+        people, left_out = _at_most(_given_people(landmarks_path, info, n_frames), options.people)
+        n_ignored, joins = 0, [(1, 1.0)] * len(people)
     if not people:
         seen = f" ({n_ignored} faces were there for less than {options.min_sec:g} s)" if n_ignored else ""
         raise UserError(f"{path}: nobody is on screen{seen}, so there is no voice to take out of the sound")
     write_people(folder / "people.npz", people, n_frames, info.width, info.height)
-    seen_people = _cut(path, people, n_frames, folder, options)
+    seen_people = [
+        replace(person, parts=parts, joined_with_certainty=certainty)
+        for person, (parts, certainty) in zip(_cut(path, people, n_frames, folder, options), joins, strict=True)
+    ]
     facts = {"stamp": stamp, "n_samples": sound.n_samples, "n_frames": n_frames, "width": info.width, "height": info.height}
     facts |= {"people": [asdict(person) for person in seen_people], "n_ignored": n_ignored}
+    facts["left_out"] = [_stretches(person.frames) for person in left_out]
     facts["warnings"] = [*sound.warnings, *duration_warnings(sound.n_samples / SOUND_RATE_HZ, info.duration_sec)]
     write_json(done_path, facts)
     return _from_facts(folder, facts)
+
+
+def _remove_all_but(folder: Path, names: Sequence[str]) -> None:
+    for path in folder.iterdir():
+        if path.name in names:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _sound(path: Path, folder: Path, options: VideoOptions) -> ExtractedSound:
@@ -171,7 +197,7 @@ def cut_clip(
     if landmarks_path is None:
         from utils.video.people import find_people
 
-        people, _ = find_people(video_path, n_frames, None, min_sec=min(options.min_sec, n_frames / GRID_FPS / 2))
+        people = find_people(video_path, n_frames, None, min_sec=min(options.min_sec, n_frames / GRID_FPS / 2)).people
     else:
         people = _given_people(landmarks_path, probe_video(video_path), n_frames)
     if not people:
@@ -187,6 +213,13 @@ def _given_people(path: Path, info: VideoInfo, n_frames: int) -> list[Person]:
     if abs(n_shown - n_frames) > _MOST_APART:
         n_shown = n_frames  # what the container says of its pictures is not to be believed
     return read_landmarks(path, n_frames, (info.width, info.height), n_shown)
+
+
+def _at_most(people: Sequence[Person], count: int) -> tuple[list[Person], list[Person]]:
+    """The people with the largest faces for the longest time, and the others, both in their order; all where `count` is 0."""
+    most = sorted(people, key=_presence, reverse=True)[: count or None]
+    names = {person.name for person in most}
+    return [one for one in people if one.name in names], [one for one in people if one.name not in names]
 
 
 def _presence(person: Person) -> float:
@@ -299,4 +332,5 @@ def _stretches(frames: np.ndarray) -> list[list[float]]:
 def _from_facts(folder: Path, facts: dict[str, Any]) -> PreparedVideo:
     people = tuple(SeenPerson(**person) for person in facts["people"])
     sizes = {name: facts[name] for name in ("n_samples", "n_frames", "width", "height", "n_ignored")}
-    return PreparedVideo(folder, people=people, warnings=tuple(facts["warnings"]), **sizes)
+    left_out, warnings = tuple(facts["left_out"]), tuple(facts["warnings"])
+    return PreparedVideo(folder, people=people, warnings=warnings, left_out=left_out, **sizes)

@@ -1,8 +1,8 @@
 """Follow faces from picture to picture: faces of single frames become tracks, each of one person within one shot.
 
-Reads what `faces.py` found, writes nothing. A track goes on where its face should be by now and looks as it did; that
-decides, too, who is who after two faces have passed one another. It survives losses of a second, ends with its shot, and
-what was seen for a moment only is dropped and counted.
+Reads what `faces.py` found, writes nothing. A track goes on where its face should be by now; where the finder is not sure
+that it followed the same face, descriptors decide, also who is who after two faces have passed one another. It survives
+losses of a second, ends with its shot, and what was seen for a moment only is dropped and counted.
 """
 
 from collections import Counter, deque
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from utils.video.appearance import look_distance
+from utils.video.descriptors import DESCRIPTOR_DIM, is_turned
 from utils.video.faces import Face
 
 MAX_LOST_FRAMES = 25
@@ -25,10 +25,9 @@ _REACH_GROWS = 0.04  # ... and more for every further frame that it was lost
 _LARGEST_REACH = 1.5
 _LARGEST_RATIO = 1.8  # of sizes
 _MOMENTUM_FRAMES = 8  # a lost face is taken to move on for so long
-_DIFFERENT = 1.5  # look distance at which a face is another person's, whatever its place
-_DIFFERENT_LATER = 1.4  # ... after a loss of more than these frames
-_LATER_FRAMES = 3
-_LOOK_WEIGHT = 0.25  # sizes of a face that one unit of look distance counts as
+_DIFFERENT = 0.6  # distance of descriptors at which a face is another person's, whatever its place, if it was not followed
+_DIFFERENT_TURNED = 0.75  # ... where only a face turned aside is known of one of both
+_UNLIKE_WEIGHT = 0.8  # sizes of a face that a distance of descriptors of 1 counts as
 _RATIO_WEIGHT = 0.5
 
 _THUMB = (64, 36)  # pixels, width and height
@@ -50,7 +49,9 @@ class Track:
         boxes: float32 (n, 4), pixels.
         points: float32 (n, 68, 2), pixels.
         scores: float32 (n,), 0..1.
-        look: float32 (LOOK_DIM,), the mean over the frames.
+        descriptor: float32 (DESCRIPTOR_DIM,), the mean of those that were made, of faces turned aside only where there is no
+            other; zeros where there is none.
+        n_described: of how many.
         shot: counts the video's shots from 0.
     """
 
@@ -58,7 +59,8 @@ class Track:
     boxes: np.ndarray
     points: np.ndarray
     scores: np.ndarray
-    look: np.ndarray
+    descriptor: np.ndarray
+    n_described: int
     shot: int
 
 
@@ -86,7 +88,8 @@ class _Open:
         self.shot = shot
         self.frames: list[int] = []
         self._boxes, self._points, self._scores = _Rows(4), _Rows(*face.points.shape), _Rows()
-        self._look_sum = np.zeros(len(face.look))
+        self._descriptor_sum = np.zeros(DESCRIPTOR_DIM)
+        self.n_described, self.is_turned = 0, True
         self._velocity = np.zeros(2)  # pixels a frame
         self.add(frame, face)
 
@@ -101,11 +104,26 @@ class _Open:
         self._boxes.append(face.box)
         self._points.append(face.points)
         self._scores.append(face.score)
-        self._look_sum += face.look
+        if face.descriptor is not None:
+            self._describe(face.descriptor, is_turned(face.points))
+
+    def _describe(self, descriptor: np.ndarray, is_turned: bool) -> None:
+        if is_turned and not self.is_turned:
+            return
+        if self.is_turned and not is_turned:
+            self._descriptor_sum, self.n_described, self.is_turned = np.zeros(DESCRIPTOR_DIM), 0, False
+        self._descriptor_sum += descriptor
+        self.n_described += 1
 
     @property
-    def look(self) -> np.ndarray:
-        return self._look_sum / len(self.frames)
+    def descriptor(self) -> np.ndarray:
+        return self._descriptor_sum / max(self.n_described, 1)
+
+    def unlike(self, face: Face) -> float:
+        """Distance of the descriptors; 0 where one of both has none."""
+        if face.descriptor is None or not self.n_described:
+            return 0.0
+        return float(np.linalg.norm(self.descriptor - face.descriptor))
 
     def expected(self, frame: int) -> np.ndarray:
         """Where the middle of the face should be."""
@@ -113,8 +131,8 @@ class _Open:
 
     def finished(self) -> Track:
         frames = np.array(self.frames, dtype=np.int64)
-        look = self.look.astype(np.float32)
-        return Track(frames, self._boxes.array(), self._points.array(), self._scores.array(), look, self.shot)
+        rows = self._boxes.array(), self._points.array(), self._scores.array()
+        return Track(frames, *rows, self.descriptor.astype(np.float32), self.n_described, self.shot)
 
 
 class Tracker:
@@ -168,11 +186,13 @@ class Tracker:
         size = np.sqrt(np.outer(last_sizes, sizes))
         apart = np.linalg.norm(expected[:, None] - middles[None], axis=-1) / size
         ratio = np.abs(np.log(last_sizes[:, None] / sizes))
-        unlike = look_distance(np.stack([track.look for track in self._open]), np.stack([face.look for face in faces]))
+        unlike = np.array([[track.unlike(face) for face in faces] for track in self._open])
+        followed = (lost == 1)[:, None] & np.array([face.is_followed for face in faces])
+        turned = np.logical_or.outer([track.is_turned for track in self._open], [is_turned(face.points) for face in faces])
+        different = np.where(turned, _DIFFERENT_TURNED, _DIFFERENT)
         reach = np.minimum(_REACH + _REACH_GROWS * (lost - 1), _LARGEST_REACH)
-        different = np.where(lost > _LATER_FRAMES, _DIFFERENT_LATER, _DIFFERENT)
-        possible = (apart < reach[:, None]) & (ratio < np.log(_LARGEST_RATIO)) & (unlike < different[:, None])
-        cost = apart + _RATIO_WEIGHT * ratio + _LOOK_WEIGHT * unlike
+        possible = (apart < reach[:, None]) & (ratio < np.log(_LARGEST_RATIO)) & ((unlike < different) | followed)
+        cost = apart + _RATIO_WEIGHT * ratio + _UNLIKE_WEIGHT * unlike
         impossible = 1e6
         rows, columns = linear_sum_assignment(np.where(possible, cost, impossible))
         taken: list[_Open | None] = [None] * len(faces)

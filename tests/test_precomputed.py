@@ -12,8 +12,8 @@ from tiny_corpus import DIM, make_corpus
 from utils.data.files import read_json, write_json
 from utils.data.manifest import read_manifest
 from utils.embedding.frontends import load_frontend, store_name
-from utils.embedding.plan import plan_embedding
-from utils.embedding.precomputed import ReadyFeatures
+from utils.embedding.embed import plan_embedding
+from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.stages import embed, score, separate, train
@@ -112,7 +112,7 @@ def test_missing_and_wrong_features_are_listed_row_by_row_and_refused_above_the_
 )
 def test_one_frame_more_or_less_is_tolerated_and_the_mouth_of_a_cut_mixture_may_go_on(tmp_path, there, goes_on, fits):
     np.save(tmp_path / "a.npy", np.ones((there, 3)))
-    found = ReadyFeatures(tmp_path)
+    found = PrecomputedEmbeddings(tmp_path)
     if fits:
         assert found.read(found.path_of("mouths/a.npz"), 20, goes_on).dtype == np.float32
     else:
@@ -124,14 +124,14 @@ def test_features_are_found_in_the_extraction_familys_folders(tmp_path):
     path = tmp_path / "lip/train/id08108/RC_dWf-zdY/00197.npy"
     path.parent.mkdir(parents=True)
     np.save(path, np.ones((20, 512), np.float32))
-    found = ReadyFeatures(tmp_path / "lip")
+    found = PrecomputedEmbeddings(tmp_path / "lip")
     assert found.dim == 512 and found.path_of("mouths/id08108_RC_dWf-zdY_00197.npz") == path
     assert found.path_of("mouths/id00001_x_00001.npz") == tmp_path / "lip/id00001_x_00001.npy"
     other = tmp_path / "lip/val/id08108/RC_dWf-zdY/00197.npy"
     other.parent.mkdir(parents=True)
     other.write_bytes(path.read_bytes())
     with pytest.raises(UserError, match=r"val.*/00197.npy may both be id08108_RC_dWf-zdY_00197"):
-        ReadyFeatures(tmp_path / "lip").path_of("mouths/id08108_RC_dWf-zdY_00197.npz")
+        PrecomputedEmbeddings(tmp_path / "lip").path_of("mouths/id08108_RC_dWf-zdY_00197.npz")
 
 
 def test_two_mouths_of_one_name_are_refused_where_features_are_found_by_name(tmp_path, features):

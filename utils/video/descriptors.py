@@ -1,0 +1,89 @@
+"""Descriptors of faces: 128 numbers that lie close together for pictures of one person, and apart for those of two.
+
+Reads RGB pictures and 68 landmarks, writes nothing; nothing is downloaded. The network is dlib's residual network for face
+recognition (29 layers, 128-d, trained on some 3 million faces; public domain, CC0), whose weights come in the wheel of
+face_recognition_models. That package is not imported (it needs pkg_resources), only its folder is looked up. dlib is imported
+here and nowhere else, and only when it is needed.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.errors import UserError
+from utils.video.alignment import similarities
+from utils.video.warping import cut_piece
+
+DESCRIPTOR_DIM = 128
+CHIP_SIDE = 150  # pixels, what the network sees
+
+# Where the network wants the outer and inner corners of the eyes and the base of the nose, x and y in pixels of the chip:
+# the medians of 300 chips that dlib cuts by its own alignment (padding 0.25), to which this one is equal within a pixel.
+_CHIP_POINTS = {36: (36.7, 45.7), 39: (58.4, 47.2), 42: (88.6, 47.4), 45: (110.3, 45.6), 33: (73.6, 87.8)}
+_WEIGHTS = ("models", "dlib_face_recognition_resnet_model_v1.dat")
+
+
+class FaceDescriber:
+    """The network.
+
+    Raises:
+        UserError: dlib or the weights are not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import dlib
+
+            spec = importlib.util.find_spec("face_recognition_models")
+            if spec is None or spec.origin is None:
+                raise ImportError("No module named 'face_recognition_models'")
+            self._network = dlib.face_recognition_model_v1(str(Path(spec.origin).parent.joinpath(*_WEIGHTS)))
+        except (ImportError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"faces cannot be told apart, dlib or its weights are missing ({' '.join(str(error).split())}): "
+                "add them with utils/install_more.sh requirements-video.txt"
+            ) from None
+
+    def describe(self, chips: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """Describe aligned faces. One at a time takes as long for each as many at once.
+
+        Args:
+            chips: uint8 (n, 150, 150, 3), RGB, as `face_chip` cuts them.
+
+        Returns:
+            float32 (n, 128), each of length about one.
+        """
+        if not len(chips):
+            return np.zeros((0, DESCRIPTOR_DIM), np.float32)
+        found = self._network.compute_face_descriptor([np.ascontiguousarray(chip) for chip in chips])
+        return np.array(found, np.float32).reshape(-1, DESCRIPTOR_DIM)
+
+
+def is_turned(points: np.ndarray) -> bool:
+    """Whether a face is turned so far aside that its descriptor says little of the person: one cheek three times the other.
+
+    Args:
+        points: (68, 2), pixels.
+    """
+    left, right = (float(np.hypot(*(points[27] - points[ear]))) for ear in (0, 16))
+    return bool(abs(left - right) > 0.5 * (left + right))
+
+
+def face_chip(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The face as the network wants it: upright, eyes and nose in their places.
+
+    Args:
+        picture: uint8 (height, width, 3), RGB.
+        points: (68, 2), pixels, the middle of the first pixel is 0.5, 0.5.
+
+    Returns:
+        uint8 (150, 150, 3); beyond the picture its border pixels are repeated.
+    """
+    indices, places = list(_CHIP_POINTS), np.array(list(_CHIP_POINTS.values()))
+    to_chip = similarities(points[None, indices].astype(np.float64) - 0.5, places)[0]
+    if not np.isfinite(to_chip).all():
+        return np.zeros((CHIP_SIDE, CHIP_SIDE, 3), np.uint8)
+    return cut_piece(picture, to_chip, (CHIP_SIDE, CHIP_SIDE), cv2.BORDER_REPLICATE)
