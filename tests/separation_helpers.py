@@ -54,7 +54,7 @@ def make_experiment(exp_dir: Path, frontend_weights: Path | None, seed: int = 0)
         name = store_name(frontend, "centre", "float32")
         facts = {"weights": str(frontend_weights), "conf": "", "layer": "trunk", "view": "centre", "precision": "float32"}
         write_json(exp_dir / "frontend.json", facts | {"store_name": name})
-    save_model(exp_dir / "best_model.pth", wake(build_network(conf.model)), conf.nested, {})
+    save_model(exp_dir / "best_model.pth", wake(build_network(conf.model)), {})
     write_config(exp_dir / "conf.yml", conf)
     return exp_dir
 

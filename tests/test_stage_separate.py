@@ -22,7 +22,6 @@ from separation_helpers import (
 from utils.data.files import read_json
 from utils.data.manifest import write_manifest
 from utils.errors import UserError
-from utils.stages import separate
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +35,8 @@ def trained(tmp_path_factory, lips) -> Path:
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory) -> Path:
-    return make_experiment(tmp_path_factory.mktemp("twin") / "exp" / "twin", None)
+def baseline(tmp_path_factory) -> Path:
+    return make_experiment(tmp_path_factory.mktemp("baseline") / "exp" / "baseline", None)
 
 
 @pytest.fixture
@@ -86,7 +85,7 @@ def test_batched_voices_are_those_of_single_mixtures_and_the_network_gets_the_ri
     folder = stage(experiment, root)
     name = read_json(experiment / "frontend.json")["store_name"]
     store = EmbeddingStore(tmp_path / "dump" / "embeddings" / name / "mine")
-    network, _ = load_model(experiment / "best_model.pth")
+    network = load_model(experiment / "best_model.pth")
     for name in LENGTHS:
         mixture, _ = soundfile.read(root / "audio" / "mix" / f"{name}.wav", dtype="float32")
         visual = np.stack([store.get(f"mouths/{face}.npz") for face in name.split("_")])
@@ -108,7 +107,7 @@ def test_a_second_call_makes_nothing_and_does_not_import_the_network(stage, expe
     root = make_folder(tmp_path / "mine")
     folder = stage(experiment, root)
     before = state_of(folder)
-    monkeypatch.setattr(separate, "separate_test_set", lambda *_: pytest.fail("it was up to date"))
+    monkeypatch.setattr("utils.separation.test_sets._separate", lambda *_: pytest.fail("it was up to date"))
     caplog.set_level("INFO")
     stage(experiment, root)
     assert "up to date" in caplog.text
@@ -132,25 +131,25 @@ def test_a_bad_mouth_is_named_and_its_mixtures_are_skipped(stage, experiment, tm
     assert all(("no such file" if damage == "missing" else "not an npz") in row["reason"] for row in failed)
 
 
-def test_the_audio_only_twin_takes_over_where_mouths_are_bad(stage, experiment, twin, tmp_path):
+def test_the_audio_only_baseline_takes_over_where_mouths_are_bad(stage, experiment, baseline, tmp_path):
     root = make_folder(tmp_path / "mine")
     (root / "mouths" / "c.npz").unlink()
-    folder = stage(experiment, root, "--fallback_exp_dir", str(twin), "--cue_test", "true")
+    folder = stage(experiment, root, "--fallback_exp_dir", str(baseline), "--cue_test", "true")
     made_by = {row["mixture_ID"]: row["separated_by"] for row in rows_of(folder / "separated.csv")}
-    unknown = "twin (audio-only, order unknown)"
+    unknown = "baseline (audio-only, order unknown)"
     assert made_by == {"a_b": "av", "b_c": unknown, "c_a": unknown}
     assert rows_of(folder / "failed.csv") == []
     assert [row["mixture_ID"] for row in rows_of(folder / "cues_swapped" / "separated.csv")] == ["a_b"]
-    with pytest.raises(UserError, match="needs faces itself"):
+    with pytest.raises(UserError, match="needs visual embeddings itself"):
         stage(experiment, root, "--fallback_exp_dir", str(experiment))
 
 
-def test_an_audio_only_experiment_separates_without_embeddings(stage, twin, tmp_path):
+def test_an_audio_only_experiment_separates_without_embeddings(stage, baseline, tmp_path):
     root = make_folder(tmp_path / "mine")
     (root / "mouths" / "c.npz").write_bytes(b"")
-    folder = stage(copy_experiment(twin, tmp_path / "exp" / "twin"), root, "--cue_test", "true")
+    folder = stage(copy_experiment(baseline, tmp_path / "exp" / "baseline"), root, "--cue_test", "true")
     rows = rows_of(folder / "separated.csv")
-    assert {row["separated_by"] for row in rows} == {"twin (audio-only, order unknown)"}
+    assert {row["separated_by"] for row in rows} == {"baseline (audio-only, order unknown)"}
     assert len(rows) == 3
     assert not (tmp_path / "dump").exists()
     assert not (folder / "cues_swapped").exists()
