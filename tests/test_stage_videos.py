@@ -1,6 +1,7 @@
 """Stage 4 on videos, and stage 1 on raw video: synthetic videos whose landmarks are given, so that nobody must be found."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -243,9 +244,9 @@ def test_a_mouth_that_opens_and_closes_moves_and_one_that_is_carried_about_does_
 def test_landmarks_that_are_missing_or_wrong_are_named(tmp_path, stage):
     video = make_video(tmp_path / "videos")
     os.rename(tmp_path / "landmarks/talk.npz", tmp_path / "landmarks/other.npz")
-    with pytest.raises(UserError, match="one file or folder named talk is needed for .*; found: none"):
+    with pytest.raises(UserError, match="one file named talk is needed for .*; found: none"):
         stage(video)
-    np.save(tmp_path / "landmarks/talk.npy", np.zeros((N_FRAMES, 67, 2)))
+    (tmp_path / "landmarks/talk.pkl").write_bytes(pickle.dumps(list(np.zeros((N_FRAMES, 67, 2)))))
     with pytest.raises(UserError, match="1 of 1 videos"):
         stage(video)
     assert "67" in rows_of(tmp_path / "out/failed.csv")[0]["reason"]

@@ -21,6 +21,7 @@ from utils.data.devices import choose_device, n_cores
 from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest, find_manifests, read_manifest
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
+from utils.training.preflight import read_train_config
 
 if TYPE_CHECKING:
     from utils.embedding.embed import EmbeddingPlan
@@ -34,6 +35,9 @@ _VIEWS = ("centre", "flip")
 
 def main() -> int:
     args = parse_args()
+    if args.conf and not read_train_config(args.conf, args.train_args).model.n_faces:
+        logger.info("stage 2: skipped, %s is an audio-only model", args.conf)
+        return 0
     shard = process_share(os.environ)
     manifests = read_manifests(args)
 
@@ -53,7 +57,9 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="embed", description=__doc__.partition("\n")[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="the corpus' manifests, data/<corpus>")
-    parser.add_argument("--frontend_weights", type=Path, required=True, help="of the visual frontend, or a folder of features")
+    parser.add_argument("--frontend_weights", type=Path, help="of the visual frontend, or a folder of precomputed embeddings")
+    parser.add_argument("--conf", type=Path, help="of the training to come: an audio-only one needs no embeddings")
+    parser.add_argument("--train_args", default="", help="keys of the conf to change")
     parser.add_argument("--frontend_conf", type=Path, help="its conf/lipreading/*.json; found by itself where possible")
     parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"), help="which output is cached")
     parser.add_argument("--views", type=_views, default="centre", help="centre, flip or centre,flip")
@@ -74,6 +80,8 @@ def read_manifests(args: argparse.Namespace) -> list[Manifest]:
     Raises:
         UserError: a path leads nowhere, or a manifest is wrong.
     """
+    if args.frontend_weights is None:
+        raise UsageError("--frontend_weights is needed: the weights of the visual frontend, or a folder of embeddings")
     if not args.frontend_weights.exists():
         raise UserError(
             f"--frontend_weights {args.frontend_weights}: no such file or folder; utils/download_weights.sh fetches some"

@@ -28,6 +28,11 @@ log = logging.getLogger(__name__)
 def main() -> int:
     """Open every mouth crop unless nothing changed, list those that cannot be used."""
     args = _parse_args()
+    if args.frontend_weights and args.frontend_weights.is_dir():
+        log.info("stage 1: skipped, %s holds precomputed embeddings", args.frontend_weights)
+        return 0
+    if not args.data_dir.is_dir():
+        raise UserError(f"--data_dir {args.data_dir}: no such folder; stage 0 (utils/stages/0_prepare.sh) makes it")
     paths = find_manifests(args.data_dir)
     if not paths:
         raise UserError(f"{args.data_dir}: no manifest there; stage 0 (--stage 0) makes them")
@@ -71,6 +76,7 @@ def _mark(data_dir: Path, manifests: list[Path], crops: list[Path], inputs: dict
 def _parse_args() -> argparse.Namespace:
     parser = OptionParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="the folder of the manifests")
+    parser.add_argument("--frontend_weights", type=Path, help="of stage 2: a folder of precomputed embeddings needs no mouths")
     parser.add_argument("--nj", type=int, default=n_cores(), help="threads that open files")
     parser.add_argument("--max_failed", type=int, default=0, help="rows with broken mouths that are let pass")
     parser.add_argument("--alignment", default="centred8", choices=ALIGNMENTS, help="raw video: how mouths are aligned")
