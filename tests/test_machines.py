@@ -490,6 +490,7 @@ def test_the_environment_is_found_with_cdpath_and_a_stage_runs(odd_place):
     script = f". -- {odd_place.name!r}/path.sh && printf '%s\\n' \"$PYTHONPATH\""
     done = bash("bash", "-c", script, cwd=odd_place.parent, CDPATH=".")
     assert done.returncode == 0 and done.stdout == f"{odd_place}\n"
+    (odd_place / "-data dir").mkdir()
     for name in ("run.sh", "egs/dla/run.sh"):
         words = ["--stop_stage", 0, "--data_dir", "-data dir", "--corpus_args", "-x"]
         (odd_place / "egs/dla/prepare.py").touch()
