@@ -1,7 +1,6 @@
 """Confs: every conf of the repository is right, and whatever is wrong is named with its remedy."""
 
 import inspect
-import re
 from pathlib import Path
 
 import pytest
@@ -48,13 +47,6 @@ def test_the_demo_can_train_every_conf_with_its_own_budget(path):
     if read_config(path).data.task == "extraction":  # whose face must not be missing
         words += ["--missing_face_prob", "0", "--no_visual_prob", "0"]
     assert read_config(path, words).training.epochs == int(words[words.index("--epochs") + 1])
-
-
-def test_every_conf_that_a_text_names_is_there():
-    root = CONFS[0].parent.parent
-    texts = [root / "README.md", root / "RESULTS.md", *root.glob("docs/*.md"), *root.glob("egs/*/README.md")]
-    named = {name for text in texts for name in re.findall(r"conf/[\w/]+\.yml", text.read_text())}
-    assert named and [name for name in sorted(named) if not (root / name).is_file()] == []
 
 
 def test_a_conf_takes_over_what_its_base_says_and_does_not_say_itself(tmp_path):

@@ -19,7 +19,8 @@ from egs.demo.speech import SAMPLE_RATE, Span, Speech, speak
 from egs.demo.visemes import FPS, LEAD_SEC, VISEMES, label_frames, visemes_of
 from egs.demo.vocabulary import WORDS
 from egs.demo.voices import VOICES, voices_of
-from utils.data.manifest import read_manifest, validate_manifest
+from utils.data.manifest import read_manifest
+from utils.data.validation import validate_manifest
 from utils.embedding.checkpoints import load_lipreading, read_checkpoint
 
 SIZES = {"train": 6, "val": 4, "test": 5}

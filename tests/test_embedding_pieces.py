@@ -9,9 +9,8 @@ from local_models.lr_asd import LRASDVisual
 from utils.data.manifest import Manifest, Utterance, write_manifest
 from utils.data.mouths import MouthFile
 from utils.embedding import embed as embedding
-from utils.embedding.embed import embed_file, embed_manifests, forward_batch
+from utils.embedding.embed import MouthClip, embed_file, embed_manifests, forward_batch
 from utils.embedding.frontends import Frontend, load_frontend
-from utils.embedding.embed import MouthClip
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,10 @@ from utils.data.manifest import (
     find_manifests,
     read_manifest,
     read_utterances,
-    validate_manifest,
     write_failed,
     write_manifest,
 )
-from utils.data.validation import check_files
+from utils.data.validation import check_files, validate_manifest
 from utils.errors import UserError
 
 RATE = 16000

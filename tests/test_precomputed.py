@@ -11,8 +11,8 @@ from tiny_corpus import DIM, make_corpus
 
 from utils.data.files import read_json, write_json
 from utils.data.manifest import read_manifest
-from utils.embedding.frontends import load_frontend, store_name
 from utils.embedding.embed import plan_embedding
+from utils.embedding.frontends import load_frontend, store_name
 from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError

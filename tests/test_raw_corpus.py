@@ -11,7 +11,8 @@ from corpora_helpers import RATE_HZ, speech, write_audio, write_crops
 
 from utils.corpora.raw_corpus import RawClip, RawOptions, VideoReader, prepare_raw_corpus
 from utils.data.audio import probe_audio, read_audio, write_wav
-from utils.data.manifest import find_manifests, read_manifest, validate_manifest
+from utils.data.manifest import find_manifests, read_manifest
+from utils.data.validation import validate_manifest
 from utils.data.video_clips import read_videos
 from utils.errors import UserError
 from utils.mixing.drawing import ListOptions

@@ -10,8 +10,9 @@ import pytest
 
 from egs.grid import prepare as grid
 from egs.own_video import prepare as own_video
-from utils.data.manifest import read_manifest, validate_manifest
+from utils.data.manifest import read_manifest
 from utils.data.mouths import MouthFile
+from utils.data.validation import validate_manifest
 from utils.errors import UserError
 
 

@@ -18,9 +18,8 @@ from local_models.lipreading import Lipreading
 from utils.data.disk import readable_bytes
 from utils.data.manifest import Manifest, Utterance, write_manifest
 from utils.data.mouths import read_mouths
-from utils.embedding.embed import embed_manifests
+from utils.embedding.embed import collect_clips, embed_manifests
 from utils.embedding.frontends import Frontend, load_frontend, store_name
-from utils.embedding.embed import collect_clips
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UsageError, UserError
 from utils.stages import embed

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from utils.data.manifest import read_manifest, validate_manifest
+from utils.data.manifest import read_manifest
+from utils.data.validation import validate_manifest
 from utils.stages.prepare import fingerprint_tree
 
 RATE = 16000

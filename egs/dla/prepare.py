@@ -16,16 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
 from utils.corpora.dla import SAMPLE_RATE_HZ, SPLITS, dla_splits, label_subsets, scan_dla
-from utils.data.manifest import (
-    Manifest,
-    Mixture,
-    Problem,
-    Utterance,
-    read_utterances,
-    validate_manifest,
-    write_failed,
-    write_manifest,
-)
+from utils.data.manifest import Manifest, Mixture, Problem, Utterance, read_utterances, write_failed, write_manifest
+from utils.data.validation import validate_manifest
 from utils.errors import OptionParser, UserError, run_cli
 
 

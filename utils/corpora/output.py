@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils.corpora.dla import label_subsets
-from utils.data.manifest import Manifest, Problem, validate_manifest, write_failed, write_manifest
+from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
 from utils.data.manifest_rows import Mixture, Utterance, item_id
+from utils.data.validation import validate_manifest
 from utils.data.video_clips import FILE_NAME
 from utils.errors import UserError
 

@@ -169,22 +169,6 @@ def write_failed(path: Path | str, problems: Sequence[Problem]) -> None:
     write_text(path, buffer.getvalue())
 
 
-def validate_manifest(manifest: Manifest, deep: bool = False, nj: int = 1) -> list[Problem]:
-    """Check a manifest against its files.
-
-    Args:
-        manifest: what `read_manifest` gave.
-        deep: False looks whether the files exist; True opens and decodes each of them.
-        nj: threads of the deep check.
-
-    Returns:
-        The problems in the order of the rows; none when all is well.
-    """
-    from utils.data.validation import find_problems  # it imports numpy and soundfile, which reading need not wait for
-
-    return find_problems(manifest, deep=deep, nj=nj)
-
-
 def _read_csv(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")  # spreadsheets write a BOM; it must not stick to the first column

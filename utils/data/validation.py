@@ -87,8 +87,17 @@ def clock_problem(frames: int, length: int, sample_rate: int, fps: float) -> str
     return f"{frames} video frames where {length} samples at {sample_rate} Hz and {fps:g} fps make {expected:.2f}{hint}"
 
 
-def find_problems(manifest: Manifest, deep: bool = False, nj: int = 1) -> list[Problem]:
-    """What `utils.data.manifest.validate_manifest` gives back; see there."""
+def validate_manifest(manifest: Manifest, deep: bool = False, nj: int = 1) -> list[Problem]:
+    """Check a manifest against its files.
+
+    Args:
+        manifest: what `read_manifest` gave.
+        deep: False looks whether the files exist; True opens and decodes each of them.
+        nj: threads of the deep check.
+
+    Returns:
+        The problems in the order of the rows; none when all is well.
+    """
     if not manifest.data_root.is_dir():
         reason = "data_root is no folder; if the corpus was moved, run stage 0 on its new place"
         return [Problem(0, "", str(manifest.data_root), reason)]

@@ -19,7 +19,8 @@ from pathlib import Path
 from utils.data.devices import n_cores
 from utils.data.files import remove_leftovers
 from utils.data.fingerprints import StageMark, hash_contents
-from utils.data.manifest import find_manifests, read_manifest, validate_manifest
+from utils.data.manifest import find_manifests, read_manifest
+from utils.data.validation import validate_manifest
 from utils.data.video_clips import FILE_NAME, read_videos
 from utils.environment import add_missing
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
