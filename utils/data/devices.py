@@ -1,4 +1,7 @@
-"""The processors of this machine: CPU cores for `--nj`, the device for `--id`. Imports torch only where a GPU may be meant."""
+"""The processors of this machine: CPU cores for `--nj`, the device for `--id`, and which of several processes this is.
+
+Torch is imported only where a device is chosen.
+"""
 
 import os
 from collections.abc import Mapping
@@ -52,3 +55,20 @@ def show_only(ids: str) -> None:
         raise UsageError(f"--id {ids}: neither GPU numbers such as 0 or 0,1 nor cpu")
     elif ids:
         os.environ["CUDA_VISIBLE_DEVICES"] = ids
+
+
+def process_share(environment: Mapping[str, str]) -> tuple[int, int]:
+    """(rank, number of processes) as torchrun or srun set them, (0, 1) without either.
+
+    The number is taken from srun's step, not from SLURM_NTASKS: a batch script that starts one process has that too.
+
+    Raises:
+        UsageError: numbers that make no sense.
+    """
+    for rank_name, count_name in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+        if rank_name in environment and count_name in environment:
+            rank, count = environment[rank_name], environment[count_name]
+            if not (rank.isdecimal() and count.isdecimal() and int(rank) < int(count)):
+                raise UsageError(f"{rank_name}={rank}, {count_name}={count}: no process of a group; unset them")
+            return int(rank), int(count)
+    return 0, 1

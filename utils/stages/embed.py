@@ -13,20 +13,12 @@ file has changed are made anew. Several processes share the work when started by
 import argparse
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from utils.data.devices import choose_device, n_cores
-from utils.data.fingerprints import StageMark, hash_contents
+from utils.data.devices import choose_device, n_cores, process_share
 from utils.data.manifest import Manifest, find_manifests, read_manifest
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 from utils.training.preflight import read_train_config
-
-if TYPE_CHECKING:
-    from utils.embedding.embed import EmbeddingPlan
-    from utils.embedding.frontends import Frontend
-    from utils.embedding.precomputed import PrecomputedEmbeddings
 
 logger = logging.getLogger(__name__)
 
@@ -34,27 +26,28 @@ _VIEWS = ("centre", "flip")
 
 
 def main() -> int:
+    """Check everything that is cheap to check, then embed."""
     args = parse_args()
     if args.conf and not read_train_config(args.conf, args.train_args).model.n_faces:
         logger.info("stage 2: skipped, %s is an audio-only model", args.conf)
         return 0
-    shard = process_share(os.environ)
-    manifests = read_manifests(args)
+    share = process_share(os.environ)
+    manifests = _read_manifests(args)
 
-    from utils.embedding.embed import require_room  # torch comes only after the paths were found good
+    from utils.embedding.corpus import CorpusOptions, embed_corpus  # torch comes only after the paths were found good
     from utils.embedding.frontends import load_frontend
 
     device = choose_device(args.id, os.environ)
     frontend = load_frontend(args.frontend_weights, args.frontend_conf, args.frontend_layer, device)
-    logger.info("stage 2: on %s, process %d of %d", device, shard[0] + 1, shard[1])
-    plans = [plan_view(manifests, frontend, view, args, shard, args.force) for view in args.views]
-    require_room(plans)
-    for plan in plans:
-        embed_view(manifests, frontend, plan, args, shard)
+    logger.info("stage 2: on %s, process %d of %d", device, share[0] + 1, share[1])
+    names = ("data_dir", "dump_dir", "precision", "batch_size", "nj", "max_failed", "force")
+    options = CorpusOptions(**{name: getattr(args, name) for name in names}, share=share)
+    embed_corpus(manifests, frontend, args.views, options)
     return 0
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = OptionParser(prog="embed", description=__doc__.partition("\n")[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="the corpus' manifests, data/<corpus>")
     parser.add_argument("--frontend_weights", type=Path, help="of the visual frontend, or a folder of precomputed embeddings")
@@ -74,7 +67,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_manifests(args: argparse.Namespace) -> list[Manifest]:
+def _read_manifests(args: argparse.Namespace) -> list[Manifest]:
     """Check every path of the command and read the corpus' manifests, without torch.
 
     Raises:
@@ -94,80 +87,6 @@ def read_manifests(args: argparse.Namespace) -> list[Manifest]:
     if not paths:
         raise UserError(f"--data_dir {args.data_dir}: holds no manifest (*.csv with *.json); stage 0 (prepare) makes them")
     return [read_manifest(path) for path in paths]
-
-
-def plan_view(
-    manifests: list[Manifest],
-    frontend: "Frontend | PrecomputedEmbeddings",
-    view: str,
-    args: argparse.Namespace,
-    shard: tuple[int, int] = (0, 1),
-    force: bool = False,
-) -> "EmbeddingPlan":
-    """What is to be done for one view, by this process; see `plan_embedding`."""
-    from utils.embedding.embed import plan_embedding
-
-    where = (args.dump_dir, view, args.precision, args.batch_size, args.nj)
-    return plan_embedding(manifests, frontend, *where, shard, force)
-
-
-def embed_view(
-    manifests: list[Manifest],
-    frontend: "Frontend | PrecomputedEmbeddings",
-    plan: "EmbeddingPlan",
-    args: argparse.Namespace,
-    shard: tuple[int, int],
-) -> None:
-    """Bring this process' share of one view's store up to date; mark the view once the whole of it is.
-
-    Raises:
-        UserError: more than `--max_failed` mouths could not be embedded.
-    """
-    from utils.embedding.embed import run_plan
-
-    view = plan.view
-    mark = _mark(manifests, plan.root.parent.name, view, args)
-    changes = mark.changed()
-    if not plan.groups and changes == []:
-        logger.info("stage 2: up to date (%s view, %d clips in %s)", view, plan.n_clips, plan.root)
-        return
-    because = f" ({'; '.join(changes)})" if changes else ""
-    logger.info("stage 2: %s view, %d of %d clips to embed%s", view, plan.n_pending, plan.n_clips, because)
-    failed_path = plan.root / ("failed.csv" if shard[1] == 1 else f"failed-{shard[0]}.csv")
-    problems = run_plan(plan, frontend, args.nj, failed_path.name)
-    for other in plan.root.glob("failed-*.csv" if shard[1] == 1 else "failed.csv"):
-        other.unlink(missing_ok=True)  # of an earlier run with another number of processes
-    if len(problems) > args.max_failed:
-        raise UserError(
-            f"{failed_path}: {len(problems)} of {plan.n_clips} mouths could not be embedded, the first "
-            f"{problems[0].path} ({problems[0].reason}); mend them, or allow so many with --max_failed"
-        )
-    # the last of several processes finds nothing missing
-    if shard[1] == 1 or not plan_view(manifests, frontend, view, args).groups:
-        mark.write()
-
-
-def process_share(environment: Mapping[str, str]) -> tuple[int, int]:
-    """(rank, number of processes) as torchrun or srun set them, (0, 1) without either.
-
-    The number is taken from srun's step, not from SLURM_NTASKS: a batch script that starts one process has that too.
-
-    Raises:
-        UsageError: numbers that make no sense.
-    """
-    for rank_name, count_name in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
-        if rank_name in environment and count_name in environment:
-            rank, count = environment[rank_name], environment[count_name]
-            if not (rank.isdecimal() and count.isdecimal() and int(rank) < int(count)):
-                raise UsageError(f"{rank_name}={rank}, {count_name}={count}: no process of a group; unset them")
-            return int(rank), int(count)
-    return 0, 1
-
-
-def _mark(manifests: list[Manifest], name: str, view: str, args: argparse.Namespace) -> StageMark:
-    files = [path for manifest in manifests for path in (manifest.path, manifest.path.with_suffix(".json"))]
-    inputs = {"manifests": hash_contents(files), "visual frontend": name, "view": view, "precision": args.precision}
-    return StageMark(args.data_dir / f".done-2-{name}.json", inputs)
 
 
 def _views(text: str) -> list[str]:
