@@ -1,4 +1,4 @@
-"""Stage 4 called again: what is kept, made anew or refused; kills; wrong options."""
+"""Stage 4 called again: what is kept, made again or refused; kills; wrong options."""
 
 import itertools
 import json
@@ -78,7 +78,7 @@ def test_only_what_is_missing_or_cut_off_is_made_again(stage, experiment, tmp_pa
     }  # fmt: skip
 
 
-def test_a_full_disk_is_refused_before_a_voice_is_written_and_not_asked_for_those_that_are_there(
+def test_a_full_disk_is_refused_before_an_estimate_is_written_and_not_asked_for_those_that_are_there(
     stage, experiment, tmp_path, monkeypatch, lips
 ):
     root = make_folder(tmp_path / "mine")
@@ -94,7 +94,7 @@ def test_a_full_disk_is_refused_before_a_voice_is_written_and_not_asked_for_thos
     monkeypatch.setattr("utils.data.disk.free_bytes", lambda asked: 0)
     (folder / ".done-4.json").unlink()
     stage(experiment, root)
-    make_experiment(experiment, lips, seed=1)  # its voices take the place of the others
+    make_experiment(experiment, lips, seed=1)  # its estimates take the place of the others
     stage(experiment, root)
     stage(experiment, root, "--force")
     (folder / "s1/a_b.wav").unlink()
@@ -103,7 +103,7 @@ def test_a_full_disk_is_refused_before_a_voice_is_written_and_not_asked_for_thos
     assert (folder / "separated.csv").is_file()
 
 
-def test_another_network_remakes_all_voices_and_another_mixture_only_its_own(stage, experiment, tmp_path, lips):
+def test_another_network_remakes_all_estimates_and_another_mixture_only_its_own(stage, experiment, tmp_path, lips):
     root = make_folder(tmp_path / "mine")
     folder = stage(experiment, root)
     before = state_of(folder)
@@ -118,7 +118,7 @@ def test_another_network_remakes_all_voices_and_another_mixture_only_its_own(sta
     assert changed == {"s1/a_b.wav", "s2/a_b.wav"}
 
 
-def test_voices_of_mixtures_that_are_gone_are_removed(stage, experiment, tmp_path):
+def test_estimates_of_mixtures_that_are_gone_are_removed(stage, experiment, tmp_path):
     root = make_folder(tmp_path / "mine", references=False)
     folder = stage(experiment, root)
     (root / "audio/mix/c_a.wav").unlink()
@@ -127,7 +127,7 @@ def test_voices_of_mixtures_that_are_gone_are_removed(stage, experiment, tmp_pat
     assert [row["mixture_ID"] for row in rows_of(folder / "separated.csv")] == ["a_b", "b_c"]
 
 
-def test_a_front_end_with_other_weights_is_refused(stage, experiment, tmp_path, lips):
+def test_a_visual_frontend_with_other_weights_is_refused(stage, experiment, tmp_path, lips):
     saved = torch.load(lips, weights_only=True)
     saved["model_state_dict"]["frontend3D.0.weight"] += 1
     torch.save(saved, tmp_path / "other.pth.tar")

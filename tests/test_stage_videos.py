@@ -132,11 +132,11 @@ def test_the_report_says_who_is_on_screen_when(tmp_path, stage):
     assert (report["width"], report["height"]) == SIZE
     mixture = soundfile.read(str(sound_of(tmp_path)))[0]
     for track in (*report["tracks"], report["rest"]):
-        voice = soundfile.read(str(tmp_path / "out/talk" / track["wav"]))[0]
-        assert track["level_db"] == pytest.approx(10 * np.log10(np.sum(voice**2) / np.sum(mixture**2)), abs=0.06)
+        samples = soundfile.read(str(tmp_path / "out/talk" / track["wav"]))[0]
+        assert track["level_db"] == pytest.approx(10 * np.log10(np.sum(samples**2) / np.sum(mixture**2)), abs=0.06)
 
 
-def test_a_face_that_left_is_silent_and_what_it_says_later_is_in_the_rest(tmp_path, stage):
+def test_a_face_that_left_is_silent_and_what_it_says_later_is_in_the_residual(tmp_path, stage):
     people = {"face1": (80, range(0, 25)), "face2": (240, range(0, 500))}
     folder = stage(make_video(tmp_path / "videos", people=people, seconds=20.0)) / "talk"
     gone = soundfile.read(str(folder / "face1.wav"))[0]
@@ -178,7 +178,7 @@ def test_what_cannot_be_separated_is_listed_and_the_others_are_separated(tmp_pat
     assert stage(folder, "--max_failed", "3")
 
 
-def test_a_preview_shows_the_video_with_each_voice(tmp_path, stage):
+def test_a_preview_shows_the_video_with_each_track(tmp_path, stage):
     video = make_video(tmp_path / "videos")
     folder = stage(video, "--preview", "true") / "talk"
     assert {path.name for path in folder.glob("*.mp4")} == {"face1.mp4", "face2.mp4"}
@@ -216,13 +216,13 @@ def test_a_silent_video_fails_alone_and_the_stream_can_be_chosen(tmp_path, stage
 
 
 @pytest.mark.parametrize(
-    ("motion", "rest_level", "speaks_elsewhere", "is_said"),
+    ("motion", "residual_level", "speaks_elsewhere", "is_said"),
     [(0.02, 0.1, False, True), (0.001, 0.1, False, False), (0.02, 0.01, False, False), (0.02, 0.1, True, False)],
 )
-def test_a_moving_mouth_whose_voice_is_in_the_rest_is_said(tmp_path, motion, rest_level, speaks_elsewhere, is_said):
+def test_a_moving_mouth_whose_speaker_is_in_the_residual_is_said(tmp_path, motion, residual_level, speaks_elsewhere, is_said):
     noise = np.random.default_rng(0).standard_normal((2, 48000)).astype(np.float32)
     noise[1, :24000] *= 0.001 if speaks_elsewhere else 1  # heard while nobody is on screen
-    for name, samples in zip(("face1", "rest"), noise * [[0.01], [rest_level]], strict=True):
+    for name, samples in zip(("face1", "rest"), noise * [[0.01], [residual_level]], strict=True):
         soundfile.write(tmp_path / f"{name}.wav", samples, RATE_HZ, subtype="FLOAT")
     person = SeenPerson("face1", [[0.0, 1.0], [0.5, 1.5]], 0.9, 0.5, motion)
     prepared = PreparedVideo(tmp_path, 48000, 75, *SIZE, people=(person,), n_ignored=0, warnings=())

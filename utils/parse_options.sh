@@ -7,7 +7,7 @@
 #
 # Every lower-case variable that the script sets above that line is an option; its comment is its meaning, its value the
 # default, and --help prints the script's first comment and that list. `--name value` and `--name=value` are the same,
-# and so are `-` and `_` within a name. A default of true or false makes a yes/no option (`--force` alone is true), a
+# and so are `-` and `_` within a name. A default of true or false makes a yes/no option (`--force` without a value is true), a
 # default that is a whole number makes an option that takes only such. Values are plain text: never evaluated as shell.
 # A wrong call prints one line on stderr and exits with 2.
 

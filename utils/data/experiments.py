@@ -16,9 +16,9 @@ _NETWORK, _FRONTEND = "best_model.pth", "frontend.json"
 
 @dataclass(frozen=True)
 class FrontendRecord:
-    """What frontend.json says of a visual frontend and of its embeddings."""
+    """The visual frontend of an experiment and its embeddings, as frontend.json has them."""
 
-    weights: str  # file, or folder of ready-made features
+    weights: str  # file, or folder of precomputed embeddings
     layer: str
     view: str  # of the mouth crops, for everything but training
     precision: str  # of the stored embeddings
@@ -28,8 +28,8 @@ class FrontendRecord:
     description: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def is_ready_made(self) -> bool:
-        """Tell if the embeddings were made elsewhere: `weights` is a folder of them."""
+    def is_precomputed(self) -> bool:
+        """Tell if the embeddings were computed elsewhere: `weights` is a folder of them."""
         return Path(self.weights).is_dir()
 
 

@@ -91,7 +91,7 @@ def run_jobs(
     nj: int,
     title: str,
     unit: str = "file",
-    apart: bool = False,
+    in_own_process: bool = False,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Apply `function` to what each job gives, or take its result from the journal.
 
@@ -99,10 +99,10 @@ def run_jobs(
         function: picklable, i.e. of a module; returns plain JSON data or raises `UserError`; its files are whole or absent,
             and their folders are nobody else's meanwhile: what killed runs left there is removed.
         jobs: the work.
-        journal: the file that finished results are kept in; it holds these jobs alone.
+        journal: the file that finished results are kept in; it holds only these jobs.
         nj: processes; 1 works in this one.
         title, unit: of the progress bar.
-        apart: never work in this process, be it one job with `nj` 1: for C code that is known to end its process.
+        in_own_process: never work in this process, not even on one job with `nj` 1: for C code that can end its process.
 
     Returns:
         Results by the jobs' names, and for the others the reasons of their failures.
@@ -118,8 +118,8 @@ def run_jobs(
     finished = Journal(journal)
     finished.keep_only(results)  # without stale lines and the one that a kill cut short
     reasons: dict[str, str] = {}
-    alone = not apart and (nj <= 1 or len(todo) < 2)
-    done = _serially(function, todo) if alone else _in_processes(function, todo, nj)
+    is_serial = not in_own_process and (nj <= 1 or len(todo) < 2)
+    done = _serially(function, todo) if is_serial else _in_processes(function, todo, nj)
     with closing(done):  # what stops this loop stops the workers
         for job, result, reason in tqdm(done, total=len(todo), desc=title, unit=unit, disable=None):
             if reason:
@@ -157,7 +157,7 @@ def _in_processes(function: Callable, jobs: Sequence[Job], nj: int) -> Generator
         with _open_pool(min(nj, len(waiting))) as pool:
             try:
                 while waiting or running:
-                    # no queue: a crash makes suspects of those that were in work alone, and each of them is tried again by
+                    # no queue: a crash makes suspects only of those that were in work, and each of them is tried again by
                     # itself. A job waiting for each process was not faster with two of them and jobs of 10 or 50 ms.
                     while waiting and len(running) < nj:
                         running[pool.submit(_guarded, function, waiting[-1].given)] = waiting[-1]
@@ -173,7 +173,7 @@ def _in_processes(function: Callable, jobs: Sequence[Job], nj: int) -> Generator
                 raise
         _remove_leftovers(suspects)
         for job in suspects:
-            yield job, *_alone(function, job)
+            yield job, *_in_own_process(function, job)
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:
@@ -190,7 +190,7 @@ def _remove_leftovers(jobs: Iterable[Job]) -> None:
         remove_leftovers(folder)
 
 
-def _alone(function: Callable, job: Job) -> tuple[Any, str]:
+def _in_own_process(function: Callable, job: Job) -> tuple[Any, str]:
     with _open_pool(1) as pool:
         try:
             return pool.submit(_guarded, function, job.given).result()

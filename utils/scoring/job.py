@@ -146,10 +146,10 @@ def score_job(job: ScoringJob, nj: int) -> int:
     if not any(results):
         raise UserError(f"none of {n_failed} mixtures could be scored, see {job.out_dir / 'failed.csv'}")
     cues = cue_test(job.items, job.cue_csvs, nj, job.out_dir, version) if job.cue_csvs else None
-    voices = source_table(job.items, results)
-    means = mixture_means(voices)
-    final = _final_metrics(job, results, voices, means, source) | {"n_failed": n_failed, "cue_test": cues}
-    _write(job, final, voices, means, [item for item, result in zip(job.items, results, strict=True) if result])
+    sources = source_table(job.items, results)
+    means = mixture_means(sources)
+    final = _final_metrics(job, results, sources, means, source) | {"n_failed": n_failed, "cue_test": cues}
+    _write(job, final, sources, means, [item for item, result in zip(job.items, results, strict=True) if result])
     print(f"\n{job.title}\n\n{results_table(final)}", flush=True)
     if final["overall"]["n_silent"]:
         print(f"absent targets\n\n{silent_table(final)}\n", flush=True)
@@ -182,20 +182,20 @@ def score_version(permute: bool) -> str:
     return f"{hash_contents(SCORE_CODE)[:12]} {packages} permute={permute}"
 
 
-def _final_metrics(job: ScoringJob, results: list[dict], voices: "DataFrame", means: "DataFrame", source: dict) -> dict:
+def _final_metrics(job: ScoringJob, results: list[dict], sources: "DataFrame", means: "DataFrame", source: dict) -> dict:
     from utils.scoring.table import nan_reasons, summarise
 
     scored = [result for result in results if result]
     return {
         "title": job.title,
-        "n_src": int(voices["speaker"].astype(int).max()),
+        "n_src": int(sources["speaker"].astype(int).max()),
         "sample_rates_hz": sorted({result["sample_rate"] for result in scored}),
         "permute": job.permute,
         "n_order_unknown": sum(result["permuted"] for result in scored) if not job.permute else 0,
         "n_not_separated": job.n_not_separated,
         "n_trimmed": sum(result["trimmed_samples"] > 0 for result in scored),
-        **summarise(voices, means),
-        "nan_reasons": nan_reasons(voices),
+        **summarise(sources, means),
+        "nan_reasons": nan_reasons(sources),
         "definitions": definitions(),
         "experiment": job.experiment,
         "training": job.training,
@@ -203,14 +203,14 @@ def _final_metrics(job: ScoringJob, results: list[dict], voices: "DataFrame", me
     }
 
 
-def _write(job: ScoringJob, final: dict, voices: "DataFrame", means: "DataFrame", items: list[ScoreItem]) -> None:
+def _write(job: ScoringJob, final: dict, sources: "DataFrame", means: "DataFrame", items: list[ScoreItem]) -> None:
     from utils.scoring.examples import write_examples
     from utils.scoring.plots import plot_histogram
     from utils.scoring.table import all_rows
 
     with atomic_path(job.out_dir / "all_metrics.csv") as temporary:
-        all_rows(voices, means).to_csv(temporary, index=False)
+        all_rows(sources, means).to_csv(temporary, index=False)
     write_examples(items, job.out_dir / "examples")
-    plot_histogram(voices, job.out_dir / "histogram.png", job.title)
+    plot_histogram(sources, job.out_dir / "histogram.png", job.title)
     write_text(job.out_dir / "RESULTS.md", results_text(final))
     write_json(job.out_dir / "final_metrics.json", final)

@@ -104,8 +104,8 @@ def embed_mouths(
     name = store_name(frontend, record.view, record.precision)
     if name != record.store_name:
         remedy = "give the weights it was trained with, --frontend_weights"
-        if record.is_ready_made:
-            remedy += "; ready-made features are known by the name of their folder and the values of a frame"
+        if record.is_precomputed:
+            remedy += "; precomputed embeddings are known by the name of their folder and the values of a frame"
         trained = f"{experiment.folder} was trained on {record.store_name}"
         raise UserError(f"{record.weights}: gives the embeddings {name}, but {trained}; {remedy}")
     where = {"view": record.view, "precision": record.precision, "nj": options.nj}
@@ -358,7 +358,7 @@ def _batches(tasks: Sequence[Task], options: SeparationOptions) -> Iterator[list
 def _write(task: Task, blocks: Iterable[np.ndarray], folder: Path, n_src: int, subtype: str, journal: Journal) -> None:
     """Write the blocks (n_src, samples) of a mixture's estimates, and what they are into the journal."""
     mixture_id, separated_by = task.item.mixture_id, task.separator.separated_by
-    journal.add(mixture_id, "", {})  # no stamp: a kill from here on leaves estimates that nobody may take for whole
+    journal.add(mixture_id, "", {})  # no stamp: a kill from here on leaves estimates that are not complete
     paths = estimate_paths(folder, mixture_id, n_src)
     gain = write_estimates(paths, blocks, task.separator.sample_rate, subtype, task.length)
     journal.add(mixture_id, task.stamp, {"separated_by": separated_by, "gain": gain})

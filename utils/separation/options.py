@@ -9,7 +9,7 @@ from utils.data.video_clips import VIDEO_SUFFIXES
 
 @dataclass(frozen=True)
 class SeparationOptions:
-    """How to separate a mixture, whatever the network."""
+    """Options of separation, whatever the network."""
 
     window_sec: float = 8.0  # longer mixtures are separated in windows of this length
     hop_sec: float = 6.0  # from window to window
@@ -19,7 +19,7 @@ class SeparationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StageOptions(SeparationOptions):
-    """What mixtures and videos have in common."""
+    """Options for mixtures and for videos."""
 
     test_dir: Path
     test_name: str = ""  # "" takes `name_of_test`

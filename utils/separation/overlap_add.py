@@ -3,7 +3,7 @@
 The recording comes from a reader and leaves as blocks, so that hours can stream from and to disk; `separate_long` does the
 same for tensors. `FacesOnScreen` wraps a network for recordings in which faces come and go.
 
-The clocks: video frame f begins at sample f * sample_rate / fps, rounded down and computed anew for each f, so that the
+The clocks: video frame f begins at sample f * sample_rate / fps, rounded down and computed again for each f, so that the
 rounding, where sample_rate / fps is not whole, stays below one sample and never adds up. Every window begins on a whole
 frame. A recording no longer than the window is one pass. In a longer one the windows follow each other by the hop; the
 last is moved back so that it is as long as the others. Over the samples that two windows share (window less hop) the

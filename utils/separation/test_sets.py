@@ -99,7 +99,7 @@ def _inputs(
     """All that the estimates depend on, for the mark; audio and mouths count by name, size and time."""
     manifest, frontend = test_set.manifest, experiment.frontend
     files = [manifest.resolve(path) for item in manifest.items for path in (item.mixture_path, *item.mouth_paths) if path]
-    if frontend and frontend.is_ready_made:
+    if frontend and frontend.is_precomputed:
         features = PrecomputedEmbeddings(frontend.weights)
         files += [features.path_of(path) for path in manifest.mouth_paths()]
     return {
@@ -118,8 +118,8 @@ def _inputs(
 
 def _more_folders(folder: Path, options: TestSetOptions) -> list[Path]:
     """The folders with other visual embeddings that are asked for."""
-    cues = [folder / name for name in CUE_FOLDERS.values()] if options.cue_test else []
-    return cues + [offset_folder(folder, offset) for offset in options.av_offset_sweep]
+    swap_test = [folder / name for name in CUE_FOLDERS.values()] if options.cue_test else []
+    return swap_test + [offset_folder(folder, offset) for offset in options.av_offset_sweep]
 
 
 def _are_there(folder: Path, options: TestSetOptions) -> bool:
@@ -303,7 +303,7 @@ def _with_bad_mouths(root: Path, split: str | None, problems: list[Problem]) -> 
     folder = Path("audio", split) if split else Path("audio")
     mixtures = []
     for name in names:
-        audio = [next(_audio_files(root, folder / voice, name), "") for voice in ("mix", "s1", "s2")]
+        audio = [next(_audio_files(root, folder / part, name), "") for part in ("mix", "s1", "s2")]
         length = min(probe_audio(root / path).length for path in audio if path)
         mouths = _mouths(name, reasons[name], root)
         frames = round(length / SAMPLE_RATE_HZ * VIDEO_FPS)
@@ -320,7 +320,7 @@ def _audio_files(root: Path, folder: Path, stem: str) -> Iterator[str]:
 
 
 def _mouths(name: str, bad_paths: list[str], root: Path) -> tuple[str, str]:
-    """The mouths of `ID1_ID2`: of all ways to split the name, the one in which every mouth is there or known as bad."""
+    """The mouths of `ID1_ID2`: of all ways to split the name, the one in which every mouth exists or is known as bad."""
     for at, letter in enumerate(name):
         paths = (f"mouths/{name[:at]}.npz", f"mouths/{name[at + 1 :]}.npz")
         if letter == "_" and all(path in bad_paths or (root / path).is_file() for path in paths):
@@ -330,7 +330,7 @@ def _mouths(name: str, bad_paths: list[str], root: Path) -> tuple[str, str]:
 
 def _listing(root: Path, split: str | None) -> str:
     """Names, sizes and times of all files of the split and of the mouths."""
-    folders = [Path("audio", split or "") / voice for voice in ("mix", "s1", "s2")] + [Path("mouths")]
+    folders = [Path("audio", split or "") / part for part in ("mix", "s1", "s2")] + [Path("mouths")]
     found = [root / folder / name for folder in folders for name in _names(root / folder)]
     return hash_stats(found)
 

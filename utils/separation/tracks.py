@@ -47,7 +47,7 @@ def write_tracks(
     store: EmbeddingStore,
     options: VideoSetOptions,
 ) -> bool:
-    """Write the tracks of a video unless they are there; gives whether anything was made."""
+    """Write the tracks of a video unless they exist; True if anything was made."""
     names = [person.name for person in prepared.people]
     wavs = [folder / f"{name}.wav" for name in (*names, RESIDUAL)]
     stamp = _stamp(video_path, prepared, separator, store, options)

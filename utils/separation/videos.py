@@ -7,7 +7,7 @@ Writes  dump/videos/<test name>-<hash of the path>/<video>/ (sound, faces, mouth
 Run     python -m utils.stages.separate --exp_dir exp/avdprnn_grid --test_dir talk.mp4 --out_dir talk
 
 Every track has as many samples as the video's sound at 16 kHz and begins with it; all of them add up to it. A track whose
-tracks.json is there is whole, and not made again as long as video, network and options are the same.
+tracks.json exists is whole, and not made again as long as video, network and options are the same.
 """
 
 import hashlib
@@ -84,8 +84,8 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
     found = find_videos(options.test_dir, options.landmarks_dir)
     if experiment.frontend is None:
         raise UserError(f"{experiment.folder}: audio-only, it cannot tell whose an estimate is; give an audio-visual one")
-    if experiment.frontend.is_ready_made:
-        raise UserError(f"{experiment.folder}: trained on ready-made features, which videos have not; give prepared mixtures")
+    if experiment.frontend.is_precomputed:
+        raise UserError(f"{experiment.folder}: trained on precomputed embeddings, which videos lack; give prepared mixtures")
     from utils.separation.mixtures import load_separator  # torch comes only after what can be refused was
     from utils.separation.tracks import remove_tracks, write_tracks
 

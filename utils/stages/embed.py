@@ -3,8 +3,8 @@
 Reads the manifests `data/<corpus>/*.csv`, the mouth crops they name and the visual frontend's weights, or in place of both a
 folder of precomputed embeddings (`--frontend_weights DIR`, see utils/embedding/precomputed.py); writes
 `dump/embeddings/<visual frontend>-<fingerprint>/<corpus>/` (parts and failed.csv), one store for each view, and the mark
-`data/<corpus>/.done-2-<visual frontend>-<fingerprint>.json`. Clips whose embedding is there are skipped, those whose mouth
-file has changed are made anew. Several processes share the work when started by torchrun or srun.
+`data/<corpus>/.done-2-<visual frontend>-<fingerprint>.json`. Clips that have an embedding are skipped, those whose mouth
+file has changed are embedded again. Several processes share the work when started by torchrun or srun.
 
     python -m utils.stages.embed --data_dir data/demo --frontend_weights egs/demo/lipreader.pth.tar
     torchrun --nproc_per_node 4 -m utils.stages.embed --data_dir data/demo --frontend_weights W --id 0,1,2,3

@@ -11,7 +11,6 @@ are its real-time factor. The pictures are decoded twice, once for the faces and
 """
 
 import argparse
-import json
 import math
 import multiprocessing
 import resource
@@ -26,6 +25,7 @@ import cv2
 import numpy as np
 import soundfile
 
+from utils.data.experiments import open_experiment
 from utils.data.files import atomic_path
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.tools.sections import add_results_options, origin, write_section
@@ -181,8 +181,8 @@ def _parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: str) -> d
     from utils.video.people import find_people
     from utils.video.preparation import VideoOptions, write_mouths
 
-    facts = json.loads((exp_dir / "frontend.json").read_text(encoding="utf-8"))
-    frontend = load_frontend(frontend_weights or facts["weights"], facts.get("conf") or None, facts["layer"])
+    record = open_experiment(exp_dir, frontend_weights).frontend
+    frontend = load_frontend(record.weights, record.conf or None, record.layer)
     separator = load_separator(exp_dir, "cpu")
     sound_path, mouths = folder / "sound.wav", []
     sound_sec, n_samples = _timed(lambda: extract_sound(video, sound_path).n_samples)
