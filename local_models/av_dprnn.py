@@ -65,9 +65,7 @@ class DPRNNMasker(DPRNN):
         """The masks that the one output layer gives after each block; the last ones are those of `forward`."""
         return self._after_blocks(features, visual, set(range(self.n_repeats)))
 
-    def _after_blocks(
-        self, features: torch.Tensor, visual: torch.Tensor | None, wanted: set[int]
-    ) -> list[torch.Tensor]:
+    def _after_blocks(self, features: torch.Tensor, visual: torch.Tensor | None, wanted: set[int]) -> list[torch.Tensor]:
         """The masks after the blocks whose indices are wanted."""
         batch, _, n_frames = features.shape
         stream = self.bottleneck(features)  # (batch, bn_chan, frames)

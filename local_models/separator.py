@@ -120,9 +120,7 @@ class AVSeparator(BaseModel):
         masks = masks_of(self._features(encoded), visual)
         return [self._decoded(each, encoded, mixture, level) for each in masks]
 
-    def _decoded(
-        self, masks: torch.Tensor, encoded: torch.Tensor, mixture: torch.Tensor, level: torch.Tensor
-    ) -> torch.Tensor:
+    def _decoded(self, masks: torch.Tensor, encoded: torch.Tensor, mixture: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """Estimates (batch, n_src, time) from masks (batch, n_src, n_feats, frames), at the mixture's level."""
         estimates = self.decoder(self._masked(masks, encoded.unsqueeze(1)))  # (batch, n_src, time and margins)
         start = self.config.kernel_size - self.config.stride

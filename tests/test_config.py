@@ -225,9 +225,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
 def test_ends_of_ranges_are_allowed(tmp_path):
     words = "--noise_snr_low_db -5 --noise_snr_high_db -5 --max_speed_change 0.5 --same_speaker_prob 1 --plateau_factor 1"
     config = read_config(write(tmp_path, ""), words.split())
-    assert config.data == DataConfig(
-        noise_snr_low_db=-5.0, noise_snr_high_db=-5.0, max_speed_change=0.5, same_speaker_prob=1.0
-    )
+    assert config.data == DataConfig(noise_snr_low_db=-5.0, noise_snr_high_db=-5.0, max_speed_change=0.5, same_speaker_prob=1.0)
     assert config.optim == OptimConfig(plateau_factor=1.0) and config.training == TrainingConfig()
 
 

@@ -16,7 +16,7 @@ from machine_helpers import SCRIPTS, on_small_disk, read_only, run_main, touch_a
 from separation_helpers import Stage, make_experiment, make_folder, make_lips, rows_of
 from shell_helpers import ROOT, bash
 
-from utils.data.estimates import write_voices
+from utils.data.estimates import write_estimates
 from utils.data.files import atomic_path, exclusive_lock, write_text
 from utils.data.fingerprints import StageMark, hash_tree
 from utils.data.mouths import MouthWriter
@@ -114,7 +114,7 @@ def test_voices_that_do_not_fit_are_named_by_their_own_names(tmp_path, limited, 
     if subtype == "pcm16":
         limited(LIMIT_BYTES)
     with pytest.raises(WriteError, match=r"it needs 400 kB, files may have") as caught:
-        write_voices(paths, [np.zeros((2, 100_000), np.float32)], 16000, subtype, 100_000)
+        write_estimates(paths, [np.zeros((2, 100_000), np.float32)], 16000, subtype, 100_000)
     assert caught.value.filename in map(str, paths)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

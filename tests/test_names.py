@@ -13,8 +13,8 @@ from separation_helpers import make_folder, rows_of
 from shell_helpers import ROOT, bash
 
 from egs.own_video.prepare import find_clips
-from utils.data.clip_tree import walk_tree
 from utils.corpora.raw_corpus import _checked_clips
+from utils.data.clip_tree import walk_tree
 from utils.data.files import read_json, write_json
 from utils.data.manifest import Problem, read_manifest, write_failed
 from utils.embedding.precomputed import PrecomputedEmbeddings

@@ -189,5 +189,5 @@ def test_training_separation_and_scoring_take_them_and_another_test_set_brings_i
     with pytest.raises(UserError, match="gives the embeddings others-.*trained on lips-.*known by the name of their folder"):
         run_stage(monkeypatch, separate, frontend_weights=other / "moved/others", **test)
     (other / "a.mp4").touch()
-    with pytest.raises(UserError, match="trained on ready-made features, which videos have not"):
+    with pytest.raises(UserError, match="trained on precomputed embeddings, which videos lack"):
         run_stage(monkeypatch, separate, **test | {"test_dir": other / "a.mp4"})

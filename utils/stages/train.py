@@ -17,8 +17,9 @@ import os
 import shlex
 from pathlib import Path
 
+from utils.data.devices import show_only
 from utils.data.manifest import Manifest, read_manifest
-from utils.errors import OptionParser, UsageError, UserError, run_cli
+from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 from utils.training.augmentation import Acoustics
 from utils.training.config import Config, read_config
 
@@ -36,15 +37,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--frontend_conf", default="", help="its conf/lipreading/*.json; found out when not given")
     parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"), help="which output is used")
     parser.add_argument("--views", default="centre", help="crop views to draw from in training: centre or centre,flip")
-    parser.add_argument("--precision", default="float16", choices=("float16", "float32"), help="of the embeddings")
+    parser.add_argument("--embedding_dtype", dest="precision", default="float16", choices=("float16", "float32"),
+                        help="of the embeddings")  # fmt: skip
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="folder of the embeddings")
-    parser.add_argument("--force", action="store_true", help="train anew although nothing changed")
+    parser.add_argument("--id", default="", help="GPUs, e.g. 0 or 0,1; cpu: none; empty: all that are visible")
+    parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="train anew though nothing changed")
     return parser.parse_args()
 
 
 def main() -> int:
     """Check everything that is cheap to check, then train."""
     args = parse_args()
+    show_only(args.id)
     config = _read_config(args.conf, args.train_args, args.frontend_weights)
     train_manifest = read_manifest(args.data_dir / ("utterances.csv" if config.data.dynamic else "train.csv"))
     val_manifest = read_manifest(args.data_dir / "val.csv")

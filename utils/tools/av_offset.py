@@ -98,9 +98,7 @@ class SyncModel:
         """
         if visual.shape[1] * (2 * CONTEXT_FRAMES + 1) != len(self.mean):
             dim = len(self.mean) // (2 * CONTEXT_FRAMES + 1)
-            raise UserError(
-                f"embeddings of {visual.shape[1]} values where the fit was of {dim}; take the same visual frontend"
-            )
+            raise UserError(f"embeddings of {visual.shape[1]} values where the fit was of {dim}; take the same visual frontend")
         n_frames = min(len(visual), len(energies))
         predicted = (in_context(visual[:n_frames]) - self.mean) / self.scale @ self.weights
         seen = visual[:n_frames].any(axis=1)

@@ -291,9 +291,7 @@ def _convolution(result: torch.Tensor, signal: torch.Tensor, weight: torch.Tenso
     return result.numel() * weight[0].numel()  # weight: (out, in / groups, *kernel)
 
 
-def _transposed_convolution(
-    result: torch.Tensor, signal: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any
-) -> int:
+def _transposed_convolution(result: torch.Tensor, signal: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> int:
     return signal.numel() * weight[0].numel()  # weight: (in, out / groups, *kernel)
 
 
@@ -316,9 +314,7 @@ def _added_product(result: torch.Tensor, added: torch.Tensor, left: torch.Tensor
     return result.numel() * left.shape[-1]
 
 
-def _attention(
-    result: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
-) -> int:
+def _attention(result: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> int:
     pairs = math.prod(query.shape[:-1]) * key.shape[-2]
     return pairs * (query.shape[-1] + value.shape[-1])
 

@@ -19,11 +19,12 @@ import numpy as np
 import soundfile
 
 from local_models.configs import SeparatorConfig
-from utils.data.files import read_json
+from utils.data.experiments import open_experiment
 from utils.data.manifest import Mixture, read_manifest, write_manifest
 from utils.data.reports import markdown_table
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import OptionParser, UserError, run_cli
+from utils.separation.options import SeparationOptions
 from utils.tools.processes import in_own_process, peak_growth_bytes
 from utils.tools.sections import add_results_options, origin, publish
 
@@ -34,12 +35,12 @@ STORE, MANIFEST, ESTIMATES = "embeddings", "recording.csv", "estimates"
 def main() -> int:
     """Measure every length, print the table."""
     args = parse_args()
-    facts = check_experiment("--exp_dir", args.exp_dir)
+    frontend = open_experiment(args.exp_dir, needs_weights=False).frontend
 
-    from utils.separation.tasks import load_separator  # torch comes only after the paths were found good
+    from utils.separation.mixtures import load_separator  # torch comes only after the paths were found good
 
     config = load_separator(args.exp_dir, "cpu").network.config
-    precision = facts["precision"] if facts else "float16"
+    precision = frontend.precision if frontend else "float16"
     measured = []
     for minutes in args.minutes:
         with tempfile.TemporaryDirectory(prefix="long-recording-") as name:
@@ -86,26 +87,6 @@ def _minutes(text: str) -> list[float]:
     return minutes
 
 
-def check_experiment(option: str, exp_dir: Path) -> dict | None:
-    """Check that an experiment's files are there, without torch.
-
-    Returns:
-        What it says of its visual frontend; None for an audio-only one.
-
-    Raises:
-        UserError: there is no such experiment, or frontend.json is not as stage 3 writes it.
-    """
-    if not (exp_dir / "best_model.pth").is_file():
-        raise UserError(f"{option} {exp_dir}: holds no best_model.pth; stage 3 makes it")
-    path = exp_dir / "frontend.json"
-    if not path.is_file():
-        return None
-    facts = read_json(path)
-    if not isinstance(facts, dict) or not all(isinstance(facts.get(name), str) for name in ("store_name", "precision")):
-        raise UserError(f"{path}: does not name store_name and precision; run stage 3 again")
-    return facts
-
-
 def make_recording(folder: Path, length_sec: float, config: SeparatorConfig, precision: str = "float16") -> None:
     """Write a recording of noise, an embedding of noise for each face, and the manifest that names them.
 
@@ -132,9 +113,7 @@ def make_recording(folder: Path, length_sec: float, config: SeparatorConfig, pre
     write_manifest(folder / MANIFEST, items=[item], data_root=folder, **facts)
 
 
-def separate_recording(
-    folder: Path, exp_dir: Path, window_sec: float, hop_sec: float, threads: int
-) -> dict[str, float]:
+def separate_recording(folder: Path, exp_dir: Path, window_sec: float, hop_sec: float, threads: int) -> dict[str, float]:
     """Separate the recording of a folder as stage 4 does, in a process that has done nothing else.
 
     Returns:
@@ -147,8 +126,7 @@ def separate_recording(
 
     import torch
 
-    from utils.separation.run import separate_tasks
-    from utils.separation.tasks import SeparationOptions, load_separator, plan_tasks
+    from utils.separation.mixtures import EstimateFolder, load_separator, plan_tasks, separate_tasks
 
     torch.set_num_threads(threads)
     separator = load_separator(exp_dir, "cpu")
@@ -158,7 +136,7 @@ def separate_recording(
     weights = sum(tensor.numel() * tensor.element_size() for tensor in separator.network.state_dict().values())
     done, start_sec = [], time.perf_counter()
     growth = peak_growth_bytes(
-        lambda: done.append(separate_tasks(tasks, folder / ESTIMATES, store, manifest.n_src, options))
+        lambda: done.append(separate_tasks(EstimateFolder(folder / ESTIMATES, tasks, store), manifest.n_src, options))
     )
     elapsed_sec = time.perf_counter() - start_sec
     for problem in (*problems, *done[0].problems):

@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.experiments import open_experiment
 from utils.data.files import atomic_path, write_json, write_text
 from utils.data.manifest import Manifest, read_manifest
 from utils.data.reports import markdown_table
 from utils.embedding.store import EmbeddingStore
 from utils.errors import OptionParser, UserError, run_cli
-from utils.tools.long_recordings import HOP_SEC, WINDOW_SEC, check_experiment, check_window_options
+from utils.tools.long_recordings import HOP_SEC, WINDOW_SEC, check_window_options
 from utils.tools.robustness_conditions import (
     ACCURACY,
     ALL_MISSING,
@@ -53,7 +54,7 @@ from utils.tools.robustness_conditions import (
 from utils.tools.sections import add_results_options, origin, publish
 
 if TYPE_CHECKING:
-    from utils.separation.tasks import Separator
+    from utils.separation.mixtures import Separator
 
 BOTH_ACCURACY = "assignment accuracy with own and with swapped faces (%)"
 NOTE = (
@@ -102,14 +103,14 @@ class Statistic(NamedTuple):
 def main() -> int:
     """Check everything that is cheap to check, then measure."""
     args = parse_args()
-    facts = check_experiment("--exp_dir", args.exp_dir)
-    if facts is None:
+    frontend = open_experiment(args.exp_dir, needs_weights=False).frontend
+    if frontend is None:
         raise UserError(f"--exp_dir {args.exp_dir}: audio-only, it takes no faces; give it as --baseline_exp_dir")
-    if args.baseline_exp_dir and check_experiment("--baseline_exp_dir", args.baseline_exp_dir) is not None:
+    if args.baseline_exp_dir and open_experiment(args.baseline_exp_dir, option="--baseline_exp_dir").frontend:
         raise UserError(f"--baseline_exp_dir {args.baseline_exp_dir}: needs faces itself; give an audio-only one")
     manifest = read_manifest(args.manifest)
     check_manifest(manifest)
-    store = EmbeddingStore(args.dump_dir / "embeddings" / facts["store_name"] / manifest.corpus)
+    store = EmbeddingStore(args.dump_dir / "embeddings" / frontend.store_name / manifest.corpus)
     noises = read_noises(args.noise_dir, manifest.sample_rate)
 
     import torch  # only now, after the paths were found good
@@ -159,7 +160,7 @@ def _load(exp_dir: Path, manifest: Manifest, device: str) -> "Separator":
     """
     import torch
 
-    from utils.separation.tasks import load_separator
+    from utils.separation.mixtures import load_separator
 
     try:
         torch.zeros(1, device=device)
@@ -172,8 +173,7 @@ def _load(exp_dir: Path, manifest: Manifest, device: str) -> "Separator":
         )
     if not separator.needs_faces and separator.n_src != manifest.n_src:
         raise UserError(
-            f"{exp_dir}: gives {separator.n_src} estimates where the mixtures of {manifest.path} have "
-            f"{manifest.n_src} sources"
+            f"{exp_dir}: gives {separator.n_src} estimates where the mixtures of {manifest.path} have {manifest.n_src} sources"
         )
     return separator
 
@@ -209,9 +209,7 @@ def measure(
     return outcomes
 
 
-def separate_trials(
-    separator: "Separator", trials: dict[str, Trial], settings: Settings
-) -> Iterator[tuple[str, np.ndarray]]:
+def separate_trials(separator: "Separator", trials: dict[str, Trial], settings: Settings) -> Iterator[tuple[str, np.ndarray]]:
     """Each trial's name with its estimates (n_src, time); trials longer than a window are separated in windows."""
     import torch
 

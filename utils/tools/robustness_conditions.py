@@ -229,8 +229,7 @@ def all_conditions(bank: SourceBank, noises: dict[str, np.ndarray], audio_sec: f
 def visual_conditions() -> list[Condition]:
     """The clean reference, and faces that are late, early, missing or frozen."""
     shifted = [
-        Condition(offset_name(by), _each_face(lambda visual, rng, by=by: shift_frames(visual, by)))
-        for by in OFFSETS_FRAMES
+        Condition(offset_name(by), _each_face(lambda visual, rng, by=by: shift_frames(visual, by))) for by in OFFSETS_FRAMES
     ]
     dropped = [
         Condition(missing_name(share), _each_face(lambda visual, rng, share=share: drop_frames(visual, share, rng)))

@@ -12,7 +12,6 @@ process, with all packages loaded.
 """
 
 import argparse
-import json
 import math
 import resource
 import tempfile
@@ -26,6 +25,7 @@ import cv2
 import numpy as np
 import soundfile
 
+from utils.data.experiments import open_experiment
 from utils.data.files import atomic_path
 from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UsageError, run_cli
@@ -160,14 +160,13 @@ def _measure_parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: s
     from utils.data.mouths import MouthFile
     from utils.embedding.embed import embed_file
     from utils.embedding.frontends import load_frontend
-    from utils.separation.faces_on_screen import FacesOnScreen
-    from utils.separation.overlap_add import separate_blocks
-    from utils.separation.tasks import load_separator
+    from utils.separation.mixtures import load_separator
+    from utils.separation.overlap_add import FacesOnScreen, separate_blocks
     from utils.video.people import find_people
     from utils.video.preparation import VideoOptions, write_mouths
 
-    facts = json.loads((exp_dir / "frontend.json").read_text(encoding="utf-8"))
-    frontend = load_frontend(frontend_weights or facts["weights"], facts.get("conf") or None, facts["layer"])
+    record = open_experiment(exp_dir, frontend_weights).frontend
+    frontend = load_frontend(record.weights, record.conf or None, record.layer)
     separator = load_separator(exp_dir, "cpu")
     sound_path, mouths = folder / "sound.wav", []
     sound_sec, n_samples = _timed(lambda: extract_sound(video, sound_path).n_samples)

@@ -74,9 +74,7 @@ def _bursts(n_frames: int, ratio: float, rng: np.random.Generator) -> np.ndarray
     return np.roll(in_a_ring, rng.integers(n_frames))  # begun anywhere, or the ends would be lost less often
 
 
-def augment_visual(
-    visual: np.ndarray, config: DataConfig, rng: np.random.Generator, keep_faces: bool = False
-) -> np.ndarray:
+def augment_visual(visual: np.ndarray, config: DataConfig, rng: np.random.Generator, keep_faces: bool = False) -> np.ndarray:
     """Delay, freeze and drop frames of the visual embeddings of a mixture, and drop whole faces.
 
     Args:

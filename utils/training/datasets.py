@@ -364,9 +364,7 @@ class DynamicMixtureDataset(Dataset):
             example["visual"] = torch.from_numpy(visual)
         return example
 
-    def _audio(
-        self, drawn: list[DrawnSource], n_targets: int, n_sources: int, rng: np.random.Generator
-    ) -> np.ndarray:
+    def _audio(self, drawn: list[DrawnSource], n_targets: int, n_sources: int, rng: np.random.Generator) -> np.ndarray:
         """Dry sources (n_sources, time): the targets, then those without a face, some of them of `interferer_dir`."""
         audio = np.stack([source.audio for source in drawn])
         if n_sources == n_targets:
@@ -469,9 +467,7 @@ def make_datasets(
         raise UserError(f"{val_manifest.path}: {val_manifest.n_src} sources in a mixture, the conf says {model.n_src}")
     val_set = MixtureDataset(val_manifest, val_stores, data.segment_sec, model.video_fps)
     if data.dynamic:
-        train_set = DynamicMixtureDataset(
-            train_manifest, train_stores, data, n_src=model.n_src, fps=model.video_fps, seed=seed
-        )
+        train_set = DynamicMixtureDataset(train_manifest, train_stores, data, n_src=model.n_src, fps=model.video_fps, seed=seed)
     else:
         train_set = MixtureDataset(train_manifest, train_stores, data.segment_sec, model.video_fps, seed, data)
     if config.training.overfit_batch:

@@ -113,9 +113,7 @@ def _list_left_out(path: Path, data_sets: dict[Path, Dataset]) -> None:
         log.warning("%d items are left out, see %s", len(problems), path)
 
 
-def _fit(
-    trainer: pl.Trainer, system: AVSystem, loaders: tuple[DataLoader, DataLoader], checkpoint: Path | None
-) -> None:
+def _fit(trainer: pl.Trainer, system: AVSystem, loaders: tuple[DataLoader, DataLoader], checkpoint: Path | None) -> None:
     """Train; raise KeyboardInterrupt where Lightning swallows one, and errors of loader processes in one line."""
     try:
         trainer.fit(system, *loaders, ckpt_path=checkpoint, weights_only=True)
@@ -250,9 +248,7 @@ def _loggers(config: Config, exp_dir: Path) -> list[Logger]:
     return [*loggers, CometLogger(name=exp_dir.name)]
 
 
-def _summary(
-    config: Config, trainer: pl.Trainer, network: AVSeparator, epoch_mixtures: int, seconds: float
-) -> dict[str, Any]:
+def _summary(config: Config, trainer: pl.Trainer, network: AVSeparator, epoch_mixtures: int, seconds: float) -> dict[str, Any]:
     """The content of training.json: the length, the result and the machine of a training."""
     report = next(c for c in trainer.callbacks if isinstance(c, EpochReport))
     best, has_gpu = report.best, torch.cuda.is_available()
