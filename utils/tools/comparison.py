@@ -272,7 +272,7 @@ def _seeds(where: str, seeds: Any) -> tuple[int, ...]:
 
 
 def check_inputs(args: argparse.Namespace, rows: Iterable[Row]) -> None:
-    """Check what can be checked before anything is trained.
+    """Check the inputs before anything is trained.
 
     Raises:
         UserError: a manifest or the visual frontend is missing, or the test set has no references.
@@ -343,7 +343,7 @@ def read_runs(
 
 
 def _other_training(row: Row, seed: int, conf_path: Path) -> str:
-    """In what a training is not the one that the suite asks for now; "" where it is."""
+    """The first key in which a training differs from what the suite asks for now, as text; "" for none."""
     try:
         trained = read_config(conf_path).to_dict()
     except UserError as error:
@@ -507,7 +507,7 @@ def notes(
     threads: int,
     mixture_sec: float,
 ) -> list[str]:
-    """What the numbers are, how far they can be trusted, and what is left out; a sentence or two for each line.
+    """Explain the numbers and their errors, and name the runs that are left out; a sentence or two for each line.
 
     Args:
         runs: by the row's name.

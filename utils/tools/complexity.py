@@ -249,7 +249,7 @@ def table(results: dict[str, dict[str, Any]], threads: int) -> str:
 
 
 class MacCounter(TorchFunctionMode):
-    """Count the multiply-accumulate operations (MACs) of what runs inside its `with` block.
+    """Count the multiply-accumulate operations (MACs) of all calls inside its `with` block.
 
     Counted are the products with weights and between signals: convolutions, linear layers, recurrent layers (for an
     LSTM of d inputs and h cells 4h(d + h) for each step and direction, and the projection if any) and matrix products.

@@ -180,7 +180,7 @@ def _batches(config: Config, train_set: "Dataset", train: Manifest, workers: int
 
 
 def table(delivered: dict[int, float], consumed: float) -> str:
-    """Markdown: what the loader delivers, what training consumes, and the first over the second.
+    """Markdown: mixtures delivered by the loader, those consumed by training, and their ratio.
 
     Args:
         delivered: mixtures per second by number of loader processes.

@@ -138,7 +138,7 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def peak_growth_bytes(run: Callable[[], Any]) -> int:
-    """How far this process' resident memory rises above what it is now while `run` runs; for a fresh process.
+    """Growth of this process' resident memory at its peak while `run` runs; for a fresh process.
 
     Raises:
         UserError: this system does not tell (it is not Linux).

@@ -194,8 +194,8 @@ def measure(
         trials = {name: trial for name, trial in made.items() if trial is not None}
         outcome = outcomes[condition.name] = Outcome(condition, len(trials))
         for name, estimates in separate_trials(separator, trials, settings):
-            for what in condition.measures:
-                outcome.scores[what][name] = score(what, estimates, trials[name])
+            for kind in condition.measures:
+                outcome.scores[kind][name] = score(kind, estimates, trials[name])
         if baseline is not None and condition.sound:
             if condition.sound not in baseline_scores:
                 separated = separate_trials(baseline, trials, settings)
