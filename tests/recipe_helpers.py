@@ -86,7 +86,7 @@ def film_clip(path: Path, source: Path, seconds: float, fps: Fraction, rate_hz: 
 
 def sound_of(video: Path) -> np.ndarray:
     """The sound of a video at 16 kHz."""
-    from utils.video.decoding import extract_sound
+    from utils.video.sound import extract_sound
 
     with tempfile.TemporaryDirectory() as folder:
         extract_sound(video, Path(folder) / "sound.wav")

@@ -1,12 +1,14 @@
 """Mouth crops: the right patch at any size, place and turn, one pass for several people, gaps, borders, short videos."""
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import pytest
 from test_video_alignment import apply, mean_face, placed, talking
 
 from utils.video.alignment import ALIGNMENTS, find_runs
-from utils.video.crops import cut_crop, cut_mouths, cut_people
+from utils.video.crops import cut_crop, cut_people
 from utils.video.landmarks import Person
 
 HEIGHT, WIDTH = 240, 320
@@ -39,6 +41,12 @@ def grey_mouth() -> np.ndarray:
 
 def numbered(pictures) -> list[tuple[int, np.ndarray | None]]:
     return list(enumerate(pictures))
+
+
+def cut_mouths(pictures, person: Person, *args, **options) -> Iterator[tuple[int, np.ndarray, bool]]:
+    """Of one person: frame, crop, and whether it was seen."""
+    for frame, [(crop, seen)] in cut_people(pictures, [person], *args, **options):
+        yield frame, crop, seen
 
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)

@@ -11,7 +11,8 @@ from video_helpers import VP9, Video, number_of, numbered_picture, numbers, spee
 
 from utils.errors import UserError
 from utils.video import containers
-from utils.video.decoding import extract_sound, probe_video, read_pictures
+from utils.video.decoding import probe_video, read_pictures
+from utils.video.sound import extract_sound
 
 RATE_HZ = 48_000
 CONTAINERS = {

@@ -15,8 +15,7 @@ from utils.data.files import read_json
 from utils.video import face_scan, preparation
 from utils.video.descriptors import DESCRIPTOR_DIM
 from utils.video.face_scan import FaceScan
-from utils.video.grouping import SAME_PERSON, Group, certainty, distances, group_tracks
-from utils.video.people import find_people, to_people
+from utils.video.people import SAME_PERSON, Group, certainty, distances, find_people, group_tracks, to_people
 from utils.video.preparation import VideoOptions, prepare_video
 from utils.video.tracking import Track
 

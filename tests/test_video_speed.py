@@ -9,7 +9,8 @@ from separation_helpers import make_experiment
 from utils.errors import UsageError
 from utils.tools import video_speed
 from utils.tools.video_speed import PARTS, repeat, table, write_piece
-from utils.video.decoding import extract_sound, probe_video, read_pictures
+from utils.video.decoding import probe_video, read_pictures
+from utils.video.sound import extract_sound
 
 
 def test_every_part_of_two_real_faces_is_measured(tmp_path, shared_data, monkeypatch, capsys):

@@ -30,8 +30,8 @@ def people_of(tracks: list[Track]) -> list[set[float]]:
     return [set(track.points[:, 0, 0].tolist()) for track in tracks]
 
 
-def tracked(frames: dict[int, list[Face]], cuts: tuple[int, ...] = (), **options) -> list[Track]:
-    tracker = Tracker(**options)
+def tracked(frames: dict[int, list[Face]], cuts: tuple[int, ...] = ()) -> list[Track]:
+    tracker = Tracker()
     for frame, faces in frames.items():
         tracker.update(frame, faces, frame in cuts)
     return tracker.finish()
@@ -177,13 +177,6 @@ def test_a_pan_is_no_cut():
     wide = texture(0, width=2400)
     at = np.cumsum(np.concatenate([np.linspace(0, 14, 15), np.full(60, 14), np.linspace(14, 0, 15)])).astype(int)
     assert cuts_of([wide[:, x : x + 640] for x in at]) == []
-
-
-def test_after_a_reset_no_shot_begins():
-    detector = CutDetector()
-    detector.is_cut(texture(0))
-    detector.reset()
-    assert not detector.is_cut(texture(1)) and detector.is_cut(texture(2))
 
 
 def test_people_before_the_same_wall_are_told_apart_as_shots(shared_data: Path):

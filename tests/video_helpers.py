@@ -8,7 +8,8 @@ import av
 import numpy as np
 import soundfile
 
-from utils.video.decoding import extract_sound, read_pictures
+from utils.video.decoding import read_pictures
+from utils.video.sound import extract_sound
 
 SIZE = (128, 96)  # width, height of the pictures
 _COLUMNS, _ROWS = 4, 3  # a block for each of the 12 bits of the number

@@ -25,15 +25,17 @@ import cv2
 import numpy as np
 import soundfile
 
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.experiments import open_experiment
 from utils.data.files import atomic_path
 from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UsageError, run_cli
 from utils.tools.processes import in_own_process
 from utils.tools.sections import add_results_options, origin, publish
-from utils.video.decoding import GRID_FPS, SOUND_RATE_HZ, extract_sound, read_pictures
+from utils.video.decoding import read_pictures
+from utils.video.sound import extract_sound
 
-_FRAME_SAMPLES = SOUND_RATE_HZ // GRID_FPS
+_FRAME_SAMPLES = SAMPLE_RATE_HZ // VIDEO_FPS
 PARTS = ("sound", "decoding", "faces", "mouth crops", "visual frontend", "separation")
 
 
@@ -96,18 +98,18 @@ def write_piece(path: Path, left: Path, right: Path, height: int) -> None:
     sound = sum(voice[: n_frames * _FRAME_SAMPLES] for voice in voices) / 2
     width = height * 16 // 9 // 4 * 4
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="matroska") as container:
-        stream = container.add_stream("libx264", rate=GRID_FPS, options={"crf": "20", "preset": "veryfast", "bf": "0"})
+        stream = container.add_stream("libx264", rate=VIDEO_FPS, options={"crf": "20", "preset": "veryfast", "bf": "0"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        audio = container.add_stream("pcm_f32le", rate=SOUND_RATE_HZ, layout="mono")
+        audio = container.add_stream("pcm_f32le", rate=SAMPLE_RATE_HZ, layout="mono")
         for frame, ((_, one), (_, other)) in enumerate(
             zip(read_pictures(left, n_frames), read_pictures(right, n_frames), strict=True)
         ):
             canvas = np.hstack([_fitted(picture, width // 2, height) for picture in (one, other)])
             image = av.VideoFrame.from_ndarray(canvas, format="rgb24")
-            image.pts, image.time_base = frame, Fraction(1, GRID_FPS)
+            image.pts, image.time_base = frame, Fraction(1, VIDEO_FPS)
             container.mux(stream.encode(image))
             piece = av.AudioFrame.from_ndarray(sound[None, frame * _FRAME_SAMPLES :][:, :_FRAME_SAMPLES], "flt", "mono")
-            piece.sample_rate, piece.time_base = SOUND_RATE_HZ, Fraction(1, SOUND_RATE_HZ)
+            piece.sample_rate, piece.time_base = SAMPLE_RATE_HZ, Fraction(1, SAMPLE_RATE_HZ)
             piece.pts = frame * _FRAME_SAMPLES
             container.mux(audio.encode(piece))
         container.mux(stream.encode(None))
@@ -181,9 +183,9 @@ def _measure_parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: s
     def separate() -> None:
         blocks: Iterator = separate_blocks(
             FacesOnScreen(separator.network),
-            lambda start, count: torch.from_numpy(read_audio(sound_path, start, count, SOUND_RATE_HZ)),
+            lambda start, count: torch.from_numpy(read_audio(sound_path, start, count, SAMPLE_RATE_HZ)),
             lambda first, count: visual[:, first : first + count],
-            n_samples, window_sec=8.0, hop_sec=6.0, sample_rate=SOUND_RATE_HZ, fps=float(GRID_FPS),
+            n_samples, window_sec=8.0, hop_sec=6.0, sample_rate=SAMPLE_RATE_HZ, fps=float(VIDEO_FPS),
         )  # fmt: skip
         for _ in blocks:
             pass
@@ -191,7 +193,7 @@ def _measure_parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: s
     separate_sec, _ = _timed(separate)
     seconds = (sound_sec, 2 * decode_sec, scan_sec - decode_sec, cut_sec - decode_sec, embed_sec, separate_sec)
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    lengths = {"video_sec": n_samples / SOUND_RATE_HZ, "n_faces": len(people), "memory_mb": memory_mb}
+    lengths = {"video_sec": n_samples / SAMPLE_RATE_HZ, "n_faces": len(people), "memory_mb": memory_mb}
     return dict(zip(PARTS, seconds, strict=True)) | lengths
 
 

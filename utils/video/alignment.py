@@ -124,12 +124,8 @@ def _run(frames: np.ndarray, points: np.ndarray, n_frames: int, alignment: str, 
 def _fill_gaps(frames: np.ndarray, values: np.ndarray) -> np.ndarray:
     """`values` (n, ...) at `frames` (n,), interpolated at every frame from the first to the last."""
     wanted = np.arange(frames[0], frames[-1] + 1)
-    after = np.searchsorted(frames, wanted)
-    before = np.maximum(after - 1, 0)
-    span = np.maximum(frames[after] - frames[before], 1)
-    weight = ((wanted - frames[before]) / span)[:, None, None]
-    weight = np.where((frames[after] == wanted)[:, None, None], 1.0, weight)
-    return values[before] * (1.0 - weight) + values[after] * weight
+    columns = [np.interp(wanted, frames, column) for column in values.reshape(len(frames), -1).T]
+    return np.stack(columns, axis=1).reshape(len(wanted), *values.shape[1:])
 
 
 def _reference(alignment: str) -> np.ndarray:

@@ -59,25 +59,22 @@ def picture_stream(path: Path | str, container: av.container.InputContainer) -> 
     if not moving:
         only = "only a still picture" if container.streams.video else "sound or other data"
         raise UserError(f"has no moving pictures, {only}; give a video", path)
-    stream = _preferred(moving)
-    if stream is None or not stream.codec_context.width:
+    usable = _preferred(moving)
+    if not usable or not usable[0].codec_context.width:
         raise UserError("its pictures are of a kind that cannot be decoded; convert it to mp4 (H.264)", path)
+    stream = usable[0]
     stream.thread_type = "AUTO"
     return stream
 
 
 def sound_streams(container: av.container.InputContainer) -> list[av.audio.stream.AudioStream]:
     """The streams of sound that can be decoded, in the order in which they are preferred: the default one first."""
-    return sorted(_usable(container.streams.audio), key=lambda stream: not stream.disposition & Disposition.default)
+    return _preferred(container.streams.audio)
 
 
 def _preferred(streams):
-    usable = _usable(streams)
-    return next((stream for stream in usable if stream.disposition & Disposition.default), usable[0] if usable else None)
-
-
-def _usable(streams):
-    return [stream for stream in streams if stream.codec_context is not None]
+    usable = [stream for stream in streams if stream.codec_context is not None]
+    return sorted(usable, key=lambda stream: not stream.disposition & Disposition.default)
 
 
 def decoded(path: Path | str, container, stream, n_skipped: int = 0) -> Iterator[av.frame.Frame]:
@@ -126,19 +123,14 @@ def packets_of(container, stream) -> Iterator[av.packet.Packet | None]:
         try:
             packet = next(packets, None)
         except av.FFmpegError:
-            yield from _flush(stream)
+            last = av.packet.Packet()  # an empty packet makes a decoder give what it still holds
+            last.stream = stream
+            yield last
             yield None
             return
         if packet is None:
             return
         yield packet
-
-
-def _flush(stream) -> Iterator[av.packet.Packet]:
-    """The empty packet that makes a decoder give what it still holds."""
-    last = av.packet.Packet()
-    last.stream = stream
-    yield last
 
 
 def sound_start(path: Path | str) -> Fraction | None:

@@ -55,18 +55,6 @@ def cut_people(
         yield frame, crops
 
 
-def cut_mouths(
-    pictures: Pictures,
-    person: Person,
-    n_frames: int,
-    alignment: str = ALIGNMENTS[0],
-    max_gap_frames: int = MAX_GAP_FRAMES,
-) -> Iterator[tuple[int, np.ndarray, bool]]:
-    """Cut one person's mouths: yields frame, crop uint8 (96, 96), and whether it was seen. See `cut_people`."""
-    for frame, [(crop, seen)] in cut_people(pictures, [person], n_frames, alignment, max_gap_frames):
-        yield frame, crop, seen
-
-
 def cut_crop(picture: np.ndarray, transform: np.ndarray) -> np.ndarray | None:
     """One crop, as OpenCV's: grey by luma, bilinear, black outside the picture.
 

@@ -1,4 +1,4 @@
-"""The pictures of a video on the grid of 25 frames/s that sound, lips and embeddings share; `extract_sound` is here as well.
+"""The pictures of a video on the grid of 25 frames/s that sound, lips and embeddings share.
 
 Time zero is the first sample of the sound. Grid frame k covers [k/25, (k+1)/25) s and shows the picture whose display
 interval contains its middle, so that a file of 25 fps gives its own pictures one to one whatever the rounding of its time
@@ -15,13 +15,10 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from utils.data.constants import VIDEO_FPS
 from utils.errors import UserError
 from utils.video.containers import decoded, ends_early, open_video, packets_of, picture_stream, sound_start, sound_streams
-from utils.video.sound import SOUND_RATE_HZ, extract_sound
 
-__all__ = ["GRID_FPS", "SOUND_RATE_HZ", "VideoInfo", "extract_sound", "probe_video", "read_pictures"]
-
-GRID_FPS = 25
 _RESTART_SEC = 1  # time stamps that go back further belong to another recording
 _EXACT_SEEKS = ("mov", "matroska")  # containers that have an index and a time for every picture
 _FIRST_STEP_SEC = 1  # how far before the wanted time a second try of a seek begins; then twice as far, and so on
@@ -112,7 +109,7 @@ def read_pictures(
 
 
 def _middle(frame: int) -> Fraction:
-    return Fraction(2 * frame + 1, 2 * GRID_FPS)
+    return Fraction(2 * frame + 1, 2 * VIDEO_FPS)
 
 
 @dataclass
@@ -232,7 +229,7 @@ def _counted_stamp(stream):
 def _nominal_sec(stream) -> Fraction:
     """How long a picture is shown where nothing else says so."""
     rates = (stream.guessed_rate, stream.average_rate, stream.base_rate)
-    return 1 / next((rate for rate in rates if rate and 1 <= rate <= 240), Fraction(GRID_FPS))
+    return 1 / next((rate for rate in rates if rate and 1 <= rate <= 240), Fraction(VIDEO_FPS))
 
 
 def _measured_sec(path) -> float:

@@ -1,20 +1,19 @@
 """Find the faces of a picture: boxes, 68 landmarks, and now and then a descriptor of the person.
 
-Reads RGB pictures, writes nothing. A detector looks at the whole picture every few frames, at the start of a shot and
+A detector looks at the whole picture every few frames, at the start of a shot and
 where a face was lost, now and then at tiles of it for small faces; in between the mesh of the last picture says where to
 look in this one. Descriptors take twenty times as long as following a face, so they are made at its start, where it may have
 become somebody else's, and ever more seldom in between.
 """
 
-from dataclasses import dataclass, field
-from types import TracebackType
+from dataclasses import dataclass
 
 import numpy as np
 
 from utils.video.descriptors import FaceDescriber, face_chip
 from utils.video.face_networks import FaceNetworks
 
-MIN_FACE = 20.0  # pixels, the longer side of a face's box; lips are not to be read from smaller ones
+_MIN_FACE = 20.0  # pixels, the longer side of a face's box; lips are not to be read from smaller ones
 
 _SEARCH_FRAMES = 10  # between two looks at the whole picture while all known faces are followed
 _RETRY_FRAMES = 3  # ... while a lost face may come back
@@ -87,16 +86,15 @@ class _Known:
     confirmed_frame: int
     n_described: int = 0  # descriptors since it may have become somebody else's
     described_frame: int = -(10**9)
-    box: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.box = np.concatenate([self.mesh.min(axis=0), self.mesh.max(axis=0)])
+    @property
+    def box(self) -> np.ndarray:
+        return np.concatenate([self.mesh.min(axis=0), self.mesh.max(axis=0)])
 
     def update(self, mesh: np.ndarray, presence: float, view: np.ndarray) -> None:
         if float(view @ self.view) < _SAME_VIEW:  # somebody else is there, or the light changed
             self.doubt()
         self.mesh, self.presence, self.view = mesh, presence, view
-        self.box = np.concatenate([mesh.min(axis=0), mesh.max(axis=0)])
 
     def doubt(self) -> None:
         """Whose face this is has to be looked at again."""
@@ -104,39 +102,27 @@ class _Known:
 
     def is_due(self, frame: int, is_near: bool) -> bool:
         """Whether it is time for a descriptor."""
-        if self.n_described == 0:
-            after = _DESCRIBE_DOUBT_FRAMES
-        else:
-            after = _DESCRIBE_AFTER_FRAMES[min(self.n_described, len(_DESCRIBE_AFTER_FRAMES)) - 1]
+        waits = (_DESCRIBE_DOUBT_FRAMES, *_DESCRIBE_AFTER_FRAMES)
+        after = waits[min(self.n_described, len(waits) - 1)]
         return frame - self.described_frame >= (min(after, _DESCRIBE_NEAR_FRAMES) if is_near else after)
 
 
 class FaceFinder:
     """Finds the faces of consecutive pictures; a context manager, since the networks run in threads of their own.
 
-    Args:
-        search_frames: how often the whole picture is searched for faces that are not followed yet.
-        min_face: pixels; smaller faces are left out.
-
     Raises:
         UserError: mediapipe or dlib is not installed, or another version of it.
     """
 
-    def __init__(self, search_frames: int = _SEARCH_FRAMES, min_face: float = MIN_FACE) -> None:
+    def __init__(self) -> None:
         self._describer = FaceDescriber()
         self._networks = FaceNetworks()
-        self._search_frames = search_frames
-        self._min_face = min_face
         self.reset()
 
     def __enter__(self) -> "FaceFinder":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the networks' threads."""
+    def __exit__(self, *_: object) -> None:
         self._networks.close()
 
     def reset(self) -> None:
@@ -183,7 +169,7 @@ class FaceFinder:
 
     def _search(self, picture: np.ndarray, frame: int) -> None:
         """Look for faces that are not followed yet."""
-        every = self._search_frames if self._known else min(_EMPTY_FRAMES, self._search_frames)
+        every = _SEARCH_FRAMES if self._known else _EMPTY_FRAMES
         just_lost = any(seen == frame - 1 for _, seen in self._lost)
         if self._lost:
             every = min(every, _RETRY_FRAMES)
@@ -203,9 +189,8 @@ class FaceFinder:
         for region in regions:
             self._look_at(picture, region, frame, is_near=False)
         for scale, is_near in _CLOSE_UP_SEARCHES:
-            if self._known:
-                break
-            self._look_at(picture, _around(width, height, scale), frame, is_near)
+            if not self._known:
+                self._look_at(picture, _around(width, height, scale), frame, is_near)
         self._lost = [(box, seen) for box, seen in self._lost if not any(_is_same(box, one.box) for one in self._known)]
 
     def _look_at(self, picture: np.ndarray, region: tuple[float, float, float], frame: int, is_near: bool) -> None:
@@ -216,7 +201,7 @@ class FaceFinder:
     def _admit(self, picture: np.ndarray, box: np.ndarray, angle: float, score: float, frame: int) -> None:
         """Follow a detected face from now on, if the mesh and the near detector believe in it, too."""
         for known in self._known:
-            if _iou(box, known.box) > _SAME_IOU or _is_same(box, known.box):
+            if iou(box, known.box) > _SAME_IOU or _is_same(box, known.box):
                 known.confirmed, known.confirmed_frame = score, frame
                 return
         middle, side = (box[:2] + box[2:]) / 2, _MESH_MARGIN * float(max(box[2:] - box[:2]))
@@ -225,7 +210,7 @@ class FaceFinder:
             return
         mesh, presence, view = self._networks.mesh(picture, *_region_of(mesh))  # now as it is seen when it is followed
         new = _Known(mesh, presence, view, score, frame)
-        if not self._is_face(picture, mesh, presence) or _iou(box, new.box) < _SAME_IOU:
+        if not self._is_face(picture, mesh, presence) or iou(box, new.box) < _SAME_IOU:
             return
         if any(_is_same(new.box, known.box) for known in self._known):
             return
@@ -251,7 +236,7 @@ class FaceFinder:
         is_cut = (box[:2] < 0).any() or (box[2:] > picture.shape[1::-1]).any()
         for is_near in (True, False) if is_cut else (True,):
             found = self._networks.detect(picture, float(left), float(top), side, is_near)
-            score = max((score for other, _, score in found if _iou(other, box) > _SAME_IOU), default=0.0)
+            score = max((score for other, _, score in found if iou(other, box) > _SAME_IOU), default=0.0)
             if score >= _MIN_CONFIRMED:
                 return score
         return 0.0
@@ -259,7 +244,7 @@ class FaceFinder:
     def _is_face(self, picture: np.ndarray, mesh: np.ndarray, presence: float) -> bool:
         """Whether a mesh may be a face whose mouth is in the picture."""
         size = mesh.max(axis=0) - mesh.min(axis=0)
-        if presence < _MIN_PRESENCE or not np.isfinite(mesh).all() or max(size) < self._min_face:
+        if presence < _MIN_PRESENCE or not np.isfinite(mesh).all() or max(size) < _MIN_FACE:
             return False
         points = points_of(mesh)
         mouth = points[48:68].mean(axis=0)
@@ -312,20 +297,24 @@ def _region_of(mesh: np.ndarray) -> tuple[np.ndarray, float, float]:
     return (low + high) / 2, _MESH_MARGIN * float(max(high - low)), float(np.arctan2(across[1], across[0]))
 
 
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    """Intersection over union of two boxes."""
-    common = np.clip(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0, None).prod()
-    return float(common / ((one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - common + 1e-9))
+def iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of a box (4,) with each of others (..., 4)."""
+    common = np.clip(np.minimum(box[2:], others[..., 2:]) - np.maximum(box[:2], others[..., :2]), 0, None).prod(axis=-1)
+    areas = (others[..., 2:] - others[..., :2]).prod(axis=-1)
+    return common / ((box[2:] - box[:2]).prod() + areas - common + 1e-9)
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    """The distance of the middles of two boxes, pixels."""
+    return float(np.hypot(*((one[:2] + one[2:]) - (other[:2] + other[2:])) / 2))
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two faces are so close that one may be taken for the other."""
-    apart = np.hypot(*((one[:2] + one[2:]) - (other[:2] + other[2:])) / 2)
-    return bool(apart < 0.8 * max(max(one[2:] - one[:2]), max(other[2:] - other[:2])))
+    return _apart(one, other) < 0.8 * max(max(one[2:] - one[:2]), max(other[2:] - other[:2]))
 
 
 def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two boxes of about the same size lie so close that only one face can be there."""
     sizes = max(one[2:] - one[:2]), max(other[2:] - other[:2])
-    apart = np.hypot(*((one[:2] + one[2:]) - (other[:2] + other[2:])) / 2)
-    return bool(_iou(one, other) > 0.5 or apart < 0.3 * min(sizes))
+    return bool(iou(one, other) > 0.5 or _apart(one, other) < 0.3 * min(sizes))

@@ -1,36 +1,37 @@
-"""One video, taken apart: its sound, the people on screen, and their mouths.
+"""Prepare one video: its sound, the people on screen, and their mouths.
 
 Reads   a video, and landmarks if somebody found them already
 Writes  for `prepare_video` a folder: sound.wav (16 kHz mono), scan/ (faces, minute by minute), people.npz (a landmark file),
         mouths/<person>.npz, <person>.png and prepared.json, which is written last;
         for `cut_clip`, where a corpus names one speaker for each video, only that speaker's mouths
 
-Stage 1 and stage 4 call this, in processes of their own. What is there already is not made again.
+Stages 1 and 4 call this in processes of their own.
 """
 
-import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from utils.data.clock import frames_covering
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.files import read_json, remove_leftovers, write_json
 from utils.data.fingerprints import hash_stats
 from utils.data.mouths import MouthWriter
 from utils.data.sound_checks import duration_warnings
 from utils.errors import UserError
 from utils.video.crops import ALIGNMENTS, MAX_GAP_FRAMES, cut_people
-from utils.video.decoding import GRID_FPS, SOUND_RATE_HZ, VideoInfo, extract_sound, probe_video, read_pictures
+from utils.video.decoding import VideoInfo, probe_video, read_pictures
 from utils.video.landmarks import People, Person, read_landmarks, read_people, write_people
 from utils.video.preview import save_thumbnail
-from utils.video.sound import ExtractedSound
+from utils.video.sound import ExtractedSound, extract_sound
 
 _MOST_APART = 12  # frames of the grid that sound and pictures of one video may differ by where landmarks are given
-_VERSION = 2  # of what `prepare_video` makes; another one is made anew
+_VERSION = 2  # of what `prepare_video` makes; another one is made again
 _KEPT = ("source.json", "sound.wav", "sound.json", "scan")  # what depends on the source only
 
 
@@ -101,12 +102,12 @@ class PreparedVideo:
 
 
 def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_path: Path | None = None) -> PreparedVideo:
-    """Take a video apart, or take what an earlier call made of the same video and options; a killed one is continued.
+    """Prepare a video, or take what an earlier call made of the same video and options; a killed one is continued.
 
     Args:
         path: the video.
         folder: where all goes.
-        options: how.
+        options: which sound and whose mouths.
         landmarks_path: landmarks of the people in it, in any format of `read_landmarks`; None finds them.
 
     Raises:
@@ -128,7 +129,7 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
     remove_leftovers(folder)
     info = probe_video(path)
     sound = _sound(path, folder, options)
-    n_frames = math.ceil(sound.n_samples * GRID_FPS / SOUND_RATE_HZ)
+    n_frames = frames_covering(sound.n_samples, SAMPLE_RATE_HZ, VIDEO_FPS)
     if landmarks_path is None:
         from utils.video.people import find_people  # given landmarks need no face finder
 
@@ -142,26 +143,25 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
         seen = f" ({n_ignored} faces were there for less than {options.min_sec:g} s)" if n_ignored else ""
         raise UserError(f"{path}: nobody is on screen{seen}, so there is no voice to take out of the sound")
     write_people(folder / "people.npz", people, n_frames, info.width, info.height)
-    seen_people = [
-        replace(person, parts=parts, joined_with_certainty=certainty)
-        for person, (parts, certainty) in zip(_cut(path, people, n_frames, folder, options), joins, strict=True)
-    ]
-    facts = {"stamp": stamp, "n_samples": sound.n_samples, "n_frames": n_frames, "width": info.width, "height": info.height}
-    facts |= {"people": [asdict(person) for person in seen_people], "n_ignored": n_ignored}
-    facts["left_out"] = [_stretches(person.frames) for person in left_out]
-    facts["warnings"] = [*sound.warnings, *duration_warnings(sound.n_samples / SOUND_RATE_HZ, info.duration_sec)]
+    facts = {
+        "stamp": stamp,
+        "n_samples": sound.n_samples,
+        "n_frames": n_frames,
+        "width": info.width,
+        "height": info.height,
+        "people": [asdict(person) for person in _cut(path, people, joins, n_frames, folder, options)],
+        "n_ignored": n_ignored,
+        "left_out": [_stretches(person.frames) for person in left_out],
+        "warnings": [*sound.warnings, *duration_warnings(sound.n_samples / SAMPLE_RATE_HZ, info.duration_sec)],
+    }
     write_json(done_path, facts)
     return _from_facts(folder, facts)
 
 
 def _remove_all_but(folder: Path, names: Sequence[str]) -> None:
     for path in folder.iterdir():
-        if path.name in names:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name not in names:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _sound(path: Path, folder: Path, options: VideoOptions) -> ExtractedSound:
@@ -193,11 +193,11 @@ def cut_clip(
     Raises:
         UserError: the clip or the landmarks cannot be used, or no face is found.
     """
-    n_frames = math.ceil(n_samples * GRID_FPS / SOUND_RATE_HZ)
+    n_frames = frames_covering(n_samples, SAMPLE_RATE_HZ, VIDEO_FPS)
     if landmarks_path is None:
         from utils.video.people import find_people
 
-        people = find_people(video_path, n_frames, None, min_sec=min(options.min_sec, n_frames / GRID_FPS / 2)).people
+        people = find_people(video_path, n_frames, None, min_sec=min(options.min_sec, n_frames / VIDEO_FPS / 2)).people
     else:
         people = _given_people(landmarks_path, probe_video(video_path), n_frames)
     if not people:
@@ -209,7 +209,7 @@ def cut_clip(
 
 def _given_people(path: Path, info: VideoInfo, n_frames: int) -> list[Person]:
     """Landmarks that somebody found in a video's pictures, whose number the sound, in whole AAC frames, need not share."""
-    n_shown = round(info.n_pictures / info.fps * GRID_FPS) if info.n_pictures and info.fps else n_frames
+    n_shown = round(info.n_pictures / info.fps * VIDEO_FPS) if info.n_pictures and info.fps else n_frames
     if abs(n_shown - n_frames) > _MOST_APART:
         n_shown = n_frames  # what the container says of its pictures is not to be believed
     return read_landmarks(path, n_frames, (info.width, info.height), n_shown)
@@ -228,8 +228,15 @@ def _presence(person: Person) -> float:
     return float(sizes.prod(axis=1).sum())
 
 
-def _cut(path: Path, people: Sequence[Person], n_frames: int, folder: Path, options: VideoOptions) -> list[SeenPerson]:
-    """Mouths and thumbnails of everybody, in one pass over the pictures."""
+def _cut(
+    path: Path,
+    people: Sequence[Person],
+    joins: Sequence[tuple[int, float]],
+    n_frames: int,
+    folder: Path,
+    options: VideoOptions,
+) -> list[SeenPerson]:
+    """Write the mouths and thumbnails of everybody, in one pass over the pictures; `joins` are (parts, certainty) of each."""
     (folder / "mouths").mkdir(parents=True, exist_ok=True)
     mouth_paths = [folder / "mouths" / f"{person.name}.npz" for person in people]
     faces = []
@@ -244,8 +251,10 @@ def _cut(path: Path, people: Sequence[Person], n_frames: int, folder: Path, opti
             confidence=round(float(person.scores.mean()), 3),
             share_with_mouth=share,
             mouth_motion=round(mouth_motion(person.points), 4),
+            parts=parts,
+            joined_with_certainty=certainty,
         )
-        for person, share in zip(people, shares, strict=True)
+        for person, share, (parts, certainty) in zip(people, shares, joins, strict=True)
     ]
 
 
@@ -270,10 +279,7 @@ def write_mouths(
     Returns:
         The share of frames with a mouth, for each of them.
     """
-
-    pictures = read_pictures(path, n_frames)
-    if thumbnails:
-        pictures = _with_thumbnails(pictures, thumbnails, path)
+    pictures = _with_thumbnails(read_pictures(path, n_frames), thumbnails, path)
     with ExitStack() as stack:
         writers = [stack.enter_context(MouthWriter(mouth_path, n_frames)) for mouth_path in mouth_paths]
         for _, crops in cut_people(pictures, people, n_frames, options.alignment, options.max_gap_frames):
@@ -297,11 +303,10 @@ def _with_thumbnails(
     """Hand on the pictures, saving each face at its frame, or, where the video shows nothing then, at the next or last one."""
     waiting, last = sorted(wanted, key=lambda one: one.frame), None
     for frame, picture in pictures:
-        if picture is not None:
-            last = picture
-            while waiting and waiting[0].frame <= frame:
-                one = waiting.pop(0)
-                save_thumbnail(picture, one.box, one.path)
+        last = last if picture is None else picture
+        while picture is not None and waiting and waiting[0].frame <= frame:
+            one = waiting.pop(0)
+            save_thumbnail(picture, one.box, one.path)
         yield frame, picture
     if waiting and last is None:
         raise UserError(f"{path}: shows no picture while there is sound")
@@ -324,9 +329,9 @@ def mouth_motion(points: np.ndarray) -> float:
 
 def _stretches(frames: np.ndarray) -> list[list[float]]:
     """The times in which somebody is on screen, in seconds; absences below a second are passed over."""
-    ends = np.flatnonzero(np.diff(frames) > GRID_FPS)
+    ends = np.flatnonzero(np.diff(frames) > VIDEO_FPS)
     firsts, lasts = frames[np.r_[0, ends + 1]], frames[np.r_[ends, len(frames) - 1]]
-    return [[float(first / GRID_FPS), float((last + 1) / GRID_FPS)] for first, last in zip(firsts, lasts, strict=True)]
+    return [[float(first / VIDEO_FPS), float((last + 1) / VIDEO_FPS)] for first, last in zip(firsts, lasts, strict=True)]
 
 
 def _from_facts(folder: Path, facts: dict[str, Any]) -> PreparedVideo:

@@ -6,23 +6,28 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import soundfile
 
 from utils.data.audio import probe_audio
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.files import atomic_path
 from utils.errors import UserError
-from utils.video.decoding import GRID_FPS, SOUND_RATE_HZ, probe_video, read_pictures
+from utils.video.decoding import probe_video, read_pictures
 
-Boxes = Mapping[int, np.ndarray] | np.ndarray  # frame -> (x0, y0, x1, y1), or (frames, 4) with NaN where nobody is seen
-
-_FRAME_SAMPLES = SOUND_RATE_HZ // GRID_FPS
+_FRAME_SAMPLES = SAMPLE_RATE_HZ // VIDEO_FPS
 _COLOUR = (64, 220, 96)  # RGB of the frame around the face
 _MARGIN = 0.25  # of the face's size, that a thumbnail shows on each side
 
 
 def write_preview(
-    video_path: Path | str, wav_path: Path | str, out_path: Path | str, boxes: Boxes, n_frames: int, max_height: int = 480
+    video_path: Path | str,
+    wav_path: Path | str,
+    out_path: Path | str,
+    boxes: Mapping[int, np.ndarray],
+    n_frames: int,
+    max_height: int = 480,
 ) -> None:
     """Write the video again as mp4 of 25 fps, with a rectangle around one person's face and that person's voice.
 
@@ -32,7 +37,7 @@ def write_preview(
         video_path: the video.
         wav_path: 16 kHz, mono, of the video's clock; what is beyond `n_frames` is left out, what is short is silent.
         out_path: the mp4; made whole or not at all.
-        boxes: where the face is, in pixels of the video as it is.
+        boxes: frame -> x0, y0, x1, y1 of the face, in pixels of the video as it is; without the frames in which it is absent.
         n_frames: of the grid of 25 fps.
         max_height: higher pictures are scaled down to this, px.
 
@@ -40,9 +45,9 @@ def write_preview(
         UserError: the video or the sound cannot be read.
     """
     info, sound = probe_video(video_path), probe_audio(wav_path)
-    if (sound.sample_rate, sound.channels) != (SOUND_RATE_HZ, 1):
+    if (sound.sample_rate, sound.channels) != (SAMPLE_RATE_HZ, 1):
         found = f"{sound.channels} channels at {sound.sample_rate} Hz"
-        raise UserError(f"{wav_path}: {found} where one at {SOUND_RATE_HZ} Hz is expected; convert it first")
+        raise UserError(f"{wav_path}: {found} where one at {SAMPLE_RATE_HZ} Hz is expected; convert it first")
     scale = min(1.0, max_height / info.height)
     size = _even(info.width * scale), _even(info.height * scale)
     with ExitStack() as stack:
@@ -52,9 +57,8 @@ def write_preview(
         pictures, sounds = _add_streams(container, size)
         for frame, picture in read_pictures(video_path, n_frames, max_height=max_height):
             canvas = _canvas(picture, size)
-            box = _box_of(boxes, frame)
-            if box is not None and picture is not None:
-                _draw_box(canvas, box * scale)
+            if frame in boxes and picture is not None:
+                _draw_box(canvas, np.asarray(boxes[frame]) * scale)
             container.mux(pictures.encode(_picture_frame(canvas, frame)))
             container.mux(sounds.encode(_sound_frame(voice, frame)))
         container.mux(pictures.encode(None))
@@ -72,8 +76,6 @@ def save_thumbnail(picture: np.ndarray, box: np.ndarray, path: Path | str, size:
         path: the file; made whole or not at all.
         size: of the result, px.
     """
-    import cv2  # here alone: who makes no thumbnails does not need it
-
     x, y, side = _square(np.asarray(box, dtype=np.float64), picture.shape[0], picture.shape[1])
     cut = picture[y : y + side, x : x + side]
     how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
@@ -100,12 +102,12 @@ def _even(length: float) -> int:
 def _add_streams(container, size: tuple[int, int]):
     """The pictures' and the sound's stream of an mp4."""
     if _has_encoder("libx264"):
-        pictures = container.add_stream("libx264", rate=GRID_FPS, options={"preset": "veryfast", "crf": "23"})
+        pictures = container.add_stream("libx264", rate=VIDEO_FPS, options={"preset": "veryfast", "crf": "23"})
     else:
-        pictures = container.add_stream("mpeg4", rate=GRID_FPS, options={"qscale": "4"})
+        pictures = container.add_stream("mpeg4", rate=VIDEO_FPS, options={"qscale": "4"})
     pictures.width, pictures.height = size
     pictures.pix_fmt = "yuv420p"
-    sounds = container.add_stream("aac", rate=SOUND_RATE_HZ, layout="mono")
+    sounds = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
     sounds.bit_rate = 64_000
     return pictures, sounds
 
@@ -121,19 +123,8 @@ def _has_encoder(name: str) -> bool:
 def _canvas(picture: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
     """A picture of the even size that can be drawn on: less its odd row or column; black for None."""
     width, height = size
-    canvas = np.zeros((height, width, 3), np.uint8)
-    if picture is not None:
-        part = picture[:height, :width]
-        canvas[: part.shape[0], : part.shape[1]] = part
-    return canvas
-
-
-def _box_of(boxes: Boxes, frame: int) -> np.ndarray | None:
-    known = frame in boxes if isinstance(boxes, Mapping) else frame < len(boxes)
-    box = boxes[frame] if known else None
-    if box is None or not np.isfinite(box).all():
-        return None
-    return np.asarray(box, dtype=np.float64)
+    part = np.zeros((0, 0, 3), np.uint8) if picture is None else picture[:height, :width]
+    return np.pad(part, [(0, height - part.shape[0]), (0, width - part.shape[1]), (0, 0)])
 
 
 def _draw_box(canvas: np.ndarray, box: np.ndarray) -> None:
@@ -152,7 +143,7 @@ def _draw_box(canvas: np.ndarray, box: np.ndarray) -> None:
 
 def _picture_frame(canvas: np.ndarray, frame: int) -> av.VideoFrame:
     picture = av.VideoFrame.from_ndarray(canvas, format="rgb24")
-    picture.pts, picture.time_base = frame, Fraction(1, GRID_FPS)
+    picture.pts, picture.time_base = frame, Fraction(1, VIDEO_FPS)
     return picture
 
 
@@ -160,6 +151,6 @@ def _sound_frame(voice: soundfile.SoundFile, frame: int) -> av.AudioFrame:
     """The sound of one grid frame, silent beyond the end, within full scale."""
     samples = np.clip(voice.read(_FRAME_SAMPLES, dtype="float32", fill_value=0.0), -1.0, 1.0)
     sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
-    sound.sample_rate = SOUND_RATE_HZ
-    sound.pts, sound.time_base = frame * _FRAME_SAMPLES, Fraction(1, SOUND_RATE_HZ)
+    sound.sample_rate = SAMPLE_RATE_HZ
+    sound.pts, sound.time_base = frame * _FRAME_SAMPLES, Fraction(1, SAMPLE_RATE_HZ)
     return sound

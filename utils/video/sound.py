@@ -15,12 +15,12 @@ import av
 import numpy as np
 import soundfile
 
+from utils.data.constants import SAMPLE_RATE_HZ
 from utils.data.files import atomic_path
 from utils.data.sound_checks import SILENCE_DB, ChannelMeter, SoundMeter, choose_channels
 from utils.errors import UserError
 from utils.video.containers import decoded, open_video, sound_start, sound_streams
 
-SOUND_RATE_HZ = 16_000
 _SLACK_SEC = Fraction(1, 20)  # time stamps may differ from the count of samples by this much
 _RESTART_SEC = 1  # stamps that go back further belong to another recording
 _LONGEST_GAP_SEC = 600  # a longer one is a clock that jumps
@@ -72,7 +72,7 @@ def extract_sound(path: Path | str, wav_path: Path | str, audio_stream: int = 0)
     meter = SoundMeter(path)
     with open_video(path) as container, atomic_path(wav_path) as temporary:
         pieces = _gathered(_in_time(path, container, container.streams[choice.index], start, choice.channels, warnings))
-        with soundfile.SoundFile(str(temporary), "w", SOUND_RATE_HZ, 1, "FLOAT", format="WAV") as file:
+        with soundfile.SoundFile(str(temporary), "w", SAMPLE_RATE_HZ, 1, "FLOAT", format="WAV") as file:
             for samples in _resampled(pieces):
                 meter.add(samples)
                 file.write(samples)
@@ -189,16 +189,16 @@ def _resampled(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]
     resampler, source_hz, time_sec, n_written = None, None, Fraction(0), 0
     for rate_hz, samples in pieces:
         if rate_hz != source_hz:
-            tail = _flushed(resampler, ceil(time_sec * SOUND_RATE_HZ) - n_written)
+            tail = _flushed(resampler, ceil(time_sec * SAMPLE_RATE_HZ) - n_written)
             n_written += len(tail)
             yield tail
-            resampler, source_hz = av.AudioResampler(format="flt", layout="mono", rate=SOUND_RATE_HZ), rate_hz
+            resampler, source_hz = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ), rate_hz
         time_sec += Fraction(len(samples), rate_hz)
         for converted in _converted(resampler, rate_hz, samples):
-            kept = converted[: ceil(time_sec * SOUND_RATE_HZ) - n_written]
+            kept = converted[: ceil(time_sec * SAMPLE_RATE_HZ) - n_written]
             n_written += len(kept)
             yield kept
-    yield _flushed(resampler, ceil(time_sec * SOUND_RATE_HZ) - n_written)
+    yield _flushed(resampler, ceil(time_sec * SAMPLE_RATE_HZ) - n_written)
 
 
 def _converted(resampler: av.AudioResampler, rate_hz: int, samples: np.ndarray) -> Iterator[np.ndarray]:

@@ -5,6 +5,7 @@ that it followed the same face, descriptors decide, also who is who after two fa
 losses of a second, ends with its shot, and what was seen for a moment only is dropped and counted.
 """
 
+from array import array
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from scipy.optimize import linear_sum_assignment
 from utils.video.descriptors import DESCRIPTOR_DIM, is_turned
 from utils.video.faces import Face
 
-MAX_LOST_FRAMES = 25
-MIN_FRAMES = 5  # with a face; shorter tracks are dropped
+_MAX_LOST_FRAMES = 25
+_MIN_FRAMES = 5  # with a face; shorter tracks are dropped
 _MIN_SEEN = 0.3  # of its frames; tracks that flicker more are dropped
 
 _REACH = 0.6  # sizes of a face, from where it should be to where it is, at most
@@ -64,30 +65,13 @@ class Track:
     shot: int
 
 
-class _Rows:
-    """A float32 array that grows by rows, in place: small objects for every frame of an hour would cost its memory twice."""
-
-    def __init__(self, *shape: int) -> None:
-        self._rows = np.empty((32, *shape), np.float32)
-        self._count = 0
-
-    def append(self, row: np.ndarray | float) -> None:
-        if self._count == len(self._rows):
-            self._rows = np.concatenate([self._rows, np.empty((max(32, self._count // 2), *self._rows.shape[1:]), np.float32)])
-        self._rows[self._count] = row
-        self._count += 1
-
-    def array(self) -> np.ndarray:
-        return self._rows[: self._count].copy()
-
-
 class _Open:
     """A track that may still go on."""
 
     def __init__(self, frame: int, face: Face, shot: int) -> None:
         self.shot = shot
         self.frames: list[int] = []
-        self._boxes, self._points, self._scores = _Rows(4), _Rows(*face.points.shape), _Rows()
+        self._boxes, self._points, self._scores = array("f"), array("f"), array("f")  # lists would need twice the memory
         self._descriptor_sum = np.zeros(DESCRIPTOR_DIM)
         self.n_described, self.is_turned = 0, True
         self._velocity = np.zeros(2)  # pixels a frame
@@ -101,8 +85,8 @@ class _Open:
             self._velocity = (1 - share) * self._velocity + share * step
         self.middle, self.size = middle, float(max(face.box[2:] - face.box[:2]))
         self.frames.append(frame)
-        self._boxes.append(face.box)
-        self._points.append(face.points)
+        self._boxes.frombytes(face.box.astype(np.float32).tobytes())
+        self._points.frombytes(face.points.astype(np.float32).tobytes())
         self._scores.append(face.score)
         if face.descriptor is not None:
             self._describe(face.descriptor, is_turned(face.points))
@@ -130,9 +114,16 @@ class _Open:
         return self.middle + self._velocity * min(frame - self.frames[-1], _MOMENTUM_FRAMES)
 
     def finished(self) -> Track:
-        frames = np.array(self.frames, dtype=np.int64)
-        rows = self._boxes.array(), self._points.array(), self._scores.array()
-        return Track(frames, *rows, self.descriptor.astype(np.float32), self.n_described, self.shot)
+        boxes, points, scores = (np.array(values, np.float32) for values in (self._boxes, self._points, self._scores))
+        return Track(
+            frames=np.array(self.frames, np.int64),
+            boxes=boxes.reshape(-1, 4),
+            points=points.reshape(len(boxes) // 4, -1, 2),
+            scores=scores,
+            descriptor=self.descriptor.astype(np.float32),
+            n_described=self.n_described,
+            shot=self.shot,
+        )
 
 
 class Tracker:
@@ -142,10 +133,8 @@ class Tracker:
         dropped: how many tracks were dropped, by reason.
     """
 
-    def __init__(self, max_lost_frames: int = MAX_LOST_FRAMES, min_frames: int = MIN_FRAMES) -> None:
+    def __init__(self) -> None:
         self.dropped: Counter[str] = Counter()
-        self._max_lost_frames = max_lost_frames
-        self._min_frames = min_frames
         self._open: list[_Open] = []
         self._finished: list[Track] = []
         self._shot = 0
@@ -161,7 +150,7 @@ class Tracker:
         if is_cut:
             self._close(self._open)
             self._shot += 1
-        self._close([track for track in self._open if frame - track.frames[-1] > self._max_lost_frames])
+        self._close([track for track in self._open if frame - track.frames[-1] > _MAX_LOST_FRAMES])
         taken = self._assign(frame, faces)
         for face, track in zip(faces, taken, strict=True):
             if track is None:
@@ -193,8 +182,7 @@ class Tracker:
         reach = np.minimum(_REACH + _REACH_GROWS * (lost - 1), _LARGEST_REACH)
         possible = (apart < reach[:, None]) & (ratio < np.log(_LARGEST_RATIO)) & ((unlike < different) | followed)
         cost = apart + _RATIO_WEIGHT * ratio + _UNLIKE_WEIGHT * unlike
-        impossible = 1e6
-        rows, columns = linear_sum_assignment(np.where(possible, cost, impossible))
+        rows, columns = linear_sum_assignment(np.where(possible, cost, 1e6))
         taken: list[_Open | None] = [None] * len(faces)
         for row, column in zip(rows, columns, strict=True):
             if possible[row, column]:
@@ -203,7 +191,7 @@ class Tracker:
 
     def _close(self, tracks: Sequence[_Open]) -> None:
         for track in tracks:
-            if len(track.frames) < self._min_frames:
+            if len(track.frames) < _MIN_FRAMES:
                 self.dropped["too short"] += 1
             elif len(track.frames) < _MIN_SEEN * (track.frames[-1] - track.frames[0] + 1):
                 self.dropped["flickers"] += 1
@@ -220,10 +208,6 @@ class CutDetector:
     """
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the last picture; the next one begins no shot."""
         self._last: tuple[np.ndarray, np.ndarray] | None = None
         self._recent: deque[float] = deque(maxlen=_RECENT_FRAMES)
 
