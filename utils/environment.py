@@ -9,6 +9,7 @@ Standard library only, since path.sh runs it before anything is installed:
 import importlib
 import importlib.metadata
 import importlib.util
+import operator
 import os
 import re
 import shutil
@@ -21,13 +22,7 @@ from pathlib import Path
 OLDEST_PYTHON = (3, 11)
 ROOT = Path(__file__).resolve().parent.parent
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(==|<=|>=|<|>)\s*([0-9][^\s#;,]*)")
-_COMPARE = {
-    "==": lambda have, want: have == want,
-    "<=": lambda have, want: have <= want,
-    ">=": lambda have, want: have >= want,
-    "<": lambda have, want: have < want,
-    ">": lambda have, want: have > want,
-}
+_COMPARE = {"==": operator.eq, "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
 def requirements(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -52,14 +47,14 @@ def unmet(path: Path) -> list[str]:
     problems = []
     if sys.version_info < OLDEST_PYTHON:
         problems.append(f"Python >= {_dotted(OLDEST_PYTHON)} (is {_dotted(sys.version_info[:2])})")
-    for name, operator, version in requirements(path):
+    for name, sign, version in requirements(path):
         try:
             installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            problems.append(f"{name}{operator}{version} (is not installed)")
+            problems.append(f"{name}{sign}{version} (is not installed)")
             continue
-        if not _COMPARE[operator](_release(installed), _release(version)):
-            problems.append(f"{name}{operator}{version} (is {installed})")
+        if not _COMPARE[sign](_release(installed), _release(version)):
+            problems.append(f"{name}{sign}{version} (is {installed})")
     return problems
 
 

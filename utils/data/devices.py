@@ -33,11 +33,9 @@ def choose_device(ids: str, environment: Mapping[str, str] = os.environ) -> str:
     n_gpus = torch.cuda.device_count()
     if ids in ("cpu", "-1") or (not ids and not n_gpus):
         return "cpu"
-    gpus = ids.split(",") if ids else [str(gpu) for gpu in range(n_gpus)]
-    if not all(gpu.isdecimal() for gpu in gpus):
-        raise UsageError(f"--id {ids}: neither GPU numbers such as 0 or 0,1 nor cpu")
+    gpus = _numbers(ids) if ids else range(n_gpus)
     local_rank = int(environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID") or 0)
-    gpu = int(gpus[local_rank % len(gpus)])
+    gpu = gpus[local_rank % len(gpus)]
     if gpu >= n_gpus:
         raise UserError(f"--id {ids}: no GPU {gpu}, this machine shows {n_gpus}; take another, or --id cpu")
     return f"cuda:{gpu}"
@@ -51,10 +49,15 @@ def show_only(ids: str) -> None:
     """
     if ids in ("cpu", "-1"):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    elif ids and not all(gpu.isdecimal() for gpu in ids.split(",")):
-        raise UsageError(f"--id {ids}: neither GPU numbers such as 0 or 0,1 nor cpu")
     elif ids:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ids
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, _numbers(ids)))
+
+
+def _numbers(ids: str) -> list[int]:
+    gpus = ids.split(",")
+    if not all(gpu.isdecimal() for gpu in gpus):
+        raise UsageError(f"--id {ids}: neither GPU numbers such as 0 or 0,1 nor cpu")
+    return [int(gpu) for gpu in gpus]
 
 
 def process_share(environment: Mapping[str, str]) -> tuple[int, int]:

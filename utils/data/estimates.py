@@ -84,11 +84,11 @@ def write_estimates(
     with ExitStack() as stack:
         temporaries = [stack.enter_context(atomic_path(path, length * SAMPLE_BYTES["float"])) for path in paths]
         peak = _write_float(temporaries, blocks, sample_rate)
-        gain = 1.0
-        if subtype == "pcm16":
-            gain = 1.0 / peak if peak > 1.0 else 1.0
-            for temporary in temporaries:
-                _rewrite_as_pcm16(temporary, gain)
+        if subtype == "float":
+            return 1.0
+        gain = 1.0 / max(peak, 1.0)
+        for temporary in temporaries:
+            _rewrite_as_pcm16(temporary, gain)
     return gain
 
 
@@ -121,7 +121,9 @@ def write_separated(folder: Path, manifest: Manifest, journal: Journal) -> None:
     """Write `separated.csv` for the mixtures that were made, in the manifest's order."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(separated_columns(manifest.n_src))
+    numbers = range(1, manifest.n_src + 1)
+    sources, estimates = ([f"{kind}_{k}_path" for k in numbers] for kind in ("source", "estimate"))
+    rows.writerow(["mixture_ID", "mixture_path", *sources, *estimates, "subset", "separated_by", "gain"])
     for item in manifest.items:
         stamp, made = journal.entries.get(item.mixture_id, ("", {}))
         if not stamp:
@@ -130,10 +132,3 @@ def write_separated(folder: Path, manifest: Manifest, journal: Journal) -> None:
         estimates = [path.relative_to(folder).as_posix() for path in estimate_paths(folder, item.mixture_id, manifest.n_src)]
         rows.writerow([item.mixture_id, *inputs, *estimates, item.subset, made["separated_by"], f"{made['gain']:.9g}"])
     write_text(folder / "separated.csv", text.getvalue())
-
-
-def separated_columns(n_src: int) -> list[str]:
-    """The columns of `separated.csv`, in order."""
-    sources = [f"source_{k}_path" for k in range(1, n_src + 1)]
-    estimates = [f"estimate_{k}_path" for k in range(1, n_src + 1)]
-    return ["mixture_ID", "mixture_path", *sources, *estimates, "subset", "separated_by", "gain"]

@@ -161,12 +161,15 @@ def sha256_file(path: Path | str) -> str:
 
 
 @contextmanager
-def exclusive_lock(folder: Path | str, what: str) -> Iterator[None]:
+def exclusive_lock(folder: Path | str, what: str, wait: bool = False) -> Iterator[bool]:
     """Let one process at a time write into a folder, which is made if it is missing; a kill releases the lock.
+
+    Gives False on a file system without locks.
 
     Args:
         folder: the folder.
         what: is written there, for the message, e.g. "these tracks".
+        wait: for the other process, instead of refusing.
 
     Raises:
         UserError: another process is at it.
@@ -174,10 +177,12 @@ def exclusive_lock(folder: Path | str, what: str) -> Iterator[None]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as handle:
+        is_locked = True
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{folder}: another process is writing {what}; wait for it") from None
         except OSError as error:
             log.warning("%s: no file locks here (%s): let no other process work there meanwhile", folder, error.strerror)
-        yield
+            is_locked = False
+        yield is_locked

@@ -74,7 +74,7 @@ def item_mouths(item: Mixture | Utterance) -> tuple[str, ...]:
 
 
 def item_audio(item: Mixture | Utterance) -> tuple[str, ...]:
-    """The audio paths that are there, of either kind of item, the mixture's first."""
+    """The audio paths, of either kind of item, the mixture's first."""
     if isinstance(item, Utterance):
         return (item.audio_path,)
     return tuple(path for path in (item.mixture_path, *item.source_paths, item.noise_path) if path)
@@ -111,20 +111,11 @@ def _columns(kind: str, n_src: int) -> tuple[str, ...]:
     """The columns of a CSV, in order."""
     if kind != "mixtures":
         return _VIDEO_COLUMNS if kind == "videos" else _UTTERANCE_COLUMNS
-    numbers = range(1, n_src + 1)
-    return (
-        "mixture_ID",
-        "mixture_path",
-        *(f"source_{k}_path" for k in numbers),
-        "noise_path",
-        "length",
-        *(f"mouth_{k}_path" for k in numbers),
-        "frames",
-        "fps",
-        *(f"speaker_{k}" for k in numbers),
-        "sir_db",
-        "subset",
+    sources, mouths, speakers = (
+        [name.format(k) for k in range(1, n_src + 1)] for name in ("source_{}_path", "mouth_{}_path", "speaker_{}")
     )
+    head = ("mixture_ID", "mixture_path", *sources, "noise_path", "length")
+    return (*head, *mouths, "frames", "fps", *speakers, "sir_db", "subset")
 
 
 def parse_rows(text: str, path: Path, kind: str) -> tuple[tuple[Mixture, ...] | tuple[Utterance, ...], int]:

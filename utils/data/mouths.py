@@ -5,7 +5,6 @@ shows a mouth (without it, everywhere). Stage 1 writes such files from videos (`
 read and written block by block, so that an hour of video needs no more memory than a second.
 """
 
-import io
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -131,7 +130,7 @@ class MouthWriter:
             if self._written != self.n_frames:
                 raise ValueError(f"{self._written} crops where {self.n_frames} were announced")
             with self._archive.open("mask.npy", "w") as stream:  # `writestr` would store the time: other bytes each time
-                stream.write(_as_npy(self.mask))
+                npy.write_array(stream, self.mask)
 
 
 def fill_unseen(crops: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -206,12 +205,6 @@ def _read_all(stream: IO[bytes], size: int) -> bytes:
 
 def _as_grey(crops: np.ndarray) -> np.ndarray:
     return crops if crops.ndim == 3 else np.rint(crops.astype(np.float32) @ _LUMA).astype(np.uint8)
-
-
-def _as_npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
 
 
 @contextmanager

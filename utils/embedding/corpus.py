@@ -7,6 +7,7 @@ Reads the manifests and their mouths; writes the stores of `utils.embedding.stor
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from utils.data.fingerprints import StageMark, hash_contents
@@ -41,38 +42,26 @@ def embed_corpus(
     Raises:
         UserError: no room on the disk, or more than `max_failed` mouths of a view could not be embedded.
     """
-    plans = [_plan(manifests, frontend, view, options, options.share, options.force) for view in views]
+    how = {"precision": options.precision, "batch_size": options.batch_size, "nj": options.nj}
+    plan_view = partial(plan_embedding, manifests, frontend, options.dump_dir, **how)
+    plans = [plan_view(view, shard=options.share, force=options.force) for view in views]
     require_room(plans)
     for plan in plans:
-        _embed_view(manifests, frontend, plan, options)
+        mark = _mark(manifests, plan.root.parent.name, plan.view, options)
+        changes = mark.changed()
+        if not plan.groups and changes == []:
+            logger.info("stage 2: up to date (%s view, %d clips in %s)", plan.view, plan.n_clips, plan.root)
+            continue
+        because = f" ({'; '.join(changes)})" if changes else ""
+        logger.info("stage 2: %s view, %d of %d clips to embed%s", plan.view, plan.n_pending, plan.n_clips, because)
+        _embed_view(plan, frontend, options)
+        # the last of several processes finds nothing missing
+        if plan.n_processes == 1 or not plan_view(plan.view).groups:
+            mark.write()
 
 
-def _plan(
-    manifests: Sequence[Manifest],
-    frontend: Frontend | PrecomputedEmbeddings,
-    view: str,
-    options: CorpusOptions,
-    share: tuple[int, int] = (0, 1),
-    force: bool = False,
-) -> EmbeddingPlan:
-    where = (options.dump_dir, view, options.precision, options.batch_size, options.nj)
-    return plan_embedding(manifests, frontend, *where, share, force)
-
-
-def _embed_view(
-    manifests: Sequence[Manifest],
-    frontend: Frontend | PrecomputedEmbeddings,
-    plan: EmbeddingPlan,
-    options: CorpusOptions,
-) -> None:
+def _embed_view(plan: EmbeddingPlan, frontend: Frontend | PrecomputedEmbeddings, options: CorpusOptions) -> None:
     rank, n_processes = options.share
-    mark = _mark(manifests, plan.root.parent.name, plan.view, options)
-    changes = mark.changed()
-    if not plan.groups and changes == []:
-        logger.info("stage 2: up to date (%s view, %d clips in %s)", plan.view, plan.n_clips, plan.root)
-        return
-    because = f" ({'; '.join(changes)})" if changes else ""
-    logger.info("stage 2: %s view, %d of %d clips to embed%s", plan.view, plan.n_pending, plan.n_clips, because)
     failed_path = plan.root / ("failed.csv" if n_processes == 1 else f"failed-{rank}.csv")
     problems = run_plan(plan, frontend, options.nj, failed_path.name)
     for other in plan.root.glob("failed-*.csv" if n_processes == 1 else "failed.csv"):
@@ -82,9 +71,6 @@ def _embed_view(
             f"{failed_path}: {len(problems)} of {plan.n_clips} mouths could not be embedded, the first "
             f"{problems[0].path} ({problems[0].reason}); mend them, or allow so many with --max_failed"
         )
-    # the last of several processes finds nothing missing
-    if n_processes == 1 or not _plan(manifests, frontend, plan.view, options).groups:
-        mark.write()
 
 
 def _mark(manifests: Sequence[Manifest], name: str, view: str, options: CorpusOptions) -> StageMark:

@@ -279,14 +279,8 @@ def run_plan(
             writer.commit_if_due()
             progress.update(len(batch))
     write_failed(plan.root / failed_name, problems)
-    logger.info(
-        "%s: %d clips, %d already there, %d embedded now, %d failed",
-        plan.root,
-        plan.n_clips,
-        plan.n_clips - plan.n_pending,
-        plan.n_pending - len(problems),
-        len(problems),
-    )
+    counts = plan.n_clips, plan.n_clips - plan.n_pending, plan.n_pending - len(problems), len(problems)
+    logger.info("%s: %d clips, %d already there, %d embedded now, %d failed", plan.root, *counts)
     return problems
 
 
@@ -299,8 +293,24 @@ def _embedded(
             problems.extend(failed)
             yield found
         return
-    for batch, embeddings in _embed_ahead(frontend, _load_batches(plan, frontend, nj, problems), problems):
-        yield list(zip(batch.clips, batch.sources, embeddings, strict=True))
+    previous: tuple[Batch, torch.Tensor] | None = None  # a GPU works on one batch while another is stored
+    for batches, failed in _read_ahead(lambda group: load_group(group, frontend, plan.view), plan.groups, nj):
+        problems.extend(failed)
+        for batch in batches:
+            try:
+                output = forward_batch(frontend, batch)
+            except UserError as error:  # a long clip, read only now, is damaged
+                problems.extend(clip.problem(error) for clip in batch.clips)
+                continue
+            if previous:
+                yield _stored(*previous)
+            previous = batch, output
+    if previous:
+        yield _stored(*previous)
+
+
+def _stored(batch: Batch, output: torch.Tensor) -> list[tuple[MouthClip, Source, np.ndarray]]:
+    return list(zip(batch.clips, batch.sources, output.cpu().numpy(), strict=True))
 
 
 def _read_features(
@@ -322,13 +332,12 @@ def load_group(group: list[MouthClip], frontend: Frontend, view: str) -> tuple[l
     for clip in group:
         try:
             source, mouths = source_of(clip.path), MouthFile(clip.path)
-            if _goes_in_pieces(mouths, frontend):
-                batches.append(Batch([clip], [source], [mouths.mask], None, view))
-                continue
-            crops = fill_unseen(next(mouths.blocks(mouths.n_frames)), mouths.mask)
-            inputs = frontend.preprocess(crops, view)
+            inputs = _inputs(frontend, mouths, view)
         except UserError as error:
             problems.append(clip.problem(error))
+            continue
+        if inputs is None:
+            batches.append(Batch([clip], [source], [mouths.mask], None, view))
         else:
             by_length.setdefault(len(inputs), []).append((clip, source, mouths.mask, inputs))
     for loaded in by_length.values():
@@ -337,9 +346,11 @@ def load_group(group: list[MouthClip], frontend: Frontend, view: str) -> tuple[l
     return batches, problems
 
 
-def _goes_in_pieces(mouths: MouthFile, frontend: Frontend) -> bool:
-    """Whether a clip is too long to be taken whole; a temporal network gets its clips whole, however long."""
-    return mouths.n_frames > _PIECE_FRAMES and frontend.description["layer"] == "trunk"
+def _inputs(frontend: Frontend, mouths: MouthFile, view: str) -> torch.Tensor | None:
+    """The preprocessed crops of a clip, None where it is too long to be taken whole, as a temporal network always takes it."""
+    if mouths.n_frames > _PIECE_FRAMES and frontend.description["layer"] == "trunk":
+        return None
+    return frontend.preprocess(fill_unseen(next(mouths.blocks(mouths.n_frames)), mouths.mask), view)
 
 
 def embed_file(frontend: Frontend, mouths: MouthFile, view: str = "centre") -> torch.Tensor:
@@ -348,13 +359,9 @@ def embed_file(frontend: Frontend, mouths: MouthFile, view: str = "centre") -> t
     Raises:
         UserError: the file is damaged.
     """
-    if _goes_in_pieces(mouths, frontend):
-        inputs = None
-    else:
-        crops = fill_unseen(next(mouths.blocks(mouths.n_frames)), mouths.mask)
-        inputs = frontend.preprocess(crops, view)[None]
+    inputs = _inputs(frontend, mouths, view)
     clip = MouthClip(str(mouths.path), mouths.path, mouths.n_frames, 0, "")
-    return forward_batch(frontend, Batch([clip], [], [mouths.mask], inputs, view))[0]
+    return forward_batch(frontend, Batch([clip], [], [mouths.mask], None if inputs is None else inputs[None], view))[0]
 
 
 def forward_batch(frontend: Frontend, batch: Batch) -> torch.Tensor:
@@ -402,13 +409,6 @@ def _device(frontend: Frontend) -> torch.device:
     return next(frontend.parameters()).device
 
 
-def _load_batches(plan: EmbeddingPlan, frontend: Frontend, nj: int, problems: list[Problem]) -> Iterator[Batch]:
-    """The batches of a plan, read ahead; the problems met are added to `problems`."""
-    for batches, failed in _read_ahead(lambda group: load_group(group, frontend, plan.view), plan.groups, nj):
-        problems.extend(failed)
-        yield from batches
-
-
 def _read_ahead(load: Callable, groups: Iterable, nj: int) -> Iterator:
     """`map(load, groups)`, in order, computed by `nj` threads (`_MAX_READERS` at most), each of them one group ahead.
 
@@ -429,22 +429,3 @@ def _read_ahead(load: Callable, groups: Iterable, nj: int) -> Iterator:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(n_threads)  # threads that start later take the last value set
-
-
-def _embed_ahead(frontend: Frontend, batches: Iterable[Batch], problems: list[Problem]) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Each batch with its embeddings, float32 (batch, frames, dim); a GPU works on one batch while another is stored.
-
-    A long clip that turns out to be damaged is added to `problems`.
-    """
-    previous: tuple[Batch, torch.Tensor] | None = None
-    for batch in batches:
-        try:
-            output = forward_batch(frontend, batch)
-        except UserError as error:
-            problems.extend(clip.problem(error) for clip in batch.clips)
-            continue
-        if previous:
-            yield previous[0], previous[1].cpu().numpy()
-        previous = batch, output
-    if previous:
-        yield previous[0], previous[1].cpu().numpy()

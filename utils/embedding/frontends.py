@@ -1,4 +1,4 @@
-"""Visual visual frontends: frozen pretrained networks that turn mouth crops into one vector a frame.
+"""Visual frontends: frozen pretrained networks that turn mouth crops into one vector a frame.
 
 Reads a weights file, `--frontend_weights` (see utils/embedding/checkpoints.py); a folder of that name holds precomputed
 embeddings (utils/embedding/precomputed.py). A frontend's description holds all that its embeddings depend on; its
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from local_models.lipreading.model import LAYERS
+from utils.data.constants import MOUTH_SIZE
 from utils.data.files import sha256_file
 from utils.data.fingerprints import hash_json
 from utils.embedding.checkpoints import Checkpoint, load_lipreading, load_lr_asd, read_checkpoint
@@ -22,8 +23,6 @@ from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MOUTH_SIZE = 96  # pixels of the mouth crops that corpora ship
-CROP_SIZE = 88
 VIEWS = ("centre", "flip")
 PRECISIONS = ("float16", "float32")
 VERSION = 1  # of the computation below: raise it when the same weights would give other vectors
@@ -40,7 +39,7 @@ class Frontend(nn.Module):
         description: What identifies network and weights (plain JSON).
     """
 
-    crop_size = CROP_SIZE
+    crop_size = 88  # pixels, what the networks see of a mouth crop
 
     def __init__(self, network: nn.Module, name: str, dim: int, normalisation: tuple[float, float], description: dict) -> None:
         super().__init__()
@@ -65,14 +64,8 @@ class Frontend(nn.Module):
         _check_choice("--embedding_dtype", precision, PRECISIONS)
         mean, std = self.normalisation
         preprocessing = {"mouth_size": MOUTH_SIZE, "crop_size": self.crop_size, "scale": 255, "mean": mean, "std": std}
-        return {
-            **self.description,
-            "dim": self.dim,
-            "preprocessing": preprocessing,
-            "view": view,
-            "precision": precision,
-            "version": VERSION,
-        }
+        facts = {"dim": self.dim, "preprocessing": preprocessing, "view": view, "precision": precision, "version": VERSION}
+        return self.description | facts
 
     def preprocess(self, mouths: np.ndarray, view: str = "centre") -> torch.Tensor:
         """Crop and normalise grey mouth pictures.
@@ -82,7 +75,7 @@ class Frontend(nn.Module):
             view: `centre`, or `flip` for its mirror image.
 
         Returns:
-            float32, (frames, crop_size, crop_size).
+            float32, (frames, 88, 88).
 
         Raises:
             UserError: an unknown view.
@@ -111,7 +104,7 @@ class Frontend(nn.Module):
 
 
 class _LipreadingLayer(nn.Module):
-    """One layer of a visual frontend as a visual frontend's network."""
+    """A lip-reading network up to one of its layers."""
 
     def __init__(self, lipreader: nn.Module, layer: str) -> None:
         super().__init__()
@@ -125,7 +118,7 @@ class _LipreadingLayer(nn.Module):
 def load_frontend(
     weights: Path | str, conf: Path | str | None = None, layer: str = "trunk", device: torch.device | str = "cpu"
 ) -> Frontend | PrecomputedEmbeddings:
-    """Load a visual frontend: a visual frontend of the TCN family, or LR-ASD's visual half, recognised by what the file holds.
+    """Load a visual frontend: a lip-reading network of the TCN family, or LR-ASD's visual half, recognised by the file.
 
     Args:
         weights: The weights file, or a folder of features that were made beforehand.
@@ -145,10 +138,8 @@ def load_frontend(
         return found
     checkpoint = read_checkpoint(weights)
     sha256 = sha256_file(weights)
-    if checkpoint.family == "lr_asd":
-        frontend = _lr_asd(checkpoint, conf, layer, sha256)
-    else:
-        frontend = _lipreading(checkpoint, conf, layer, sha256)
+    make = _lr_asd if checkpoint.family == "lr_asd" else _lipreading
+    frontend = make(checkpoint, conf, layer, sha256)
     logger.info("visual frontend %s (%s, %d values a frame) from %s", frontend.name, layer, frontend.dim, weights)
     return frontend.to(device)
 

@@ -18,23 +18,19 @@ and a cluster's file system has 126 files to look after instead of 20 000. The J
 """
 
 import csv
-import fcntl
 import hashlib
 import json
-import logging
 import os
 import time
-from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Set
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.data.files import atomic_path, read_json, write_text
+from utils.data.files import atomic_path, exclusive_lock, read_json, remove_leftovers, write_text
 from utils.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 _PART_FRAMES = 16384  # a part is committed once it holds so many: 16 MB of 512 x float16, 11 minutes of video
 _PART_SEC = 30.0  # or once it is so old: what a kill can cost on a slow machine
@@ -210,15 +206,17 @@ class EmbeddingWriter:
 
     def __init__(self, root: Path | str, precision: str = "float16") -> None:
         self.root = Path(root)
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._dtype = np.dtype({"float16": np.float16, "float32": np.float32}[precision])
+        self._dtype = np.dtype(precision)
         self._clips: list[Clip] = []
         self._data: list[np.ndarray] = []
         self._frames = 0
         self._opened_sec = time.monotonic()  # of the open part
-        with self._locked() as alone:
-            if alone:
-                self._remove_orphans()
+        with self._lock() as is_locked:
+            if is_locked:  # live writers write only while they hold the lock: what else is there a killed one left
+                remove_leftovers(self.root, below=False)
+                for data in self.root.glob("part-*.npy"):
+                    if not data.with_suffix(".json").exists():
+                        data.unlink(missing_ok=True)
 
     def __enter__(self) -> "EmbeddingWriter":
         return self
@@ -252,7 +250,7 @@ class EmbeddingWriter:
             return
         text = json.dumps([clip._asdict() for clip in self._clips], ensure_ascii=False)
         index = self.root / f"part-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-        with self._locked():
+        with self._lock():
             data = np.concatenate(self._data)
             with atomic_path(_data_path(index), data.nbytes) as temporary, open(temporary, "wb") as handle:
                 np.save(handle, data)
@@ -263,7 +261,7 @@ class EmbeddingWriter:
 
     def forget(self, keys: Set[str]) -> None:
         """Drop clips from the index (their source changed); a part that holds nothing else is deleted."""
-        with self._locked():
+        with self._lock():
             for index in sorted(self.root.glob("part-*.json")) if keys else ():
                 clips = _read_index(index)
                 kept = [clip._asdict() for clip in clips if clip.key not in keys]
@@ -273,25 +271,8 @@ class EmbeddingWriter:
                 elif len(kept) < len(clips):
                     write_text(index, json.dumps(kept, ensure_ascii=False))
 
-    def _remove_orphans(self) -> None:
-        """Remove what a killed writer left. Live ones write only while they hold the lock, which is ours now."""
-        for temporary in self.root.glob(".tmp-*"):
-            temporary.unlink(missing_ok=True)
-        for data in self.root.glob("part-*.npy"):
-            if not data.with_suffix(".json").exists():
-                data.unlink(missing_ok=True)
-
-    @contextmanager
-    def _locked(self) -> Iterator[bool]:
-        """Hold the folder's lock, which a kill releases; gives False on a file system that knows no locks."""
-        with open(self.root / ".lock", "w", encoding="utf-8") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            except OSError as error:
-                logger.warning("%s: no file locks here (%s): orphans of killed runs are left", self.root, error)
-                yield False
-            else:
-                yield True
+    def _lock(self) -> AbstractContextManager[bool]:
+        return exclusive_lock(self.root, "these embeddings", wait=True)
 
 
 def _data_path(index: Path) -> Path:

@@ -143,25 +143,28 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
         seen = f" ({n_ignored} faces were there for less than {options.min_sec:g} s)" if n_ignored else ""
         raise UserError(f"{path}: nobody is on screen{seen}, so there is no voice to take out of the sound")
     write_people(folder / "people.npz", people, n_frames, info.width, info.height)
-    facts = {
-        "stamp": stamp,
-        "n_samples": sound.n_samples,
-        "n_frames": n_frames,
-        "width": info.width,
-        "height": info.height,
-        "people": [asdict(person) for person in _cut(path, people, joins, n_frames, folder, options)],
-        "n_ignored": n_ignored,
-        "left_out": [_stretches(person.frames) for person in left_out],
-        "warnings": [*sound.warnings, *duration_warnings(sound.n_samples / SAMPLE_RATE_HZ, info.duration_sec)],
-    }
-    write_json(done_path, facts)
-    return _from_facts(folder, facts)
+    prepared = PreparedVideo(
+        folder=folder,
+        n_samples=sound.n_samples,
+        n_frames=n_frames,
+        width=info.width,
+        height=info.height,
+        people=tuple(_cut(path, people, joins, n_frames, folder, options)),
+        n_ignored=n_ignored,
+        warnings=(*sound.warnings, *duration_warnings(sound.n_samples / SAMPLE_RATE_HZ, info.duration_sec)),
+        left_out=tuple(_stretches(person.frames) for person in left_out),
+    )
+    facts = asdict(prepared)
+    del facts["folder"]  # it may be moved
+    write_json(done_path, facts | {"stamp": stamp})
+    return prepared
 
 
 def _remove_all_but(folder: Path, names: Sequence[str]) -> None:
     for path in folder.iterdir():
         if path.name not in names:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove = shutil.rmtree if path.is_dir() else Path.unlink
+            remove(path)
 
 
 def _sound(path: Path, folder: Path, options: VideoOptions) -> ExtractedSound:
@@ -336,6 +339,5 @@ def _stretches(frames: np.ndarray) -> list[list[float]]:
 
 def _from_facts(folder: Path, facts: dict[str, Any]) -> PreparedVideo:
     people = tuple(SeenPerson(**person) for person in facts["people"])
-    sizes = {name: facts[name] for name in ("n_samples", "n_frames", "width", "height", "n_ignored")}
-    left_out, warnings = tuple(facts["left_out"]), tuple(facts["warnings"])
-    return PreparedVideo(folder, people=people, warnings=warnings, left_out=left_out, **sizes)
+    own = {"folder": folder, "people": people, "warnings": tuple(facts["warnings"]), "left_out": tuple(facts["left_out"])}
+    return PreparedVideo(**{name: value for name, value in facts.items() if name != "stamp"} | own)
