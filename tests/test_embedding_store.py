@@ -135,7 +135,8 @@ def test_orphans_of_a_killed_writer_are_removed_and_never_read(tmp_path):
 KILLED_WRITER = """
 import os, signal, sys
 import numpy as np
-from utils.data import embedding_store, files
+from utils.data import files
+from utils.embedding import store as embedding_store
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -187,7 +187,7 @@ def test_an_unknown_name_or_a_bad_configuration_in_the_file_is_named(saved):
 
 def test_a_bad_configuration_file_is_named(demo_file, conf_file, tmp_path):
     for path, reason in (
-        (tmp_path / "absent.json", "no such lip reader configuration"),
+        (tmp_path / "absent.json", "no such visual frontend configuration"),
         (conf_file([1, 2], "list.json"), "JSON object"),
         (conf_file({**TINY, "relu_type": 3}, "relu.json"), "relu_type '3'"),
         (conf_file({**TINY, "tcn_kernel_size": 3}, "kernel.json"), "no network can be built"),
@@ -202,7 +202,7 @@ def test_a_bad_configuration_file_is_named(demo_file, conf_file, tmp_path):
     [
         (["frontend3D.0.weight", "resnet.layer0.0.conv1a.weight"], "deep_avsr"),
         (["trunk.conv1.weight", "tcn.tcn_output.weight"], "an audio or partial network"),
-        (["frontend3D.0.weight", "trunk.layer1.0.conv1.weight"], "the front half of a lip reader"),
+        (["frontend3D.0.weight", "trunk.layer1.0.conv1.weight"], "the front half of a visual frontend"),
         (["encoder.weight"], "a network unknown here: encoder.weight"),
     ],
 )
@@ -270,7 +270,7 @@ def test_unknown_choices_are_named(demo_file):
         frontend.describe(precision="int8")
 
 
-# what a front end does
+# what a visual frontend does
 
 
 @pytest.mark.parametrize(("family", "mean", "std"), [("lipreading", 0.421, 0.165), ("lr_asd", 0.4161, 0.1688)])

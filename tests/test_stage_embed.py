@@ -1,4 +1,4 @@
-"""Stage 2: what is cached is what the front end says, whatever happens to the run that caches it."""
+"""Stage 2: what is cached is what the visual frontend gives, whatever happens to the run that caches it."""
 
 import csv
 import json
@@ -60,7 +60,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
-    """A demo lip reader with random weights, whose normalisations know what passes through them."""
+    """A demo visual frontend with random weights, whose normalisations know what passes through them."""
     torch.manual_seed(0)
     model = Lipreading(json.loads((repo_root / "conf/lipreading/demo_snv05x.json").read_text()), 5).train()
     for module in model.modules():
