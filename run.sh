@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a corpus of talking faces to separated voices with a table of scores.
+# From a corpus of talking faces to separated speakers with a table of scores.
 #
 #   ./run.sh                                                   everything, on the demo corpus that it makes itself
 #   ./run.sh --corpus dla --corpus_dir DIR --frontend_weights FILE    train, separate and score on your own corpus
@@ -21,32 +21,38 @@ corpus=demo         # a folder of egs/
 corpus_dir=         # where the raw corpus lies; the demo needs none
 corpus_args=        # further options of egs/<corpus>/prepare.py, as one text
 data_dir=           # the prepared corpus; empty: data/<corpus>
-alignment=centred8  # raw video: how mouths are aligned, centred8 or forward5 (as the lip network was trained)
+alignment=centred8  # raw video: how mouths are aligned, centred8 or forward5 (as the visual frontend was trained)
 dump_dir=dump       # where embeddings are kept
+data_root_dir=data  # where the table of a --test_dir folder is made; <exp_dir>/data where this cannot be written
 
-frontend_weights=   # checkpoint of the lip-reading front end, or a folder of ready-made features; empty: the demo's own
+frontend_weights=   # checkpoint of the visual frontend, or a folder of precomputed embeddings; empty: the demo's own
 frontend_conf=      # its conf/lipreading/*.json; empty: found out from the checkpoint
-frontend_layer=trunk # trunk or tcn: the output whose features are used
+frontend_layer=trunk # trunk or tcn: the output that is used
 views=centre        # crops to embed: centre or centre,flip
-precision=float16   # of the stored embeddings: float16 or float32
+embedding_dtype=float16 # of the stored embeddings: float16 or float32
+embed_batch_size=16 # clips in each step of stage 2
 
-conf=conf/av_tfdprnn.yml # the model and its training
-train_args=         # keys of the conf to change, e.g. "--lr 0.0005 --batch_size 2"; the demo changes some by itself
+conf=               # the model and its training; empty: conf/demo.yml for the demo, else conf/av_tfdprnn.yml
+train_args=         # keys of the conf to change, e.g. "--lr 0.0005 --batch_size 2"
 tag=                # name of the experiment; empty: <conf>_<corpus>_<train_args>
 exp_dir=            # folder of the experiment; empty: exp/<tag>
 
 test_dir=           # what to separate: a folder (audio/mix, mouths), a CSV, a video, or videos; empty: <data_dir>/test.csv
 test_name=          # name of its outputs; empty: the folder's name, or <corpus>_<split>
-cue_test=false      # also separate with the faces swapped and shuffled, and score that
-av_offset_sweep=    # also separate with the faces so many video frames too late: -5:5 or -5,-1,1,5; empty: none
+cue_test=false      # also separate with swapped and with shuffled visual embeddings, and score that
+av_offset_sweep=    # also separate with the video so many frames late, and score that: -5:5 or -5,-1,1,5; empty: none
 fallback_exp_dir=   # audio-only experiment for mixtures without a usable mouth; empty: these are left out and listed
+window_sec=8.0      # longer mixtures and videos are separated in windows of that length
+hop_sec=6.0         # from window to window
+batch_size=4        # equally long mixtures separated at once
+permute=false       # score with the estimates in the order of the best mean SI-SNR
 out_dir=            # videos: their tracks go here; empty: <exp_dir>/separated/<test_name>
-landmarks_dir=      # videos: landmarks that were found before, a file or folder named as each video
+landmarks_dir=      # videos: landmarks that were found before, a file named as each video
 audio_stream=0      # videos: which audio stream, 1 is the first; 0: the default one, or the first that has sound
-min_sec=0.5         # videos: people on screen for a shorter time are left out
+min_on_screen_sec=0.5 # videos: people on screen for a shorter time are left out
 people=             # videos: at most so many people; empty: as many as are seen
 preview=false       # videos: also write them again with each face's track
-subtype=float       # sample format of the separated voices: float or pcm16
+subtype=float       # sample format of the estimates: float or pcm16
 
 COMMAND=("$0" "$@")
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -57,65 +63,59 @@ cd -- "$ROOT"
 
 runs() { ((stage <= $1 && $1 <= stop_stage)); }
 
-run_stage() { # number, name, then the options that the stage's script gets
+run_stage() { # number, name, then the options that the stage's program gets; an empty one is left to its default
     local number=$1 name=$1_$2 option status=0 log_dir=$data_dir/log
     local -a arguments=()
     shift 2
     runs "$number" || return 0
-    for option in "$@"; do arguments+=("--$option=${!option}"); done
+    for option in "$@"; do
+        if [[ -n ${!option} ]]; then arguments+=("--$option=${!option}"); fi
+    done
     log "stage $name"
     "utils/stages/$name.sh" "${arguments[@]}" || status=$?
     ((status != 0)) || return 0
     ((number < 3)) || log_dir=$exp_dir/log
-    if ((number == 4)) && is_video_set "$test_dir"; then log_dir=${out_dir:-$exp_dir}/log; fi
+    if ((number == 4)); then log_dir=${out_dir:-$exp_dir}/log; fi
     report_failure "$name" "$status" "$log_dir/$name.log" "$(continue_command "$number" "${COMMAND[@]}")"
 }
 
 ((0 <= stage && stage <= stop_stage && stop_stage <= 5)) ||
     usage_error "--stage $stage --stop_stage $stop_stage: stages run from 0 to 5, the first not after the last"
 [[ $tag != */* && $tag != .* ]] || usage_error "--tag $tag: it names a folder of exp/; a path is given with --exp_dir"
-data_dir=${data_dir:-data/$corpus}
 own_weights=$frontend_weights # stage 4 takes what the experiment was trained with, unless told otherwise
+if [[ $corpus == demo ]]; then
+    conf=${conf:-conf/demo.yml}
+    frontend_weights=${frontend_weights:-egs/demo/lipreader.pth.tar}
+fi
+conf=${conf:-conf/av_tfdprnn.yml}
+data_dir=${data_dir:-data/$corpus}
 exp_dir=${exp_dir:-exp/${tag:-$(experiment_tag "$conf" "$corpus" "$train_args")}}
 exp_dir=${exp_dir%/}
-if [[ $corpus == demo ]]; then
-    frontend_weights=${frontend_weights:-egs/demo/lipreader.pth.tar}
-    train_args="$(<egs/demo/train_args) $train_args" # confs are made for GPUs, the demo for two CPU cores
-fi
 
 if runs 0; then check_corpus "$corpus" "$corpus_dir"; fi
-if runs 2 || runs 3; then check_conf "$conf"; fi
-if { runs 2 || runs 3; } && ! is_audio_only "$conf" "$train_args"; then check_weights "$frontend_weights"; fi
+if runs 2 || runs 3; then
+    check_conf "$conf"
+    check_weights "$frontend_weights"
+fi
 if runs 4 && [[ -n $test_dir ]]; then check_test_dir "$test_dir"; fi
 if ((stage >= 4)); then check_experiment "$exp_dir"; fi
 test_dir=${test_dir:-$data_dir/test.csv}
-test_name=${test_name:-$(name_of_test "$test_dir")}
 
 export AVSEP_RUN_PID=$$ # stages end when this process does
 . ./path.sh
+if runs 2 || runs 3; then
+    python3 -m utils.training.preflight "--conf=$conf" "--train_args=$train_args" "--frontend_weights=$frontend_weights"
+fi
 if ((stop_stage >= 3)); then log "experiment $exp_dir"; fi
 
 run_stage 0 prepare corpus corpus_dir corpus_args data_dir nj max_failed force
-if [[ ! -d $frontend_weights ]]; then
-    run_stage 1 mouths data_dir alignment nj max_failed force
-elif runs 1; then
-    log "stage 1_mouths: skipped, $frontend_weights holds ready-made features"
-fi
-if ! is_audio_only "$conf" "$train_args"; then
-    run_stage 2 embeddings data_dir frontend_weights frontend_conf frontend_layer views precision dump_dir nj id \
-        max_failed force
-elif runs 2; then
-    log "stage 2_embeddings: skipped, $conf is an audio-only model"
-fi
-run_stage 3 train conf data_dir exp_dir train_args frontend_weights frontend_conf frontend_layer views precision \
+run_stage 1 mouths data_dir frontend_weights alignment nj max_failed force
+run_stage 2 embeddings data_dir conf train_args frontend_weights frontend_conf frontend_layer views embedding_dtype \
+    embed_batch_size dump_dir nj id max_failed force
+run_stage 3 train conf data_dir exp_dir train_args frontend_weights frontend_conf frontend_layer views embedding_dtype \
     dump_dir id force
 frontend_weights=$own_weights
-run_stage 4 separate exp_dir test_dir test_name cue_test fallback_exp_dir frontend_weights subtype out_dir preview \
-    landmarks_dir audio_stream min_sec people alignment dump_dir nj id max_failed force
-if runs 5 && is_video_set "$test_dir"; then
-    log "stage 5_score: skipped, videos have no references to score against"
-    exit 0
-fi
-run_stage 5 score exp_dir test_name nj max_failed force
-[[ -z $av_offset_sweep ]] || run_stage 5 offsets exp_dir test_dir test_name av_offset_sweep subtype dump_dir nj id
-if runs 5; then log "results: $exp_dir/results/$test_name/RESULTS.md"; fi
+run_stage 4 separate exp_dir test_dir test_name cue_test av_offset_sweep fallback_exp_dir frontend_weights subtype \
+    window_sec hop_sec batch_size out_dir preview landmarks_dir alignment audio_stream min_on_screen_sec people dump_dir \
+    data_root_dir nj id max_failed force
+run_stage 5 score exp_dir test_dir test_name permute nj max_failed force

@@ -4,10 +4,10 @@
 #   ./separate.sh VIDEO [--out_dir DIR]         VIDEO: any video with sound, or a folder of videos
 #
 # Writes DIR/<video>/: face1.wav, face2.wav, ... (from left to right; as long as the video's sound to the sample, 16 kHz), rest.wav
-# (what no face said: voices off screen, noise), face1.png, ... and tracks.json (who is on screen when). Together the tracks are
-# what was heard. It is `./run.sh --stage 4 --test_dir VIDEO` with the network that comes with the recipe, whose lip network (LR-ASD,
+# (the residual: speakers off screen, noise), face1.png, ... and tracks.json (who is on screen when). Together the tracks are
+# what was heard. It is `./run.sh --stage 4 --test_dir VIDEO` with the network that comes with the recipe, whose visual frontend (LR-ASD,
 # 3.4 MB, MIT licence) is fetched the first time. What is up to date is not made again, what was interrupted goes on.
-# Work files (sound, faces, mouths, the lip network) are kept in dump/ of the recipe; where that cannot be written, in
+# Work files (sound, faces, mouths, the visual frontend) are kept in dump/ of the recipe; where that cannot be written, in
 # ${XDG_CACHE_HOME:-~/.cache}/avsep, and without a home in DIR/.cache. The log is DIR/log/4_separate.log.
 # Exit codes: 0 done, 1 a video could not be separated (failed.csv), 2 wrong usage.
 set -euo pipefail
@@ -16,14 +16,14 @@ video=             # instead of the first word: the video, or a folder of videos
 out_dir=           # DIR; empty: separated/<name of the video or folder> in exp/pretrained or --exp_dir, or where you are
 preview=false      # also write the video again with each face's track: face1.mp4, ...
 exp_dir=           # folder of an experiment of your own (run.sh, stage 3); empty: the network that comes with the recipe
-frontend_weights=  # the lip network's file, if it is not where the experiment had it
-landmarks_dir=     # landmarks that were found before, a file or folder named as each video; empty: found here
+frontend_weights=  # the visual frontend's file, if it is not where the experiment had it
+landmarks_dir=     # landmarks that were found before, a file named as each video; empty: found here
 alignment=centred8 # how mouths are aligned: centred8 or forward5
 audio_stream=0     # which audio stream, 1 is the first; 0: the default one, or the first that has sound
-min_sec=0.5        # people on screen for a shorter time are left out
+min_on_screen_sec=0.5 # people on screen for a shorter time are left out
 people=            # at most so many people; empty: as many as are seen
 subtype=float      # sample format of the tracks: float or pcm16
-nj=$(nproc)        # videos taken apart at once
+nj=$(nproc)        # videos prepared at once
 id=                # GPU, e.g. 0; cpu: none; empty: the first that is visible
 max_failed=0       # videos that may fail before this does
 force=false        # separate again although nothing changed
@@ -41,11 +41,11 @@ cd -- "$ROOT"
 . utils/recipe.sh
 
 [[ -e $video ]] || die "$video: no such video or folder"
-is_video_set "$video" || die "$video: neither a video nor a folder with videos; mixtures are separated by ./run.sh --stage 4"
-test_name=$(name_of_test "$video")
+test_name=${video##*/}
+[[ ! -f $video ]] || test_name=${test_name%.*}
 if [[ -z $out_dir ]]; then
     first_writable out_dir "${exp_dir:-exp/pretrained}/separated/$test_name" "$caller_dir/separated/$test_name" ||
-        die "neither the recipe's folder nor $caller_dir can be written: say with --out_dir DIR where the tracks shall go"
+        die "neither the recipe's folder nor $caller_dir can be written: choose a folder for the tracks with --out_dir DIR"
 else
     first_writable out_dir "$out_dir" || die "--out_dir $out_dir: cannot be made, or not be written; give another folder"
 fi
@@ -56,16 +56,17 @@ first_writable dump_dir dump "${cache_dirs[@]}" "$out_dir/.cache"
 if [[ -z $exp_dir ]]; then
     exp_dir=egs/own_video/pretrained # what is made with it lies elsewhere, as said above
     for name in dump "$dump_dir"; do
-        lip_network=$name/weights/lr_asd_talkset.pth.tar
-        [[ -n $frontend_weights || ! -f $lip_network ]] || frontend_weights=$lip_network
+        lr_asd=$name/weights/lr_asd_talkset.pth.tar
+        [[ -n $frontend_weights || ! -f $lr_asd ]] || frontend_weights=$lr_asd
     done
     if [[ -z $frontend_weights ]]; then
         utils/download_weights.sh lr_asd_talkset "$dump_dir/weights" >&2 ||
-            die "the lip network could not be fetched (see above); fetch it elsewhere and give it with --frontend_weights FILE"
-        frontend_weights=$lip_network
+            die "the visual frontend could not be fetched (see above); fetch it elsewhere and give it with --frontend_weights FILE"
+        frontend_weights=$lr_asd
     fi
 fi
 exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$test_name" \
     "--out_dir=$out_dir" "--dump_dir=$dump_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" \
-    "--landmarks_dir=$landmarks_dir" "--alignment=$alignment" "--audio_stream=$audio_stream" "--min_sec=$min_sec" \
-    "--people=$people" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" "--force=$force"
+    "--landmarks_dir=$landmarks_dir" "--alignment=$alignment" "--audio_stream=$audio_stream" "--people=$people" \
+    "--min_on_screen_sec=$min_on_screen_sec" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" \
+    "--force=$force"

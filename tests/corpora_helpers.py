@@ -62,9 +62,7 @@ def two_mix_name(ids: tuple[str, ...], gains_db: tuple[float, ...]) -> str:
     return "_".join(f"{name}_{gain:.5g}" for name, gain in zip(ids, gains_db, strict=True))
 
 
-def write_two_mix(
-    root: Path, splits: Mapping[str, Sequence[tuple[str, ...]]], sounds: Mapping[str, np.ndarray]
-) -> list[str]:
+def write_two_mix(root: Path, splits: Mapping[str, Sequence[tuple[str, ...]]], sounds: Mapping[str, np.ndarray]) -> list[str]:
     """The audio of a 2Mix folder, in each split the mixtures of these ids; their names."""
     names = []
     for split, groups in splits.items():

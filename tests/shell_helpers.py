@@ -15,11 +15,13 @@ SCRIPTS = ("run.sh", "path.sh", "requirements.txt", "utils/*.sh", "utils/environ
            "utils/stages/logged.py", "conf/*.yml")  # fmt: skip
 
 # Stands for .venv/bin/python3: notes its arguments in calls.txt instead of running a stage, says something on both
-# streams and ends with the exit code that the file exit_code holds. Only logged.py is run, by the real Python.
+# streams and ends with the exit code that the file exit_code holds. Only logged.py and the preflight of training are run.
 STUB = """#!/usr/bin/env bash
-case "$*" in *logged.py*) exec {python} "$@" ;; esac
+case "$*" in
+    *logged.py*) exec {python} "$@" ;;
+    *utils.training.preflight*) PYTHONPATH={here} exec {python} "$@" ;;
+esac
 printf '%s\\n' "$*" >>"{root}/calls.txt"
-printf 'cuda=%s\\n' "${{CUDA_VISIBLE_DEVICES-unset}}" >>"{root}/cuda.txt"
 echo "to stdout"
 echo "to stderr" >&2
 exit "$(cat "{root}/exit_code" 2>/dev/null || echo 0)"
@@ -71,13 +73,12 @@ def copy_scripts(root: Path) -> Path:
 def copy_recipe(root: Path) -> Path:
     """Copy the scripts below `root` with a finished .venv whose Python is the stub, and a corpus `toy` to prepare."""
     copy_scripts(root)
-    write_script(root / ".venv/bin/python3", STUB.format(python=sys.executable, root=root))
+    write_script(root / ".venv/bin/python3", STUB.format(python=sys.executable, root=root, here=ROOT))
     requirements = (root / "requirements.txt").read_bytes()
     (root / ".venv/.requirements").write_text(hashlib.sha256(requirements).hexdigest() + "\n", encoding="utf-8")
     for name in ("egs/toy/prepare.py", "egs/demo/prepare.py", "egs/demo/lipreader.pth.tar", "weights.pth"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
-    (root / "egs/demo/train_args").write_text("\n", encoding="utf-8")
     return root
 
 

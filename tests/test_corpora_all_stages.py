@@ -242,7 +242,7 @@ def test_the_extraction_familys_list_on_raw_voxceleb2_ends_in_scores(tmp_path, f
     (tmp_path / "list.csv").write_text("\n".join(lines))
     places = {"/data/voxceleb2/aac": recipe.raw / "aac", "/data/voxceleb2 ": f"{recipe.raw} ", "FILE": WEIGHTS,
               "mixture_data_list_2mix.csv": tmp_path / "list.csv"}  # fmt: skip
-    beginning = "./egs/voxceleb2/run.sh --corpus_dir /data/voxceleb2 --frontend_weights FILE --nj 8 --corpus_args \"--mix"
+    beginning = './egs/voxceleb2/run.sh --corpus_dir /data/voxceleb2 --frontend_weights FILE --nj 8 --corpus_args "--mix'
     conf = "conf/av_tfdprnn.yml" if n_src == 2 else "conf/tse_tfdprnn.yml"
     recipe.run(readme_command("voxceleb2", beginning, places), "--conf", conf, "--train_args", TINY)
     recipe.check(ids, sounds)

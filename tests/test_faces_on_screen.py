@@ -1,19 +1,20 @@
 """Faces that come and go: who goes through the network in which window, and that nothing is lost."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-from utils.separation.faces_on_screen import FacesOnScreen
-from utils.separation.overlap_add import separate_long
+from utils.separation.overlap_add import FacesOnScreen, separate_long
 
 
 class Recorder(nn.Module):
-    """Gives each face a tenth of the mixture for each unit of its cue, and notes what it was called with."""
+    """Gives each face a tenth of the mixture for each unit of its visual embedding, and notes what it was called with."""
 
-    def __init__(self, n_cues: int) -> None:
+    def __init__(self, n_faces: int) -> None:
         super().__init__()
-        self.n_cues = n_cues
+        self.config = SimpleNamespace(n_faces=n_faces)
         self.calls: list[torch.Size] = []
 
     def forward(self, mixture, visual):
@@ -21,31 +22,31 @@ class Recorder(nn.Module):
         return mixture.unsqueeze(1) * visual.amax(dim=(2, 3)).unsqueeze(-1) / 10
 
 
-def cues(*values: float, frames: int = 5) -> torch.Tensor:
+def visual(*values: float, frames: int = 5) -> torch.Tensor:
     return torch.tensor(values).reshape(1, -1, 1, 1).expand(1, len(values), frames, 3).contiguous()
 
 
 def test_only_seen_faces_go_through_the_network_and_the_tracks_add_up():
     network, mixture = Recorder(2), torch.randn(1, 800)
-    tracks = FacesOnScreen(network)(mixture, cues(2.0, 0.0, 3.0))
+    tracks = FacesOnScreen(network)(mixture, visual(2.0, 0.0, 3.0))
     assert network.calls == [(1, 2, 5, 3)]
     torch.testing.assert_close(tracks[0, :3], torch.tensor([[0.2], [0.0], [0.3]]) * mixture)
     torch.testing.assert_close(tracks.sum(dim=1), mixture)
 
 
-def test_a_face_alone_gets_an_unseen_companion_and_nobody_leaves_all_to_the_rest():
+def test_a_single_face_gets_an_unseen_second_stream_and_without_faces_all_is_residual():
     network, mixture = Recorder(2), torch.randn(1, 800)
-    tracks = FacesOnScreen(network)(mixture, cues(0.0, 4.0))
+    tracks = FacesOnScreen(network)(mixture, visual(0.0, 4.0))
     assert network.calls == [(1, 2, 5, 3)]
     torch.testing.assert_close(tracks[0, 1], 0.4 * mixture[0])
-    tracks = FacesOnScreen(network)(mixture, cues(0.0, 0.0))
+    tracks = FacesOnScreen(network)(mixture, visual(0.0, 0.0))
     assert len(network.calls) == 1
     assert not tracks[0, :2].any() and torch.equal(tracks[0, 2], mixture[0])
 
 
 def test_an_extraction_network_takes_each_face_for_itself():
     network, mixture = Recorder(1), torch.randn(1, 800)
-    tracks = FacesOnScreen(network)(mixture, cues(2.0, 3.0))
+    tracks = FacesOnScreen(network)(mixture, visual(2.0, 3.0))
     assert network.calls == [(2, 1, 5, 3)]
     torch.testing.assert_close(tracks[0, :2], torch.tensor([[0.2], [0.3]]) * mixture)
 
@@ -54,9 +55,9 @@ def test_an_extraction_network_takes_each_face_for_itself():
 def test_over_windows_a_face_is_silent_where_it_is_far_from_being_seen_and_the_tracks_still_add_up(seconds):
     length = int(seconds * 1000)
     frames = -(-length // 40)
-    mixture, visual = torch.randn(length), torch.ones(2, frames, 3)
-    visual[1, frames // 3 :] = 0
-    tracks = separate_long(FacesOnScreen(Recorder(2)), mixture, visual, window_sec=2.0, hop_sec=1.5, sample_rate=1000, fps=25.0)
+    mixture, faces = torch.randn(length), torch.ones(2, frames, 3)
+    faces[1, frames // 3 :] = 0
+    tracks = separate_long(FacesOnScreen(Recorder(2)), mixture, faces, window_sec=2.0, hop_sec=1.5, sample_rate=1000, fps=25.0)
     torch.testing.assert_close(tracks.sum(dim=0), mixture, rtol=1e-4, atol=1e-5)
     assert not tracks[1, length // 3 + 2000 :].any()
     torch.testing.assert_close(tracks[0], 0.1 * mixture, rtol=1e-4, atol=1e-5)

@@ -266,7 +266,7 @@ def test_unknown_choices_are_named(demo_file):
     frontend = load_frontend(demo_file)
     with pytest.raises(UserError, match="--views 'left'"):
         frontend.preprocess(mouths(), view="left")
-    with pytest.raises(UserError, match="--precision 'int8'"):
+    with pytest.raises(UserError, match="--embedding_dtype 'int8'"):
         frontend.describe(precision="int8")
 
 

@@ -65,11 +65,11 @@ def test_a_process_that_dies_is_told_and_the_others_are_done(tmp_path):
     assert {json.loads(line)["name"] for line in (tmp_path / "j").read_text().splitlines()} == set("acd")
 
 
-def test_a_job_apart_that_dies_costs_itself_alone_even_with_one_process(tmp_path):
+def test_a_job_in_its_own_process_that_dies_costs_only_itself_even_with_one_process(tmp_path):
     what = {"a": "one", "b": "die"}
-    results, reasons = run_jobs(work, jobs(tmp_path, **what), tmp_path / "j", 1, "test", apart=True)
+    results, reasons = run_jobs(work, jobs(tmp_path, **what), tmp_path / "j", 1, "test", in_own_process=True)
     assert results == {"a": 3} and "died" in reasons["b"]
-    results, reasons = run_jobs(work, jobs(tmp_path, **what), tmp_path / "j", 1, "test", apart=True)
+    results, reasons = run_jobs(work, jobs(tmp_path, **what), tmp_path / "j", 1, "test", in_own_process=True)
     assert results == {"a": 3} and "died" in reasons["b"]
 
 

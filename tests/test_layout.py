@@ -37,12 +37,12 @@ ALLOWED = {
 ROOMS = {f"utils.{name}" for name in ("mixing", "video", "corpora", "embedding", "training", "scoring", "separation")}
 ALLOWED |= {
     "utils.tools": GROUND | ROOMS | {"utils.tools", "local_models"},
-    "utils.stages": GROUND | ROOMS,  # no stage imports another
+    "utils.stages": GROUND | ROOMS | {"utils.environment"},  # no stage imports another
     "egs": {"egs"} | GROUND | ROOMS | {"local_models"},
 }
 NETWORKS = {"torch", "torchaudio", "asteroid", "asteroid_filterbanks", "pytorch_lightning", "torchmetrics"}
 NETWORKS_ALLOWED = {
-    "utils.data": set(),
+    "utils.data": {"torch"},  # in devices.py alone: see below
     "utils.mixing": set(),
     "utils.corpora": set(),
     "utils.video": set(),
@@ -127,6 +127,14 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     while leaves := {name for name, targets in arrows.items() if not targets & arrows.keys()}:
         arrows = {name: targets for name, targets in arrows.items() if name not in leaves}
     assert not arrows, f"these import each other: {', '.join(sorted(arrows))}"
+
+
+def test_in_the_data_room_only_the_choice_of_a_device_knows_torch() -> None:
+    users = {path.name for path in PYTHON if path.parent == ROOT / "utils/data"
+             for _, module in _imports(path) if module.split(".")[0] == "torch"}  # fmt: skip
+    assert users <= {"devices.py"}
+    code = "import sys, utils.data.devices, utils.separation.test_sets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("path", [*_files(".py"), *SHELL], ids=_name)

@@ -61,8 +61,9 @@ def test_values_arrive_as_they_were_written(script: Path, words: list[str], expe
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--stge", "3"], "unknown option --stge (did you mean --stage?)"),
+        (["--stge", "3"], "unknown option --stge;"),
         (["--train", "3"], "unknown option --train (did you mean --train_args?)"),
+        (["--sta=3"], "unknown option --sta (did you mean --stage?)"),
         (["--zzzzzzz", "3"], "unknown option --zzzzzzz;"),
         (["--below", "3"], "unknown option --below"),
         (["--NOT_AN_OPTION", "3"], "unknown option --NOT_AN_OPTION"),
@@ -112,11 +113,9 @@ def test_nothing_in_a_call_is_ever_run(script: Path, attack: str, form: str) -> 
         assert result.returncode == 2
 
 
-@pytest.mark.parametrize("path", ["run.sh", "utils/run_tests.sh", *(f"utils/stages/{path.name}" for path in
-                                  sorted((ROOT / "utils/stages").glob("*.sh")))])  # fmt: skip
+@pytest.mark.parametrize("path", ["run.sh", "separate.sh", "utils/run_tests.sh"])
 def test_help_lists_every_option_of_every_script_with_its_meaning(path: str) -> None:
-    text = (ROOT / path).read_text(encoding="utf-8")
-    header = text.split("\nROOT=")[0].splitlines()
+    header = (ROOT / path).read_text(encoding="utf-8").split("\nROOT=")[0].splitlines()
     names = [line.split("=")[0] for line in header if line[:1].islower() and "=" in line.split()[0]]
     result = bash(ROOT / path, "--help", cwd=ROOT)
     assert (result.returncode, result.stderr) == (0, "")

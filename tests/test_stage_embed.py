@@ -85,7 +85,7 @@ def corpus(tmp_path: Path) -> Manifest:
 
 def arguments(root: Path, weights: Path, *more: str) -> list[str]:
     paths = ["--data_dir", str(root / "data/tiny"), "--frontend_weights", str(weights), "--dump_dir", str(root / "dump")]
-    return [*paths, "--id", "cpu", "--batch_size", "4", *more]
+    return [*paths, "--id", "cpu", "--embed_batch_size", "4", *more]
 
 
 def run_stage(monkeypatch: pytest.MonkeyPatch, args: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Stage 4 on tiny networks: outputs, lists, bad mouths, cues."""
+"""Stage 4 on tiny networks: outputs, lists, bad mouths, swapped and shuffled visual embeddings."""
 
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from separation_helpers import (
 from utils.data.files import read_json
 from utils.data.manifest import write_manifest
 from utils.errors import UserError
-from utils.stages import separate
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +35,8 @@ def trained(tmp_path_factory, lips) -> Path:
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory) -> Path:
-    return make_experiment(tmp_path_factory.mktemp("twin") / "exp" / "twin", None)
+def baseline(tmp_path_factory) -> Path:
+    return make_experiment(tmp_path_factory.mktemp("baseline") / "exp" / "baseline", None)
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def experiment(tmp_path, trained) -> Path:
 
 
 @pytest.mark.parametrize(("split", "references"), [("", False), ("test", True)])
-def test_a_folder_in_either_form_becomes_voices_of_the_same_length(stage, experiment, tmp_path, split, references):
+def test_a_folder_in_either_form_becomes_estimates_of_the_same_length(stage, experiment, tmp_path, split, references):
     root = make_folder(tmp_path / "mine", references, split)
     folder = stage(experiment, root)
     rows = rows_of(folder / "separated.csv")
@@ -68,13 +67,13 @@ def test_a_folder_in_either_form_becomes_voices_of_the_same_length(stage, experi
         assert row["separated_by"] == "av"
         for k in (1, 2):
             assert row[f"estimate_{k}_path"] == f"s{k}/{row['mixture_ID']}.wav"
-            voice = soundfile.info(folder / row[f"estimate_{k}_path"])
-            assert (voice.frames, voice.samplerate, voice.subtype) == (mixture.frames, RATE_HZ, "FLOAT")
+            estimate = soundfile.info(folder / row[f"estimate_{k}_path"])
+            assert (estimate.frames, estimate.samplerate, estimate.subtype) == (mixture.frames, RATE_HZ, "FLOAT")
     assert rows_of(folder / "failed.csv") == []
     assert (tmp_path / "data" / "mine" / "test.csv").is_file()
 
 
-def test_batched_voices_are_those_of_single_mixtures_and_the_network_gets_the_right_faces(stage, experiment, tmp_path):
+def test_batched_estimates_are_those_of_single_mixtures_and_the_network_gets_the_right_faces(stage, experiment, tmp_path):
     from utils.embedding.store import EmbeddingStore
     from utils.training.experiment import load_model
 
@@ -86,15 +85,15 @@ def test_batched_voices_are_those_of_single_mixtures_and_the_network_gets_the_ri
     folder = stage(experiment, root)
     name = read_json(experiment / "frontend.json")["store_name"]
     store = EmbeddingStore(tmp_path / "dump" / "embeddings" / name / "mine")
-    network, _ = load_model(experiment / "best_model.pth")
+    network = load_model(experiment / "best_model.pth")
     for name in LENGTHS:
         mixture, _ = soundfile.read(root / "audio" / "mix" / f"{name}.wav", dtype="float32")
         visual = np.stack([store.get(f"mouths/{face}.npz") for face in name.split("_")])
         with torch.inference_mode():
             expected = network(torch.from_numpy(mixture)[None], torch.from_numpy(visual)[None])[0].numpy()
         for k in (0, 1):
-            voice, _ = soundfile.read(folder / f"s{k + 1}" / f"{name}.wav", dtype="float32")
-            assert np.abs(voice - expected[k]).max() < 1e-4
+            estimate, _ = soundfile.read(folder / f"s{k + 1}" / f"{name}.wav", dtype="float32")
+            assert np.abs(estimate - expected[k]).max() < 1e-4
 
 
 def test_long_mixtures_are_streamed_in_windows_to_the_same_length(stage, experiment, tmp_path):
@@ -108,7 +107,7 @@ def test_a_second_call_makes_nothing_and_does_not_import_the_network(stage, expe
     root = make_folder(tmp_path / "mine")
     folder = stage(experiment, root)
     before = state_of(folder)
-    monkeypatch.setattr(separate, "separate_test_set", lambda *_: pytest.fail("it was up to date"))
+    monkeypatch.setattr("utils.separation.test_sets._separate", lambda *_: pytest.fail("it was up to date"))
     caplog.set_level("INFO")
     stage(experiment, root)
     assert "up to date" in caplog.text
@@ -132,51 +131,51 @@ def test_a_bad_mouth_is_named_and_its_mixtures_are_skipped(stage, experiment, tm
     assert all(("no such file" if damage == "missing" else "not an npz") in row["reason"] for row in failed)
 
 
-def test_the_audio_only_twin_takes_over_where_mouths_are_bad(stage, experiment, twin, tmp_path):
+def test_the_audio_only_baseline_takes_over_where_mouths_are_bad(stage, experiment, baseline, tmp_path):
     root = make_folder(tmp_path / "mine")
     (root / "mouths" / "c.npz").unlink()
-    folder = stage(experiment, root, "--fallback_exp_dir", str(twin), "--cue_test", "true")
+    folder = stage(experiment, root, "--fallback_exp_dir", str(baseline), "--cue_test", "true")
     made_by = {row["mixture_ID"]: row["separated_by"] for row in rows_of(folder / "separated.csv")}
-    unknown = "twin (audio-only, order unknown)"
+    unknown = "baseline (audio-only, order unknown)"
     assert made_by == {"a_b": "av", "b_c": unknown, "c_a": unknown}
     assert rows_of(folder / "failed.csv") == []
     assert [row["mixture_ID"] for row in rows_of(folder / "cues_swapped" / "separated.csv")] == ["a_b"]
-    with pytest.raises(UserError, match="needs faces itself"):
+    with pytest.raises(UserError, match="needs visual embeddings itself"):
         stage(experiment, root, "--fallback_exp_dir", str(experiment))
 
 
-def test_an_audio_only_experiment_separates_without_embeddings(stage, twin, tmp_path):
+def test_an_audio_only_experiment_separates_without_embeddings(stage, baseline, tmp_path):
     root = make_folder(tmp_path / "mine")
     (root / "mouths" / "c.npz").write_bytes(b"")
-    folder = stage(copy_experiment(twin, tmp_path / "exp" / "twin"), root, "--cue_test", "true")
+    folder = stage(copy_experiment(baseline, tmp_path / "exp" / "baseline"), root, "--cue_test", "true")
     rows = rows_of(folder / "separated.csv")
-    assert {row["separated_by"] for row in rows} == {"twin (audio-only, order unknown)"}
+    assert {row["separated_by"] for row in rows} == {"baseline (audio-only, order unknown)"}
     assert len(rows) == 3
     assert not (tmp_path / "dump").exists()
     assert not (folder / "cues_swapped").exists()
 
 
-def test_pcm16_has_one_gain_for_all_voices_and_never_clips(stage, experiment, tmp_path):
+def test_pcm16_has_one_gain_for_all_estimates_and_never_clips(stage, experiment, tmp_path):
     root = make_folder(tmp_path / "mine")
     for part in ("mix", "s1", "s2"):
         data, _ = soundfile.read(root / "audio" / part / "a_b.wav", dtype="float32")
         soundfile.write(root / "audio" / part / "a_b.wav", data * 100, RATE_HZ, subtype="FLOAT")
     folder = stage(experiment, root)
     loud = [soundfile.read(folder / f"s{k}" / "a_b.wav", dtype="float32")[0] for k in (1, 2)]
-    peak = max(np.abs(voice).max() for voice in loud)
+    peak = max(np.abs(estimate).max() for estimate in loud)
     assert peak > 1.0
     stage(experiment, root, "--subtype", "pcm16")
     gains = {row["mixture_ID"]: float(row["gain"]) for row in rows_of(folder / "separated.csv")}
     assert gains["a_b"] == pytest.approx(1.0 / peak, rel=1e-6)
-    for voice, name in zip(loud, ("s1", "s2"), strict=True):
+    for estimate, name in zip(loud, ("s1", "s2"), strict=True):
         data, _ = soundfile.read(folder / name / "a_b.wav", dtype="float64")
         assert soundfile.info(folder / name / "a_b.wav").subtype == "PCM_16"
-        assert np.abs(data - voice * gains["a_b"]).max() < 2 / 32768
+        assert np.abs(data - estimate * gains["a_b"]).max() < 2 / 32768
     quiet = [name for name in LENGTHS if gains[name] == 1.0]
     assert all(np.abs(soundfile.read(folder / "s1" / f"{name}.wav")[0]).max() < 1.0 for name in quiet)
 
 
-def test_swapped_cues_swap_the_voices_and_shuffled_ones_come_from_other_mixtures(stage, experiment, tmp_path):
+def test_swapped_embeddings_swap_the_estimates_and_shuffled_ones_come_from_other_mixtures(stage, experiment, tmp_path):
     root = make_folder(tmp_path / "mine")
     rng = np.random.default_rng(2)
     soundfile.write(root / "audio/mix/d_e.wav", rng.standard_normal(6400) * 0.1, RATE_HZ)
@@ -187,13 +186,13 @@ def test_swapped_cues_swap_the_voices_and_shuffled_ones_come_from_other_mixtures
     folder = stage(experiment, root, "--cue_test", "true")
     for name in (*LENGTHS, "d_e"):
         for own, swapped in (("s1", "s2"), ("s2", "s1")):
-            voice, _ = soundfile.read(folder / own / f"{name}.wav")
+            estimate, _ = soundfile.read(folder / own / f"{name}.wav")
             other, _ = soundfile.read(folder / "cues_swapped" / swapped / f"{name}.wav")
             shuffled, _ = soundfile.read(folder / "cues_shuffled" / own / f"{name}.wav")
-            scale = np.abs(voice).max()
-            assert np.abs(voice - other).max() < 1e-4 * scale
-            assert shuffled.shape == voice.shape
-            assert np.abs(voice - shuffled).max() > 1e-4 * scale
+            scale = np.abs(estimate).max()
+            assert np.abs(estimate - other).max() < 1e-4 * scale
+            assert shuffled.shape == estimate.shape
+            assert np.abs(estimate - shuffled).max() > 1e-4 * scale
     first = state_of(folder / "cues_shuffled")
     for path in folder.rglob("made.jsonl"):
         path.unlink()
@@ -220,7 +219,7 @@ def test_a_prepared_csv_is_separated_under_the_name_of_its_corpus(stage, experim
     assert "6399 samples" in reasons["wrong"]
 
 
-def test_real_recordings_become_voices(shared_data, stage, experiment, tmp_path):
+def test_real_recordings_become_estimates(shared_data, stage, experiment, tmp_path):
     root = tmp_path / "few"
     for name in sorted((shared_data / "grid_dla/audio/test/mix").glob("*.flac"))[:2]:
         for part in ("mix", "s1", "s2"):

@@ -1,4 +1,4 @@
-"""Stage 4 called again: what is kept, made anew or refused; kills; wrong options."""
+"""Stage 4 called again: what is kept, made again or refused; kills; wrong options."""
 
 import itertools
 import json
@@ -27,10 +27,9 @@ from separation_helpers import (
     state_of,
 )
 
-from utils.data.files import read_json, write_json
+from utils.data.files import exclusive_lock, read_json, write_json
 from utils.data.manifest import write_manifest
 from utils.errors import UsageError, UserError
-from utils.stages import separate
 
 
 @pytest.fixture(autouse=True)
@@ -79,14 +78,14 @@ def test_only_what_is_missing_or_cut_off_is_made_again(stage, experiment, tmp_pa
     }  # fmt: skip
 
 
-def test_a_full_disk_is_refused_before_a_voice_is_written_and_not_asked_for_those_that_are_there(
+def test_a_full_disk_is_refused_before_an_estimate_is_written_and_not_asked_for_those_that_are_there(
     stage, experiment, tmp_path, monkeypatch, lips
 ):
     root = make_folder(tmp_path / "mine")
     folder = experiment / "separated/mine"
     monkeypatch.setattr("utils.data.disk.free_bytes", lambda asked: 0 if experiment in Path(asked).parents else 10**9)
     for number, size, options in ((3, "154 kB", ()), (6, "154 kB", ("--cue_test", "true", "--subtype", "pcm16"))):
-        wanted = f"mine: the voices of {number} mixtures need about {size} where 0 B are free.*choose another --exp_dir"
+        wanted = f"mine: the estimates of {number} mixtures need about {size} where 0 B are free.*choose another --exp_dir"
         with pytest.raises(UserError, match=wanted):
             stage(experiment, root, *options)
     assert [path.name for path in folder.rglob("*")] == [".lock"]
@@ -95,16 +94,16 @@ def test_a_full_disk_is_refused_before_a_voice_is_written_and_not_asked_for_thos
     monkeypatch.setattr("utils.data.disk.free_bytes", lambda asked: 0)
     (folder / ".done-4.json").unlink()
     stage(experiment, root)
-    make_experiment(experiment, lips, seed=1)  # its voices take the place of the others
+    make_experiment(experiment, lips, seed=1)  # its estimates take the place of the others
     stage(experiment, root)
     stage(experiment, root, "--force")
     (folder / "s1/a_b.wav").unlink()
-    with pytest.raises(UserError, match="the voices of 1 mixtures need about 25.[5-6] kB where 0 B"):
+    with pytest.raises(UserError, match="the estimates of 1 mixtures need about 25.[5-6] kB where 0 B"):
         stage(experiment, root)
     assert (folder / "separated.csv").is_file()
 
 
-def test_another_network_remakes_all_voices_and_another_mixture_only_its_own(stage, experiment, tmp_path, lips):
+def test_another_network_remakes_all_estimates_and_another_mixture_only_its_own(stage, experiment, tmp_path, lips):
     root = make_folder(tmp_path / "mine")
     folder = stage(experiment, root)
     before = state_of(folder)
@@ -119,7 +118,7 @@ def test_another_network_remakes_all_voices_and_another_mixture_only_its_own(sta
     assert changed == {"s1/a_b.wav", "s2/a_b.wav"}
 
 
-def test_voices_of_mixtures_that_are_gone_are_removed(stage, experiment, tmp_path):
+def test_estimates_of_mixtures_that_are_gone_are_removed(stage, experiment, tmp_path):
     root = make_folder(tmp_path / "mine", references=False)
     folder = stage(experiment, root)
     (root / "audio/mix/c_a.wav").unlink()
@@ -128,7 +127,7 @@ def test_voices_of_mixtures_that_are_gone_are_removed(stage, experiment, tmp_pat
     assert [row["mixture_ID"] for row in rows_of(folder / "separated.csv")] == ["a_b", "b_c"]
 
 
-def test_a_front_end_with_other_weights_is_refused(stage, experiment, tmp_path, lips):
+def test_a_visual_frontend_with_other_weights_is_refused(stage, experiment, tmp_path, lips):
     saved = torch.load(lips, weights_only=True)
     saved["model_state_dict"]["frontend3D.0.weight"] += 1
     torch.save(saved, tmp_path / "other.pth.tar")
@@ -159,13 +158,13 @@ def test_two_processes_do_not_write_into_one_folder(stage, experiment, tmp_path)
     root = make_folder(tmp_path / "mine")
     folder = experiment / "separated" / "mine"
     folder.mkdir(parents=True)
-    with separate.alone(folder), pytest.raises(UserError, match="another process"):
+    with exclusive_lock(folder, "x"), pytest.raises(UserError, match="another process"):
         stage(experiment, root)
 
 
 def test_a_network_that_gives_no_numbers_is_listed_not_written(stage, experiment, tmp_path):
     saved = torch.load(experiment / "best_model.pth", weights_only=True)
-    saved["model"] = {name: tensor * float("nan") for name, tensor in saved["model"].items()}
+    saved["state_dict"] = {name: tensor * float("nan") for name, tensor in saved["state_dict"].items()}
     torch.save(saved, experiment / "best_model.pth")
     with pytest.raises(UserError, match="3 of 3"):
         stage(experiment, make_folder(tmp_path / "mine"))
@@ -229,7 +228,7 @@ def test_a_run_that_is_killed_continues_with_the_same_result(stage, experiment, 
     assert 10 <= len(killed) < 2 * 30, "the run was to be killed in the middle"
     assert not (folder / "separated.csv").exists()
     with open(folder / "made.jsonl", "a", encoding="utf-8") as handle:
-        handle.write('{"mixture_id": "f_e", "sta')  # a line cut off
+        handle.write('{"name": "f_e", "ke')  # a line cut off
     (folder / "s1" / ".tmp-left.wav").write_bytes(b"half")
     stage(experiment, root, "--subtype", "pcm16")
     finished = state_of(folder)
@@ -240,7 +239,7 @@ def test_a_run_that_is_killed_continues_with_the_same_result(stage, experiment, 
     undisturbed = stage(copy_experiment(trained, tmp_path / "exp2" / "av"), root, "--subtype", "pcm16")
     assert {k: v[1] for k, v in state_of(undisturbed).items()} == {k: v[1] for k, v in finished.items()}
     assert (undisturbed / "separated.csv").read_text() == (folder / "separated.csv").read_text()
-    assert all(json.loads(line)["stamp"] for line in (folder / "made.jsonl").read_text().splitlines()[-1:])
+    assert all(json.loads(line)["key"] for line in (folder / "made.jsonl").read_text().splitlines()[-1:])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Stage 4 on videos, and stage 1 on raw video: synthetic videos whose landmarks are given, so that nobody must be found."""
 
 import os
-import re
+import pickle
 import signal
 import subprocess
 import sys
@@ -21,9 +21,11 @@ from utils.data.files import read_json
 from utils.data.manifest import Utterance, read_manifest, write_manifest
 from utils.data.mouths import MouthFile
 from utils.data.video_clips import write_videos
-from utils.errors import UserError, WriteError
-from utils.separation.videos import VIDEO_SUFFIXES, find_videos, is_video_set
-from utils.stages import mouths, video_tracks
+from utils.errors import UsageError, UserError, WriteError
+from utils.separation.options import is_video_set
+from utils.separation.tracks import lost_speakers, people_warnings
+from utils.separation.videos import find_videos
+from utils.stages import mouths
 from utils.video.landmarks import Person, write_people
 from utils.video.preparation import PreparedVideo, SeenPerson, mouth_motion
 
@@ -130,11 +132,46 @@ def test_the_report_says_who_is_on_screen_when(tmp_path, stage):
     assert (report["width"], report["height"]) == SIZE
     mixture = soundfile.read(str(sound_of(tmp_path)))[0]
     for track in (*report["tracks"], report["rest"]):
-        voice = soundfile.read(str(tmp_path / "out/talk" / track["wav"]))[0]
-        assert track["level_db"] == pytest.approx(10 * np.log10(np.sum(voice**2) / np.sum(mixture**2)), abs=0.06)
+        samples = soundfile.read(str(tmp_path / "out/talk" / track["wav"]))[0]
+        assert track["level_db"] == pytest.approx(10 * np.log10(np.sum(samples**2) / np.sum(mixture**2)), abs=0.06)
 
 
-def test_a_face_that_left_is_silent_and_what_it_says_later_is_in_the_rest(tmp_path, stage):
+def test_no_more_people_than_asked_for_and_who_is_left_out_is_said(tmp_path, stage, caplog):
+    video = make_video(tmp_path / "videos")
+    folder = stage(video) / "talk"
+    report, sound = read_json(folder / "tracks.json"), sound_of(tmp_path).stat().st_mtime_ns
+    assert report["faces_left_out"] == [] == report["warnings"] and report["faces_seen_too_shortly"] == 0
+    assert [(track["parts"], track["joined_with_certainty"]) for track in report["tracks"]] == [(1, 1.0)] * 2
+    assert {"parts", "joined_with_certainty", "faces_left_out"} <= set(report["definitions"])
+    caplog.clear()
+    stage(video, "--people", "1")
+    fewer = read_json(folder / "tracks.json")
+    assert [track["name"] for track in fewer["tracks"]] == ["face1"] and fewer["stamp"] != report["stamp"]
+    assert fewer["faces_left_out"] == [{"on_screen_sec": [[1.2, 3.0]]}]
+    (warning,) = fewer["warnings"]
+    assert "1.2 to 3 s" in warning and warning in caplog.text
+    assert not (folder / "face2.wav").exists() and list(sound_of(tmp_path).parent.glob("mouths/*")) != []
+    assert [path.name for path in sound_of(tmp_path).parent.glob("mouths/*.npz")] == ["face1.npz"]
+    stage(video, "--people", "2")
+    again = read_json(folder / "tracks.json")
+    assert len(again["tracks"]) == 2 and again["faces_left_out"] == []
+    assert sound_of(tmp_path).stat().st_mtime_ns == sound  # what does not depend on the people was not made again
+
+
+@pytest.mark.parametrize("number", ["-1", "1.5", "two"])
+def test_a_number_of_people_that_is_none_is_refused(tmp_path, stage, number):
+    with pytest.raises(UsageError, match="--people.*no whole number"):
+        stage(make_video(tmp_path / "videos"), f"--people={number}")
+
+
+def test_uncertain_joins_are_warned_of():
+    seen = ([[0.0, 1.0]], 0.9, 1.0, 0.02)
+    people = (SeenPerson("face1", *seen, 3, 0.55), SeenPerson("face2", *seen, 9, 0.97))
+    (warning,) = people_warnings(PreparedVideo(Path(), 1, 1, 1, 1, people, 0, ()))
+    assert warning.startswith("face1: joined of 3 parts") and "0.55" in warning and "--people" in warning
+
+
+def test_a_face_that_left_is_silent_and_what_it_says_later_is_in_the_residual(tmp_path, stage):
     people = {"face1": (80, range(0, 25)), "face2": (240, range(0, 500))}
     folder = stage(make_video(tmp_path / "videos", people=people, seconds=20.0)) / "talk"
     gone = soundfile.read(str(folder / "face1.wav"))[0]
@@ -176,7 +213,7 @@ def test_what_cannot_be_separated_is_listed_and_the_others_are_separated(tmp_pat
     assert stage(folder, "--max_failed", "3")
 
 
-def test_a_preview_shows_the_video_with_each_voice(tmp_path, stage):
+def test_a_preview_shows_the_video_with_each_track(tmp_path, stage):
     video = make_video(tmp_path / "videos")
     folder = stage(video, "--preview", "true") / "talk"
     assert {path.name for path in folder.glob("*.mp4")} == {"face1.mp4", "face2.mp4"}
@@ -214,19 +251,19 @@ def test_a_silent_video_fails_alone_and_the_stream_can_be_chosen(tmp_path, stage
 
 
 @pytest.mark.parametrize(
-    ("motion", "rest_level", "speaks_elsewhere", "is_said"),
+    ("motion", "residual_level", "speaks_elsewhere", "is_said"),
     [(0.02, 0.1, False, True), (0.001, 0.1, False, False), (0.02, 0.01, False, False), (0.02, 0.1, True, False)],
 )
-def test_a_moving_mouth_whose_voice_is_in_the_rest_is_said(tmp_path, motion, rest_level, speaks_elsewhere, is_said):
+def test_a_moving_mouth_whose_speaker_is_in_the_residual_is_said(tmp_path, motion, residual_level, speaks_elsewhere, is_said):
     noise = np.random.default_rng(0).standard_normal((2, 48000)).astype(np.float32)
     noise[1, :24000] *= 0.001 if speaks_elsewhere else 1  # heard while nobody is on screen
-    for name, samples in zip(("face1", "rest"), noise * [[0.01], [rest_level]], strict=True):
+    for name, samples in zip(("face1", "rest"), noise * [[0.01], [residual_level]], strict=True):
         soundfile.write(tmp_path / f"{name}.wav", samples, RATE_HZ, subtype="FLOAT")
     person = SeenPerson("face1", [[0.0, 1.0], [0.5, 1.5]], 0.9, 0.5, motion)
     prepared = PreparedVideo(tmp_path, 48000, 75, *SIZE, people=(person,), n_ignored=0, warnings=())
-    said = video_tracks.lost_voices(prepared, RATE_HZ, tmp_path)
+    said = lost_speakers(prepared, RATE_HZ, tmp_path)
     assert bool(said) == is_said
-    assert not said or "face1 moves the mouth" in said[0] and "quieter than rest.wav" in said[0]
+    assert not said or "face1 moves the mouth" in said[0] and "quieter than the residual" in said[0] and "rest.wav" in said[0]
 
 
 def test_a_mouth_that_opens_and_closes_moves_and_one_that_is_carried_about_does_not():
@@ -242,9 +279,9 @@ def test_a_mouth_that_opens_and_closes_moves_and_one_that_is_carried_about_does_
 def test_landmarks_that_are_missing_or_wrong_are_named(tmp_path, stage):
     video = make_video(tmp_path / "videos")
     os.rename(tmp_path / "landmarks/talk.npz", tmp_path / "landmarks/other.npz")
-    with pytest.raises(UserError, match="one file or folder named talk is needed for .*; found: none"):
+    with pytest.raises(UserError, match="one file named talk is needed for .*; found: none"):
         stage(video)
-    np.save(tmp_path / "landmarks/talk.npy", np.zeros((N_FRAMES, 67, 2)))
+    (tmp_path / "landmarks/talk.pkl").write_bytes(pickle.dumps(list(np.zeros((N_FRAMES, 67, 2)))))
     with pytest.raises(UserError, match="1 of 1 videos"):
         stage(video)
     assert "67" in rows_of(tmp_path / "out/failed.csv")[0]["reason"]
@@ -342,19 +379,11 @@ def test_an_out_dir_that_is_a_file_is_one_line(tmp_path, stage):
         ([], False),
     ],
 )
-def test_shell_and_program_agree_on_what_is_a_folder_of_videos(tmp_path, repo_root, content, expected):
+def test_a_folder_of_videos_is_known_by_its_content(tmp_path, content, expected):
     for name in content:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert is_video_set(tmp_path) == expected
-    script = 'set -euo pipefail; . utils/recipe.sh; is_video_set "$1"'
-    asked = subprocess.run(["bash", "-c", script, "-", tmp_path], cwd=repo_root, check=False)
-    assert (asked.returncode == 0) == expected
-
-
-def test_shell_and_program_know_the_same_videos(repo_root):
-    listed = re.search("video_suffixes='(.*)'", (repo_root / "utils/recipe.sh").read_text())[1]
-    assert {f".{name}" for name in listed.split("|")} == VIDEO_SUFFIXES
 
 
 @pytest.fixture

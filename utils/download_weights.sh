@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetch a public front end for --frontend_weights: a word lip reader (lip-reading TCN family, trained on LRW), or LR-ASD.
+# Fetch a public visual frontend for --frontend_weights: a word lip reader (lip-reading TCN family, trained on LRW), or LR-ASD.
 # Reads the network; writes OUT_DIR/NAME.pth.tar (whole or absent; a broken download goes on where it stopped).
 #   utils/download_weights.sh lrw_resnet18_mstcn [OUT_DIR]
 set -euo pipefail

@@ -6,17 +6,20 @@ Standard library only, since path.sh runs it before anything is installed:
     python3 utils/environment.py build                    # exit 1 and the missing tools with their remedy, on stdout
 """
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
 import re
 import shutil
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 OLDEST_PYTHON = (3, 11)
+ROOT = Path(__file__).resolve().parent.parent
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(==|<=|>=|<|>)\s*([0-9][^\s#;,]*)")
 _COMPARE = {
     "==": lambda have, want: have == want,
@@ -58,6 +61,19 @@ def unmet(path: Path) -> list[str]:
         if not _COMPARE[operator](_release(installed), _release(version)):
             problems.append(f"{name}{operator}{version} (is {installed})")
     return problems
+
+
+def add_missing(requirements_file: str) -> None:
+    """Add the packages of a requirements file to this environment unless it has them; pip's failure ends the program.
+
+    Args:
+        requirements_file: its path from the root of the recipe.
+    """
+    if unmet(ROOT / requirements_file):
+        code = subprocess.run([ROOT / "utils/install_more.sh", requirements_file], check=False).returncode
+        if code:
+            sys.exit(code)
+        importlib.invalidate_caches()
 
 
 def missing_build_tools() -> list[str]:

@@ -171,7 +171,8 @@ def _provide_configuration_folder() -> None:
     if os.environ.get("MPLCONFIGDIR"):
         return
     home = os.path.expanduser("~")  # "~" where nobody knows one
-    folders = [os.environ.get(name) or os.path.join(home, last) for name, last in _HOME_FOLDERS.items()]
+    there = os.path.isabs(home) and os.path.isdir(home)  # one that is not there is not to be made
+    folders = [os.environ.get(name) or (os.path.join(home, last) if there else "") for name, last in _HOME_FOLDERS.items()]
     if all(map(_can_be_made, folders)):
         return
     with contextlib.suppress(OSError):  # no temporary folder either: who needs one will say so
@@ -182,6 +183,6 @@ def _provide_configuration_folder() -> None:
 def _can_be_made(folder: str) -> bool:
     if not os.path.isabs(folder):
         return False
-    while not os.path.exists(folder) and os.path.dirname(folder) != "/":
+    while not os.path.exists(folder):
         folder = os.path.dirname(folder)
     return os.access(folder, os.W_OK)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Adds a requirements file to the environment of path.sh, if it is not there yet; without dependencies, which the file lists
-# itself. Called where videos are read: by ./separate.sh, by stages 1 and 4, and by stage 0 with egs/<corpus>/requirements.txt.
+# Adds a requirements file to the environment of path.sh, if packages of it are missing; without dependencies, which the file
+# lists itself. Called by utils/environment.py where videos are read: by stages 1 and 4, and by stage 0 with
+# egs/<corpus>/requirements.txt.
 #   utils/install_more.sh requirements-video.txt
 set -euo pipefail
 

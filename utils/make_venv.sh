@@ -2,7 +2,7 @@
 # Makes .venv from requirements.txt, or brings it up to date. Called by path.sh with the sha256 of requirements.txt.
 #
 # .venv/.requirements says how far it got: "unfinished" while pip works, then the sha256 of what was installed. An
-# installation that was killed is made anew by the next call (pip keeps what it had downloaded in its own cache).
+# installation that was killed is made again by the next call (pip keeps what it had downloaded in its own cache).
 set -euo pipefail
 
 wanted=$1

@@ -7,7 +7,7 @@
 #
 # Every lower-case variable that the script sets above that line is an option; its comment is its meaning, its value the
 # default, and --help prints the script's first comment and that list. `--name value` and `--name=value` are the same,
-# and so are `-` and `_` within a name. A default of true or false makes a yes/no option (`--force` alone is true), a
+# and so are `-` and `_` within a name. A default of true or false makes a yes/no option (`--force` without a value is true), a
 # default that is a whole number makes an option that takes only such. Values are plain text: never evaluated as shell.
 # A wrong call prints one line on stderr and exits with 2.
 
@@ -60,33 +60,10 @@ _po_find() { # the place of the option whose name is written $1 -> _po_index, or
     return 1
 }
 
-_po_distance() { # how many letters to change, add or drop to make $2 of $1 -> _po_result
-    local -a above row
-    local i j best
-    for ((j = 0; j <= ${#2}; j++)); do above[j]=$j; done
-    for ((i = 1; i <= ${#1}; i++)); do
-        row=("$i")
-        for ((j = 1; j <= ${#2}; j++)); do
-            best=${above[j - 1]}
-            [[ ${1:i-1:1} == "${2:j-1:1}" ]] || best=$((best + 1))
-            ((above[j] + 1 >= best)) || best=$((above[j] + 1))
-            ((row[j - 1] + 1 >= best)) || best=$((row[j - 1] + 1))
-            row[j]=$best
-        done
-        above=("${row[@]}")
-    done
-    _po_result=${above[${#2}]}
-}
-
-_po_unknown() { # complain of the name $1 (with the nearest one, if any is near)
-    local name nearest="" least=4
+_po_unknown() { # complain of the name $1, with the first option that begins with it, if one does
+    local name nearest=""
     for name in "${_po_names[@]}"; do
-        _po_distance "${1:0:40}" "$name"
-        [[ -z $1 || $name != "$1"* ]] || _po_result=1
-        if ((_po_result < least && _po_result < ${#name})); then
-            least=$_po_result
-            nearest=$name
-        fi
+        if [[ -z $nearest && -n $1 && $name == "$1"* ]]; then nearest=$name; fi
     done
     _po_die "unknown option --$1${nearest:+ (did you mean --$nearest?)}"
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What run.sh must know before its first stage: names of experiments and tests, and whether the paths it was given lead
-# anywhere. Sourced by run.sh after utils/log.sh; needs no Python, so that a wrong path fails at once.
+# What run.sh and separate.sh must know before their first program: the name of the experiment, and whether the paths that
+# they were given exist. Sourced after utils/log.sh; needs no Python, so that a wrong path fails at once.
 
 experiment_tag() { # CONF CORPUS TRAIN_ARGS -> <conf>_<corpus>[_<overrides>], always the same for the same words
     local tag text=${3//[[:space:]]--/_} readable
@@ -15,30 +15,7 @@ experiment_tag() { # CONF CORPUS TRAIN_ARGS -> <conf>_<corpus>[_<overrides>], al
     printf '%s' "$tag${readable:+_$readable}"
 }
 
-name_of_test() { # TEST_DIR -> the folder's name, <corpus>_<split> of <corpus>/<split>.csv, or a video's name
-    local path folder
-    IFS= read -r -d '' path < <(realpath -zms -- "$1") # a link has a name of its own
-    folder=${path%/*}
-    if [[ $path == *.csv && ! -d $path ]]; then
-        path=${path%.csv}
-        path=${folder##*/}_${path##*/}
-    elif [[ -f $path ]]; then
-        path=${path%.*}
-    fi
-    printf '%s' "${path##*/}"
-}
-
-video_suffixes='mp4|m4v|mov|mkv|webm|avi|mpg|mpeg|mpe|m2v|vob|ts|mts|m2ts|flv|f4v|wmv|asf|ogv|3gp|3g2'
-
-is_video_set() { # TEST_DIR: a file that is no table, or a folder of videos (not of the DLA layout), as stage 4 has it
-    [[ -f $1 && $1 != *.[cC][sS][vV] ]] && return
-    [[ -d $1 && ! -d $1/audio ]] || return
-    [[ $1 == /* ]] || set -- "./$1" # find would take a name with a dash for a test
-    [[ -n $(find -L "$1" -maxdepth 1 -type f ! -name '.*' -regextype posix-extended \
-        -iregex ".*\.($video_suffixes)" -print -quit) ]]
-}
-
-first_writable() { # NAME FOLDER...: the first folder that is there or can be made, and be written -> NAME, or failure
+first_writable() { # NAME FOLDER...: the first folder that exists or can be made, and can be written to -> NAME, or failure
     local _folder
     for _folder in "${@:2}"; do
         if mkdir -p -- "$_folder" 2>/dev/null && [[ -w $_folder ]]; then
@@ -47,18 +24,6 @@ first_writable() { # NAME FOLDER...: the first folder that is there or can be ma
         fi
     done
     return 1
-}
-
-is_audio_only() { # CONF TRAIN_ARGS [DEPTH]: does the model see no faces (n_cues: 0)?
-    local override='.*--n_faces[=[:space:]]+([0-9]+)' base # the last one counts
-    if [[ ${2//n-cues/n_cues} =~ $override ]]; then
-        ((BASH_REMATCH[1] == 0))
-    elif grep -Eqs '^[^#]*\<n_cues:' -- "$1"; then
-        grep -Eqs '^[^#]*\<n_cues:[[:space:]]*0([^0-9]|$)' -- "$1"
-    else # what its base says
-        base=$(sed -nE "s/^base:[[:space:]]*[\"']?([^#[:space:]\"']+).*/\1/p" -- "$1" 2>/dev/null | head -n 1)
-        [[ -n $base ]] && ((${3:-0} < 8)) && is_audio_only "$(dirname -- "$1")/$base" "" $((${3:-0} + 1))
-    fi
 }
 
 check_corpus() { # CORPUS CORPUS_DIR
@@ -70,10 +35,8 @@ check_conf() { # CONF
     [[ -f $1 ]] || die "--conf $1: no such file; there are: $(printf '%s ' conf/*.yml)"
 }
 
-check_weights() { # FRONTEND_WEIGHTS
-    [[ -n $1 ]] || usage_error "--frontend_weights FILE is needed: the lip reader's checkpoint" \
-        "(utils/download_weights.sh fetches public ones); or train without faces: --conf conf/av_tfdprnn_audio_only.yml"
-    [[ -e $1 ]] || die "--frontend_weights $1: no such file or folder; utils/download_weights.sh fetches public ones"
+check_weights() { # FRONTEND_WEIGHTS; whether any are needed says utils/training/preflight.py
+    [[ -z $1 || -e $1 ]] || die "--frontend_weights $1: no such file or folder; utils/download_weights.sh fetches public ones"
 }
 
 check_test_dir() { # TEST_DIR

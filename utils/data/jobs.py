@@ -7,6 +7,7 @@ on a file of its own; where the system refuses to write (a full disk, a quota) i
 the run, and what is in the journal stays.
 """
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -27,6 +28,43 @@ from utils.data.files import append_line, remove_leftovers, write_text
 from utils.errors import UserError, is_of_machine, system_error
 
 log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Finished work in a file, one JSON line for each step, so that a kill at any moment is understood: the last line counts.
+
+    A line that a kill cut short says nothing; its work is done again.
+
+    Args:
+        path: the file; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, tuple[str, Any]] = {}  # name: (key of what it was made from, result)
+        if not path.is_file():
+            return
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                self.entries[entry["name"]] = entry["key"], entry["result"]
+
+    def add(self, name: str, key: str, result: Any) -> None:
+        """Append a line; after `keep_only`, which removes what a kill left of a line."""
+        self.entries[name] = key, result
+        append_line(self.path, _line(name, key, result))
+
+    def keep_only(self, names: Iterable[str]) -> list[str]:
+        """Forget all other names, and the history of these; gives the names that were forgotten."""
+        wanted = set(names)
+        forgotten = [name for name in self.entries if name not in wanted]
+        self.entries = {name: entry for name, entry in self.entries.items() if name in wanted}
+        write_text(self.path, "".join(_line(name, *entry) + "\n" for name, entry in self.entries.items()))
+        return forgotten
+
+
+def _line(name: str, key: str, result: Any) -> str:
+    return json.dumps({"name": name, "key": key, "result": result})  # ASCII: a name may hold what ends a line
 
 
 @dataclass(frozen=True)
@@ -53,7 +91,7 @@ def run_jobs(
     nj: int,
     title: str,
     unit: str = "file",
-    apart: bool = False,
+    in_own_process: bool = False,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Apply `function` to what each job gives, or take its result from the journal.
 
@@ -61,10 +99,10 @@ def run_jobs(
         function: picklable, i.e. of a module; returns plain JSON data or raises `UserError`; its files are whole or absent,
             and their folders are nobody else's meanwhile: what killed runs left there is removed.
         jobs: the work.
-        journal: the file that finished results are kept in; it holds these jobs alone.
+        journal: the file that finished results are kept in; it holds only these jobs.
         nj: processes; 1 works in this one.
         title, unit: of the progress bar.
-        apart: never work in this process, be it one job with `nj` 1: for C code that is known to end its process.
+        in_own_process: never work in this process, not even on one job with `nj` 1: for C code that can end its process.
 
     Returns:
         Results by the jobs' names, and for the others the reasons of their failures.
@@ -75,26 +113,26 @@ def run_jobs(
     todo, results = pending(jobs, journal)
     if results:
         log.info("%s: %d of %d %ss were done before and have not changed", title, len(results), len(jobs), unit)
-    keys = {job.name: job.key for job in jobs}
     _remove_leftovers(jobs)
     remove_leftovers(journal.parent, below=False)
-    _write_journal(journal, keys, results)  # without stale lines and the one that a kill cut short
+    finished = Journal(journal)
+    finished.keep_only(results)  # without stale lines and the one that a kill cut short
     reasons: dict[str, str] = {}
-    alone = not apart and (nj <= 1 or len(todo) < 2)
-    done = _serially(function, todo) if alone else _in_processes(function, todo, nj)
+    is_serial = not in_own_process and (nj <= 1 or len(todo) < 2)
+    done = _serially(function, todo) if is_serial else _in_processes(function, todo, nj)
     with closing(done):  # what stops this loop stops the workers
         for job, result, reason in tqdm(done, total=len(todo), desc=title, unit=unit, disable=None):
             if reason:
                 reasons[job.name] = reason
                 continue
             results[job.name] = result
-            append_line(journal, _line(job.name, job.key, result))
+            finished.add(job.name, job.key, result)
     return {job.name: results[job.name] for job in jobs if job.name in results}, reasons
 
 
 def pending(jobs: Sequence[Job], journal: Path) -> tuple[list[Job], dict[str, Any]]:
     """The jobs that are still to do, and the results of the others."""
-    known = _read_journal(journal)
+    known = Journal(journal).entries
     todo, results = [], {}
     for job in jobs:
         key, result = known.get(job.name, (None, None))
@@ -119,7 +157,7 @@ def _in_processes(function: Callable, jobs: Sequence[Job], nj: int) -> Generator
         with _open_pool(min(nj, len(waiting))) as pool:
             try:
                 while waiting or running:
-                    # no queue: a crash makes suspects of those that were in work alone, and each of them is tried again by
+                    # no queue: a crash makes suspects only of those that were in work, and each of them is tried again by
                     # itself. A job waiting for each process was not faster with two of them and jobs of 10 or 50 ms.
                     while waiting and len(running) < nj:
                         running[pool.submit(_guarded, function, waiting[-1].given)] = waiting[-1]
@@ -135,7 +173,7 @@ def _in_processes(function: Callable, jobs: Sequence[Job], nj: int) -> Generator
                 raise
         _remove_leftovers(suspects)
         for job in suspects:
-            yield job, *_alone(function, job)
+            yield job, *_in_own_process(function, job)
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:
@@ -152,7 +190,7 @@ def _remove_leftovers(jobs: Iterable[Job]) -> None:
         remove_leftovers(folder)
 
 
-def _alone(function: Callable, job: Job) -> tuple[Any, str]:
+def _in_own_process(function: Callable, job: Job) -> tuple[Any, str]:
     with _open_pool(1) as pool:
         try:
             return pool.submit(_guarded, function, job.given).result()
@@ -189,24 +227,3 @@ def _guarded(function: Callable, given: Any) -> tuple[Any, str]:
         if not reason:
             raise
         return None, reason
-
-
-def _line(name: str, key: str, result: Any) -> str:
-    return json.dumps({"name": name, "key": key, "result": result})
-
-
-def _write_journal(path: Path, keys: dict[str, str], results: dict[str, Any]) -> None:
-    write_text(path, "".join(_line(name, keys[name], result) + "\n" for name, result in results.items()))
-
-
-def _read_journal(path: Path) -> dict[str, tuple[str, Any]]:
-    if not path.is_file():
-        return {}
-    known = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-            known[entry["name"]] = entry["key"], entry["result"]
-        except (ValueError, KeyError, TypeError):  # the line that a kill cut short
-            continue
-    return known

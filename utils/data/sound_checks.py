@@ -185,7 +185,7 @@ def duration_warnings(sound_sec: float, picture_sec: float) -> list[str]:
 
 
 def wrong_rate_hint(length: int, sample_rate: int, picture_sec: float) -> str:
-    """"; its samples seem to be at 48000 Hz" where another usual rate explains that sound and pictures differ, else ""."""
+    """ "; its samples seem to be at 48000 Hz" where another usual rate explains that sound and pictures differ, else ""."""
     if picture_sec <= 0:
         return ""
     wanted_hz = length / picture_sec

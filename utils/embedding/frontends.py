@@ -62,7 +62,7 @@ class Frontend(nn.Module):
             UserError: an unknown view or precision.
         """
         _check_choice("--views", view, VIEWS)
-        _check_choice("--precision", precision, PRECISIONS)
+        _check_choice("--embedding_dtype", precision, PRECISIONS)
         mean, std = self.normalisation
         preprocessing = {"mouth_size": MOUTH_SIZE, "crop_size": self.crop_size, "scale": 255, "mean": mean, "std": std}
         return {

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.data.estimates import CUE_FOLDERS
 from utils.scoring.items import ScoreItem, read_separated
 from utils.scoring.pool import score_all
 from utils.scoring.scores import cue_item
-
-CUE_FOLDERS = {"swapped": "cues_swapped", "shuffled": "cues_shuffled"}
 
 CUE_DEFINITIONS = {
     "si_snr_imp": "mean SI-SNRi of each estimate against the reference in its own place",

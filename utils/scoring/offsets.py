@@ -1,12 +1,15 @@
 """Scores by the offset of the faces: the rows of the sweep's CSV, its Markdown table, its picture."""
 
+import csv
+import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from utils.data.files import atomic_path
+from utils.data.files import atomic_path, write_text
+from utils.data.reports import markdown_table
 from utils.scoring.items import ScoreItem
-from utils.scoring.report import has_targets, markdown_table
+from utils.scoring.report import has_targets
 from utils.scoring.table import mixture_means, source_table, summarise
 
 METRICS = {"si_snr": 2, "si_snr_imp": 2, "sdr_imp": 2, "pesq_wb": 2, "stoi": 3}  # column -> decimals
@@ -32,6 +35,19 @@ def offset_rows(by: int, items: list[ScoreItem], results: list[dict]) -> list[di
         if has_targets(group):
             rows.append({"offset_frames": by, "subset": label, **counts, **metrics, "si_snr_imp_standard_error": error})
     return rows
+
+
+def write_offsets(rows: list[dict], out_dir: Path, title: str) -> str:
+    """Write offset_sweep.csv, .md and .png; gives the table as text."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(out_dir / "offset_sweep.csv", text.getvalue())
+    markdown = f"# {title}: faces out of step\n\n{offset_table(rows)}\n![offsets](offset_sweep.png)\n"
+    write_text(out_dir / "offset_sweep.md", markdown)
+    plot_offsets(rows, out_dir / "offset_sweep.png", title)
+    return f"{title}, faces out of step\n\n{offset_table(rows)}"
 
 
 def offset_table(rows: list[dict]) -> str:

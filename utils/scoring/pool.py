@@ -34,5 +34,5 @@ def score_all(
         For each item its result ({} where it failed) and the reason of its failure ("" where it did not).
     """
     jobs = [Job(item.mixture_id, f"{version} {hash_stats(item.paths)}", (), item) for item in items]
-    results, reasons = run_jobs(function, jobs, journal, nj, title, "mixture", apart=True)
+    results, reasons = run_jobs(function, jobs, journal, nj, title, "mixture", in_own_process=True)
     return [results.get(job.name, {}) for job in jobs], [reasons.get(job.name, "") for job in jobs]

@@ -1,15 +1,15 @@
 """Separation of recordings of any length, in overlapping windows of sound and video, in constant memory.
 
-Reads and writes nothing itself: the recording comes from a reader and leaves as blocks, so that hours can stream from
-and to disk; `separate_long` does the same for tensors. Imported by stage 4.
+The recording comes from a reader and leaves as blocks, so that hours can stream from and to disk; `separate_long` does the
+same for tensors. `FacesOnScreen` wraps a network for recordings in which faces come and go.
 
-The clocks: video frame f begins at sample f * sample_rate / fps, rounded down and computed anew for each f, so that the
+The clocks: video frame f begins at sample f * sample_rate / fps, rounded down and computed again for each f, so that the
 rounding, where sample_rate / fps is not whole, stays below one sample and never adds up. Every window begins on a whole
 frame. A recording no longer than the window is one pass. In a longer one the windows follow each other by the hop; the
 last is moved back so that it is as long as the others. Over the samples that two windows share (window less hop) the
-voices fade from one to the other with weights cos^2 and sin^2, which sum to one.
+estimates fade from one to the other with weights cos^2 and sin^2, which sum to one.
 
-An audio-only network gives the voices in an order of its own in each window: there every window takes the order that
+An audio-only network gives the estimates in an order of its own in each window: there every window takes the order that
 correlates best with the window before it over the shared samples. Where nobody speaks in them the order is a guess.
 """
 
@@ -27,7 +27,7 @@ MixtureReader = Callable[[int, int], torch.Tensor]
 """(first sample, samples) -> float32 (samples,)."""
 
 VisualReader = Callable[[int, int], torch.Tensor]
-"""(first frame, frames) -> float32 (n_cues, frames, dim)."""
+"""(first frame, frames) -> float32 (n_faces, frames, dim)."""
 
 
 def check_windows(window_sec: float, hop_sec: float, fps: float) -> tuple[int, int]:
@@ -59,11 +59,11 @@ def separate_blocks(
     """Separate a recording piece by piece.
 
     Args:
-        model: called with (1, time) and (1, n_cues, frames, dim) or None; gives (1, n_src, time). In eval mode.
+        model: called with (1, time) and (1, n_faces, frames, dim) or None; gives (1, n_src, time). In eval mode.
         read_mixture: gives a stretch of the recording.
-        read_visual: gives the cues of a stretch; None for an audio-only network.
+        read_visual: gives the visual embeddings of a stretch; None for an audio-only network.
         length: samples of the recording, at least 1.
-        window_sec: what the network hears at once.
+        window_sec: the stretch that the network hears at once.
         hop_sec: from window to window; shorter than the window and at least half of it.
         sample_rate: of the recording, Hz.
         fps: of the video, frames for each second; windows keep to its frames without video too.
@@ -76,7 +76,7 @@ def separate_blocks(
     """
     window, hop = check_windows(window_sec, hop_sec, fps)
     n_frames = frames_covering(length, sample_rate, fps)
-    tail = None  # the voices of the window before over the samples shared with the coming one
+    tail = None  # the estimates of the window before over the samples shared with the coming one
     for fade_frame in range(0, n_frames, hop):
         is_last = fade_frame + window >= n_frames
         first_frame = max(n_frames - window, 0) if is_last else fade_frame
@@ -84,15 +84,15 @@ def separate_blocks(
         end = length if is_last else frames_to_samples(first_frame + window, sample_rate, fps)
         mixture = read_mixture(start, end - start)
         visual = None if read_visual is None else read_visual(first_frame, min(window, n_frames))
-        voices = separate_window(model, mixture[None], None if visual is None else visual[None])[0, :, fade - start :]
+        estimates = separate_window(model, mixture[None], None if visual is None else visual[None])[0, :, fade - start :]
         if tail is not None:
-            voices = _joined(tail, voices, order_known=visual is not None)
+            estimates = _joined(tail, estimates, order_known=visual is not None)
         if is_last:
-            yield voices
+            yield estimates
             return
         kept = frames_to_samples(fade_frame + hop, sample_rate, fps) - fade
-        yield voices[:, :kept]
-        tail = voices[:, kept:].clone()  # not a view, which would keep the whole window alive
+        yield estimates[:, :kept]
+        tail = estimates[:, kept:].clone()  # not a view, which would keep the whole window alive
 
 
 def separate_long(
@@ -109,7 +109,7 @@ def separate_long(
 
     Args:
         mixture: float32 (time,).
-        visual: (n_cues, frames, dim), or None. One frame too many is left out, one too few repeats the last.
+        visual: (n_faces, frames, dim), or None. One frame too many is left out, one too few repeats the last.
 
     Returns:
         float32 (n_src, time).
@@ -133,13 +133,13 @@ def separate_long(
         length,
         **clocks,
     )
-    voices, done = torch.empty(0), 0
+    estimates, done = torch.empty(0), 0
     for block in blocks:
         if not done:
-            voices = torch.empty(len(block), length)
-        voices[:, done : done + block.shape[1]] = block
+            estimates = torch.empty(len(block), length)
+        estimates[:, done : done + block.shape[1]] = block
         done += block.shape[1]
-    return voices
+    return estimates
 
 
 def check_frames(n_frames: int, expected_frames: int) -> None:
@@ -158,31 +158,71 @@ def separate_window(model: nn.Module, mixture: torch.Tensor, visual: torch.Tenso
 
     Args:
         mixture: (batch, time).
-        visual: (batch, n_cues, frames, dim), or None.
+        visual: (batch, n_faces, frames, dim), or None.
 
     Returns:
         float32 (batch, n_src, time) on the CPU.
     """
     device = next((parameter.device for parameter in model.parameters()), mixture.device)
-    voices = model(mixture.to(device), None if visual is None else visual.to(device)).float().cpu()
-    if voices.shape[-1] != mixture.shape[-1]:
-        raise ValueError(f"the network gave {voices.shape[-1]} samples for {mixture.shape[-1]}")
-    return voices
+    estimates = model(mixture.to(device), None if visual is None else visual.to(device)).float().cpu()
+    if estimates.shape[-1] != mixture.shape[-1]:
+        raise ValueError(f"the network gave {estimates.shape[-1]} samples for {mixture.shape[-1]}")
+    return estimates
 
 
 @torch.inference_mode()
-def _joined(tail: torch.Tensor, voices: torch.Tensor, order_known: bool) -> torch.Tensor:
-    """Fade from `tail` (n_src, shared samples) into `voices` (n_src, samples), which begins where `tail` does."""
+def _joined(tail: torch.Tensor, estimates: torch.Tensor, order_known: bool) -> torch.Tensor:
+    """Fade from `tail` (n_src, shared samples) into `estimates` (n_src, samples), which begins where `tail` does."""
     shared = tail.shape[1]
     if not order_known:
-        voices = voices[_best_order(tail, voices[:, :shared])]
+        estimates = estimates[_best_order(tail, estimates[:, :shared])]
     weight = torch.sin(torch.linspace(0, math.pi / 2, shared)).square()
-    return torch.cat([torch.lerp(tail, voices[:, :shared], weight), voices[:, shared:]], dim=1)
+    return torch.cat([torch.lerp(tail, estimates[:, :shared], weight), estimates[:, shared:]], dim=1)
 
 
-def _best_order(reference: torch.Tensor, voices: torch.Tensor) -> list[int]:
-    """The order of `voices` (n_src, time) that correlates best with `reference` (n_src, time)."""
-    zero_mean = [signal.double() - signal.double().mean(dim=-1, keepdim=True) for signal in (reference, voices)]
+def _best_order(reference: torch.Tensor, estimates: torch.Tensor) -> list[int]:
+    """The order of `estimates` (n_src, time) that correlates best with `reference` (n_src, time)."""
+    zero_mean = [signal.double() - signal.double().mean(dim=-1, keepdim=True) for signal in (reference, estimates)]
     correlation = zero_mean[0] @ zero_mean[1].T  # (n_src, n_src)
-    rows = list(range(len(voices)))
+    rows = list(range(len(estimates)))
     return list(max(permutations(rows), key=lambda order: correlation[rows, list(order)].sum().item()))
+
+
+class FacesOnScreen(nn.Module):
+    """Wrap a network for recordings in which faces come and go.
+
+    In each window only those faces pass the network that are seen in it; the estimates of the others are silent there. The
+    mixture less all estimates is one more track, the residual, so that nothing is lost when a face leaves the screen and its
+    speaker goes on. A network for several faces that meets a single one gets a second, unseen stream beside it: it was
+    trained on mixtures, and somebody off screen may be speaking. A network for one face (target speaker extraction) takes
+    each face by itself.
+
+    Args:
+        network: audio-visual, in eval mode; a video frame of zeros is one without a mouth.
+
+    Shape:
+        - mixture: (1, time)
+        - visual: (1, n_faces, frames, dim), zeros where a face is not seen
+        - output: (1, n_faces + 1, time), the estimates of the faces and the residual
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, mixture: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
+        """Separate a window."""
+        seen = visual[0].flatten(1).any(dim=1)
+        estimates = mixture.new_zeros(1, visual.shape[1], mixture.shape[-1])
+        if seen.any():
+            estimates[:, seen] = self._estimates(mixture, visual[:, seen])
+        residual = mixture.unsqueeze(1) - estimates.sum(dim=1, keepdim=True)
+        return torch.cat([estimates, residual], dim=1)
+
+    def _estimates(self, mixture: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
+        n_faces = visual.shape[1]
+        if self.network.config.n_faces == 1:
+            return self.network(mixture.expand(n_faces, -1), visual.transpose(0, 1)).transpose(0, 1)
+        if n_faces == 1:
+            visual = torch.cat([visual, torch.zeros_like(visual)], dim=1)
+        return self.network(mixture, visual)[:, :n_faces]

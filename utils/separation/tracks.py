@@ -1,10 +1,9 @@
-"""The tracks of one video: what `utils.separation.videos` writes into the video's folder.
+"""The tracks of one video, in a folder of its own.
 
-face1.wav, face2.wav, ... and rest.wav, face1.png, ..., with `--preview true` face1.mp4, ..., and tracks.json, which is written
-last and carries a stamp of all that the tracks depend on.
+face1.wav, face2.wav, ... and rest.wav (the residual), face1.png, ..., with `--preview true` face1.mp4, ..., and tracks.json,
+which is written last and carries a stamp of all that the tracks depend on.
 """
 
-import argparse
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,21 +18,21 @@ import torch
 from tqdm import tqdm
 
 from utils.data.audio import read_audio
-from utils.data.estimates import are_complete, write_voices
+from utils.data.estimates import are_complete, write_estimates
 from utils.data.files import atomic_path, read_json, remove_leftovers, write_json
 from utils.data.fingerprints import hash_json, hash_stats
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
-from utils.separation.faces_on_screen import FacesOnScreen
-from utils.separation.overlap_add import separate_blocks
-from utils.separation.tasks import Separator
+from utils.separation.mixtures import Separator
+from utils.separation.options import VideoSetOptions
+from utils.separation.overlap_add import FacesOnScreen, separate_blocks
 
 if TYPE_CHECKING:
     from utils.video.preparation import PreparedVideo
 
 logger = logging.getLogger(__name__)
 
-REST = "rest"
+RESIDUAL = "rest"  # the name of its file, and its key in tracks.json
 _BLOCK_SAMPLES = 1 << 16
 _TALKING_MOTION = 0.006  # three quarters of talking people have more, 19 of 20 pictures that stand still have less
 _LOST_DB = 6.0  # the residual above all tracks
@@ -46,34 +45,34 @@ def write_tracks(
     folder: Path,
     separator: Separator,
     store: EmbeddingStore,
-    args: argparse.Namespace,
+    options: VideoSetOptions,
 ) -> bool:
-    """Write the tracks of a video unless they are there; gives whether anything was made."""
+    """Write the tracks of a video unless they exist; True if anything was made."""
     names = [person.name for person in prepared.people]
-    wavs = [folder / f"{name}.wav" for name in (*names, REST)]
-    stamp = _stamp(video_path, prepared, separator, store, args)
+    wavs = [folder / f"{name}.wav" for name in (*names, RESIDUAL)]
+    stamp = _stamp(video_path, prepared, separator, store, options)
     report = folder / "tracks.json"
     if report.is_file() and not _is_of(video_path, report):
         of = read_json(report).get("video")
         raise UserError(f"{folder}: holds the tracks of another video, {of}; give another --out_dir, or remove it")
-    made = not args.force and report.is_file() and read_json(report).get("stamp") == stamp
+    made = not options.force and report.is_file() and read_json(report).get("stamp") == stamp
     if not made or not are_complete(wavs, prepared.n_samples, separator.sample_rate):
         report.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         _remove_other_people(folder, names)
-        blocks = _blocks(prepared, separator, store, args)
-        gain = write_voices(wavs, blocks, separator.sample_rate, args.subtype, prepared.n_samples)
+        blocks = _blocks(prepared, separator, store, options)
+        gain = write_estimates(wavs, blocks, separator.sample_rate, options.subtype, prepared.n_samples)
         for person in prepared.people:
             with atomic_path(folder / f"{person.name}.png") as temporary:
                 shutil.copyfile(prepared.thumbnail_path(person), temporary)
-        facts = _report(video_path, prepared, separator, folder, gain, args.subtype)
+        facts = _report(video_path, prepared, separator, folder, gain, options.subtype)
         write_json(report, facts | {"stamp": stamp})
         made = False
         logger.info("stage 4: %s: %s -> %s", video_path, _summary(prepared), folder)
         for warning in facts["warnings"]:
             logger.warning("stage 4: %s: %s", video_path, warning)
-    if args.preview:
+    if options.preview:
         made &= not _write_previews(video_path, prepared, folder)
     return not made
 
@@ -84,7 +83,7 @@ def remove_tracks(video_path: Path, folder: Path) -> None:
     if report.is_file() and _is_of(video_path, report):
         report.unlink()
         _remove_other_people(folder, [])
-        (folder / f"{REST}.wav").unlink(missing_ok=True)
+        (folder / f"{RESIDUAL}.wav").unlink(missing_ok=True)
 
 
 def _is_of(video_path: Path, report: Path) -> bool:
@@ -92,13 +91,13 @@ def _is_of(video_path: Path, report: Path) -> bool:
 
 
 def _stamp(
-    video_path: Path, prepared: "PreparedVideo", separator: Separator, store: EmbeddingStore, args: argparse.Namespace
+    video_path: Path, prepared: "PreparedVideo", separator: Separator, store: EmbeddingStore, options: VideoSetOptions
 ) -> str:
     """Hash all that the tracks depend on."""
-    cues = [(str(path), store.clip(str(path)).source_sha256) for path in map(prepared.mouth_path, prepared.people)]
-    how = (args.window_sec, args.hop_sec, args.subtype, prepared.warnings)
+    visual = [(str(path), store.clip(str(path)).source_sha256) for path in map(prepared.mouth_path, prepared.people)]
+    how = (options.window_sec, options.hop_sec, options.subtype, prepared.warnings)
     seen = ([asdict(person) for person in prepared.people], prepared.n_ignored, prepared.left_out)
-    facts = [separator.sha256, store.root.parent.name, hash_stats([video_path]), how, seen, cues]
+    facts = [separator.sha256, store.root.parent.name, hash_stats([video_path]), how, seen, visual]
     return hash_json(facts)
 
 
@@ -111,9 +110,9 @@ def _remove_other_people(folder: Path, names: Sequence[str]) -> None:
 
 
 def _blocks(
-    prepared: "PreparedVideo", separator: Separator, store: EmbeddingStore, args: argparse.Namespace
+    prepared: "PreparedVideo", separator: Separator, store: EmbeddingStore, options: VideoSetOptions
 ) -> Iterator[np.ndarray]:
-    """The tracks and the rest, (people + 1, samples), block by block from disk."""
+    """The tracks and the residual, (people + 1, samples), block by block from disk."""
     keys = [str(prepared.mouth_path(person)) for person in prepared.people]
 
     def read_mixture(start: int, count: int) -> torch.Tensor:
@@ -127,8 +126,8 @@ def _blocks(
         read_mixture,
         read_visual,
         prepared.n_samples,
-        window_sec=args.window_sec,
-        hop_sec=args.hop_sec,
+        window_sec=options.window_sec,
+        hop_sec=options.hop_sec,
         sample_rate=separator.sample_rate,
         fps=separator.fps,
     )
@@ -142,7 +141,7 @@ def _blocks(
 def _report(
     video_path: Path, prepared: "PreparedVideo", separator: Separator, folder: Path, gain: float, subtype: str
 ) -> dict[str, Any]:
-    """What tracks.json says."""
+    """The content of tracks.json."""
     duration_sec = round(prepared.n_samples / separator.sample_rate, 4)
     loudness_db = partial(_level_db, prepared.sound_path)
     tracks = [
@@ -170,10 +169,10 @@ def _report(
         "width": prepared.width,
         "height": prepared.height,
         "tracks": tracks,
-        "rest": {"wav": f"{REST}.wav", "level_db": loudness_db(folder / f"{REST}.wav")},
+        "rest": {"wav": f"{RESIDUAL}.wav", "level_db": loudness_db(folder / f"{RESIDUAL}.wav")},
         "faces_seen_too_shortly": prepared.n_ignored,
         "faces_left_out": [{"on_screen_sec": stretches} for stretches in prepared.left_out],
-        "warnings": [*prepared.warnings, *_people_warnings(prepared), *lost_voices(prepared, separator.sample_rate, folder)],
+        "warnings": [*prepared.warnings, *people_warnings(prepared), *lost_speakers(prepared, separator.sample_rate, folder)],
         "subtype": subtype,
         "gain": gain,
         "definitions": {
@@ -184,14 +183,14 @@ def _report(
             "parts": "stretches of following the face without a cut or an absence; they were joined by how alike the faces are",
             "joined_with_certainty": "0 to 1, how likely the least certain of these joins is right; 1 where there was none",
             "faces_left_out": "people beyond the number that --people asked for",
-            "rest": "the video's sound less all tracks: voices off screen and noise",
+            "rest": "the residual: the video's sound less all tracks, i.e. speakers off screen and noise",
             "gain": "what all tracks were multiplied with so that none is clipped",
         },
     }
 
 
-def lost_voices(prepared: "PreparedVideo", sample_rate: int, folder: Path) -> list[str]:
-    """A line where people on screen move their mouths while the residual has what is heard: nobody seems to speak.
+def lost_speakers(prepared: "PreparedVideo", sample_rate: int, folder: Path) -> list[str]:
+    """A warning where people on screen move their mouths while the residual is far louder than the tracks.
 
     Compared over the times in which any of them is on screen, as others may speak in the rest of the video.
     """
@@ -199,19 +198,19 @@ def lost_voices(prepared: "PreparedVideo", sample_rate: int, folder: Path) -> li
     stretches_sec = (stretch for person in talking for stretch in person.on_screen_sec)
     stretches = _merged(stretches_sec, sample_rate, prepared.n_samples)
     tracks = sum(_energy(folder / f"{person.name}.wav", stretches) for person in prepared.people)
-    rest = _energy(folder / f"{REST}.wav", stretches)
-    below_db = 10 * float(np.log10(max(rest, 1e-12) / max(tracks, 1e-12)))
+    residual = _energy(folder / f"{RESIDUAL}.wav", stretches)
+    below_db = 10 * float(np.log10(max(residual, 1e-12) / max(tracks, 1e-12)))
     if not talking or below_db <= _LOST_DB:
         return []
     names = ", ".join(person.name for person in talking)
     return [
-        f"{names} moves the mouth, but the tracks are {below_db:.1f} dB quieter than {REST}.wav: the network seems not to know "
-        f"this voice, which is then in {REST}.wav"
+        f"{names} moves the mouth, but the tracks are {below_db:.1f} dB quieter than the residual: the network seems not to "
+        f"know this speaker, who is then in {RESIDUAL}.wav"
     ]
 
 
-def _people_warnings(prepared: "PreparedVideo") -> list[str]:
-    """What the user should look at: uncertain joins of faces, people who were left out."""
+def people_warnings(prepared: "PreparedVideo") -> list[str]:
+    """Warnings of uncertain joins of faces, and of people who were left out."""
     warnings = [
         f"{person.name}: joined of {person.parts} parts, the least certain join is right with a probability of "
         f"{person.joined_with_certainty:.2f}; --people says how many people there are at most"
@@ -220,7 +219,7 @@ def _people_warnings(prepared: "PreparedVideo") -> list[str]:
     ]
     if prepared.left_out:
         times = "; ".join(", ".join(f"{first:g} to {last:g} s" for first, last in one) for one in prepared.left_out)
-        warnings.append(f"{len(prepared.left_out)} more than --people asked for left out, on screen {times}")
+        warnings.append(f"left out because of --people: {len(prepared.left_out)} more, on screen {times}")
     return warnings
 
 

@@ -1,16 +1,15 @@
-"""Stage 4 on videos: a track for each face, on the video's own timeline. Called by `utils.stages.separate`.
+"""Stage 4 on videos: a track for each face, on the video's own timeline.
 
-Reads   exp/<tag>/best_model.pth and frontend.json, and --test_dir: a video, or a folder of videos
+Reads   an experiment, and --test_dir: a video, or a folder of videos
 Writes  dump/videos/<test name>-<hash of the path>/<video>/ (sound, faces, mouths: utils/video/preparation.py), and the mouths'
-        embeddings; exp/<tag>/separated/<test name>/<video>/ or --out_dir/<video>/: face1.wav, face2.wav, ..., rest.wav (what no
-        face said), face1.png, ..., tracks.json, with --preview true also face1.mp4, ...; failed.csv beside the videos' folders
+        embeddings; exp/<tag>/separated/<test name>/<video>/ or --out_dir/<video>/: face1.wav, face2.wav, ..., rest.wav (the
+        residual), face1.png, ..., tracks.json, with --preview true also face1.mp4, ...; failed.csv beside the videos' folders
 Run     python -m utils.stages.separate --exp_dir exp/avdprnn_grid --test_dir talk.mp4 --out_dir talk
 
 Every track has as many samples as the video's sound at 16 kHz and begins with it; all of them add up to it. A track whose
-tracks.json is there is whole, and not made again as long as video, network and options are the same.
+tracks.json exists is whole, and not made again as long as video, network and options are the same.
 """
 
-import argparse
 import hashlib
 import json
 import logging
@@ -20,17 +19,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.data.constants import VIDEO_SUFFIXES
+from utils.data.devices import choose_device
+from utils.data.experiments import Experiment
 from utils.data.files import exclusive_lock
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, run_jobs
 from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
 from utils.data.manifest_rows import Utterance
 from utils.errors import UserError, is_of_machine, name_problem, printable, system_error
+from utils.separation.options import VideoSetOptions, is_video
 
 if TYPE_CHECKING:
     from utils.embedding.store import EmbeddingStore
-    from utils.separation.tasks import Separator
+    from utils.separation.mixtures import Separator
     from utils.video.preparation import PreparedVideo, VideoOptions
 
 logger = logging.getLogger(__name__)
@@ -47,20 +48,13 @@ class Video:
     landmarks_path: Path | None
 
 
-def is_video_set(test_dir: Path) -> bool:
-    """Whether stage 4 was given a video (any file but a CSV), or a folder of videos (and not of the DLA layout)."""
-    if test_dir.is_file():
-        return test_dir.suffix.lower() != ".csv"
-    return test_dir.is_dir() and not (test_dir / "audio").is_dir() and any(map(_is_video, test_dir.iterdir()))
-
-
 def find_videos(test_dir: Path, landmarks_dir: str) -> list[Video]:
     """The videos of a folder in the order of their names; one path is a list of one.
 
     Raises:
         UserError: `landmarks_dir` is given and is no folder, or lacks landmarks of one of them.
     """
-    paths = [test_dir] if test_dir.is_file() else sorted(filter(_is_video, test_dir.iterdir()))
+    paths = [test_dir] if test_dir.is_file() else sorted(filter(is_video, test_dir.iterdir()))
     if landmarks_dir and not Path(landmarks_dir).is_dir():
         raise UserError(f"--landmarks_dir {landmarks_dir}: no such folder")
     names = [path.stem for path in paths]
@@ -72,10 +66,6 @@ def find_videos(test_dir: Path, landmarks_dir: str) -> list[Video]:
     ]
 
 
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
-
-
 def _landmarks(folder: Path, video: Path, name: str) -> Path:
     """The landmarks of a video: a file of its name."""
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in LANDMARK_SUFFIXES and path.stem == name)
@@ -85,37 +75,41 @@ def _landmarks(folder: Path, video: Path, name: str) -> Path:
     return found[0].absolute()
 
 
-def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
-    """Separate every video, list those that cannot be; gives the exit code.
+def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
+    """Separate every video, list those that cannot be.
 
     Raises:
         UserError: the experiment cannot be used, or more than `max_failed` videos cannot be separated.
     """
-    from utils.separation.tasks import load_separator
+    found = find_videos(options.test_dir, options.landmarks_dir)
+    if experiment.frontend is None:
+        raise UserError(f"{experiment.folder}: audio-only, it cannot tell whose an estimate is; give an audio-visual one")
+    if experiment.frontend.is_precomputed:
+        raise UserError(f"{experiment.folder}: trained on precomputed embeddings, which videos lack; give prepared mixtures")
+    from utils.separation.mixtures import load_separator  # torch comes only after what can be refused was
     from utils.separation.tracks import remove_tracks, write_tracks
 
-    options = _options(args)
-    name = args.test_name or (args.test_dir.stem if args.test_dir.is_file() else args.test_dir.absolute().name)
-    folder = Path(args.out_dir or args.exp_dir / "separated" / name)
-    found = find_videos(args.test_dir, args.landmarks_dir)
+    video_options = _video_options(options)
+    folder = Path(options.out_dir or experiment.folder / "separated" / options.name)
     reasons = {video.name: reason for video in found if (reason := name_problem(str(video.path)))}
     videos = [video for video in found if video.name not in reasons]
-    separator = load_separator(args.exp_dir, device)
-    _check_clocks(args.exp_dir, separator)
-    # the same name elsewhere is another video, and what was taken apart serves every experiment
-    set_name = f"{name}-{hashlib.sha256(os.fsencode(args.test_dir.absolute())).hexdigest()[:8]}"
-    work_dir = args.dump_dir / "videos" / set_name
-    done = 0
+    device = choose_device(options.device)
+    separator = load_separator(experiment.folder, device)
+    _check_clocks(experiment.folder, separator)
+    # the same name elsewhere is another video, and what is prepared once serves every experiment
+    set_name = f"{options.name}-{hashlib.sha256(os.fsencode(options.test_dir.absolute())).hexdigest()[:8]}"
+    work_dir = options.dump_dir / "videos" / set_name
+    n_made = 0
     with exclusive_lock(folder, "these tracks"), exclusive_lock(work_dir, "these videos"):
-        prepared, failed = prepare_all(videos, work_dir, options, args.nj)
+        prepared, failed = prepare_all(videos, work_dir, video_options, options.nj)
         reasons |= failed
         if prepared:
-            store, embed_reasons = _embed(prepared, args, facts, set_name, device)
+            store, embed_reasons = _embed(prepared, experiment, options, set_name, device)
         for video in videos:
             if video.name in prepared:
                 try:
                     _check_embedded(prepared[video.name], embed_reasons)
-                    done += write_tracks(video.path, prepared[video.name], folder / video.name, separator, store, args)
+                    n_made += write_tracks(video.path, prepared[video.name], folder / video.name, separator, store, options)
                 except (UserError, OSError, RuntimeError, ValueError) as error:  # the others go on
                     if isinstance(error, OSError) and is_of_machine(error):
                         raise  # a full disk would end them as well; what was made stays
@@ -131,14 +125,13 @@ def separate_videos(args: argparse.Namespace, facts: dict, device: str) -> int:
         write_failed(folder / "failed.csv", problems)
     for problem in problems:
         logger.error("stage 4: %s: %s", printable(problem.path), problem.reason)
-    if len(problems) > args.max_failed:
+    if len(problems) > options.max_failed:
         raise UserError(
             f"{len(problems)} of {len(found)} videos could not be separated, listed in {folder / 'failed.csv'}"
             + (f"; the others are in {folder}" if len(problems) < len(found) else "")
         )
-    if not done and prepared:
+    if not n_made and prepared:
         logger.info("stage 4: up to date, the tracks are in %s", folder)
-    return 0
 
 
 def _as_reason(video: Video, error: Exception) -> str:
@@ -150,14 +143,19 @@ def _as_reason(video: Video, error: Exception) -> str:
     return f"{video.path}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _options(args: argparse.Namespace) -> "VideoOptions":
+def _video_options(options: VideoSetOptions) -> "VideoOptions":
     try:
         from utils.video.preparation import VideoOptions
     except ImportError as error:
         raise UserError(
             f"videos need more packages ({error}); add them with utils/install_more.sh requirements-video.txt"
         ) from None
-    return VideoOptions(args.alignment, min_sec=args.min_sec, people=args.people, audio_stream=args.audio_stream)
+    return VideoOptions(
+        options.alignment,
+        min_sec=options.min_on_screen_sec,
+        people=options.people,
+        audio_stream=options.audio_stream,
+    )
 
 
 def _check_clocks(exp_dir: Path, separator: "Separator") -> None:
@@ -171,7 +169,7 @@ def _check_clocks(exp_dir: Path, separator: "Separator") -> None:
 def prepare_all(
     videos: Sequence[Video], folder: Path, options: "VideoOptions", nj: int
 ) -> tuple[dict[str, "PreparedVideo"], dict[str, str]]:
-    """Take every video apart, several at once; gives what was made, and the reasons of the others, by the videos' names."""
+    """Prepare every video, several at once; gives what was made, and the reasons of the others, by the videos' names."""
     from utils.video.preparation import prepare_video
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -196,15 +194,15 @@ def _prepare(given: tuple) -> int:
         return len(prepare_video(*given).people)
     except (UserError, OSError):
         raise
-    except Exception as error:  # of a decoder: one video's trouble must not be that of all
+    except Exception as error:  # of a decoder: the other videos go on
         raise UserError(f"{given[0]}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _embed(
-    prepared: dict[str, "PreparedVideo"], args: argparse.Namespace, facts: dict, name: str, device: str
+    prepared: dict[str, "PreparedVideo"], experiment: Experiment, options: VideoSetOptions, set_name: str, device: str
 ) -> tuple["EmbeddingStore", dict[str, str]]:
     """The embeddings of all mouths, and why some have none, by the mouths' paths."""
-    from utils.stages.separate import embed_mouths
+    from utils.separation.mixtures import embed_mouths
 
     faces = [
         Utterance(
@@ -219,10 +217,10 @@ def _embed(
         for video_name, video in prepared.items()
         for person in video.people
     ]
-    path = args.dump_dir / "videos" / name / "faces.csv"
-    where = {"corpus": f"videos_{name}", "split": "faces", "data_root": Path.cwd()}
+    path = options.dump_dir / "videos" / set_name / "faces.csv"
+    where = {"corpus": f"videos_{set_name}", "split": "faces", "data_root": Path.cwd()}
     manifest: Manifest = write_manifest(path, **where, sample_rate=16000, n_src=1, items=faces)
-    return embed_mouths(args, facts, manifest, device)
+    return embed_mouths(experiment, manifest, options, device)
 
 
 def _check_embedded(video: "PreparedVideo", reasons: dict[str, str]) -> None:

@@ -6,21 +6,8 @@
 #   utils/stages/0_prepare.sh --corpus dla --corpus_dir /data/dla_dataset
 set -euo pipefail
 
-corpus=demo    # a folder of egs/
-corpus_dir=    # where the raw corpus lies; the demo needs none
-corpus_args=   # further options of egs/<corpus>/prepare.py, as one text
-data_dir=      # where the tables go; empty: data/<corpus>
-nj=$(nproc)    # processes
-max_failed=0   # items that may be left out before the stage fails
-force=false    # prepare again although nothing changed
-
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
-[[ -f $ROOT/utils/parse_options.sh ]] || ROOT=${SLURM_SUBMIT_DIR:-$PWD} # sbatch runs a copy of this file
-. "$ROOT/utils/parse_options.sh"
+[[ -f $ROOT/path.sh ]] || ROOT=${SLURM_SUBMIT_DIR:-$PWD} # sbatch runs a copy of this file
 cd -- "$ROOT"
-. utils/log.sh
-
-data_dir=${data_dir:-data/$corpus}
-[[ -f egs/$corpus/prepare.py ]] || die "--corpus $corpus: there is no egs/$corpus/prepare.py"
-if [[ -f egs/$corpus/requirements.txt ]]; then utils/install_more.sh "egs/$corpus/requirements.txt"; fi
-start_program "$data_dir/log/0_prepare.log" prepare corpus corpus_dir corpus_args data_dir nj max_failed force
+. ./path.sh
+exec python3 -E -S utils/stages/logged.py --stage 0_prepare python3 -m utils.stages.prepare "$@"

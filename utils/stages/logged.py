@@ -1,12 +1,14 @@
-"""Runs a program, shows what it prints and keeps a copy in a log file; ends what it started when it has to end.
+"""Run a program, show what it prints, keep a copy in a log, and end what it started when it has to end.
 
-    python3 utils/stages/logged.py exp/demo/log/3_train.log python3 -m utils.stages.train --conf conf/av_tfdprnn.yml
+    python3 utils/stages/logged.py exp/a/log/3_train.log python3 -m utils.stages.train --exp_dir exp/a ...
+    python3 utils/stages/logged.py --stage 3_train python3 -m utils.stages.train --exp_dir exp/a ...
 
-Reads nothing; appends stdout and stderr of the program to the log. Why not `| tee`: a program whose output goes to a
-terminal still finds a terminal here, so progress bars stay (the log gets only their last state); the exit code is the
-program's; and when run.sh is killed, even by `kill -9`, the program and its workers die with it instead of writing on
-beside the next call. Where the log cannot be written any more (a full disk) the program goes on without it: it has its own
-writes to tell of. Standard library only, so that it starts in milliseconds.
+With --stage the log is log/<stage>.log in the folder that the stage writes to: --out_dir, --exp_dir or --data_dir of the
+command. It begins when that folder exists, so that a call that is refused writes nothing.
+
+Unlike with `| tee`, a program on a terminal finds a terminal (progress bars stay; the log gets their last state), its exit
+code is kept, and when run.sh is killed, even by `kill -9`, the program and its workers end too. A log that cannot be
+written any more does not end the program. Standard library only, so that it starts in milliseconds.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import termios
 import time
+from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,17 +34,32 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux' prctl
 
 
 class Log:
-    """The log file, unbuffered; one that cannot be written any more is given up with a word."""
+    """A log file, opened once its folder's parent exists; one that cannot be written any more is given up with a word."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path, self.file = path, file
+    def __init__(self, path: Path, first_line: str) -> None:
+        self.path = path
+        self.file: BinaryIO | None = None
+        self.waiting = f"\n{first_line}\n".encode(errors="backslashreplace")
         self.is_whole = True
 
+    def open(self) -> None:
+        """Create the folder of the log, and the log; what was written before goes there now."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open until this process ends)
+        print(f"log: {self.path}", file=sys.stderr, flush=True)
+        self.write(b"")
+
+    def open_if_possible(self) -> None:
+        """Open the log if the folder that it lies in, two above the file, exists meanwhile."""
+        if self.file is None and self.path.parent.parent.is_dir():
+            self.open()
+
     def write(self, data: bytes) -> None:
-        """Append."""
+        """Append, or keep until the file is open."""
+        self.waiting += data
         try:
-            while data and self.is_whole:
-                data = data[self.file.write(data) :]
+            while self.file and self.waiting and self.is_whole:
+                self.waiting = self.waiting[self.file.write(self.waiting) :]
         except OSError as error:
             self.is_whole = False
             print(f"{self.path}: {error.strerror}; what follows is not in the log", file=sys.stderr, flush=True)
@@ -50,7 +68,7 @@ class Log:
 class LogLines:
     """Writes lines to the log as a terminal would leave them: what a carriage return overwrote is dropped."""
 
-    def __init__(self, log: "Log") -> None:
+    def __init__(self, log: Log) -> None:
         self.log = log
         self.rest = b""
 
@@ -72,23 +90,12 @@ def _as_shown(line: bytes) -> bytes:
     return _ESCAPES.sub(b"", line.rstrip(b"\r").rpartition(b"\r")[2]).rstrip()
 
 
-def run_logged(log_path: Path, command: list[str]) -> int:
-    """Run `command` with its output shown and appended to `log_path`.
+def run_logged(log: Log, command: list[str]) -> int:
+    """Run `command` with its output shown and appended to the log.
 
     Returns:
         Its exit code; 128 + n where signal n ended it.
     """
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(log_path, "ab", buffering=0) as file:
-        log = Log(log_path, file)
-        print(f"log: {log_path}", file=sys.stderr, flush=True)
-        log.write(f"\n# {time.strftime('%F %T')} {shlex.join(command)}\n".encode(errors="backslashreplace"))
-        code = _relay(command, log)
-        log.write(f"# {time.strftime('%F %T')} exit code {code}\n".encode())
-    return code
-
-
-def _relay(command: list[str], log: Log) -> int:
     stdout_end, stdout_slave = _channel(1)
     together = os.path.sameopenfile(1, 2)
     stderr_end, stderr_slave = (stdout_end, stdout_slave) if together else _channel(2)
@@ -98,9 +105,7 @@ def _relay(command: list[str], log: Log) -> int:
         command, stdin=subprocess.DEVNULL, stdout=stdout_slave, stderr=stderr_slave, preexec_fn=_die_with_parent
     )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the program by itself; its last words are still read
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(number, lambda number, _: child.send_signal(number))
+    signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
 
     targets = {stdout_end: (1, LogLines(log)), stderr_end: (2, LogLines(log))}
     for slave in {stdout_slave, stderr_slave}:
@@ -110,6 +115,7 @@ def _relay(command: list[str], log: Log) -> int:
             selector.register(end, selectors.EVENT_READ)
         while selector.get_map():
             ready = selector.select(_POLL_SEC)
+            log.open_if_possible()
             for key, _ in ready:
                 if not _copy(key.fd, *targets[key.fd]):
                     selector.unregister(key.fd)
@@ -132,16 +138,15 @@ def _channel(like: int) -> tuple[int, int]:
     attributes = termios.tcgetattr(theirs)
     attributes[1] &= ~termios.OPOST  # "\n" stays "\n": the real terminal does the translation
     termios.tcsetattr(theirs, termios.TCSANOW, attributes)
-    size = fcntl.ioctl(like, termios.TIOCGWINSZ, bytes(8))
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, fcntl.ioctl(like, termios.TIOCGWINSZ, bytes(8)))
     return ours, theirs
 
 
 def _copy(source: int, target: int, lines: LogLines) -> bool:
-    """Pass on what is there; False at the end of the stream."""
+    """Pass on what can be read; False at the end of the stream."""
     try:
         data = os.read(source, 65536)
-    except OSError:  # how a pseudo terminal says that nobody writes any more
+    except OSError:  # of a pseudo terminal to which nobody writes any more
         return False
     lines.write(data)
     view = memoryview(data)
@@ -152,7 +157,7 @@ def _copy(source: int, target: int, lines: LogLines) -> bool:
 
 
 def _run_sh() -> int | None:
-    """The process id of the run.sh that started us, if one did; a stage started alone may outlive its shell."""
+    """The process id of the run.sh that started us, if one did; a stage started on its own may outlive its shell."""
     parent = os.getppid()
     return parent if os.environ.get("AVSEP_RUN_PID") == str(parent) else None
 
@@ -168,34 +173,52 @@ def _die_with_parent() -> None:
 
 def _kill_descendants() -> None:
     """Kill all that we started and all that they started, workers that were left behind included."""
-    for pid in _descendants(os.getpid()):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # gone meanwhile
             parent = stat.read_bytes().rpartition(b")")[2].split()[1]  # names of processes are any bytes
             children.setdefault(int(parent), []).append(int(stat.parent.name))
-    found = [pid]
+    found = [os.getpid()]
     for number in found:
         found += children.get(number, [])
-    return found[1:]
+    for pid in found[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def stage_log(stage: str, words: list[str]) -> Path | None:
+    """The log of a stage, from the options of its program; None where they name no folder."""
+    given = {}
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        name, sign, value = word.partition("=")
+        given[name.replace("-", "_")] = value if sign else following
+    folders = [given[name] for name in ("__out_dir", "__exp_dir", "__data_dir") if given.get(name)]
+    if not folders and stage == "0_prepare":
+        folders = [f"data/{given.get('__corpus') or 'demo'}"]
+    return Path(folders[0], "log", f"{stage}.log") if folders else None
 
 
 def main() -> int:
-    """Run the command line `logged.py LOG COMMAND...`."""
-    log_path, command = Path(sys.argv[1]), sys.argv[2:]
+    """Run the command line of the module's docstring."""
+    if sys.argv[1] == "--stage":
+        command = sys.argv[3:]
+        path = stage_log(sys.argv[2], command)
+        if path is None or "--help" in command or "-h" in command:
+            os.execvp(command[0], command)
+    else:
+        path, command = Path(sys.argv[1]), sys.argv[2:]
+    log = Log(path, f"# {time.strftime('%F %T')} {shlex.join(command)}")
     try:
-        code = run_logged(log_path, command)
+        log.open() if sys.argv[1] != "--stage" else log.open_if_possible()
+        code = run_logged(log, command)
     except OSError as error:
-        reason = f"{error.filename or log_path}: {error.strerror}"
+        reason = f"{error.filename or path}: {error.strerror}"
         print(f"error: {reason}; the log goes there: give a folder that can be written", file=sys.stderr)
         return 1
-    if code and _run_sh() is None:
-        print(f"{log_path.stem} failed (exit code {code}); log: {log_path}", file=sys.stderr)
+    log.open_if_possible()
+    log.write(f"# {time.strftime('%F %T')} exit code {code}\n".encode())
+    if code and log.file and _run_sh() is None:
+        print(f"{path.stem} failed (exit code {code}); log: {path}", file=sys.stderr)
     return code
 
 

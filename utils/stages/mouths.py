@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.data.constants import ALIGNMENTS
+from utils.data.devices import n_cores
 from utils.data.fingerprints import StageMark, hash_contents, hash_stats
 from utils.data.manifest import Manifest, Problem, find_manifests, read_manifest, write_failed
 from utils.data.manifest_rows import item_id, item_mouths
 from utils.data.validation import check_files, check_mouths, find_mouth_problems
 from utils.data.video_clips import FILE_NAME
-from utils.errors import OptionParser, UserError, run_cli
+from utils.environment import add_missing
+from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.video.corpus_mouths import cut_corpus, without_mouths
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,11 @@ log = logging.getLogger(__name__)
 def main() -> int:
     """Cut the mouths of videos and open every mouth crop, unless nothing changed; list those that cannot be used."""
     args = _parse_args()
+    if args.frontend_weights and args.frontend_weights.is_dir():
+        log.info("stage 1: skipped, %s holds precomputed embeddings", args.frontend_weights)
+        return 0
+    if not args.data_dir.is_dir():
+        raise UserError(f"--data_dir {args.data_dir}: no such folder; stage 0 (utils/stages/0_prepare.sh) makes it")
     paths = find_manifests(args.data_dir)
     if not paths:
         raise UserError("no manifest there; stage 0 (--stage 0) makes them", args.data_dir)
@@ -45,6 +52,7 @@ def main() -> int:
         log.info("stage 1: runs again, %s", change)
     uncut: list[Problem] = []
     if videos.is_file():
+        add_missing("requirements-video.txt")
         uncut = cut_corpus(args.data_dir, manifests, args.alignment, args.nj)
         _refuse_failures(args.data_dir, uncut, args.max_failed, "clips")
         manifests = [without_mouths(manifest, uncut) for manifest in manifests]
@@ -65,10 +73,11 @@ def main() -> int:
 def _parse_args() -> argparse.Namespace:
     parser = OptionParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="the folder of the manifests")
-    parser.add_argument("--nj", type=int, default=1, help="threads that open files")
-    parser.add_argument("--max_failed", type=int, default=0, help="rows with broken mouths that may pass")
+    parser.add_argument("--frontend_weights", type=Path, help="of stage 2: a folder of precomputed embeddings needs no mouths")
+    parser.add_argument("--nj", type=int, default=n_cores(), help="threads that open files")
+    parser.add_argument("--max_failed", type=int, default=0, help="rows with broken mouths that are let pass")
     parser.add_argument("--alignment", default=ALIGNMENTS[0], choices=ALIGNMENTS, help="raw video: how mouths are aligned")
-    parser.add_argument("--force", action="store_true", help="run even if nothing changed")
+    parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="run even if nothing changed")
     return parser.parse_args()
 
 

@@ -13,12 +13,14 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+from utils.data.devices import n_cores
 from utils.data.files import remove_leftovers
 from utils.data.fingerprints import StageMark, hash_contents, hash_tree
 from utils.data.manifest import find_manifests, read_manifest
 from utils.data.validation import validate_manifest
 from utils.data.video_clips import FILE_NAME, read_videos
-from utils.errors import OptionParser, UsageError, UserError, run_cli
+from utils.environment import add_missing
+from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 
 log = logging.getLogger(__name__)
 EGS = Path(__file__).resolve().parents[2] / "egs"
@@ -42,6 +44,8 @@ def main() -> int:
         return 0
     for change in changes or []:
         log.info("stage 0: runs again, %s", change)
+    if (script.parent / "requirements.txt").is_file():
+        add_missing(f"egs/{args.corpus}/requirements.txt")
     remove_leftovers(data_dir)
     command = [sys.executable, str(script), "--data_dir", str(data_dir)]
     command += ["--corpus_dir", str(corpus_dir)] if corpus_dir else []
@@ -59,9 +63,9 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--corpus_dir", default="", help="folder of the corpus; some need none")
     parser.add_argument("--corpus_args", default="", help="further options of egs/<corpus>/prepare.py, as one text")
     parser.add_argument("--data_dir", default="", help="gets the manifests; empty: data/<corpus>")
-    parser.add_argument("--nj", type=int, default=1, help="parallel workers")
+    parser.add_argument("--nj", type=int, default=n_cores(), help="parallel workers")
     parser.add_argument("--max_failed", type=int, default=0, help="items that may be left out")
-    parser.add_argument("--force", action="store_true", help="run even if nothing changed")
+    parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="run even if nothing changed")
     return parser.parse_args()
 
 

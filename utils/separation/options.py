@@ -1,0 +1,82 @@
+"""Options of stage 4, and what its `--test_dir` is. Imports no torch, as wrong paths must fail at once."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.data.constants import VIDEO_SUFFIXES
+
+
+@dataclass(frozen=True)
+class SeparationOptions:
+    """Options of separation, whatever the network."""
+
+    window_sec: float = 8.0  # longer mixtures are separated in windows of this length
+    hop_sec: float = 6.0  # from window to window
+    subtype: str = "float"  # sample format of the estimates, see utils.data.estimates.SUBTYPES
+    batch_size: int = 4  # equally long mixtures that are separated at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions(SeparationOptions):
+    """Options for mixtures and for videos."""
+
+    test_dir: Path
+    test_name: str = ""  # "" takes `name_of_test`
+    dump_dir: Path = Path("dump")
+    nj: int = 2
+    device: str = ""  # as `utils.data.devices.choose_device` takes it
+    max_failed: int = 0
+    force: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the outputs."""
+        return self.test_name or name_of_test(self.test_dir)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSetOptions(StageOptions):
+    """Options for the mixtures of a test set."""
+
+    __test__ = False  # its name is not meant for pytest
+
+    data_root_dir: Path = Path("data")  # the manifest of a folder is <data_root_dir>/<test name>/test.csv
+    cue_test: bool = False
+    av_offset_sweep: tuple[int, ...] = ()  # video frames, without 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSetOptions(StageOptions):
+    """Options for videos."""
+
+    out_dir: str = ""  # "" is <exp_dir>/separated/<test name>
+    preview: bool = False
+    landmarks_dir: str = ""
+    alignment: str = "centred8"
+    audio_stream: int = 0
+    min_on_screen_sec: float = 0.5
+    people: int = 0  # at most; 0 is no limit
+
+
+def name_of_test(test_dir: Path) -> str:
+    """The folder's name, `<corpus>_<split>` of `<corpus>/<split>.csv`, or a video's name without its suffix.
+
+    A link has a name of its own.
+    """
+    path = Path(os.path.abspath(test_dir))
+    if path.suffix == ".csv" and not path.is_dir():
+        return f"{path.parent.name}_{path.stem}"
+    return path.stem if path.is_file() else path.name
+
+
+def is_video_set(test_dir: Path) -> bool:
+    """Tell if stage 4 was given a video (any file but a CSV), or a folder of videos (and not of the DLA layout)."""
+    if test_dir.is_file():
+        return test_dir.suffix.lower() != ".csv"
+    return test_dir.is_dir() and not (test_dir / "audio").is_dir() and any(map(is_video, test_dir.iterdir()))
+
+
+def is_video(path: Path) -> bool:
+    """Tell a video in a folder by its name."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
