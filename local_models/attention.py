@@ -1,7 +1,7 @@
 """Self-attention over the frames of a grid, light enough for a network whose blocks are small recurrent layers.
 
-A frame attends to all frames of its window as a whole, all its bands together: what a
-voice did seconds ago is one step away, where a recurrent path has to carry it there.
+A frame attends with all its bands together to all frames of its stream, however far away; a recurrent path has to carry
+the past through every frame between.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class FrameAttention(nn.Module):
-    """A stream plus what its frames find in the others; starts as identity.
+    """Add to every frame of a stream a projection of what it attends to in all frames; starts as identity.
 
     Args:
         chan (int): Channels of the grid.
@@ -36,11 +36,11 @@ class FrameAttention(nn.Module):
 
     def forward(self, grid: torch.Tensor) -> torch.Tensor:
         n_bands = grid.shape[2]
-        parts = self.queries_keys_values(self.norm(grid)).split(self.sizes, dim=1)
+        parts = self.queries_keys_values(self.norm(grid)).split(self.sizes, dim=1)  # (streams, sizes, n_bands, frames)
         queries, keys, values = (self._by_head(part) for part in parts)
-        found = scaled_dot_product_attention(queries, keys, values)
-        found = found.transpose(2, 3).unflatten(2, (-1, n_bands)).flatten(1, 2)
-        return grid + self.project(found)
+        attended = scaled_dot_product_attention(queries, keys, values)  # (streams, heads, frames, values)
+        attended = attended.transpose(2, 3).unflatten(2, (-1, n_bands)).flatten(1, 2)  # as grid
+        return grid + self.project(attended)
 
     def _by_head(self, part: torch.Tensor) -> torch.Tensor:
         """(streams, heads * chan, n_bands, frames) -> (streams, heads, frames, chan * n_bands)."""

@@ -1,7 +1,7 @@
 """AV-ConvTasNet, to compare with: Asteroid's temporal convolutional network with faces, and its audio-only baseline.
 
-The first repeats hear the mixture alone; then every face gets a stream into which its visual features are fused once, as
-in the published network, and all streams run through the same remaining repeats.
+The first repeats run on the mixture only; then every face gets a stream into which its visual features are fused once,
+as in the published network, and all streams run through the same remaining repeats.
 """
 
 from typing import Any
@@ -20,9 +20,9 @@ class TDConvNetMasker(TDConvNet):
     Args:
         in_chan (int): Channels of the audio features.
         n_masks (int): Masks that each stream gives: 1 with faces (one stream for each), n_src without.
-        visual_chan (int): Channels of a face's visual features; 0 makes the audio-only network, which is Asteroid's TDConvNet.
+        visual_chan (int): Channels of a face's visual features; 0 makes the audio-only network, which is Asteroid's.
         n_audio_repeats (int): Repeats that run on the mixture before the visual features are fused.
-        see_others (bool): A face's stream sees the mean of the other faces' features too (zero where there are none).
+        see_others (bool): A face's stream gets the mean of the other faces' features too (zero where there are none).
         **kwargs: Those of `asteroid.masknn.convolutional.TDConvNet`.
 
     Shape:
@@ -40,7 +40,7 @@ class TDConvNetMasker(TDConvNet):
     ) -> None:
         super().__init__(in_chan, n_masks, **kwargs)
         self.n_audio_blocks, self.see_others = n_audio_repeats * self.n_blocks, see_others
-        # Nothing hears the last block's residual; training on several devices refuses parameters without a gradient.
+        # The last block's residual is not used; training on several devices refuses parameters without a gradient.
         self.TCN[-1].res_conv.requires_grad_(False)
         self.fusion = None
         if visual_chan:
@@ -48,7 +48,7 @@ class TDConvNetMasker(TDConvNet):
 
     def forward(self, features: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
         batch, _, n_frames = features.shape
-        stream = self.bottleneck(features)
+        stream = self.bottleneck(features)  # (streams, bn_chan, frames), one for each mixture at first
         skips = torch.zeros(1, device=stream.device)
         n_streams = 1
         for index, layer in enumerate(self.TCN):
@@ -57,10 +57,10 @@ class TDConvNetMasker(TDConvNet):
                 visual = (own_and_others(visual) if self.see_others else visual).flatten(0, 1)
                 stream = stream.repeat_interleave(n_streams, dim=0)
                 skips = skips.repeat_interleave(n_streams, dim=0) if index else skips
-                stream = stream + self.fusion(torch.cat([stream, visual], dim=1))
+                stream = stream + self.fusion(torch.cat([stream, visual], dim=1))  # (streams, bn_chan, frames)
             residual, skip = layer(stream)
             stream, skips = stream + residual, skips + skip
-        masks = self.output_act(self.mask_net(skips))
+        masks = self.output_act(self.mask_net(skips))  # (streams, n_masks * out_chan, frames)
         return masks.reshape(batch, n_streams * self.n_src, self.out_chan, n_frames)
 
 

@@ -22,9 +22,9 @@ class DPRNNMasker(DPRNN):
     Args:
         in_chan (int): Channels of the audio features.
         n_masks (int): Masks that each stream gives: 1 with faces (one stream for each), n_src without.
-        visual_chan (int): Channels of a face's visual features; 0 makes the audio-only network, which is Asteroid's DPRNN.
-        fuse_every_block (bool): Fuse the visual features before each dual-path block instead of before the first one only.
-        see_others (bool): A face's stream sees the mean of the other faces' features too (zero where there are none).
+        visual_chan (int): Channels of a face's visual features; 0 makes the audio-only network, which is Asteroid's.
+        fuse_every_block (bool): Fuse the visual features before each dual-path block, not only before the first one.
+        see_others (bool): A face's stream gets the mean of the other faces' features too (zero where there are none).
         **kwargs: Those of `asteroid.masknn.recurrent.DPRNN`.
 
     Shape:
@@ -66,28 +66,30 @@ class DPRNNMasker(DPRNN):
         return self._after_blocks(features, visual, set(range(self.n_repeats)))
 
     def _after_blocks(self, features: torch.Tensor, visual: torch.Tensor | None, wanted: set[int]) -> list[torch.Tensor]:
+        """The masks after the blocks whose indices are wanted."""
         batch, _, n_frames = features.shape
-        stream = self.bottleneck(features)
+        stream = self.bottleneck(features)  # (batch, bn_chan, frames)
         n_streams = 1
         if visual is not None:
             n_streams = visual.shape[1]
-            visual = (own_and_others(visual) if self.see_others else visual).flatten(0, 1)
-            stream = stream.repeat_interleave(n_streams, dim=0)
+            visual = (own_and_others(visual) if self.see_others else visual).flatten(0, 1)  # (streams, chan, frames)
+            stream = stream.repeat_interleave(n_streams, dim=0)  # (batch * n_faces, bn_chan, frames)
             stream = stream + self.fusions[0](torch.cat([stream, visual], dim=1))
-        chunks, found = self._segment(stream), []
+        chunks, found = self._segment(stream), []  # (streams, bn_chan, chunk_size, n_chunks)
         for index, block in enumerate(self.net):
             if visual is not None and 0 < index < len(self.fusions):
                 chunks = chunks + self._fuse_chunks(self.fusions[index], chunks, visual)
             chunks = block(chunks)
             if index in wanted:
-                masks = self._masks(chunks, n_frames)
+                masks = self._masks(chunks, n_frames)  # (streams * n_masks, out_chan, frames)
                 found.append(masks.reshape(batch, n_streams * self.n_src, self.out_chan, n_frames))
         return found
 
     def _segment(self, stream: torch.Tensor) -> torch.Tensor:
         """(batch, chan, frames) -> overlapping chunks (batch, chan, chunk_size, n_chunks); [1], Sec. 2.1."""
-        chunks = unfold(stream[..., None], (self.chunk_size, 1), padding=(self.chunk_size, 0), stride=(self.hop_size, 1))
-        return chunks.reshape(stream.shape[0], stream.shape[1], self.chunk_size, -1)
+        chunk, hop = self.chunk_size, self.hop_size
+        chunks = unfold(stream[..., None], (chunk, 1), padding=(chunk, 0), stride=(hop, 1))
+        return chunks.reshape(stream.shape[0], stream.shape[1], chunk, -1)
 
     def _fuse_chunks(self, fusion: nn.Conv1d, chunks: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
         joined = torch.cat([chunks, self._segment(visual)], dim=1).flatten(2)
@@ -95,11 +97,10 @@ class DPRNNMasker(DPRNN):
 
     def _masks(self, chunks: torch.Tensor, n_frames: int) -> torch.Tensor:
         """Chunks of all streams -> masks (streams * n_masks, out_chan, frames); [1], Sec. 2.3."""
+        chunk, hop = self.chunk_size, self.hop_size
         chunks = self.first_out(chunks)
-        chunks = chunks.reshape(-1, self.bn_chan * self.chunk_size, chunks.shape[-1])
-        stream = fold(
-            chunks, (n_frames, 1), (self.chunk_size, 1), padding=(self.chunk_size, 0), stride=(self.hop_size, 1)
-        ).squeeze(-1)
+        chunks = chunks.reshape(-1, self.bn_chan * chunk, chunks.shape[-1])
+        stream = fold(chunks, (n_frames, 1), (chunk, 1), padding=(chunk, 0), stride=(hop, 1)).squeeze(-1)
         return self.output_act(self.mask_net(self.net_out(stream) * self.net_gate(stream)))
 
 

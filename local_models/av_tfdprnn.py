@@ -1,9 +1,9 @@
-"""The default model: an audio-visual dual-path RNN over time and frequency, and its audio-only baseline from the same code.
+"""The default model: an audio-visual dual-path RNN over time and frequency, and its audio-only baseline.
 
-The spectrum is compressed to a grid of bands and frames by a strided convolution; one recurrent path runs along the bands
-of a frame, one along the frames of a band, with the same weights for all bands: what is learned of a voice's harmonics at
-one pitch holds at every other. Then frames may attend to each other. The first blocks hear the mixture alone and run once;
-then every face gets a stream, steered by its visual features, and the streams exchange what they hold.
+The spectrum is compressed to a grid of bands and frames by a strided convolution. One recurrent path runs along the
+bands of a frame, one along the frames of a band, with the same weights for all bands: what is learned of harmonics at
+one pitch holds at every other. Then frames may attend to each other. The first blocks run once, on the mixture; then
+every face gets a stream that is scaled and shifted by its visual features, and the streams exchange information.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _MASK_FEATS = 2  # of a bin: real and imaginary part
 
 
 class FiLM(nn.Module):
-    """A stream scaled and shifted by its visual features, in every band; starts as identity.
+    """Scale and shift a stream by its visual features, in every band; starts as identity.
 
     Args:
         chan (int): Channels of the stream.
@@ -47,7 +47,8 @@ class FiLM(nn.Module):
         self.affine = _zero(nn.Conv1d(visual_chan, 2 * chan * n_bands, 1))
 
     def forward(self, grid: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
-        scale, shift = self.affine(visual).unflatten(1, (2, self.chan, self.n_bands)).unbind(1)
+        affine = self.affine(visual).unflatten(1, (2, self.chan, self.n_bands))
+        scale, shift = affine.unbind(1)  # (streams, chan, n_bands, frames) each
         return grid + grid * scale + shift
 
 
@@ -65,7 +66,8 @@ class Exchange(nn.Module):
     def forward(self, grid: torch.Tensor, n_streams: int) -> torch.Tensor:
         if n_streams == 1:
             return grid
-        return grid + self.project(mean_of_others(grid.unflatten(0, (-1, n_streams))).flatten(0, 1))
+        others = mean_of_others(grid.unflatten(0, (-1, n_streams)))  # (batch, n_streams, chan, n_bands, frames)
+        return grid + self.project(others.flatten(0, 1))
 
 
 class TFDPRNNMasker(nn.Module):
@@ -97,9 +99,8 @@ class TFDPRNNMasker(nn.Module):
         norm = _norm(config.norm_type)
         self.split = BandSplit(config.bands, n_bins, _SPECTRUM_FEATS, chan, config.grid_stride)
         self.split_norm = norm(chan)
-        self.net = nn.ModuleList(
-            DPRNNBlock(chan, config.hid_size, norm, config.bidirectional, config.rnn_type) for _ in range(config.n_repeats)
-        )
+        rnn = (config.hid_size, norm, config.bidirectional, config.rnn_type)
+        self.net = nn.ModuleList(DPRNNBlock(chan, *rnn) for _ in range(config.n_repeats))
         n_attentions = config.n_repeats if config.attention_heads else 0
         self.attentions = nn.ModuleList(FrameAttention(chan, config.attention_heads) for _ in range(n_attentions))
         n_stream_repeats = config.n_repeats - config.n_audio_repeats
@@ -112,7 +113,7 @@ class TFDPRNNMasker(nn.Module):
         self.merge = BandMerge(config.bands, n_bins, chan, n_masks * _MASK_FEATS, config.grid_stride)
 
     def forward(self, features: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
-        n_frames, n_streams = features.shape[-1], 1
+        n_frames, n_streams = features.shape[-1], 1  # a mixture has one stream until the faces come in
         spectrum = features.unflatten(1, (_SPECTRUM_FEATS, -1))  # (batch, 3, n_bins, frames)
         grid = self.split_norm(self.split(spectrum))  # (batch, bn_chan, n_bands, grid frames)
         for index, block in enumerate(self.net):
@@ -125,18 +126,18 @@ class TFDPRNNMasker(nn.Module):
             grid = block(grid)
             grid = self.attentions[index](grid) if self.attentions else grid
         masks = self.merge(self.merge_act(grid))[..., :n_frames]  # (streams, n_masks * 2, n_bins, frames)
-        masks = masks.unflatten(1, (self.n_masks, _MASK_FEATS)).flatten(2, 3)
+        masks = masks.unflatten(1, (self.n_masks, _MASK_FEATS)).flatten(2, 3)  # (streams, n_masks, 2 * n_bins, frames)
         return masks.unflatten(0, (-1, n_streams)).flatten(1, 2)
 
     def _on_grid(self, visual: torch.Tensor, grid_frames: int) -> torch.Tensor:
-        """Visual features on the frames of the grid, for each stream, with those of the others if it sees them."""
+        """Visual features of each stream on the frames of the grid, with those of the other faces if it gets them."""
         visual = (own_and_others(visual) if self.sees_others else visual).flatten(0, 1)
         if self.config.grid_stride > 1:
             visual = avg_pool1d(visual, self.config.grid_stride, ceil_mode=True)
         return visual[..., :grid_frames]
 
     def _steer(self, grid: torch.Tensor, visual: torch.Tensor, stream_block: int, n_streams: int) -> torch.Tensor:
-        """Exchange between streams and fusion with visual features before a block of the streams."""
+        """Exchange between the streams, then fuse the visual features, as a block of the streams has it."""
         if 0 < stream_block <= len(self.exchanges):
             grid = self.exchanges[stream_block - 1](grid, n_streams)
         return self.fusions[stream_block](grid, visual) if stream_block < len(self.fusions) else grid
@@ -165,7 +166,7 @@ def _norm(norm_type: str) -> Callable[[int], nn.Module]:
 
 
 def _zero(layer: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
-    """The layer with all weights zero: what it steers starts as if it were not there."""
+    """The layer with all weights zero, so that it changes nothing at first."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

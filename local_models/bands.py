@@ -31,14 +31,15 @@ class BandSplit(nn.Module):
         self.n_bands = sum(count for count, _ in self.sizes)
         self.margins = _margins(self.sizes, n_bins)
         self.convs = nn.ModuleList(nn.Conv2d(n_feats, chan, **_window(width, grid_stride)) for _, width in self.sizes)
-        self.place = nn.Parameter(torch.zeros(chan, self.n_bands, 1))  # which band it is
+        self.place = nn.Parameter(torch.zeros(chan, self.n_bands, 1))  # tells the bands apart
 
     def forward(self, spectrum: torch.Tensor) -> torch.Tensor:
-        short = -spectrum.shape[-1] % self.grid_stride
-        spectrum = pad(spectrum, (0, short, *self.margins))
+        missing_frames = -spectrum.shape[-1] % self.grid_stride
+        spectrum = pad(spectrum, (0, missing_frames, *self.margins))
         parts, start = [], self.margins[0]
         for conv, (count, width) in zip(self.convs, self.sizes, strict=True):
-            parts.append(conv(spectrum[:, :, start - width // 2 : start + count * width + width // 2]))
+            rows = spectrum[:, :, start - width // 2 : start + count * width + width // 2]
+            parts.append(conv(rows))  # (batch, chan, count, grid frames)
             start += count * width
         return torch.cat(parts, dim=2) + self.place
 
@@ -60,15 +61,16 @@ class BandMerge(nn.Module):
         super().__init__()
         self.sizes, self.n_bins = parse_bands(bands, n_bins), n_bins
         self.margins = _margins(self.sizes, n_bins)
-        self.convs = nn.ModuleList(nn.ConvTranspose2d(chan, n_out, **_window(width, grid_stride)) for _, width in self.sizes)
+        windows = [_window(width, grid_stride) for _, width in self.sizes]
+        self.convs = nn.ModuleList(nn.ConvTranspose2d(chan, n_out, **window) for window in windows)
 
     def forward(self, grid: torch.Tensor) -> torch.Tensor:
         masks, start = 0, self.margins[0]
         n_rows = sum(self.margins) + self.n_bins
-        parts = grid.split([count for count, _ in self.sizes], dim=2)
+        parts = grid.split([count for count, _ in self.sizes], dim=2)  # (batch, chan, count, grid frames) each
         for conv, part, (count, width) in zip(self.convs, parts, self.sizes, strict=True):
             above = n_rows - start - count * width - width // 2
-            masks = masks + pad(conv(part), (0, 0, start - width // 2, above))
+            masks = masks + pad(conv(part), (0, 0, start - width // 2, above))  # (batch, n_out, n_rows, frames)
             start += count * width
         return masks[:, :, self.margins[0] : self.margins[0] + self.n_bins]
 
@@ -86,4 +88,5 @@ def _window(width: int, grid_stride: int) -> dict[str, tuple[int, int]]:
     """Kernel, stride and padding of a group's convolution, over bins and frames."""
     if grid_stride == 1:
         return {"kernel_size": (2 * width, 3), "stride": (width, 1), "padding": (0, 1)}
-    return {"kernel_size": (2 * width, 2 * grid_stride), "stride": (width, grid_stride), "padding": (0, grid_stride // 2)}
+    stride = (width, grid_stride)
+    return {"kernel_size": (2 * width, 2 * grid_stride), "stride": stride, "padding": (0, grid_stride // 2)}

@@ -1,7 +1,8 @@
 """The arguments of the separation networks, with what they may be: one dataclass for each network, without torch.
 
-A field's type says which values are allowed (`Annotated` with a `Range`, `Literal`), its docstring what it means. `problems`
-of a class adds what fields must fulfil together. Confs (`model:`), `--train_args` and the constructors all read these classes.
+A field's type says which values are allowed (`Annotated` with a `Range`, `Literal`), its docstring what it means.
+`problems` of a class adds what fields must fulfil together. Confs (`model:`), `--train_args` and the constructors all
+read these classes.
 """
 
 import dataclasses
@@ -21,7 +22,8 @@ class Range:
     above: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return math.isfinite(value) and (value > self.low if self.above else value >= self.low) and value <= self.high
+        above_low = value > self.low if self.above else value >= self.low
+        return abs(value) < math.inf and above_low and value <= self.high
 
     def __str__(self) -> str:
         if self.high < math.inf:
@@ -32,7 +34,7 @@ class Range:
 
 
 Count = Annotated[int, Range(1)]
-CountOrNone = Annotated[int, Range(0)]
+CountOrZero = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 Finite = Annotated[float, Range()]
@@ -40,7 +42,7 @@ Probability = Annotated[float, Range(0, 1)]
 
 
 def value_problem(hint: Any, value: Any) -> str:
-    """What is wrong with the value of a field, "" where nothing is.
+    """Say what the value of a field must be, "" where it is right.
 
     Args:
         hint: the field's type, as `typing.get_type_hints(..., include_extras=True)` gives it.
@@ -72,7 +74,7 @@ class Checked:
             raise ValueError(problem)
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with the values together, a line each."""
+        """Name values that do not go together, a line for each problem."""
         return iter(())
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,11 +84,11 @@ class Checked:
 
 @dataclass(frozen=True)
 class SeparatorConfig(Checked):
-    """What all separation networks have."""
+    """Arguments that all separation networks have."""
 
     n_src: Count = 2
-    """Sources to estimate. With visual embeddings, the number of faces that training shows; any other number works too."""
-    n_faces: CountOrNone = 2
+    """Sources to estimate; with visual embeddings the number of faces in training, and any other number works too."""
+    n_faces: CountOrZero = 2
     """Faces for each mixture: n_src for separation, 1 with n_src 1 for target-speaker extraction, 0 for the audio-only
     baseline, which is trained with PIT."""
     sample_rate: Count = 16000
@@ -105,7 +107,7 @@ class SeparatorConfig(Checked):
     """Channels that the visual branch gives."""
     visual_hid: Count = 512
     """Channels inside a block of the visual branch."""
-    visual_blocks: CountOrNone = 5
+    visual_blocks: CountOrZero = 5
     """Blocks of the visual branch."""
     visual_dropout: Probability = 0.0
     """Dropout of whole channels of the visual embeddings, in training."""
@@ -114,7 +116,7 @@ class SeparatorConfig(Checked):
 
     def problems(self) -> Iterator[str]:
         if self.n_faces not in (0, self.n_src):
-            yield f"n_faces is {self.n_faces} with n_src {self.n_src}; it is n_src (a face for each source) or 0 (audio-only)"
+            yield f"n_faces is {self.n_faces} with n_src {self.n_src}; it is n_src (a face each) or 0 (audio-only)"
         if self.kernel_size % self.stride:
             yield f"kernel_size ({self.kernel_size}) must be a multiple of stride ({self.stride})"
 
@@ -124,7 +126,7 @@ class AVTFDPRNNConfig(SeparatorConfig):
     """The default model: a dual-path RNN over bands and frames of an STFT."""
 
     fit_to_mixture: bool = False
-    """As above; this network is trained on SNR, which hears level."""
+    """As above; this network is trained on SNR, for which level counts."""
     n_filters: Count = 512
     """Points of the FFT."""
     kernel_size: Count = 512
@@ -133,7 +135,7 @@ class AVTFDPRNNConfig(SeparatorConfig):
     """Samples from one spectral frame to the next."""
     visual_chan: Count = 64
     visual_hid: Count = 128
-    visual_blocks: CountOrNone = 3
+    visual_blocks: CountOrZero = 3
     bands: str = "8x4 4x8 2x32 2x64"
     """Number x bins, from low to high frequencies; bins are even."""
     grid_stride: Count = 2
@@ -144,13 +146,13 @@ class AVTFDPRNNConfig(SeparatorConfig):
     """Hidden size of the recurrent layers, in each direction."""
     n_repeats: Count = 4
     """Dual-path blocks."""
-    n_audio_repeats: CountOrNone = 2
+    n_audio_repeats: CountOrZero = 2
     """Blocks, the first ones, that run on the mixture before there is a stream for each face."""
     fuse_every_block: bool = True
     """Fuse the visual embeddings before every block of a stream instead of before its first one only."""
     exchange: bool = True
-    """Streams hear each other before every block but their first, and see each other's visual embeddings."""
-    attention_heads: CountOrNone = 0
+    """Streams exchange information before every block but their first, and get each other's visual embeddings."""
+    attention_heads: CountOrZero = 0
     """Heads of an attention over the frames after each block; 0: none."""
     norm_type: Literal["gLN", "cLN"] = "gLN"
     rnn_type: Literal["LSTM", "GRU", "RNN"] = "LSTM"
@@ -158,7 +160,8 @@ class AVTFDPRNNConfig(SeparatorConfig):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        yield from stft_problems(self.n_filters, self.kernel_size)
+        if self.n_filters < self.kernel_size or self.n_filters % 2:
+            yield f"n_filters ({self.n_filters}) of an STFT must be even and not below kernel_size ({self.kernel_size})"
         if self.n_audio_repeats >= self.n_repeats:
             yield f"n_audio_repeats ({self.n_audio_repeats}) must be below n_repeats ({self.n_repeats})"
         if self.grid_stride > 1 and self.grid_stride % 2:
@@ -203,7 +206,7 @@ class AVConvTasNetConfig(SeparatorConfig):
     skip_chan: Count = 128
     n_blocks: Count = 8
     n_repeats: Count = 3
-    n_audio_repeats: CountOrNone = 1
+    n_audio_repeats: CountOrZero = 1
     """Repeats, the first ones, that run on the mixture before the visual embeddings are fused."""
     norm_type: Literal["gLN", "cLN", "cgLN"] = "gLN"
 
@@ -221,14 +224,8 @@ NETWORK_CONFIGS: dict[str, type[SeparatorConfig]] = {
 DEFAULT_NETWORK = "av_tfdprnn"
 
 
-def stft_problems(n_filters: int, kernel_size: int) -> Iterator[str]:
-    """What no STFT can have."""
-    if n_filters < kernel_size or n_filters % 2:
-        yield f"n_filters ({n_filters}) of an STFT must be even and not below kernel_size ({kernel_size})"
-
-
 def parse_bands(bands: str, n_bins: int) -> list[tuple[int, int]]:
-    """`"8x4 2x32"` -> [(8, 4), (2, 32)]: from low to high frequencies, how many bands of how many bins.
+    """Read a list of bands: `"8x4 2x32"` -> [(8, 4), (2, 32)], number and bins, from low to high frequencies.
 
     Args:
         bands: the list; the widths are even.
@@ -240,7 +237,8 @@ def parse_bands(bands: str, n_bins: int) -> list[tuple[int, int]]:
     words = [re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", word) for word in bands.split()]
     sizes = [(int(word[1]), int(word[2])) for word in words if word]
     if not sizes or not all(words) or any(width % 2 for _, width in sizes):
-        raise ValueError(f"bands is '{bands}' where a list such as '8x4 4x8 2x32 2x64' is expected: bands x bins, bins even")
+        wanted = "a list such as '8x4 4x8 2x32 2x64' is expected: bands x bins, bins even"
+        raise ValueError(f"bands is '{bands}' where {wanted}")
     covered = sum(count * width for count, width in sizes)
     if not covered <= n_bins <= covered + sizes[-1][1] // 2:
         raise ValueError(f"bands '{bands}' covers {covered} bins where the spectrum has {n_bins}; make it {n_bins - 1}")

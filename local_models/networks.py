@@ -15,5 +15,5 @@ for _network in NETWORKS.values():
 
 
 def build_network(config: SeparatorConfig) -> AVSeparator:
-    """The network that a config describes, with random weights."""
+    """Make the network that a config describes, with random weights."""
     return next(network for network in NETWORKS.values() if network.config_type is type(config))(config)

@@ -1,11 +1,10 @@
 """Base of the separation networks: filterbank, visual branch, masks, level.
 
-A network is `AVSeparator` with a masker in its middle. Every face has a stream of its own through the same weights: the
-order of the estimates is the order of the faces by construction, and any number of faces works.
+A network is `AVSeparator` with a masker. Every face has a stream of its own through the same weights: the order of the
+estimates is the order of the faces by construction, and any number of faces works.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,10 +22,10 @@ EPS = 1e-8
 
 
 class AVSeparator(BaseModel):
-    """Encoder, masks from sound and visual embeddings, decoder; an Asteroid model (`serialize`, `from_pretrained`).
+    """Encoder, masks from audio and visual embeddings, decoder; an Asteroid model (`serialize`, `from_pretrained`).
 
-    Subclasses set `config_type`, `fb_name` and `masker`. The masker is called with features (batch, in_chan, frames) and
-    visual features (batch, n_faces, visual_chan, frames) or None, and gives masks (batch, n_src, n_feats, frames).
+    Subclasses set `config_type`, `fb_name` and `masker`. The masker is called with features (batch, in_chan, frames)
+    and visual features (batch, n_faces, visual_chan, frames) or None, and gives masks (batch, n_src, n_feats, frames).
 
     Args:
         config: the arguments as one object; None takes `config_type(**arguments)`.
@@ -34,8 +33,8 @@ class AVSeparator(BaseModel):
 
     Shape:
         - mixture: (batch, time)
-        - visual: (batch, n_faces, video_frames, visual_dim), or None for the audio-only baseline; a video frame of zeros
-          is one on which no mouth was seen
+        - visual: (batch, n_faces, video_frames, visual_dim), or None for the audio-only baseline; a video frame of
+          zeros is one on which no mouth was seen
         - output: (batch, n_src, time), with visual embeddings as many estimates as faces
 
     Raises:
@@ -87,11 +86,13 @@ class AVSeparator(BaseModel):
         Returns:
             (n_src, time), of the kind of `mixture`, at its level.
         """
-        device = next(self.parameters()).device
-        given = [None if each is None else torch.as_tensor(each, dtype=torch.float32, device=device)[None]
-                 for each in (mixture, visual)]  # fmt: skip
+        as_batch = {"dtype": torch.float32, "device": next(self.parameters()).device}
+        given = [None if each is None else torch.as_tensor(each, **as_batch)[None] for each in (mixture, visual)]
+        was_training = self.training
+        self.eval()  # Asteroid's `from_pretrained` leaves dropout switched on
         with torch.inference_mode():
             estimates = self(*given)[0]
+        self.train(was_training)
         return estimates.cpu().numpy() if isinstance(mixture, np.ndarray) else estimates.to(mixture.device)
 
     def forward(self, mixture: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
@@ -112,13 +113,15 @@ class AVSeparator(BaseModel):
     ) -> list[torch.Tensor]:
         """Estimates (batch, n_src, time) for each of the masks (batch, n_src, n_feats, frames)."""
         self._check(mixture, visual)
-        level = mixture.square().mean(dim=-1, keepdim=True).sqrt() + EPS  # (batch, 1); every mixture is equally loud inside
+        level = mixture.square().mean(dim=-1, keepdim=True).sqrt() + EPS  # (batch, 1); the masker gets all at one level
         encoded = self._encode(mixture / level)  # (batch, n_feats, frames)
         if visual is not None:
             visual = self._visual_features(visual, encoded.shape[-1])  # (batch, n_faces, visual_chan, frames)
-        return [self._decoded(masks, encoded, mixture, level) for masks in masks_of(self._features(encoded), visual)]
+        masks = masks_of(self._features(encoded), visual)
+        return [self._decoded(each, encoded, mixture, level) for each in masks]
 
     def _decoded(self, masks: torch.Tensor, encoded: torch.Tensor, mixture: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """Estimates (batch, n_src, time) from masks (batch, n_src, n_feats, frames), at the mixture's level."""
         estimates = self.decoder(self._masked(masks, encoded.unsqueeze(1)))  # (batch, n_src, time and margins)
         start = self.config.kernel_size - self.config.stride
         estimates = estimates[..., start : start + mixture.shape[-1]]
@@ -135,15 +138,15 @@ class AVSeparator(BaseModel):
             raise ValueError(f"visual is {tuple(visual.shape)} where (batch, n_faces, video_frames, {dim}) is expected")
 
     def _encode(self, mixture: torch.Tensor) -> torch.Tensor:
-        """(batch, time) -> (batch, n_feats, frames); padded so that every sample is seen by as many frames as any other."""
+        """(batch, time) -> (batch, n_feats, frames); padded so that every sample is in as many frames as any other."""
         stride = self.config.stride
         margin = self.config.kernel_size - stride
-        frames = math.ceil(mixture.shape[-1] / stride) * stride
-        encoded = self.encoder(pad(mixture, (margin, frames - mixture.shape[-1] + margin)).unsqueeze(1))
+        missing = -mixture.shape[-1] % stride  # samples to a whole number of frames
+        encoded = self.encoder(pad(mixture, (margin, missing + margin)).unsqueeze(1))
         return torch.relu(encoded) if self.fb_name == "free" else encoded
 
     def _features(self, encoded: torch.Tensor) -> torch.Tensor:
-        """What the masker hears: the learned encoding, or the spectrum's power-compressed parts and magnitude."""
+        """Input of the masker: the learned encoding, or the spectrum's power-compressed parts and magnitude."""
         if self.fb_name == "free":
             return encoded
         real, imag = encoded.chunk(2, dim=1)
@@ -164,25 +167,26 @@ class AVSeparator(BaseModel):
         config = self.config
         features = self.visual_net(visual)  # (batch, n_faces, visual_chan, video_frames)
         samples = torch.arange(n_frames, device=visual.device) * config.stride + config.stride - config.kernel_size / 2
-        positions = samples * (config.video_fps / config.sample_rate) - 0.5  # a video frame stands for its whole 1 / fps
+        # A video frame lasts 1 / fps, and its position is its middle.
+        positions = samples * (config.video_fps / config.sample_rate) - 0.5
         return resample_frames(features.flatten(0, 1), positions).unflatten(0, visual.shape[:2])
 
 
 def own_and_others(visual: torch.Tensor) -> torch.Tensor:
-    """(batch, n_faces, chan, frames) -> own features and the mean of the other faces' (batch, n_faces, 2 * chan, frames)."""
+    """Features (batch, n_faces, chan, frames), and the mean of the other faces': (batch, n_faces, 2 * chan, frames)."""
     return torch.cat([visual, mean_of_others(visual)], dim=2)
 
 
 def mean_of_others(streams: torch.Tensor) -> torch.Tensor:
-    """(batch, n, ...) -> for each of the n the mean of the others, zero where there are none."""
+    """Mean of the other streams of a mixture, zero where there are none: (batch, n_streams, ...) twice."""
     return (streams.sum(dim=1, keepdim=True) - streams) / max(streams.shape[1] - 1, 1)
 
 
 def fit_to_mixture(estimates: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
     """Scale the estimates of a mixture so that together they come nearest to it, in least squares.
 
-    A loss that is blind to scale (SI-SNR) leaves level and sign of an estimate to chance. Gradients do not pass through the
-    gains, which change nothing that such a loss sees.
+    A loss that is blind to scale (SI-SNR) leaves level and sign of an estimate to chance. Gradients do not pass through
+    the gains, on which such a loss does not depend.
 
     Args:
         estimates: (batch, n_src, time).

@@ -39,9 +39,9 @@ class VisualBlock(nn.Module):
 class VisualNet(nn.Module):
     """Projection and temporal convolutions over the visual embeddings of the faces of a mixture.
 
-    A video frame whose embedding is all zeros is one on which no mouth was seen. It gets a learned vector instead, another
-    one for every position in the list of faces: so sources without a face still differ from each other, and a mixture of
-    which no face is seen is separated as by an audio-only network (in an order left to chance).
+    A video frame whose embedding is all zeros is one on which no mouth was seen. It gets a learned vector instead, a
+    different one for every position in the list of faces: so sources without a face still differ from each other, and a
+    mixture of which no face is seen is separated as by an audio-only network (in an order left to chance).
 
     Args:
         visual_dim (int): Numbers of a visual embedding.
@@ -70,12 +70,13 @@ class VisualNet(nn.Module):
         faces = visual.flatten(0, 1)  # (batch * n_faces, video_frames, visual_dim)
         projected = self.dropout(self.project(self.norm(faces).transpose(1, 2))).unflatten(0, visual.shape[:2])
         positions = torch.arange(visual.shape[1], device=visual.device) % self.N_POSITIONS
-        features = torch.where(seen, projected, self.unseen[positions][:, :, None].to(projected.dtype))
-        return self.blocks(features.flatten(0, 1)).unflatten(0, visual.shape[:2])  # (batch, n_faces, out_chan, video_frames)
+        unseen = self.unseen[positions][:, :, None].to(projected.dtype)  # (n_faces, out_chan, 1)
+        features = torch.where(seen, projected, unseen)  # (batch, n_faces, out_chan, video_frames)
+        return self.blocks(features.flatten(0, 1)).unflatten(0, visual.shape[:2])
 
 
 def resample_frames(visual: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Read a sequence of frames at fractional positions, linearly; outside the sequence the end frames are held.
+    """Interpolate a sequence of frames linearly at fractional positions; beyond its ends the end frames are held.
 
     Args:
         visual: (batch, chan, video_frames).

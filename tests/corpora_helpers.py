@@ -1,4 +1,4 @@
-"""Published layouts in miniature, from real parts, with names as nasty as the real ones."""
+"""Small copies of published layouts, from real parts, with names as difficult as the real ones."""
 
 import contextlib
 import importlib
@@ -16,7 +16,7 @@ import soundfile
 from utils.errors import UsageError, UserError
 
 RATE_HZ = 16000
-GAINS_DB = (1.048, -1.048)  # of the voices of a 2Mix mixture
+GAINS_DB = (1.048, -1.048)  # of the sources of a 2Mix mixture
 
 # Ids as the corpora have them: `_` and `-` inside, in front and at the end.
 LRS2_IDS = ("6339077953587836416_00025", "6338273935710083967_00003", "5535415699068794046_00001", "6330311066473698535_00011")
@@ -24,7 +24,7 @@ LRS3_IDS = ("NCJTV5KaJJc_00001", "vhVWzkbAW4I_00005", "_8K1hWkirLo_00002", "aaEA
 VOX_IDS = ("id08108_RCODGWdfzdY_00197", "id07077_oi72_HHDWY4_00288", "id08249_-sn2lLxlZb__00252", "id00017__1dfn2spq-E_00001")
 
 
-# Six videos of each corpus, two for each split, the nastiest among those that are tested on.
+# Six videos of each corpus, two for each split, the most difficult names among those that are tested on.
 VIDEOS = {
     "lrs2": ("6339077953587836416", "6338273935710083967", "5535415699068794046", "6330311066473698535",
              "0000000000000000007", "6330311066473698536"),
@@ -62,9 +62,7 @@ def two_mix_name(ids: tuple[str, ...], gains_db: tuple[float, ...]) -> str:
     return "_".join(f"{name}_{gain:.5g}" for name, gain in zip(ids, gains_db, strict=True))
 
 
-def write_two_mix(
-    root: Path, splits: Mapping[str, Sequence[tuple[str, ...]]], sounds: Mapping[str, np.ndarray]
-) -> list[str]:
+def write_two_mix(root: Path, splits: Mapping[str, Sequence[tuple[str, ...]]], sounds: Mapping[str, np.ndarray]) -> list[str]:
     """The audio of a 2Mix folder, in each split the mixtures of these ids; their names."""
     names = []
     for split, groups in splits.items():

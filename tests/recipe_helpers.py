@@ -1,4 +1,4 @@
-"""The whole recipe on corpora in miniature: their parts, the commands of their READMEs, and what every run must leave."""
+"""The whole recipe on small copies of corpora: their parts, the commands of their READMEs, and checks of every run."""
 
 import csv
 import re
@@ -31,8 +31,8 @@ LEARNING = (
     "--same_speaker_prob 0"
 )
 TINY = (
-    f"{LEARNING} --extra_speaker_prob 0 --bn_chan 8 --hid_size 8 --n_repeats 2 --n_audio_repeats 1 --bands 16x4 --visual_chan 8 "
-    "--visual_hid 8 --visual_blocks 1 --n_filters 128 --kernel_size 128 --stride 64"
+    f"{LEARNING} --extra_speaker_prob 0 --bn_chan 8 --hid_size 8 --n_repeats 2 --n_audio_repeats 1 --bands 16x4 "
+    "--visual_chan 8 --visual_hid 8 --visual_blocks 1 --n_filters 128 --kernel_size 128 --stride 64"
 )
 TINY_TIME_DOMAIN = (
     f"{LEARNING} --bn_chan 8 --hid_size 8 --n_repeats 2 --n_filters 32 --visual_chan 8 --visual_hid 8 --visual_blocks 1"
@@ -116,7 +116,7 @@ class Recipe:
     Args:
         home: the folder; a prepared corpus is called as its last folder is.
         corpus: a folder of egs/.
-        weights: of the lip network.
+        weights: of the visual frontend.
     """
 
     def __init__(self, home: Path, corpus: str, weights: Path = WEIGHTS) -> None:
@@ -142,7 +142,7 @@ class Recipe:
         return read_manifest(self.data / "test.csv")
 
     @property
-    def voices(self) -> Path:
+    def estimates(self) -> Path:
         return self.exp / "separated" / f"{self.corpus}_test"
 
     @property
@@ -162,7 +162,7 @@ class Recipe:
         """
         self.check_manifest(ids, sounds)
         self.check_scores()
-        self.check_voices(ids)
+        self.check_estimates(ids)
 
     def check_manifest(self, ids: Mapping[str, tuple[str, ...]], sounds: Mapping[str, np.ndarray]) -> None:
         """Every mixture is there; the mouths are those of the ids in its name, and the sources their sounds."""
@@ -179,25 +179,25 @@ class Recipe:
         """The ids in each mixture that the recipe has drawn for the test set, by its own list."""
         with open(self.data / "mixtures.csv", newline="", encoding="utf-8") as handle:
             rows = [row for row in csv.DictReader(handle) if row["split"] == "test"]
-        voices = range(1, self.test.n_src + 1)
-        return {row["mixture_ID"]: tuple(row[f"utterance_{k}"] for k in voices) for row in rows}
+        numbers = range(1, self.test.n_src + 1)
+        return {row["mixture_ID"]: tuple(row[f"utterance_{k}"] for k in numbers) for row in rows}
 
     def check_scores(self) -> None:
-        """A row for every voice of every mixture, with numbers in it, and a table for the reader."""
+        """A row for every source of every mixture, with numbers in it, and a table for the reader."""
         rows = self.rows("all_metrics.csv")
-        voices = [*map(str, range(1, self.test.n_src + 1)), "mean"]
-        wanted = sorted((item.mixture_id, voice) for item in self.test.items for voice in voices)
+        names = [*map(str, range(1, self.test.n_src + 1)), "mean"]
+        wanted = sorted((item.mixture_id, name) for item in self.test.items for name in names)
         assert sorted((row["mixture_ID"], row["speaker"]) for row in rows) == wanted
         assert all(np.isfinite(float(row["si_snr_imp"])) for row in rows)
         assert "SI-SNRi |" in (self.results / "RESULTS.md").read_text(encoding="utf-8")
 
-    def check_voices(self, ids: Mapping[str, tuple[str, ...]]) -> None:
-        """Voices last as long as their mixture, and s1 is what the network gives for the mouth of the first source's id."""
-        network, conf = load_model(self.exp / "best_model.pth")
+    def check_estimates(self, ids: Mapping[str, tuple[str, ...]]) -> None:
+        """Estimates last as long as their mixture, and s1 is the network's for the mouth of the first source's id."""
+        network = load_model(self.exp / "best_model.pth")
         frontend = load_frontend(self.weights)
         for item in self.test.items:
             mixture, _ = soundfile.read(self.test.resolve(item.mixture_path), dtype="float32")
-            found = np.stack([soundfile.read(self.voices / f"s{k + 1}" / f"{item.mixture_id}.wav", dtype="float32")[0]
+            found = np.stack([soundfile.read(self.estimates / f"s{k + 1}" / f"{item.mixture_id}.wav", dtype="float32")[0]
                               for k in range(self.test.n_src)])  # fmt: skip
             assert found.shape == (self.test.n_src, item.length) == (self.test.n_src, len(mixture))
             faces = [self.embedding(frontend, name, len(mixture)) for name in ids[item.mixture_id]]
@@ -207,7 +207,7 @@ class Recipe:
             assert np.abs(exchanged - wanted).max() > 5e-3, "the network does not look: this shows nothing"
 
     def embedding(self, frontend, name: str, n_samples: int) -> np.ndarray:
-        """A mouth through the front end, as long as the mixture."""
+        """The visual embeddings of a mouth, as long as the mixture."""
         path = self.test.data_root / "mouths" / f"{name}.npz"
         mask = MouthFile(path).mask
         crops = fill_unseen(read_mouths(path), mask)
@@ -216,8 +216,8 @@ class Recipe:
         return np.concatenate([vectors, vectors[-1:]])[:n_frames]
 
     def separate(self, network, mixture: np.ndarray, faces: Sequence[np.ndarray]) -> np.ndarray:
-        """The voices of these faces, in one pass or, where the network takes one face, face by face."""
+        """The estimates for these faces, in one pass or, where the network takes one face, face by face."""
         visual = torch.from_numpy(np.stack(faces))
         sound = torch.from_numpy(mixture)[None]
-        groups = [visual[None]] if network.n_cues > 1 else [face[None, None] for face in visual]
+        groups = [visual[None]] if network.config.n_faces > 1 else [face[None, None] for face in visual]
         return torch.cat([separate_window(network, sound, group)[0] for group in groups]).numpy()

@@ -29,7 +29,7 @@ LENGTHS = {"a_b": 6400, "b_c": 6401, "c_a": 6399}  # samples; 10 video frames, a
 
 
 def make_lips(path: Path) -> Path:
-    """Weights of a small lip reader."""
+    """Weights of a small visual frontend."""
     torch.manual_seed(0)
     model = Lipreading(read_json("conf/lipreading/demo_snv05x.json"))
     torch.save({"model_state_dict": model.state_dict(), "config": "demo_snv05x"}, path)
@@ -37,7 +37,7 @@ def make_lips(path: Path) -> Path:
 
 
 def wake(network: nn.Module) -> nn.Module:
-    """Give weights to what starts as identity (zero weights), as training would: now the network looks at faces."""
+    """Give weights to layers that start as zero, as training would, so that visual embeddings have an influence."""
     for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.3)
@@ -45,17 +45,17 @@ def wake(network: nn.Module) -> nn.Module:
 
 
 def make_experiment(exp_dir: Path, frontend_weights: Path | None, seed: int = 0) -> Path:
-    """A network with random weights as stage 3 leaves one; audio-only without a front end."""
+    """A network with random weights as stage 3 leaves one; audio-only without a visual frontend."""
     torch.manual_seed(seed)
-    conf = read_config("conf/av_tfdprnn.yml" if frontend_weights else "conf/av_tfdprnn_audio_only.yml", TINY.split())
+    config = read_config("conf/av_tfdprnn.yml" if frontend_weights else "conf/av_tfdprnn_audio_only.yml", TINY.split())
     if frontend_weights:
         frontend = load_frontend(frontend_weights)
-        conf = conf.with_visual_dim(frontend.dim)
+        config = config.with_visual_dim(frontend.dim)
         name = store_name(frontend, "centre", "float32")
         facts = {"weights": str(frontend_weights), "conf": "", "layer": "trunk", "view": "centre", "precision": "float32"}
         write_json(exp_dir / "frontend.json", facts | {"store_name": name})
-    save_model(exp_dir / "best_model.pth", wake(build_network(conf.model)), {})
-    write_config(exp_dir / "conf.yml", conf)
+    save_model(exp_dir / "best_model.pth", wake(build_network(config.model)), {})
+    write_config(exp_dir / "conf.yml", config)
     return exp_dir
 
 
@@ -63,12 +63,12 @@ def make_folder(root: Path, references: bool = True, split: str = "") -> Path:
     """Three mixtures of three faces in the DLA layout."""
     rng = np.random.default_rng(0)
     for name, length in LENGTHS.items():
-        voices = 0.3 * rng.standard_normal((2, length)).astype(np.float32)
-        for part, signal_ in (("mix", voices.sum(axis=0)), ("s1", voices[0]), ("s2", voices[1])):
+        sources = 0.3 * rng.standard_normal((2, length)).astype(np.float32)
+        for part, signal in (("mix", sources.sum(axis=0)), ("s1", sources[0]), ("s2", sources[1])):
             if part == "mix" or references:
                 path = root / "audio" / split / part / f"{name}.wav"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, signal_, RATE_HZ, subtype="FLOAT")
+                soundfile.write(path, signal, RATE_HZ, subtype="FLOAT")
     (root / "mouths").mkdir(parents=True)
     for face in "abc":
         np.savez(root / "mouths" / f"{face}.npz", data=rng.integers(0, 256, (10, 96, 96), dtype=np.uint8))
@@ -110,7 +110,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def state_of(folder: Path) -> dict[str, tuple[int, str]]:
-    """Time and samples of every voice. (The header of a float WAV holds the time, so that files differ.)"""
+    """Time and samples of every estimate. (The header of a float WAV holds the time, so that files differ.)"""
     paths = sorted(path for path in folder.rglob("*.wav") if not path.name.startswith("."))
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, samples_hash(path)) for path in paths}
 

@@ -1,6 +1,7 @@
 """The offset estimator: known shifts are found, what has no mouth does not count, mistakes are one line."""
 
 import csv
+import re
 import sys
 from dataclasses import replace
 
@@ -11,13 +12,13 @@ from tiny_corpus import FPS, RATE_HZ, make_corpus, make_voice
 from utils.data.manifest import read_manifest, write_manifest
 from utils.errors import UsageError, UserError
 from utils.tools import av_offset
-from utils.tools.av_sync import MOST_FRAMES, SyncModel, band_energies, fit, in_context, load_sync_model, offset_of
+from utils.tools.av_offset import MOST_FRAMES, SyncModel, band_energies, fit, in_context, load_sync_model, offset_of
 
 
 def clips(seeds, frames=50):
     for seed in seeds:
-        audio, cues = make_voice(np.random.default_rng(seed), frames)
-        yield cues, band_energies(audio, frames, RATE_HZ, FPS)
+        audio, visual = make_voice(np.random.default_rng(seed), frames)
+        yield visual, band_energies(audio, frames, RATE_HZ, FPS)
 
 
 @pytest.fixture(scope="module")
@@ -27,21 +28,21 @@ def model() -> SyncModel:
 
 @pytest.mark.parametrize("late", [-6, -1, 0, 1, 3, 6])
 def test_a_video_that_comes_late_is_found_late(model, late):
-    for cues, energies in clips(range(100, 105), frames=60):
-        shown, heard = cues[max(-late, 0) : 50 + max(-late, 0)], energies[max(late, 0) : 50 + max(late, 0)]
+    for visual, energies in clips(range(100, 105), frames=60):
+        shown, heard = visual[max(-late, 0) : 50 + max(-late, 0)], energies[max(late, 0) : 50 + max(late, 0)]
         offset = offset_of(model.agreement(shown, heard))
         assert offset.whole_frames == late and offset.agreement > 0.5 and offset.margin > 0.1
 
 
 def test_frames_without_a_mouth_do_not_count(model):
-    cues, energies = next(clips([7], frames=60))
-    gappy = cues.copy()
+    visual, energies = next(clips([7], frames=60))
+    gappy = visual.copy()
     gappy[20:32] = 0
     assert offset_of(model.agreement(gappy, energies)).whole_frames == 0
     with pytest.raises(UserError, match="too short to tell"):
-        offset_of(model.agreement(np.zeros_like(cues), energies))
+        offset_of(model.agreement(np.zeros_like(visual), energies))
     with pytest.raises(UserError, match="embeddings of 3 values where the fit was of 4"):
-        model.agreement(cues[:, :3], energies)
+        model.agreement(visual[:, :3], energies)
 
 
 def test_the_offset_lies_between_frames_by_a_parabola():
@@ -54,7 +55,7 @@ def test_the_offset_lies_between_frames_by_a_parabola():
 def test_the_fit_is_ridge_regression():
     pairs = list(clips(range(5)))
     ours = fit(pairs)
-    values = np.concatenate([in_context(cues) for cues, _ in pairs]).astype(np.float64)
+    values = np.concatenate([in_context(visual) for visual, _ in pairs]).astype(np.float64)
     wanted = np.concatenate([energies - energies.mean(axis=0) for _, energies in pairs])
     standard = (values - values.mean(axis=0)) / (values.std(axis=0) + 1e-6)
     by_hand = np.linalg.solve(standard.T @ standard + 1000 * np.eye(values.shape[1]), standard.T @ wanted)
@@ -89,8 +90,8 @@ def test_the_program_fits_estimates_and_says_how_often_it_is_right(corpus, monke
     sync = tmp_path / "sync.npz"
     more = ("--fit", corpus["utterances"].path, "--sync_model", sync, "--known_shifts=-3:3")
     rows = run(corpus, monkeypatch, corpus["val"], tmp_path / "out.csv", *more)
-    assert len(rows) == 10 and all(abs(float(row["offset_ms"])) < 20 for row in rows)  # five mixtures, two voices each
-    said = capsys.readouterr().out
+    assert len(rows) == 10 and all(abs(float(row["offset_ms"])) < 20 for row in rows)  # five mixtures, two sources each
+    said = re.sub(" {2,}", " ", capsys.readouterr().out)
     assert "| all | 70 | 100 % | 100 % |" in said and "10 clips, 0 could not be used" in said
     again = run(corpus, monkeypatch, corpus["val"], tmp_path / "again.csv", "--sync_model", sync)
     assert again == rows
@@ -149,7 +150,7 @@ def _without_mouths(corpus, folder):
     return write_manifest(folder / "n.csv", items=items, **common).path
 
 
-def test_a_voice_without_a_reference_is_not_held_against_the_mixture_unasked(corpus, monkeypatch, tmp_path):
+def test_a_face_without_a_reference_is_not_compared_with_the_mixture_unasked(corpus, monkeypatch, tmp_path):
     """Regression: --heard source took the mixture for it, in silence."""
     items = list(corpus["val"].items)
     items[0] = replace(items[0], source_paths=("", items[0].source_paths[1]))

@@ -1,8 +1,8 @@
-"""Comparisons: suites that are refused, budgets, tables of made-up scores, and a whole one through real programs."""
+"""Comparisons: suites that are refused, tables of made-up scores, and a whole one through real programs."""
 
-import argparse
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,32 +11,58 @@ from pathlib import Path
 import pytest
 import soundfile
 import yaml
-from comparison_helpers import OLD_PLAN, suite_file
 from shell_helpers import wait_until
 from tiny_corpus import DIM, make_corpus
 
 from utils.data.files import read_json, write_json
 from utils.errors import UserError
-from utils.tools.comparison import alone_in, make_chains
-from utils.tools.comparison_plan import RowPlan, read_plan
-from utils.tools.comparison_results import Difference, Run, difference, draw_curves, read_runs
-from utils.tools.comparison_runs import Chain, run_chains
-from utils.tools.comparison_suite import Suite, choose_rows, read_suite
-from utils.tools.comparison_table import comparison_table, notes
+from utils.tools.comparison import (
+    Difference,
+    Run,
+    Suite,
+    choose_rows,
+    comparison_table,
+    difference,
+    draw_curves,
+    notes,
+    read_runs,
+    read_suite,
+)
+from utils.tools.processes import Chain, in_own_process, run_chains
 from utils.training.config import read_config, write_config
 
 ROOT = Path(__file__).parent.parent
+TINY = {
+    "model": {
+        "name": "av_tfdprnn", "n_faces": 0, "n_filters": 64, "kernel_size": 64, "stride": 32, "bands": "8x4", "bn_chan": 8,
+        "hid_size": 4, "n_repeats": 1, "n_audio_repeats": 0,
+    },
+    "data": {"segment_sec": 0.4, "epoch_size": 8, "num_workers": 0},
+    "training": {"batch_size": 2},
+}  # fmt: skip
+
+
+def suite_file(folder: Path, **changes) -> Path:
+    """A suite of two rows of a tiny audio-only conf."""
+    conf = folder / "tiny.yml"
+    conf.write_text(yaml.safe_dump(TINY))
+    rows = {"small": {"conf": str(conf)}, "wide": {"conf": str(conf), "train_args": "--bn_chan 12"}}
+    path = folder / "suite.yml"
+    path.write_text(yaml.safe_dump({"minutes": 0.001, "common": "--lr 0.01", "rows": rows, "baseline": "small"} | changes))
+    return path
 
 
 def test_a_suite_gives_its_rows_with_their_changes_after_the_common_ones(tmp_path: Path) -> None:
     suite = read_suite(suite_file(tmp_path, common="--lr 0.01 --bn_chan 10"), minutes=3)
     assert suite.minutes == 3 and suite.baseline == "small"
-    assert [row.conf.nested["masknet"]["bn_chan"] for row in suite.rows] == [10, 12]
-    assert [row.conf.optim.lr for row in suite.rows] == [0.01, 0.01]
+    assert {row.config.training.max_minutes for row in suite.rows} == {3.0}
+    assert {row.config.training.early_stop for row in suite.rows} == {0}
+    assert [row.config.model.bn_chan for row in suite.rows] == [10, 12]
+    assert [row.config.optim.lr for row in suite.rows] == [0.01, 0.01]
     assert [row.seeds for row in suite.rows] == [(0,), (0,)]
     assert [row.name for row in choose_rows(suite, "wide")] == ["wide"]
     more = read_suite(suite_file(tmp_path, common="--lr 0.01"), train_args="--lr 0.02 --bn_chan 6")
-    assert [(row.conf.optim.lr, row.conf.nested["masknet"]["bn_chan"]) for row in more.rows] == [(0.02, 6), (0.02, 12)]
+    assert [(row.config.optim.lr, row.config.model.bn_chan) for row in more.rows] == [(0.02, 6), (0.02, 12)]
     with pytest.raises(UserError, match="no row 'wid'; did you mean 'wide'"):
         choose_rows(suite, "wid")
 
@@ -61,6 +87,7 @@ def row(**keys) -> dict:
         (row(train_args="--lr '1"), "row 'bad': train_args: No closing quotation"),
         (row(train_args=3), "row 'bad': train_args is 3 where text"),
         (row(train_args="--epochs 3"), "row 'bad': --epochs is for the comparison to decide.*'minutes'"),
+        (row(train_args="--max-minutes=3"), "row 'bad': --max_minutes is for the comparison to decide.*'minutes'"),
         (row(seeds=[1, 1]), "row 'bad': seeds is"),
         (row(seeds=1), "row 'bad': seeds is"),
         ({"rows": {"a/b": {"conf": "conf/av_tfdprnn.yml"}}, "baseline": ""}, "row 'a/b': its name makes a folder"),
@@ -79,13 +106,18 @@ def test_every_suite_of_the_recipe_can_be_read(path: Path) -> None:
     assert read_suite(path).rows
 
 
+def compact(text: str) -> str:
+    """A table without the blanks that align its columns."""
+    return re.sub(" {2,}", " ", text)
+
+
 def fake_run(folder: Path, name: str, seed: int, gains_db: list[float], searched: int = 0) -> Run:
     """A scored run with one value a mixture, the first half of which is the subset `one`."""
 
     def group(values: list[float]) -> dict:
         mean = sum(values) / len(values)
         metrics = {key: {"mean": mean, "standard_error": 0.5, "nan": 0} for key in ("si_snr_imp", "pesq_wb", "estoi")}
-        return {"n": len(values), "metrics": metrics}
+        return {"n_heard": len(values), "metrics": metrics}
 
     exp_dir = folder / f"{name}-seed{seed}"
     half = len(gains_db) // 2
@@ -108,29 +140,22 @@ def test_the_table_shows_errors_spreads_differences_and_searched_orders(tmp_path
     costs = dict.fromkeys(runs, {"params": 1_234_000, "macs_per_audio_second": 2.5e9, "inference_sec": 0.0504})
     differences = {name: difference(some, runs["plain"], "t") for name, some in runs.items()}
     assert differences["better"] == Difference(1.75, pytest.approx(0.25))  # 2, 2, 1, 2 dB
-    lines = comparison_table(runs, costs, differences, "plain").splitlines()
-    assert lines[0].startswith("|  | seeds | SI-SNRi, all (dB) | one | two | to plain (dB) | PESQ wb | ESTOI | parameters (M)")
+    lines = compact(comparison_table(runs, costs, differences, "plain")).splitlines()
+    assert lines[0].startswith("| | seeds | SI-SNRi, all (dB) | one | two | to plain (dB) | PESQ wb | ESTOI | parameters (M)")
     assert lines[2].startswith("| plain | 0 | 2.50 ± 0.50 | 1.50 ± 0.50 | 3.50 ± 0.50 | – | 2.50 | 2.500 | 1.23 | 2.50 | 50 |")
     assert lines[2].endswith("| 800 | 5.04 |")
     assert lines[3].startswith("| better | 0, 2 | 4.25 [3.50..5.00] | 3.50 [3.00..4.00] |") and "| +1.75 ± 0.25 |" in lines[3]
     assert lines[4].startswith("| blind\\* | 0 | 1.00 ± 0.50 |") and "| -1.50 ± 0.65 |" in lines[4]
     assert "".join(lines).count("\\*") == 1
     assert {line.count("|") for line in lines} == {14}
-    below = "\n".join(notes(runs, {"other-seed1": "not run"}, {}, "plain", 4.0, 2, 2.0))
-    assert "4 test mixtures" in below and "Left out: other-seed1: not run." in below and "best mean SI-SNR was taken" in below
+    below = "\n".join(notes(runs, {"other-seed1": "not run"}, "plain", 4.0, 2, 2.0))
+    assert "4 test mixtures" in below and "Left out: other-seed1: not run." in below
+    assert "that with the best mean SI-SNR was taken" in below
     assert "the spread of plain's seeds (not known, it has one) mean little" in below
     assert "More than 10% off the budget: plain-seed0 5.04 min, better-seed0" in below
-    assert "the spread of better's seeds (1.50 dB) mean little" in "".join(notes(runs, {}, {}, "better", 5.0, 2, 2.0))
-    assert "off the budget" not in "".join(notes(runs, {}, {}, "", 5.0, 2, 2.0))
+    assert "the spread of better's seeds (1.50 dB) mean little" in "".join(notes(runs, {}, "better", 5.0, 2, 2.0))
+    assert "off the budget" not in "".join(notes(runs, {}, "", 5.0, 2, 2.0))
     assert {run.revision for some in runs.values() for run in some} == {"0123456789ab-dirty", "2123456789ab-dirty"}
-
-
-def test_the_contention_of_each_row_stands_below_the_table(tmp_path: Path) -> None:
-    runs = {name: [fake_run(tmp_path, name, 0, [1, 2])] for name in ("a", "b", "c")}
-    plans = {name: RowPlan(**OLD_PLAN) for name in ("a", "c")}
-    plans["b"] = RowPlan(**OLD_PLAN | {"measured": "2026-01-02T03:04+00:00, 1 at once, 2 threads each, 2 cores"})
-    below = "\n".join(notes(runs, {}, plans, "", 5.0, 2, 2.0))
-    assert "a, c: 2 at once, 1 threads each, 2 cores; b: 1 at once, 2 threads each, 2 cores." in below
 
 
 def test_the_curve_of_a_searched_order_has_a_star(tmp_path: Path, monkeypatch) -> None:
@@ -147,32 +172,22 @@ def test_the_curve_of_a_searched_order_has_a_star(tmp_path: Path, monkeypatch) -
 
 @pytest.fixture
 def scored(tmp_path: Path) -> Suite:
-    """A suite whose rows were trained by a plan of the first version and scored."""
+    """A suite whose rows were trained and scored."""
     suite = read_suite(suite_file(tmp_path))
     for suite_row in suite.rows:
         exp_dir = fake_run(tmp_path, suite_row.name, 0, [1, 2]).exp_dir
-        words = [*suite_row.words, "--epochs", "7", "--epoch_size", "38", "--early_stop", "0", "--audio_examples", "3"]
+        words = [*suite_row.train_args(0), "--audio_examples", "3"]
         write_config(exp_dir / "conf.yml", read_config(suite_row.conf_path, words).with_visual_dim(9))
-    write_json(tmp_path / "plan.json", {"rows": {suite_row.name: OLD_PLAN for suite_row in suite.rows}})
     return suite
 
 
 def left_out(suite: Suite, folder: Path, **failures: str) -> dict[str, str]:
-    plans = read_plan(folder / "plan.json")
-    runs, reasons = read_runs(suite, folder, "t", plans, {f"{name}-seed0": reason for name, reason in failures.items()})
+    runs, reasons = read_runs(suite, folder, "t", {f"{name}-seed0": reason for name, reason in failures.items()})
     assert [name for name in ("small", "wide") if f"{name}-seed0" not in reasons] == list(runs)
     return reasons
 
 
-def test_runs_of_an_old_plan_are_current(scored: Suite, tmp_path: Path) -> None:
-    assert left_out(scored, tmp_path) == {}
-    (tmp_path / "plan.json").unlink()
-    assert left_out(scored, tmp_path) == {}
-    path = tmp_path / "small-seed0" / "conf.yml"
-    conf = yaml.safe_load(path.read_text())
-    conf["visual"]["key_of_an_earlier_time"] = 3
-    del conf["loss"]["stft_weight"]  # a key of a later time, of which the suite takes the default
-    path.write_text(yaml.safe_dump(conf))
+def test_runs_of_the_same_setup_are_in_the_table(scored: Suite, tmp_path: Path) -> None:
     assert left_out(scored, tmp_path) == {}
 
 
@@ -184,31 +199,12 @@ def test_what_was_not_scored_is_left_out(scored: Suite, tmp_path: Path) -> None:
 def test_runs_of_another_setup_are_left_out_with_the_reason(scored: Suite, tmp_path: Path) -> None:
     """Regression: whatever lay in the folder of a row entered the table."""
     reasons = left_out(read_suite(scored.path, train_args="--bn_chan 6"), tmp_path)
-    assert reasons == {"small-seed0": "trained with masknet.bn_chan 8, the suite says 6"}  # wide has its own
-    assert set(left_out(read_suite(scored.path, minutes=3), tmp_path).values()) == {"planned for 0.001 minutes, not for 3"}
+    assert reasons == {"small-seed0": "trained with model.bn_chan 8, the suite says 6"}  # wide has its own
+    reasons = left_out(read_suite(scored.path, minutes=3), tmp_path)
+    assert set(reasons.values()) == {"trained with training.max_minutes 0.001, the suite says 3.0"}
     assert left_out(scored, tmp_path, wide="3_train: no luck") == {"wide-seed0": "3_train: no luck"}
-    plan = {"rows": {"small": OLD_PLAN, "wide": OLD_PLAN | {"epochs": 8}}}
-    write_json(tmp_path / "plan.json", plan)
-    assert left_out(scored, tmp_path) == {"wide-seed0": "trained for other epochs than the plan's"}
     (tmp_path / "small-seed0" / "conf.yml").write_text("[")
-    assert "conf.yml: not a conf" in left_out(scored, tmp_path)["small-seed0"]
-
-
-def test_what_takes_longest_to_separate_comes_first_among_equal_trainings(tmp_path: Path) -> None:
-    suite = read_suite(suite_file(tmp_path))
-    arguments = argparse.Namespace(out_dir=tmp_path, data_dir=tmp_path, threads=1, dump_dir=tmp_path)
-    plans = {"small": RowPlan(**OLD_PLAN), "wide": RowPlan(**OLD_PLAN | {"val_step_sec": 0.2, "expected_minutes": 0.99})}
-    assert [chain.name for chain in make_chains(arguments, list(suite.rows), plans, "t")] == ["wide-seed0", "small-seed0"]
-    plans["small"] = RowPlan(**OLD_PLAN | {"expected_minutes": 2.0})
-    assert [chain.name for chain in make_chains(arguments, list(suite.rows), plans, "t")] == ["small-seed0", "wide-seed0"]
-
-
-def test_a_second_comparison_in_a_folder_is_refused(tmp_path: Path) -> None:
-    out_dir = tmp_path / "out"
-    with alone_in(out_dir), pytest.raises(UserError, match="out: another comparison runs there"), alone_in(out_dir):
-        pass
-    with alone_in(out_dir):  # and is free again
-        assert out_dir.is_dir()
+    assert "conf.yml: not valid YAML" in left_out(scored, tmp_path)["small-seed0"]
 
 
 def program(text: str) -> list[str]:
@@ -234,13 +230,26 @@ def test_ending_a_comparison_ends_what_it_runs(tmp_path: Path, number: int) -> N
     pid_file = tmp_path / "pid"
     sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(300)"
     chain = f"Chain('x', Path({str(tmp_path)!r}), {{'1': [sys.executable, '-c', {sleeper!r}]}})"
-    text = f"import sys; from pathlib import Path; from utils.tools.comparison_runs import *; run_chains([{chain}], 1, 1)"
+    text = f"import sys; from pathlib import Path; from utils.tools.processes import *; run_chains([{chain}], 1, 1)"
     process = subprocess.Popen(program(text), cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     assert wait_until(lambda: pid_file.is_file() and pid_file.read_text() != "", 30)
     pid = int(pid_file.read_text())
     os.kill(process.pid, number)
     process.wait(30)
     assert wait_until(lambda: not Path(f"/proc/{pid}").exists(), 30)
+
+
+def fail_in_own_process(how: str) -> None:
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise UserError("no luck")
+
+
+def test_a_process_of_its_own_says_how_it_failed() -> None:
+    with pytest.raises(UserError, match="^no luck$"):
+        in_own_process(fail_in_own_process, "")
+    with pytest.raises(UserError, match="the measuring process was killed"):
+        in_own_process(fail_in_own_process, "killed")
 
 
 @pytest.fixture(scope="module")
@@ -269,16 +278,16 @@ def test_a_comparison_reports_what_failed_goes_on_and_fills_its_section(data_dir
     first = compare(suite, data_dir, out_dir)
     assert first.returncode == 1 and "Traceback" not in first.stderr
     assert first.stderr.splitlines()[-1].startswith("error: 1 runs failed") and "last.ckpt: damaged" in first.stderr
-    assert "| small\\* | 0 | " in first.stdout and "Left out: wide-seed0: 3_train: " in first.stdout
-    plan = read_json(out_dir / "plan.json")
+    assert "| small\\* | 0 | " in compact(first.stdout) and "Left out: wide-seed0: 3_train: " in first.stdout
     with open(out_dir / "small-seed0" / "history.csv", newline="") as handle:
-        assert len(list(csv.DictReader(handle))) == plan["rows"]["small"]["epochs"]
+        assert len(list(csv.DictReader(handle))) == 1  # the minutes were over after the first epoch
+    trained = (out_dir / "small-seed0" / "best_model.pth").stat().st_mtime_ns
 
     checkpoint.unlink()
-    second = compare(suite, data_dir, out_dir, "--rows", "wide", "--results", str(results), "--section", "tiny")
+    second = compare(suite, data_dir, out_dir, "--results", str(results), "--section", "tiny")
     assert second.returncode == 0, second.stderr
-    assert read_json(out_dir / "plan.json") == plan
-    section = results.read_text()
+    assert (out_dir / "small-seed0" / "best_model.pth").stat().st_mtime_ns == trained
+    section = compact(results.read_text())
     assert section.startswith("<!-- begin tiny -->\n|") and "| wide\\* | 0 | " in section and "git revision: " in section
     made = read_json(out_dir / "comparison.json")
     assert set(made["rows"]) == {"small", "wide"} and made["left_out"] == {}
@@ -290,7 +299,7 @@ def test_a_comparison_reports_what_failed_goes_on_and_fills_its_section(data_dir
 def test_a_mistake_ends_in_a_line_before_anything_runs(data_dir: Path, tmp_path: Path) -> None:
     bad = compare(suite_file(tmp_path, rows={"av": {"conf": "conf/av_tfdprnn.yml"}}, baseline=""), data_dir, tmp_path / "out")
     assert bad.returncode == 1 and len(bad.stderr.strip().splitlines()) == 1
-    assert "row 'av' needs mouth embeddings: give --frontend_weights" in bad.stderr
+    assert "row 'av' needs visual embeddings: give --frontend_weights" in bad.stderr
     name = compare(suite_file(tmp_path), data_dir, tmp_path / "out", "--section", "two words")
     assert name.returncode == 2 and "section 'two words': a name has letters" in name.stderr
     nothing = compare(suite_file(tmp_path), data_dir, tmp_path / "out", "--table_only")

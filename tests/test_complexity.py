@@ -1,7 +1,6 @@
 """MACs against two independent counters and closed forms; the measuring program on a tiny conf."""
 
 import json
-import subprocess
 import sys
 import warnings
 
@@ -14,14 +13,14 @@ from local_models.networks import build_network
 from utils.data.files import read_json
 from utils.errors import UserError
 from utils.tools import complexity
-from utils.tools.complexity import median_seconds
-from utils.tools.macs import MacCounter, count_macs
+from utils.tools.complexity import MacCounter, count_macs, median_seconds, peak_memory_bytes
+from utils.tools.processes import in_own_process
 from utils.training.config import read_config, write_config
 
 TINY = "--bn_chan 8 --hid_size 6 --n_repeats 2 --n_audio_repeats 1 --visual_chan 8 --visual_hid 12"
 
 
-def tiny_conf(*more: str):
+def tiny_config(*more: str):
     return read_config("conf/av_tfdprnn.yml", [*TINY.split(), "--visual_dim", "5", "--visual_blocks", "1", *more])
 
 
@@ -76,18 +75,18 @@ def test_products_and_attention_are_counted_and_hidden_products_refused():
 @pytest.mark.parametrize(
     ("conf", "more"),
     [
-        ("avdprnn", []),
-        ("avdprnn", ["--fusion", "concat", "--mask", "real", "--share_repeats", "true", "--grid_stride", "1"]),
-        ("dprnn", []),
-        ("avdprnn_time", ["--fb_name", "stft", "--n_filters", "40", "--fuse_every_block", "true"]),
-        ("avdprnn_time", ["--n_filters", "16"]),
+        ("av_tfdprnn", []),
+        ("av_tfdprnn", ["--grid_stride", "1", "--attention_heads", "2", "--exchange", "false"]),
+        ("av_tfdprnn_audio_only", []),
+        ("av_dprnn", ["--n_filters", "40", "--fuse_every_block", "true"]),
+        ("av_convtasnet", ["--n_filters", "16"]),
     ],
 )
 def test_macs_of_the_networks_equal_those_of_torch(conf, more):
-    sizes = TINY.replace("--n_audio_repeats 1", "") if conf == "avdprnn_time" else TINY
-    conf = read_config(f"conf/{conf}.yml", [*sizes.split(), "--visual_dim", "5", *more])
-    network = build_network(conf.model).eval()
-    inputs = torch.rand(1, 4000), torch.rand(1, 2, 7, 5) if conf.n_cues else None
+    sizes = {"av_dprnn": TINY.replace("--n_audio_repeats 1", ""), "av_convtasnet": TINY.replace("hid_size", "hid_chan")}
+    config = read_config(f"conf/{conf}.yml", [*sizes.get(conf, TINY).split(), "--visual_dim", "5", *more])
+    network = build_network(config.model).eval()
+    inputs = torch.rand(1, 4000), torch.rand(1, 2, 7, 5) if config.model.n_faces else None
     counted = count_macs(network, *inputs)
     assert counted > 0
     assert counted == torch_macs(network, *inputs)
@@ -95,8 +94,8 @@ def test_macs_of_the_networks_equal_those_of_torch(conf, more):
 
 def test_macs_of_the_network_agree_with_ptflops_but_for_biases_and_activations():
     ptflops = pytest.importorskip("ptflops")
-    sizes = "--n_filters 16 --bn_chan 32 --hid_size 32 --chunk_size 40 --hop_size 20 --n_repeats 2"
-    network = build_network(read_config("conf/av_dprnn_audio_only.yml", sizes.split()).nested).eval()
+    sizes = "--n_filters 16 --bn_chan 32 --hid_size 32 --chunk_size 40 --hop_size 20 --n_repeats 2 --n_faces 0"
+    network = build_network(read_config("conf/av_dprnn.yml", sizes.split()).model).eval()
     counted = count_macs(network, torch.rand(1, 8000))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -106,7 +105,7 @@ def test_macs_of_the_network_agree_with_ptflops_but_for_biases_and_activations()
     assert counted == pytest.approx(theirs, rel=0.05)
 
 
-def test_the_lip_network_is_counted_although_it_computes_by_functions():
+def test_the_visual_frontend_is_counted_although_it_computes_by_functions():
     from local_models.lipreading import Lipreading
 
     network = Lipreading(read_json("conf/lipreading/demo_snv05x.json")).eval()
@@ -114,51 +113,59 @@ def test_the_lip_network_is_counted_although_it_computes_by_functions():
     assert count_macs(network, clips) == torch_macs(network, clips)
 
 
-def test_the_program_measures_a_conf_with_and_without_lips(tmp_path, monkeypatch, capsys):
+def test_the_program_measures_a_conf_with_and_without_the_visual_frontend(tmp_path, monkeypatch, capsys):
     from local_models.lipreading import Lipreading
 
-    lips = Lipreading(read_json("conf/lipreading/demo_snv05x.json"))
-    torch.save({"model_state_dict": lips.state_dict(), "config": "demo_snv05x"}, tmp_path / "lips.pth.tar")
-    write_config(tmp_path / "tiny.yml", tiny_conf())
-    command = ["--conf", tmp_path / "tiny.yml", "--json", tmp_path / "out.json", "--threads", "1", "--repeats", "1"]
-    monkeypatch.setattr(sys, "argv", ["complexity", *map(str, command), "--frontend_weights", str(tmp_path / "lips.pth.tar")])
-    probes = []
-    monkeypatch.setattr(complexity, "run_probe", lambda probe: probes.append(probe) or 1000 + len(probes))
+    frontend, weights = Lipreading(read_json("conf/lipreading/demo_snv05x.json")), tmp_path / "frontend.pth.tar"
+    torch.save({"model_state_dict": frontend.state_dict(), "config": "demo_snv05x"}, weights)
+    write_config(tmp_path / "tiny.yml", tiny_config())
+    command = ["--conf", tmp_path / "tiny.yml", "--json", tmp_path / "out.json", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["complexity", *map(str, command), "--frontend_weights", str(weights)])
+    measured = []
+    monkeypatch.setattr(complexity, "in_own_process", lambda *call: measured.append(call) or 1000 + len(measured))
+    monkeypatch.setattr(complexity, "RUNS", 1)
     assert complexity.main() == 0
     numbers = json.loads((tmp_path / "out.json").read_text())
-    network = build_network(tiny_conf("--visual_dim", "1024").nested)
+    network = build_network(tiny_config("--visual_dim", "1024").model)
     expected = sum(parameter.numel() for parameter in network.parameters())
     assert (numbers["n_src"], numbers["params"]) == (2, expected)
     assert numbers["macs_per_audio_second"] == count_macs(network, torch.rand(1, 32000), torch.rand(1, 2, 50, 1024)) // 2
     assert numbers["disk_bytes"] > 4 * expected
     assert (numbers["peak_memory_bytes"], numbers["train_peak_memory_bytes"]) == (1001, 1002)
-    assert ["--frontend_weights" in probe for probe in probes] == [False, False, True, True]
+    assert [call[2:] for call in measured] == [(None, "inference", "cpu", 1), (None, "training", "cpu", 1),
+                                               (weights, "inference", "cpu", 1), (weights, "training", "cpu", 1)]  # fmt: skip
     assert numbers["inference_seconds_per_2s_mixture"] > 0 and numbers["train_step_seconds"] > 0
     assert numbers["real_time_factor"] == numbers["inference_seconds_per_2s_mixture"] / 2
-    with_lips = numbers["with_lip_network"]
-    assert with_lips["params"] == expected + sum(parameter.numel() for parameter in lips.parameters())
-    assert with_lips["macs_per_audio_second"] > numbers["macs_per_audio_second"]
-    assert with_lips["disk_bytes"] == numbers["disk_bytes"] + (tmp_path / "lips.pth.tar").stat().st_size
+    with_frontend = numbers["with_visual_frontend"]
+    assert with_frontend["params"] == expected + sum(parameter.numel() for parameter in frontend.parameters())
+    assert with_frontend["macs_per_audio_second"] > numbers["macs_per_audio_second"]
+    assert with_frontend["disk_bytes"] == numbers["disk_bytes"] + weights.stat().st_size
     table = capsys.readouterr().out
-    assert "| Parameters (M) |" in table
-    assert "tiny with lip network" in table
+    assert "| Parameters (M) " in table
+    assert "tiny with visual frontend" in table
 
 
-def test_memory_is_that_of_weights_and_of_the_largest_tensors(tmp_path, repo_root):
-    conf = tiny_conf("--bn_chan", "64")
-    write_config(tmp_path / "tiny.yml", conf)
-    command = [sys.executable, "-m", "utils.tools.complexity", "--conf", str(tmp_path / "tiny.yml"), "--probe", "training"]
-    done = subprocess.run([*command, "--threads", "1"], cwd=repo_root, capture_output=True, text=True, check=True)
-    weights = 4 * sum(parameter.numel() for parameter in build_network(conf.model).parameters())
-    chunks = 4 * 2 * 64 * 3200  # bytes of the chunks (overlapping by half) of 1600 frames for two faces
-    kept_for_the_gradient = 2 * 2 * 3 * chunks  # blocks, paths, and at least input, projection and norm of each
-    assert weights + kept_for_the_gradient < int(done.stdout) < 100 * (weights + kept_for_the_gradient)
+def test_memory_is_that_of_weights_and_of_the_largest_tensors():
+    config = tiny_config("--bn_chan", "64")
+    peak_bytes = in_own_process(peak_memory_bytes, config, None, "training", "cpu", 1)
+    weights = 4 * sum(parameter.numel() for parameter in build_network(config.model).parameters())
+    grid = 4 * 2 * 64 * 22 * 63  # bytes of 64 channels, 22 bands and 63 frames for two faces
+    kept_for_the_gradient = 2 * 2 * 3 * grid  # blocks, paths, and at least input, projection and norm of each
+    assert weights + kept_for_the_gradient < peak_bytes < 100 * (weights + kept_for_the_gradient)
 
 
-def test_the_median_time_leaves_the_warm_up_out(monkeypatch):
-    clock = iter([0, 100, 100, 200, 200, 201, 201, 203, 203, 212])  # runs of 100, 100, 1, 2 and 9 s
-    monkeypatch.setattr(complexity.time, "perf_counter", lambda: next(clock))
-    assert median_seconds(lambda: None, repeats=3, device="cpu") == 2
+def test_the_median_times_are_of_runs_in_turns_without_the_warm_up(monkeypatch):
+    # Runs of a: 100, 100, 1, 2 and 9 s; runs of b: 1 s each
+    times_sec, now, called = {"a": iter([100, 100, 1, 2, 9]), "b": iter([1] * 5)}, [0], []
+
+    def run(name: str) -> None:
+        called.append(name)
+        now[0] += next(times_sec[name])
+
+    monkeypatch.setattr(complexity.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(complexity, "RUNS", 3)
+    assert median_seconds({name: lambda name=name: run(name) for name in "ab"}) == {"a": 2, "b": 1}
+    assert called == ["a", "b"] * 5
 
 
 @pytest.mark.parametrize(
@@ -170,6 +177,6 @@ def test_the_median_time_leaves_the_warm_up_out(monkeypatch):
 )
 def test_wrong_paths_are_named_before_anything_is_measured(monkeypatch, arguments, message):
     monkeypatch.setattr(sys, "argv", ["complexity", *arguments])
-    monkeypatch.setattr(complexity, "measure_conf", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr(complexity, "measure", lambda *_: pytest.fail("it measured"))
     with pytest.raises(UserError, match=message):
         complexity.main()

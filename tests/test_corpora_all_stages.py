@@ -1,7 +1,7 @@
-"""Every way into the recipe, in miniature, by the commands of the corpora's READMEs, from stage 0 to a table of scores.
+"""Every corpus as a small copy, by the commands of the corpora's READMEs, from stage 0 to a table of scores.
 
-Sounds and mouths are the demo's, so that nothing else is needed; where faces must be found in pictures they are real ones,
-and these tests are skipped where there are none.
+Sounds and mouths are the demo's, so that nothing else is needed; where faces must be found in pictures the clips are real
+ones, and these tests are skipped where there are none.
 """
 
 import json
@@ -35,7 +35,7 @@ from utils.data.manifest import read_manifest
 from utils.data.mouths import read_mouths
 from utils.video.landmarks import Person, write_people
 
-# Of twelve clips, two of each of six speakers: the first and the second voice of each mixture.
+# Of twelve clips, two of each of six speakers: the first and the second source of each mixture.
 PAIRS = {"train": [(0, 2), (3, 1), (1, 2)], "val": [(4, 6), (7, 5)], "test": [(8, 10), (11, 8), (9, 8)]}
 FOLDERS = {"train": "tr", "val": "cv", "test": "tt"}
 
@@ -55,7 +55,7 @@ def write_mouths(folder: Path, ids: Sequence[str], clips: Sequence[Clip]) -> Non
 
 
 class TwoMix:
-    """A 2Mix folder of the drawn clips, under the nastiest names of its corpus."""
+    """A 2Mix folder of the drawn clips, under the most difficult names of its corpus."""
 
     def __init__(self, home: Path, corpus: str, drawn: list[Clip]) -> None:
         self.recipe = Recipe(home, corpus)
@@ -96,9 +96,9 @@ def test_lrs2_2mix_by_its_lists_ends_in_scores_and_a_second_call_does_nothing(tm
 
 @pytest.mark.parametrize(
     ("name", "folder", "conf", "sizes"),
-    [("lrs3", "/data/lrs3_2mix", "tse", TINY), ("voxceleb2", "/data/vox2_2mix", "tse_avdprnn", TINY_TIME_DOMAIN)],
+    [("lrs3", "/data/lrs3_2mix", "tse_tfdprnn", TINY), ("voxceleb2", "/data/vox2_2mix", "tse_dprnn", TINY_TIME_DOMAIN)],
 )
-def test_2mix_trains_networks_that_extract_the_voice_of_one_face(tmp_path, drawn, name, folder, conf, sizes):
+def test_2mix_trains_networks_that_extract_one_target(tmp_path, drawn, name, folder, conf, sizes):
     corpus = TwoMix(tmp_path, name, drawn)
     places = {folder: corpus.recipe.raw, "lrw_resnet18_mstcn.pth.tar": WEIGHTS}
     command = readme_command(name, f"./egs/{name}/run.sh --corpus_dir {folder}", places)
@@ -125,11 +125,11 @@ def test_dla_trains_in_the_noise_of_musan(tmp_path, drawn):
             for part, samples in (("mix", sources.sum(axis=0)), ("s1", sources[0]), ("s2", sources[1])):
                 write_audio(recipe.raw / f"audio/{split}/{part}/{names[first]}_{names[second]}.wav", samples)
     write_mouths(recipe.raw / "mouths", names, drawn)
-    places = {"data/musan/noise/train": noise, "DIR": recipe.raw, "FILE": WEIGHTS, "_share 0.5": f"_share 0.5 {TINY}"}
+    places = {"data/musan/noise/train": noise, "DIR": recipe.raw, "FILE": WEIGHTS, "_prob 0.5": f"_prob 0.5 {TINY}"}
     recipe.run(readme_command("musan", "./run.sh --corpus dla", places))
     recipe.check({f"{names[a]}_{names[b]}": (names[a], names[b]) for a, b in PAIRS["test"]}, sounds)
     conf = yaml.safe_load((recipe.exp / "conf.yml").read_text())
-    assert (conf["data"]["noise_dir"], conf["data"]["noise_share"]) == (str(noise), 0.5)
+    assert (conf["data"]["noise_dir"], conf["data"]["noise_prob"]) == (str(noise), 0.5)
 
 
 # Raw video
@@ -236,12 +236,12 @@ def test_the_extraction_familys_list_on_raw_voxceleb2_ends_in_scores(tmp_path, f
             clips = [f"train,{names[k].split('/', 2)[1]},{names[k].split('/', 2)[2]},{1.5 * place:g}"
                      for place, k in enumerate(group)]  # fmt: skip
             lines.append(",".join([split, *clips, "2.2"]))
-            voices = tuple(names[k].partition("/")[2].replace("/", "_") for k in group)
-            ids |= {two_mix_name(voices, (0, 1.5, 3)[:n_src]): voices} if split == "test" else {}
+            clip_ids = tuple(names[k].partition("/")[2].replace("/", "_") for k in group)
+            ids |= {two_mix_name(clip_ids, (0, 1.5, 3)[:n_src]): clip_ids} if split == "test" else {}
     (tmp_path / "list.csv").write_text("\n".join(lines))
     places = {"/data/voxceleb2/aac": recipe.raw / "aac", "/data/voxceleb2 ": f"{recipe.raw} ", "FILE": WEIGHTS,
               "mixture_data_list_2mix.csv": tmp_path / "list.csv"}  # fmt: skip
-    beginning = "./egs/voxceleb2/run.sh --corpus_dir /data/voxceleb2 --frontend_weights FILE --nj 8 --corpus_args \"--mix"
+    beginning = './egs/voxceleb2/run.sh --corpus_dir /data/voxceleb2 --frontend_weights FILE --nj 8 --corpus_args "--mix'
     conf = "conf/av_tfdprnn.yml" if n_src == 2 else "conf/tse_tfdprnn.yml"
     recipe.run(readme_command("voxceleb2", beginning, places), "--conf", conf, "--train_args", TINY)
     recipe.check(ids, sounds)

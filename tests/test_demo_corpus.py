@@ -15,10 +15,11 @@ from egs.demo.clips import Clip, make_clip
 from egs.demo.faces import make_face
 from egs.demo.lipreader_data import normalise
 from egs.demo.mouths import opening_of
-from egs.demo.speech import SAMPLE_RATE, Span, Speech, speak
-from egs.demo.visemes import FPS, LEAD_SEC, VISEMES, label_frames, visemes_of
+from egs.demo.speech import Span, Speech, speak
+from egs.demo.visemes import LEAD_SEC, VISEMES, label_frames, visemes_of
 from egs.demo.vocabulary import WORDS
 from egs.demo.voices import VOICES, voices_of
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.manifest import read_manifest
 from utils.data.validation import validate_manifest
 from utils.embedding.checkpoints import load_lipreading, read_checkpoint
@@ -115,7 +116,7 @@ def test_mixtures_are_the_sum_of_their_sources_at_the_stored_ratio(corpus):
             paths = (item.mixture_path, *item.source_paths)
             mixture, first, second = (soundfile.read(corpus / path, dtype="int16")[0].astype(int) for path in paths)
             assert soundfile.info(corpus / item.mixture_path).subtype == "PCM_16"
-            assert mixture.shape == (2 * SAMPLE_RATE,)
+            assert mixture.shape == (2 * SAMPLE_RATE_HZ,)
             assert np.abs(mixture - first - second).max() <= 1
             assert np.abs(mixture).max() <= round(0.9 * 32767) + 1
             assert item.sir_db == pytest.approx(10 * np.log10(np.mean(first**2) / np.mean(second**2)), abs=0.01)
@@ -151,7 +152,7 @@ def timbre(speech: Speech) -> np.ndarray:
     loudest = speech.samples[np.abs(speech.samples).argmax() // 512 * 512 :][:2048]
     correlation = np.correlate(loudest, loudest, "full")[len(loudest) - 1 :]
     lag = 35 + correlation[35:250].argmax()
-    return np.array([*(np.array(bands) - np.mean(bands)), 12 * np.log2(SAMPLE_RATE / lag / 100)])
+    return np.array([*(np.array(bands) - np.mean(bands)), 12 * np.log2(SAMPLE_RATE_HZ / lag / 100)])
 
 
 def test_at_least_24_voices_speak_and_all_sound_different():
@@ -177,7 +178,7 @@ def test_lips_are_closed_on_p_b_m_and_open_on_wide_vowels(clips):
         gap = opening(number, clip)
         for phone in clip.phones:
             middle = (phone.start_sec + phone.end_sec) / 2 if phone.label == "m" else phone.start_sec
-            frame = int((middle - LEAD_SEC) * FPS)
+            frame = int((middle - LEAD_SEC) * VIDEO_FPS)
             if not 2 <= frame < len(gap) - 2:
                 continue
             if phone.label in ("p", "b", "m"):
@@ -235,7 +236,7 @@ def test_the_committed_lip_reader_reads_words_of_voices_and_faces_it_never_saw(c
     windows, labels = [], []
     for _, clip in clips:
         for word in clip.words:
-            middle = ((word.start_sec + word.end_sec) / 2 - LEAD_SEC) * FPS
+            middle = ((word.start_sec + word.end_sec) / 2 - LEAD_SEC) * VIDEO_FPS
             start = int(np.clip(round(middle) - 8, 0, 34))
             windows.append(normalise(clip.mouths[start : start + 16]))
             labels.append(WORDS.index(word.label))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from utils.corpora.dla import dla_splits, label_subsets, scan_dla
+from utils.corpora.dla import dla_splits, scan_dla
+from utils.corpora.output import label_subsets
 from utils.data.manifest import write_manifest
 from utils.errors import UserError
 

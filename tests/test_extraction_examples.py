@@ -1,4 +1,4 @@
-"""Examples of extraction: speech without faces beside the target, targets that are alone or absent, what is too short."""
+"""Examples of extraction: speech without faces beside the target, mixtures of a single or absent target, what is too short."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,8 @@ from tiny_corpus import RATE_HZ, make_corpus
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.mixing.levels import power, sir_db
-from utils.mixing.recordings import AcousticOptions, draw_stretch, recording_lengths
+from utils.mixing.recordings import draw_stretch, recording_lengths
+from utils.training.config import DataConfig
 from utils.training.datasets import DynamicMixtureDataset
 
 
@@ -21,9 +22,9 @@ def corpus(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def dynamic(corpus, **changes):
-    arguments = {"n_src": 2, "segment_sec": 0.4, "seed": 3, **changes}
-    return DynamicMixtureDataset(corpus["utterances"], [EmbeddingStore(corpus["store"])], **arguments)
+def dynamic(corpus, n_src=2, **data):
+    config = DataConfig(segment_sec=0.4, **data)
+    return DynamicMixtureDataset(corpus["utterances"], [EmbeddingStore(corpus["store"])], config, n_src=n_src, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +40,14 @@ def speech(tmp_path_factory):
 
 
 def extraction(corpus, speech="", noise="", **changes):
-    shares = {"interferer_dir": speech, "interferer_share": changes.pop("interferer_share", 1.0 if speech else 0.0)}
-    shares |= {"noise_dir": noise, "noise_share": changes.pop("noise_share", 0.5 if noise else 0.0)}
-    shares |= {"noise_snr_low_db": 5.0, "noise_snr_high_db": 5.0}
-    return dynamic(corpus, n_src=1, size=40, acoustics=AcousticOptions(**shares), **changes)
+    """Mixtures of one target; interferers all of the folder `speech`, and noise in every other one, where not told."""
+    data = {"interferer_dir": speech, "interferer_prob": 1.0 if speech else 0.0}
+    data |= {"noise_dir": noise, "noise_prob": 0.5 if noise else 0.0, "noise_snr_low_db": 5.0, "noise_snr_high_db": 5.0}
+    return dynamic(corpus, n_src=1, **{"epoch_size": 40, **data, **changes})
 
 
-def test_speech_without_faces_takes_the_place_of_the_other_voice_and_changes_nothing_else(corpus, speech):
-    plain, some = extraction(corpus), extraction(corpus, speech, interferer_share=0.5)
+def test_speech_without_faces_takes_the_place_of_the_interferer_and_changes_nothing_else(corpus, speech):
+    plain, some = extraction(corpus), extraction(corpus, speech, interferer_prob=0.5)
     same = 0
     for index in range(40):
         before, example = plain[0, index], some[0, index]
@@ -60,25 +61,25 @@ def test_speech_without_faces_takes_the_place_of_the_other_voice_and_changes_not
 
 
 def test_a_corpus_of_one_speaker_needs_no_second_one_where_the_others_are_from_elsewhere(corpus, speech):
-    alone = replace(corpus["utterances"], items=tuple(replace(i, speaker="s1") for i in corpus["utterances"].items))
-    dataset = extraction({**corpus, "utterances": alone}, speech, off_screen=1.0)
+    single = replace(corpus["utterances"], items=tuple(replace(i, speaker="s1") for i in corpus["utterances"].items))
+    dataset = extraction({**corpus, "utterances": single}, speech, off_screen_prob=1.0)
     example = dataset[0, 0]
     assert (example["mixture"] - example["sources"][0]).square().mean() > 1e-6
     with pytest.raises(UserError, match=r"1 speaker\(s\) cannot make mixtures of 2"):
-        extraction({**corpus, "utterances": alone}, speech, interferer_share=0.5)
+        extraction({**corpus, "utterances": single}, speech, interferer_prob=0.5)
 
 
-def test_one_voice_of_the_corpus_is_of_one_speaker_whatever_the_share_of_such_mixtures(corpus, speech):
-    """Regression: same_speaker with interferer_share 1 ended in KeyError 1."""
-    same, plain = extraction(corpus, speech, same_speaker=1.0), extraction(corpus, speech)
+def test_one_source_of_the_corpus_is_of_one_speaker_whatever_same_speaker_prob_is(corpus, speech):
+    """Regression: same_speaker_prob with interferer_prob 1 ended in KeyError 1."""
+    same, plain = extraction(corpus, speech, same_speaker_prob=1.0), extraction(corpus, speech)
     torch.testing.assert_close(same[0, 3]["mixture"], plain[0, 3]["mixture"], rtol=0, atol=0)
 
 
-def test_a_lone_voice_is_heard_in_noise_and_with_nobody_else(corpus, speech, tmp_path):
+def test_a_single_target_is_heard_in_noise_and_with_nobody_else(corpus, speech, tmp_path):
     tone = np.sin(2 * np.pi * 3000 * np.arange(32000) / RATE_HZ).astype(np.float32)
     soundfile.write(tmp_path / "tone.wav", tone, RATE_HZ, subtype="FLOAT")
-    dataset = extraction(corpus, speech, str(tmp_path), noise_share=0.01, lone_voice=0.5)
-    plain, lone = extraction(corpus, speech), 0
+    dataset = extraction(corpus, speech, str(tmp_path), noise_prob=0.01, target_only_prob=0.5)
+    plain, n_single = extraction(corpus, speech), 0
     for index in range(40):
         example, before = dataset[0, index], plain[0, index]
         torch.testing.assert_close(example["sources"], before["sources"], rtol=0, atol=0)
@@ -86,14 +87,14 @@ def test_a_lone_voice_is_heard_in_noise_and_with_nobody_else(corpus, speech, tmp
         spectrum = np.abs(np.fft.rfft(rest * np.hanning(len(rest)))) ** 2
         peak = round(3000 * len(rest) / RATE_HZ)
         if spectrum[peak - 3 : peak + 4].sum() > 0.99 * spectrum.sum():
-            lone += 1
+            n_single += 1
             assert sir_db(example["sources"][0].numpy(), rest) == pytest.approx(5.0, abs=0.05)
-    assert 10 < lone < 30
+    assert 10 < n_single < 30
 
 
-def test_an_absent_target_is_never_alone(corpus, speech, tmp_path):
+def test_an_absent_target_always_leaves_an_interferer(corpus, speech, tmp_path):
     soundfile.write(tmp_path / "hum.wav", np.ones(9000, np.float32) * 0.1, RATE_HZ, subtype="FLOAT")
-    dataset = extraction(corpus, speech, str(tmp_path), lone_voice=1.0, silent_voice=1.0)
+    dataset = extraction(corpus, speech, str(tmp_path), target_only_prob=1.0, inactive_target_prob=1.0)
     for index in range(10):
         example = dataset[0, index]
         assert not example["sources"].any() and example["visual"].any() and example["mixture"].std() > 1e-3

@@ -1,4 +1,4 @@
-"""The fixed set for extraction: true levels, conditions by name, faces that belong to their voices, recordings joined."""
+"""The fixed set for extraction: true levels, conditions by name, faces that belong to their sources, recordings joined."""
 
 import sys
 from dataclasses import replace
@@ -66,7 +66,7 @@ def test_each_condition_is_what_its_name_says(corpus, monkeypatch, tmp_path):
     assert len(set(faces)) == 8  # of eight clips all are taken before one comes twice
 
 
-def test_the_voice_of_a_mixture_is_that_of_its_face(corpus, monkeypatch, tmp_path):
+def test_the_source_of_a_mixture_is_that_of_its_face(corpus, monkeypatch, tmp_path):
     manifest = make(corpus, monkeypatch, tmp_path / "set")
     audio = {item.mouth_path: item.audio_path for item in corpus["utterances"].items}
     for item in manifest.items[:5]:
@@ -134,7 +134,7 @@ def test_mistakes_are_one_line(corpus, monkeypatch, tmp_path):
     only = [Utterance("x", "s", "audio/silence.wav", "mouths/0000.npz", 16000, 25, 25.0)]
     common = {"corpus": "tiny", "split": "utterances", "data_root": corpus["root"], "sample_rate": RATE_HZ, "n_src": 1}
     changed = {**corpus, "utterances": write_manifest(tmp_path / "u.csv", items=only, **common)}
-    with pytest.raises(UserError, match="no voice with a face can be used"):
+    with pytest.raises(UserError, match="no utterance with a face can be used"):
         make(changed, monkeypatch, tmp_path / "set")
 
 

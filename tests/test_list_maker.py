@@ -5,25 +5,26 @@ from itertools import combinations
 
 import pytest
 
+from utils.data.manifest_rows import Utterance
 from utils.errors import UserError
-from utils.mixing.drawing import ListClip, ListOptions, count_mixtures, draw_mixtures, split_speakers
+from utils.mixing.drawing import ListOptions, count_mixtures, draw_mixtures, split_speakers
 from utils.mixing.rooms import RoomOptions
 
-CLIPS = [ListClip(f"s{speaker}_{number}", f"s{speaker}", 32000) for speaker in range(10) for number in range(6)]
+CLIPS = [Utterance(f"s{speaker}_{number}", f"s{speaker}") for speaker in range(10) for number in range(6)]
 
 
 @pytest.mark.parametrize("n_src", [2, 3])
 def test_mixtures_are_different_and_never_of_one_speaker(n_src):
     found = draw_mixtures(CLIPS, "train", 200, 1, ListOptions(n_src=n_src))
-    assert len({frozenset(voice.utterance_id for voice in item.voices) for item in found}) == 200
-    assert all(len({voice.speaker for voice in item.voices}) == n_src for item in found)
+    assert len({frozenset(source.utterance_id for source in item.sources) for item in found}) == 200
+    assert all(len({source.speaker for source in item.sources}) == n_src for item in found)
     assert len({item.mixture_id for item in found}) == 200
 
 
 def test_every_clip_is_used_about_equally_often():
-    clips = [ListClip(f"s{speaker}_{number}", f"s{speaker}", 32000) for speaker in range(40) for number in range(10)]
+    clips = [Utterance(f"s{speaker}_{number}", f"s{speaker}") for speaker in range(40) for number in range(10)]
     found = draw_mixtures(clips, "train", 2000, 1)
-    uses = Counter(voice.utterance_id for item in found for voice in item.voices)
+    uses = Counter(source.utterance_id for item in found for source in item.sources)
     assert len(uses) == 400 and set(uses.values()) <= {8, 9, 10, 11}
 
 
@@ -32,21 +33,21 @@ def test_the_list_depends_on_seed_and_split_and_not_on_the_order_of_the_clips():
     assert draw_mixtures(CLIPS[::-1], "train", 50, 1) == first
     assert draw_mixtures(CLIPS, "train", 50, 2) != first
     other = draw_mixtures(CLIPS, "val", 50, 1)
-    assert [item.voices for item in other] != [item.voices for item in first]
+    assert [item.sources for item in other] != [item.sources for item in first]
 
 
 def test_ratios_are_in_their_range_and_the_name_tells_them():
     found = draw_mixtures(CLIPS, "test", 300, 0, ListOptions(sir_low_db=-3, sir_high_db=8))
     ratios = [item.sir_db for item in found]
     assert -3 <= min(ratios) < -2 and 7 < max(ratios) <= 8
-    assert found[0].mixture_id.endswith(f"_{found[0].voices[1].level_db:.5g}")
+    assert found[0].mixture_id.endswith(f"_{found[0].sources[1].level_db:.5g}")
 
 
 def test_all_possible_mixtures_can_be_asked_for_and_no_more():
     clips = CLIPS[:13]  # 6, 6 and 1 of three speakers
     expected = {frozenset((a.utterance_id, b.utterance_id)) for a, b in combinations(clips, 2) if a.speaker != b.speaker}
     found = draw_mixtures(clips, "val", len(expected), 0)
-    assert {frozenset(voice.utterance_id for voice in item.voices) for item in found} == expected
+    assert {frozenset(source.utterance_id for source in item.sources) for item in found} == expected
     with pytest.raises(UserError, match=f"make {len(expected)}; ask for fewer"):
         draw_mixtures(clips, "val", len(expected) + 1, 0)
 
@@ -67,21 +68,21 @@ def test_one_speaker_is_mixed_with_himself_only_where_asked():
 
 
 def test_a_dominant_speaker_does_not_stop_the_draw():
-    clips = [ListClip(f"a_{k}", "a", 1) for k in range(400)] + [ListClip(f"b{k}_0", f"b{k}", 1) for k in range(5)]
+    clips = [Utterance(f"a_{k}", "a") for k in range(400)] + [Utterance(f"b{k}_0", f"b{k}") for k in range(5)]
     found = draw_mixtures(clips, "train", 300, 0)
-    assert all(len({voice.speaker for voice in item.voices}) == 2 for item in found)
+    assert all(len({source.speaker for source in item.sources}) == 2 for item in found)
 
 
 def test_noise_and_rooms_are_part_of_the_list():
-    rooms = RoomOptions(share=0.5, files={"r1.wav": 1, "r2.wav": 1, "r3.wav": 1})
-    options = ListOptions(noises={"a/n.wav": 1000, "b.wav": 50}, noise_share=0.7, snr_low_db=3, snr_high_db=6, rooms=rooms)
+    rooms = RoomOptions(room_prob=0.5, files={"r1.wav": 1, "r2.wav": 1, "r3.wav": 1})
+    options = ListOptions(noises={"a/n.wav": 1000, "b.wav": 50}, noise_prob=0.7, snr_low_db=3, snr_high_db=6, rooms=rooms)
     found = draw_mixtures(CLIPS, "test", 400, 0, options)
     noisy = [item for item in found if item.noise]
     assert 0.6 < len(noisy) / 400 < 0.8
     assert all(3 <= item.snr_db <= 6 and item.noise_start < options.noises[item.noise] for item in noisy)
-    in_rooms = [item for item in found if item.voices[0].response]
+    in_rooms = [item for item in found if item.sources[0].response]
     assert 0.4 < len(in_rooms) / 400 < 0.6
-    assert all(item.voices[0].response != item.voices[1].response for item in in_rooms)
+    assert all(item.sources[0].response != item.sources[1].response for item in in_rooms)
 
 
 def test_each_speaker_gets_one_split_and_each_split_a_speaker():

@@ -1,6 +1,7 @@
 """The cost of long recordings: what is separated, how it is measured, and the table."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,19 +17,20 @@ from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.stages import separate
 from utils.tools import long_recordings
-from utils.tools.long_recordings import HOP_SEC, MANIFEST, STORE, WINDOW_SEC, make_recording, probe, separate_apart, table
+from utils.tools.long_recordings import HOP_SEC, MANIFEST, STORE, WINDOW_SEC, make_recording, separate_recording, table
+from utils.tools.processes import in_own_process
 from utils.training.config import read_config
-from utils.training.experiment import save_model
+from utils.training.experiment import load_model, save_model
 
 DIM = 4
+CONFIG = read_config("conf/av_tfdprnn.yml", TINY.split()).with_visual_dim(DIM)
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory) -> Path:
     exp_dir = tmp_path_factory.mktemp("exp") / "av"
-    conf = read_config("conf/av_tfdprnn.yml", TINY.split()).with_visual_dim(DIM)
     torch.manual_seed(0)
-    save_model(exp_dir / "best_model.pth", build_network(conf.model), conf.nested, {})
+    save_model(exp_dir / "best_model.pth", build_network(CONFIG.model), {})
     write_json(exp_dir / "frontend.json", {"store_name": "front", "precision": "float32"})
     return exp_dir
 
@@ -42,7 +44,7 @@ def arguments(monkeypatch):
 
 
 def test_a_recording_has_the_asked_length_and_embeddings_for_all_its_frames(tmp_path):
-    make_recording(tmp_path, 1.5, 16000, 25.0, (2, DIM), 2, "float32")
+    make_recording(tmp_path, 1.5, CONFIG.model, "float32")
     manifest = read_manifest(tmp_path / MANIFEST)
     (item,) = manifest.items
     assert item.length == soundfile.info(tmp_path / "mix.wav").frames == 24000
@@ -51,25 +53,24 @@ def test_a_recording_has_the_asked_length_and_embeddings_for_all_its_frames(tmp_
     assert soundfile.read(tmp_path / "mix.wav")[0].std() == pytest.approx(0.1, rel=0.05)
 
 
-def test_a_recording_is_separated_in_full_through_windows(tmp_path, experiment, arguments):
-    make_recording(tmp_path, 3.0, 16000, 25.0, (2, DIM), 2, "float32")
-    arguments("--exp_dir", experiment, "--probe", tmp_path, "--window_sec", 1, "--hop_sec", 0.8)
-    measured = probe(long_recordings.parse_args())
+def test_a_recording_is_separated_in_full_through_windows(tmp_path, experiment):
+    make_recording(tmp_path, 3.0, CONFIG.model, "float32")
+    measured = separate_recording(tmp_path, experiment, 1.0, 0.8, 1)
     for k in (1, 2):
-        voice, _ = soundfile.read(tmp_path / f"voices/s{k}/recording.wav")
-        assert len(voice) == 48000 and voice[-100:].any()
+        estimate, _ = soundfile.read(tmp_path / f"estimates/s{k}/recording.wav")
+        assert len(estimate) == 48000 and estimate[-100:].any()
     assert measured["real_time_factor"] > 0
 
 
-def test_the_peak_holds_what_the_network_holds_for_a_moment(tmp_path, experiment, monkeypatch, arguments):
+def test_the_peak_holds_what_the_network_holds_for_a_moment(tmp_path, experiment, monkeypatch):
     peaks_mb = []
     for number, n_held in enumerate((0, 0, 100_000_000)):  # what the first call leaves behind is not of the network
         folder = tmp_path / str(number)
         folder.mkdir()
-        make_recording(folder, 1.0, 16000, 25.0, (2, DIM), 2, "float32")
-        arguments("--exp_dir", experiment, "--probe", folder)
+        make_recording(folder, 1.0, CONFIG.model, "float32")
         monkeypatch.setattr(AVTFDPRNN, "forward", holding(n_held))
-        peaks_mb.append(probe(long_recordings.parse_args())["peak_memory_bytes"] / 1e6)
+        measured = separate_recording(folder, experiment, WINDOW_SEC, HOP_SEC, 1)
+        peaks_mb.append(measured["peak_memory_bytes"] / 1e6)
     assert 90 < peaks_mb[2] - peaks_mb[1] < 150
 
 
@@ -83,11 +84,10 @@ def holding(n_bytes: int):
     return forward
 
 
-def test_a_recording_that_does_not_fit_the_network_is_an_error(tmp_path, experiment, arguments):
-    make_recording(tmp_path, 1.0, 8000, 25.0, (2, DIM), 2)
-    arguments("--exp_dir", experiment, "--probe", tmp_path)
+def test_a_recording_that_does_not_fit_the_network_is_an_error(tmp_path, experiment):
+    make_recording(tmp_path, 1.0, replace(CONFIG.model, sample_rate=8000))
     with pytest.raises(UserError, match="8000 Hz"):
-        probe(long_recordings.parse_args())
+        in_own_process(separate_recording, tmp_path, experiment, WINDOW_SEC, HOP_SEC, 1)
 
 
 def test_the_program_measures_in_a_process_of_its_own_and_fills_its_section(tmp_path, experiment, arguments, capsys):
@@ -95,24 +95,17 @@ def test_the_program_measures_in_a_process_of_its_own_and_fills_its_section(tmp_
     arguments("--exp_dir", experiment, "--minutes", "0.02", "--results", results)
     assert long_recordings.main() == 0
     printed = capsys.readouterr().out
-    row = next(line.split(" | ") for line in printed.splitlines() if line.startswith("| 0.02"))
-    assert len(row) == 4 and float(row[3].rstrip(" |")) > 0
+    row = next(line.strip("| ").split(" | ") for line in printed.splitlines() if " 0.02 |" in line)
+    assert len(row) == 4 and float(row[3]) > 0
     assert "<!-- begin long-recordings -->" in results.read_text("utf-8") and "windows of 8 s every 6 s" in printed
 
 
-def test_audio_only_networks_need_no_faces(tmp_path, arguments):
+def test_audio_only_networks_need_no_faces(tmp_path):
     exp_dir = make_experiment(tmp_path / "exp", None)
-    make_recording(tmp_path, 1.0, 16000, 25.0, (0, 0), 2)
-    arguments("--exp_dir", exp_dir, "--probe", tmp_path)
-    probe(long_recordings.parse_args())
+    make_recording(tmp_path, 1.0, load_model(exp_dir / "best_model.pth").config)
+    separate_recording(tmp_path, exp_dir, WINDOW_SEC, HOP_SEC, 1)
     assert not (tmp_path / STORE).exists()
-    assert len(soundfile.read(tmp_path / "voices/s2/recording.wav")[0]) == 16000
-
-
-def test_a_failed_process_says_why_in_one_line(tmp_path, experiment, arguments):
-    arguments("--exp_dir", experiment)
-    with pytest.raises(UserError, match=r"failed: error: .*recording.csv: no such file"):
-        separate_apart(long_recordings.parse_args(), tmp_path)
+    assert len(soundfile.read(tmp_path / "estimates/s2/recording.wav")[0]) == 16000
 
 
 def test_the_table_compares_memory_with_the_first_length():
@@ -120,7 +113,7 @@ def test_the_table_compares_memory_with_the_first_length():
         {"minutes": 1.0, "peak_memory_bytes": 50e6, "real_time_factor": 0.1},
         {"minutes": 10.0, "peak_memory_bytes": 150e6, "real_time_factor": 0.1234},
     ]
-    assert table(measured).endswith("|\n| 1 | 50 | 1.00 | 0.100 |\n| 10 | 150 | 3.00 | 0.123 |\n")
+    assert table(measured).replace(" ", "").endswith("|\n|1|50|1.00|0.100|\n|10|150|3.00|0.123|\n")
     assert "over 1 min's" in table(measured)
 
 

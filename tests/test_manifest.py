@@ -158,7 +158,7 @@ def test_a_wrong_field_is_named_with_file_row_and_column(tmp_path, old, new, mes
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("speaker_2", "speaker_1", "the column speaker_1 stands there twice"),
+        ("speaker_2", "speaker_1", "the column speaker_1 is listed twice"),
         ("speaker_2", "speakr_2", "no column speaker_2"),
         ("source_2_path", "source_3_path", "no column source_2_path"),
         ("source_1_path,source_2_path", "source,sauce", "no column source_1_path"),

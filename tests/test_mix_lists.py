@@ -7,10 +7,9 @@ from corpora_helpers import LRS3_IDS
 
 from utils.corpora.two_mix import LRS2, LRS3, VOXCELEB2
 from utils.errors import UserError
-from utils.mixing.list_settings import read_settings, settings_path, write_settings
-from utils.mixing.lists import ListedMixture, ListedVoice, absent_clips, read_mix_list, write_mix_list
+from utils.mixing.lists import ListedMixture, ListedSource, absent_clips, read_mix_list, write_mix_list
 from utils.mixing.public_lists import INTERFERER_OVER_TARGET, TARGET_OVER_INTERFERER, read_extraction_csv, read_gain_list
-from utils.mixing.rendering import MixingOptions
+from utils.mixing.rendering import MixingOptions, read_settings, settings_path, write_settings
 
 PAIR = "train,train,id08108,RCODGWdfzdY/00197,0,train,id07077,oi72_HHDWY4/00288,0.8976636599379368,4.096"
 TRIPLE = PAIR.removesuffix(",4.096") + ",train,id08249,dsn2lLxlZbk/00252,-2.3123658541460035,4.096"
@@ -45,17 +44,17 @@ def test_no_convention_is_taken_for_granted(tmp_path):
 
 def test_a_row_of_two_speakers_gives_ids_speakers_and_split(tmp_path):
     item = extraction(write(tmp_path / "list.csv", PAIR)).mixtures[0]
-    assert [voice.utterance_id for voice in item.voices] == ["id08108_RCODGWdfzdY_00197", "id07077_oi72_HHDWY4_00288"]
-    assert [voice.speaker for voice in item.voices] == ["id08108", "id07077"]
+    assert [source.utterance_id for source in item.sources] == ["id08108_RCODGWdfzdY_00197", "id07077_oi72_HHDWY4_00288"]
+    assert [source.speaker for source in item.sources] == ["id08108", "id07077"]
     assert (item.split, item.row) == ("train", 1)
     assert item.mixture_id == "id08108_RCODGWdfzdY_00197_0_id07077_oi72_HHDWY4_00288_0.89766"
 
 
 def test_a_row_of_three_speakers_gives_each_its_level(tmp_path):
     item = extraction(write(tmp_path / "list.csv", TRIPLE)).mixtures[0]
-    assert [voice.level_db for voice in item.voices] == [0, 0.8976636599379368, -2.3123658541460035]
+    assert [source.level_db for source in item.sources] == [0, 0.8976636599379368, -2.3123658541460035]
     opposite = read_extraction_csv(tmp_path / "list.csv", sir_convention=TARGET_OVER_INTERFERER).mixtures[0]
-    assert [voice.level_db for voice in opposite.voices] == [0, -0.8976636599379368, 2.3123658541460035]
+    assert [source.level_db for source in opposite.sources] == [0, -0.8976636599379368, 2.3123658541460035]
 
 
 def test_byte_order_mark_carriage_returns_and_spaces_do_no_harm(tmp_path):
@@ -66,7 +65,7 @@ def test_byte_order_mark_carriage_returns_and_spaces_do_no_harm(tmp_path):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (PAIR.replace("id07077,oi72", "id08108,oi72"), "mixes the speaker id08108 with himself"),
+        (PAIR.replace("id07077,oi72", "id08108,oi72"), "mixes the speaker id08108 with themselves"),
         (PAIR.replace("id07077,oi72_HHDWY4/00288", "id08108,RCODGWdfzdY/00197"), "mixes a clip with itself"),
         (PAIR.replace("0.8976636599379368", "10.5"), "a dB of 10.5 is beyond ±10 dB"),
         (PAIR.replace("0.8976636599379368", "nan"), "a dB or the seconds are no number"),
@@ -91,13 +90,13 @@ def test_a_bad_row_is_listed_with_its_number_and_reason(tmp_path, row, reason):
     assert reason in reasons(found)[0][1]
 
 
-def test_a_speaker_with_himself_passes_where_he_is_asked_for(tmp_path):
+def test_clips_of_one_speaker_pass_where_that_is_asked_for(tmp_path):
     row = PAIR.replace("id07077,oi72", "id08108,oi72")
     found = extraction(write(tmp_path / "list.csv", row), same_speaker=True)
     assert len(found.mixtures) == 1 and not found.problems
 
 
-def test_a_row_that_stands_there_twice_is_refused_both_times(tmp_path):
+def test_a_row_that_is_listed_twice_is_refused_both_times(tmp_path):
     found = extraction(write(tmp_path / "list.csv", PAIR, PAIR, TRIPLE[:0]))
     assert [number for number, _ in reasons(found)] == [1, 2]
     assert "2 rows of the list" in reasons(found)[0][1]
@@ -112,19 +111,19 @@ def test_a_gain_list_keeps_its_gains_and_finds_ids_by_the_corpus_rule(tmp_path):
     )
     found = read_gain_list(path, split="val", id_of=LRS3.id_of_path, speaker_of=LRS3.speaker_of_id)
     assert not found.problems
-    assert [[voice.utterance_id for voice in item.voices] for item in found.mixtures] == [
+    assert [[source.utterance_id for source in item.sources] for item in found.mixtures] == [
         list(LRS3_IDS[2:]),
         list(LRS3_IDS[:2]),
     ]
-    assert [voice.speaker for voice in found.mixtures[0].voices] == ["_8K1hWkirLo", "aaEA__Js2u-"]
+    assert [source.speaker for source in found.mixtures[0].sources] == ["_8K1hWkirLo", "aaEA__Js2u-"]
     assert found.mixtures[0].sir_db == pytest.approx(2 * 1.06817)
     assert found.mixtures[0].split == "val"
 
 
-def test_a_gain_list_of_three_voices_is_read(tmp_path):
+def test_a_gain_list_of_three_sources_is_read(tmp_path):
     line = "a/6339077953587836416/00025.wav 1 a/6338273935710083967/00003.wav -1 a/5535415699068794046/00001.wav 0.5"
     found = read_gain_list(write(tmp_path / "l.txt", line), split="test", id_of=LRS2.id_of_path, speaker_of=LRS2.speaker_of_id)
-    assert [voice.level_db for voice in found.mixtures[0].voices] == [1, -1, 0.5]
+    assert [source.level_db for source in found.mixtures[0].sources] == [1, -1, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,7 @@ def test_a_gain_list_of_three_voices_is_read(tmp_path):
         ("x/id00017/01dfn2spqyE/00001.wav x/id00018/01dfn2spqyE/00001.wav 1", "is not PATH GAIN PATH GAIN"),
         ("x/id00017/01dfn2spqyE/00001.wav 6 x/id00018/01dfn2spqyE/00001.wav -6", "beyond ±5 dB"),
         ("x/id00017/01dfn2spqyE/1.wav 1 x/id00018/01dfn2spqyE/00001.wav -1", "no clip of this corpus"),
-        ("x/id00017/01dfn2spqyE/00001.wav 1 x/id00017/01dfn2spqyf/00001.wav -1", "with himself"),
+        ("x/id00017/01dfn2spqyE/00001.wav 1 x/id00017/01dfn2spqyf/00001.wav -1", "with themselves"),
     ],
 )
 def test_a_bad_line_of_a_gain_list_is_listed(tmp_path, line, reason):
@@ -146,8 +145,8 @@ def test_a_bad_line_of_a_gain_list_is_listed(tmp_path, line, reason):
 
 
 def listed(name: str, **more) -> ListedMixture:
-    voices = (ListedVoice("a_1", "a", 0.0, "rir 1.wav#0"), ListedVoice("-b", "b", -3.25))
-    return ListedMixture(name, **{"split": "test", "voices": voices, **more})
+    sources = (ListedSource("a_1", "a", 0.0, "rir 1.wav#0"), ListedSource("-b", "b", -3.25))
+    return ListedMixture(name, **{"split": "test", "sources": sources, **more})
 
 
 def test_our_own_list_comes_back_as_it_was_written(tmp_path):
@@ -155,15 +154,15 @@ def test_our_own_list_comes_back_as_it_was_written(tmp_path):
     write_mix_list(tmp_path / "list.csv", items)
     found = read_mix_list(tmp_path / "list.csv")
     assert not found.problems
-    assert [(i.mixture_id, i.voices, i.noise, i.noise_start, i.snr_db) for i in found.mixtures] == [
-        (i.mixture_id, i.voices, i.noise, i.noise_start, i.snr_db) for i in items
+    assert [(i.mixture_id, i.sources, i.noise, i.noise_start, i.snr_db) for i in found.mixtures] == [
+        (i.mixture_id, i.sources, i.noise, i.noise_start, i.snr_db) for i in items
     ]
     assert [item.row for item in found.mixtures] == [2, 3]
 
 
 def test_a_level_out_of_range_in_our_own_list_is_listed(tmp_path):
-    voices = (ListedVoice("a", "a", 0.0), ListedVoice("b", "b", -45.0))
-    write_mix_list(tmp_path / "list.csv", [listed("x"), listed("y", voices=voices), listed("z", noise="n.wav", snr_db=60.0)])
+    sources = (ListedSource("a", "a", 0.0), ListedSource("b", "b", -45.0))
+    write_mix_list(tmp_path / "list.csv", [listed("x"), listed("y", sources=sources), listed("z", noise="n.wav", snr_db=60.0)])
     found = read_mix_list(tmp_path / "list.csv")
     assert [(p.row, p.item_id) for p in found.problems] == [(3, "y"), (4, "z")]
 
@@ -183,8 +182,8 @@ def test_a_mixture_of_a_clip_that_is_there_but_of_no_use_says_so():
 
 @pytest.mark.parametrize("name", ["../n.wav", "/x/n.wav", "a/../../n.wav", "..\\n.wav"])
 def test_noises_and_rooms_outside_of_their_folders_are_refused(tmp_path, name):
-    voices = (ListedVoice("a", "a", 0.0, f"{name}#0"), ListedVoice("b", "b", 1.0))
-    write_mix_list(tmp_path / "list.csv", [listed("x", noise=name, snr_db=1.0), listed("y", voices=voices), listed("z")])
+    sources = (ListedSource("a", "a", 0.0, f"{name}#0"), ListedSource("b", "b", 1.0))
+    write_mix_list(tmp_path / "list.csv", [listed("x", noise=name, snr_db=1.0), listed("y", sources=sources), listed("z")])
     found = read_mix_list(tmp_path / "list.csv")
     assert [(p.row, p.path) for p in found.problems] == [(2, str(tmp_path / "list.csv")), (3, str(tmp_path / "list.csv"))]
     assert "no file below the folder" in found.problems[0].reason

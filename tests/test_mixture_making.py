@@ -1,4 +1,4 @@
-"""Made mixtures: exact ratios, exact sums, no clipping; the same bytes from the same list; resumed, never half made."""
+"""Rendered mixtures: exact ratios, exact sums, no clipping; the same bytes from the same list; resumed, never half made."""
 
 import hashlib
 import importlib.util
@@ -10,30 +10,30 @@ import pytest
 import soundfile
 from corpora_helpers import RATE_HZ, speech, write_audio
 
+from utils.data.manifest_rows import Utterance
 from utils.errors import UserError
-from utils.mixing.levels import power
-from utils.mixing.lists import ListedMixture, ListedVoice
-from utils.mixing.rendering import MixClip, MixingOptions, make_mixtures, mix_voices
+from utils.mixing.levels import level_db, power
+from utils.mixing.lists import ListedMixture, ListedSource
+from utils.mixing.rendering import MixingOptions, make_mixtures, mix_sources
 from utils.mixing.rooms import RoomOptions, draw_responses, load_response
-from utils.mixing.speech_level import level_db
 
 
 @pytest.fixture(scope="module")
-def corpus(shared_data, tmp_path_factory) -> dict[str, MixClip]:
-    """Three real voices of 3, 2.5 and 2.2 s, the first with a pause in its middle."""
+def corpus(shared_data, tmp_path_factory) -> dict[str, Utterance]:
+    """Three real clips of 3, 2.5 and 2.2 s, the first with a pause in its middle."""
     folder = tmp_path_factory.mktemp("clips")
     clips = {}
     for index, (name, seconds) in enumerate((("_a-", 3.0), ("b", 2.5), ("c_1", 2.2))):
         samples = 0.5 * speech(shared_data, index, seconds)
         samples[16000:32000] *= index > 0
         path = write_audio(folder / f"{name}.wav", samples)
-        clips[name] = MixClip(path, f"mouths/{name}.npz", name, len(samples))
+        clips[name] = Utterance(name, name, str(path), f"mouths/{name}.npz", len(samples))
     return clips
 
 
 def listed(*levels_db: float, names=("_a-", "b", "c_1"), mixture_id: str = "x", **more) -> ListedMixture:
-    voices = tuple(ListedVoice(name, name, level) for name, level in zip(names, levels_db, strict=False))
-    return ListedMixture(mixture_id, "test", voices, **more)
+    sources = tuple(ListedSource(name, name, level) for name, level in zip(names, levels_db, strict=False))
+    return ListedMixture(mixture_id, "test", sources, **more)
 
 
 def signals(folder: Path, row) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +76,7 @@ def test_mixtures_are_cut_to_the_longest_that_is_wanted(tmp_path, corpus):
     assert row.length == 24000
 
 
-def test_noise_has_its_ratio_to_all_voices_and_is_a_file_of_its_own(tmp_path, corpus, shared_data):
+def test_noise_has_its_ratio_to_all_sources_and_is_a_file_of_its_own(tmp_path, corpus, shared_data):
     item = listed(0, -2, noise="noise2.wav", noise_start=1000, snr_db=7.5)
     (row,), problems = make(tmp_path, [item], corpus, noise_dir=shared_data / "noise")
     assert not problems
@@ -89,20 +89,20 @@ def test_noise_has_its_ratio_to_all_voices_and_is_a_file_of_its_own(tmp_path, co
 def test_a_short_noise_goes_on_from_its_beginning(tmp_path, corpus):
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 3000)
     write_audio(tmp_path / "n.wav", noise)
-    voices = [soundfile.read(corpus[name].audio_path)[0] for name in ("_a-", "b")]
+    clips = [soundfile.read(corpus[name].audio_path)[0] for name in ("_a-", "b")]
     item = listed(0, 0, noise="n.wav", noise_start=2500, snr_db=0)
-    _, rest = mix_voices(item, voices, MixingOptions(noise_dir=tmp_path))
+    _, rest = mix_sources(item, clips, MixingOptions(noise_dir=tmp_path))
     assert rest[500:3500] == pytest.approx(rest[0] / noise[2500] * noise, abs=1e-3)
 
 
 def test_in_a_room_the_rest_is_what_comes_late(tmp_path, corpus, shared_data):
     item = listed(0, 6)
-    item = replace(item, voices=tuple(replace(v, response=f"rir{k}.wav#0") for k, v in enumerate(item.voices, start=1)))
+    item = replace(item, sources=tuple(replace(s, response=f"rir{k}.wav#0") for k, s in enumerate(item.sources, start=1)))
     (row,), problems = make(tmp_path, [item], corpus, rir_dir=shared_data / "rirs", subtype="FLOAT")
     assert not problems
     mixture, parts = signals(tmp_path, row)
     assert np.array_equal(mixture, parts.sum(axis=0))
-    # what is heard of each voice is made here without the early parts, by convolving it with the whole response
+    # what is heard of each speaker is made here without the early parts, by convolving it with the whole response
     heard = []
     for k, name in enumerate(("_a-", "b"), start=1):
         response = soundfile.read(shared_data / "rirs" / f"rir{k}.wav")[0]
@@ -122,7 +122,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def test_the_list_alone_makes_the_bytes_whatever_the_processes(tmp_path, corpus, shared_data):
+def test_the_list_determines_the_bytes_whatever_the_processes(tmp_path, corpus, shared_data):
     noise = {"noise": "noise1.wav", "snr_db": 3.0}
     items = [listed(0, k / 3, mixture_id=f"m{k}", **(noise if k % 2 else {})) for k in range(4)]
     make(tmp_path / "one", items, corpus, noise_dir=shared_data / "noise")
@@ -136,7 +136,7 @@ def test_a_second_call_makes_only_what_is_missing_or_changed(tmp_path, corpus):
     rows, _ = make(tmp_path, items, corpus)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wav")}
     (tmp_path / rows[0].source_paths[1]).unlink()
-    items[2] = replace(items[2], voices=(items[2].voices[0], replace(items[2].voices[1], level_db=-9.0)))
+    items[2] = replace(items[2], sources=(items[2].sources[0], replace(items[2].sources[1], level_db=-9.0)))
     rows, _ = make(tmp_path, items, corpus)
     touched = {path.stem for path, time in before.items() if path.stat().st_mtime_ns != time}
     assert touched == {"m0", "m2"}
@@ -159,7 +159,7 @@ def test_what_cannot_be_mixed_is_listed_and_the_others_are_made(tmp_path, corpus
         "short": write_audio(tmp_path / "short.wav", np.full(8000, 0.1)),
         "absent": tmp_path / "absent.wav",
     }
-    clips = corpus | {name: MixClip(path, f"mouths/{name}.npz", name, 48000) for name, path in bad.items()}
+    clips = corpus | {name: Utterance(name, name, str(path), f"mouths/{name}.npz", 48000) for name, path in bad.items()}
     items = [replace(listed(0, 0, names=("b", name), mixture_id=name), row=5) for name in bad]
     items += [listed(0, 0, noise="n.wav", snr_db=1.0, mixture_id="no folder"), listed(0, 0, mixture_id="good")]
     items = [replace(item, source="/lists/mine.csv") for item in items]
@@ -232,7 +232,7 @@ def test_the_active_level_is_that_of_the_exact_crossing(shared_data):
 def test_a_room_that_is_drawn_can_be_read_back(shared_data):
     rng = np.random.default_rng(0)
     files = {f"rir{k}.wav": 1 for k in range(1, 5)}
-    drawn = draw_responses(RoomOptions(share=1, files=files), 2, rng)
+    drawn = draw_responses(RoomOptions(room_prob=1, files=files), 2, rng)
     responses = [load_response(text, shared_data / "rirs", RATE_HZ) for text in drawn]
     assert drawn[0] != drawn[1] and all(response.ndim == 1 and response.any() for response in responses)
 
@@ -245,14 +245,14 @@ def test_a_room_that_is_none_is_refused(text, shared_data):
 
 def test_a_room_of_another_rate_is_refused(tmp_path):
     write_audio(tmp_path / "r.wav", np.ones(10), 8000)
-    with pytest.raises(UserError, match="8000 Hz where 16000 Hz"):
+    with pytest.raises(UserError, match="8000 Hz, the corpus at 16000 Hz"):
         load_response("r.wav#0", tmp_path, RATE_HZ)
 
 
 def test_simulated_rooms_without_pyroomacoustics_say_what_to_do():
     if importlib.util.find_spec("pyroomacoustics"):
         pytest.skip("pyroomacoustics is installed here")
-    text = draw_responses(RoomOptions(share=1, simulated=True), 2, np.random.default_rng(0))[0]
+    text = draw_responses(RoomOptions(room_prob=1, simulated=True), 2, np.random.default_rng(0))[0]
     with pytest.raises(UserError, match="pip install pyroomacoustics"):
         load_response(text, None, RATE_HZ)
 
@@ -272,6 +272,6 @@ def test_a_simulated_room_has_its_direct_sound_where_its_distance_says():
 def test_drawn_rooms_can_all_be_simulated():
     pytest.importorskip("pyroomacoustics", reason="pyroomacoustics is not installed; simulated rooms are optional")
     rng = np.random.default_rng(0)
-    options = RoomOptions(share=1, simulated=True)
+    options = RoomOptions(room_prob=1, simulated=True)
     for text in [text for _ in range(5) for text in draw_responses(options, 2, rng)]:
         assert load_response(text, None, RATE_HZ).any()

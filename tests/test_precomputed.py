@@ -20,8 +20,8 @@ from utils.stages import embed, score, separate, train
 
 FRAMES = 20
 TRAIN_ARGS = (
-    "--epochs 1 --epoch_size 4 --batch_size 2 --num_workers 0 --segment_sec 0.4 --off_screen_prob 0 --extra_speaker_prob 0 --bands 8x4 "
-    "--bn_chan 8 --hid_size 8 --n_repeats 2 --n_audio_repeats 1 --visual_chan 4 --visual_hid 8 --visual_blocks 1 "
+    "--epochs 1 --epoch_size 4 --batch_size 2 --num_workers 0 --segment_sec 0.4 --off_screen_prob 0 --extra_speaker_prob 0 "
+    "--bands 8x4 --bn_chan 8 --hid_size 8 --n_repeats 2 --n_audio_repeats 1 --visual_chan 4 --visual_hid 8 --visual_blocks 1 "
     "--n_filters 64 --kernel_size 64 --stride 32"
 )
 

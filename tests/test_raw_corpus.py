@@ -9,32 +9,38 @@ import pytest
 import soundfile
 from corpora_helpers import RATE_HZ, speech, write_audio, write_crops
 
-from utils.corpora.raw_corpus import RawClip, RawOptions, VideoReader, prepare_raw_corpus
+from utils.corpora import raw_corpus
+from utils.corpora.raw_corpus import RawOptions, prepare_raw_corpus
 from utils.data.audio import probe_audio, read_audio, write_wav
-from utils.data.manifest import find_manifests, read_manifest
+from utils.data.manifest import Utterance, find_manifests, read_manifest
 from utils.data.validation import validate_manifest
 from utils.data.video_clips import read_videos
 from utils.errors import UserError
 from utils.mixing.drawing import ListOptions
-from utils.mixing.lists import ListedMixture, ListedVoice
+from utils.mixing.lists import ListedMixture, ListedSource
 
 
-def extract(clip: RawClip, wav_path: Path) -> int:
-    samples = read_audio(clip.audio_path or clip.video_path)
-    write_wav(wav_path, samples, RATE_HZ)
-    return len(samples)
+@pytest.fixture(autouse=True)
+def sounds_for_videos(monkeypatch) -> None:
+    def extract(clip: Utterance, wav_path: Path) -> int:
+        samples = read_audio(clip.audio_path or clip.video_path)
+        write_wav(wav_path, samples, RATE_HZ)
+        return len(samples)
+
+    def duration_sec(clip: Utterance) -> float:
+        info = probe_audio(clip.video_path)
+        return info.length / info.sample_rate
+
+    monkeypatch.setattr(raw_corpus, "extract_clip", extract)
+    monkeypatch.setattr(raw_corpus, "clip_duration_sec", duration_sec)
 
 
-def duration_sec(clip: RawClip) -> float:
-    info = probe_audio(clip.video_path)
-    return info.length / info.sample_rate
-
-
-READER = VideoReader(extract, duration_sec)
+def raw_clip(name: str, speaker: str, split: str, video_path: str) -> Utterance:
+    return Utterance(name, speaker, video_path=video_path, split=split)
 
 
 @pytest.fixture
-def clips(tmp_path, shared_data) -> list[RawClip]:
+def clips(tmp_path, shared_data) -> list[Utterance]:
     """Eight speakers, two clips of each, 2.1 to 3.6 s."""
     found = []
     for index in range(8):
@@ -43,13 +49,13 @@ def clips(tmp_path, shared_data) -> list[RawClip]:
             name, split = f"_s{index}-{part}", ("train", "train", "train", "train", "val", "val", "test", "test")[index]
             seconds = 2.1 + 0.1 * index + 0.5 * part
             path = write_audio(tmp_path / f"raw/{name}.wav", whole[part * 30000 :][: round(seconds * RATE_HZ)])
-            found.append(RawClip(name, f"_s{index}", split, str(path)))
+            found.append(raw_clip(name, f"_s{index}", split, str(path)))
     return found
 
 
-def prepare(folder: Path, clips: list[RawClip], listed=None, problems=(), **options) -> None:
+def prepare(folder: Path, clips: list[Utterance], listed=None, problems=(), **options) -> None:
     settings = {"n_mixtures": {"train": 3, "val": 2, "test": 2}, "draw": ListOptions(), **options}
-    prepare_raw_corpus(clips, folder, READER, RawOptions(**settings), listed=listed, problems=problems)
+    prepare_raw_corpus(clips, folder, RawOptions(**settings), listed=listed, problems=problems)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -97,8 +103,8 @@ def test_what_cannot_be_used_is_listed_and_refused_above_the_limit(tmp_path, cli
     out = tmp_path / "out"
     write_audio(Path(clips[0].video_path), np.zeros(20000))
     Path(clips[5].video_path).write_text("no sound")
-    clips += [RawClip("twice", "x", "train", clips[1].video_path)] * 2
-    clips += [RawClip("a/b", "x", "train", clips[1].video_path), RawClip("where", "x", "dev", clips[1].video_path)]
+    clips += [raw_clip("twice", "x", "train", clips[1].video_path)] * 2
+    clips += [raw_clip("a/b", "x", "train", clips[1].video_path), raw_clip("where", "x", "dev", clips[1].video_path)]
     with pytest.raises(UserError, match="--max_failed 5"):
         prepare(out, clips)
     assert not find_manifests(out)
@@ -112,9 +118,9 @@ def test_what_cannot_be_used_is_listed_and_refused_above_the_limit(tmp_path, cli
 
 
 def test_listed_mixtures_are_made_and_their_clips_kept_out_of_training(tmp_path, clips):
-    voices = (ListedVoice("_s0-0", "_s0", 0.0), ListedVoice("_s1-1", "_s1", 3.0))
-    absent = (ListedVoice("_s0-0", "_s0", 0.0), ListedVoice("nobody", "n", 3.0))
-    listed = [ListedMixture("one", "val", voices), ListedMixture("none", "val", absent, row=7)]
+    sources = (ListedSource("_s0-0", "_s0", 0.0), ListedSource("_s1-1", "_s1", 3.0))
+    absent = (ListedSource("_s0-0", "_s0", 0.0), ListedSource("nobody", "n", 3.0))
+    listed = [ListedMixture("one", "val", sources), ListedMixture("none", "val", absent, row=7)]
     with pytest.raises(UserError, match="row 7, none: the list names nobody, which the corpus does not hold"):
         prepare(tmp_path / "out", clips, listed)
     prepare(tmp_path / "out", clips, listed, max_failed=1)
@@ -123,7 +129,7 @@ def test_listed_mixtures_are_made_and_their_clips_kept_out_of_training(tmp_path,
     assert names == {"_s0-1", "_s1-0", "_s2-0", "_s2-1", "_s3-0", "_s3-1"}
 
 
-def test_three_voices_are_mixed(tmp_path, clips):
+def test_three_sources_are_mixed(tmp_path, clips):
     prepare(tmp_path / "out", clips, draw=ListOptions(n_src=3), n_mixtures={"train": 2})
     assert read_manifest(tmp_path / "out" / "train.csv").n_src == 3
 
@@ -133,8 +139,8 @@ def test_no_clip_at_all_is_refused(tmp_path):
         prepare(tmp_path / "out", [])
 
 
-def listed_pair(name: str, *voices: str, speakers=("", ""), **more) -> ListedMixture:
-    found = tuple(ListedVoice(voice, speaker, 0.0) for voice, speaker in zip(voices, speakers, strict=True))
+def listed_pair(name: str, *clips: str, speakers=("", ""), **more) -> ListedMixture:
+    found = tuple(ListedSource(clip, speaker, 0.0) for clip, speaker in zip(clips, speakers, strict=True))
     return ListedMixture(name, "val", found, **more)
 
 
@@ -157,7 +163,7 @@ def test_rows_that_the_clips_contradict_are_listed_with_the_file_of_their_list(t
     assert "_s2-1, which could not be used (see its own row)" in reasons["broken"]
     assert "the list says that _s1-1 is of y, the corpus that it is of _s1" in reasons["other speaker"]
     assert "is of x, the corpus that it is of _s3" in reasons["one speaker"]
-    assert "mixes the speaker _s3 with himself" in reasons["one speaker, unsaid"]
+    assert "mixes the speaker _s3 with themselves" in reasons["one speaker, unsaid"]
     assert "lasts 2.100 s by its clips where the list says 2.3 s" in reasons["other length"]
     assert {row["path"] for name, row in rows.items() if name != "_s2-1"} == {"/lists/mine.csv"}
 

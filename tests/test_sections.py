@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from utils.data.reports import markdown_table
 from utils.errors import UserError
 from utils.tools.sections import add_results_options, origin, write_section
 
@@ -78,16 +79,26 @@ def test_a_section_is_checked_when_options_are_read(tmp_path: Path) -> None:
         parser.parse_args(["--section", "two words"])
 
 
+def test_a_table_is_aligned_in_its_source_and_on_the_page() -> None:
+    rows = [["", "model", "dB"], ["a|b", "av", "10.25"], ["c", "audio-only", "–"]]
+    assert markdown_table(rows, n_left=2).splitlines() == [
+        "|     | model      |    dB |",
+        "| --- | ---------- | ----: |",
+        "| a/b | av         | 10.25 |",
+        "| c   | audio-only |     – |",
+    ]
+
+
 def test_the_origin_tells_command_date_revision_machine_and_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x", "--conf", "a b.yml"])
-    text = origin("utils.benchmarks.x", 3, "seeds: 0, 1")
-    assert text.startswith("- seeds: 0, 1\n- command: `python -m utils.benchmarks.x --conf 'a b.yml'`\n- date: 2")
+    text = origin("utils.tools.x", 3, "seeds: 0, 1")
+    assert text.startswith("- seeds: 0, 1\n- command: `python -m utils.tools.x --conf 'a b.yml'`\n- date: 2")
     assert "git revision: " in text and "- CPU: " in text and text.endswith(", threads: 3\n")
 
 
 def test_the_origin_may_name_other_arguments_than_those_of_this_process() -> None:
-    assert "`python -m utils.benchmarks.x --jobs 2`" in origin("utils.benchmarks.x", 1, arguments=["--jobs", "2"])
+    assert "`python -m utils.tools.x --jobs 2`" in origin("utils.tools.x", 1, arguments=["--jobs", "2"])
 
 
 def test_the_origin_may_name_the_revisions_that_the_numbers_were_made_with() -> None:
-    assert "git revision: 0123, 4567-dirty\n" in origin("utils.benchmarks.x", 1, revisions=["0123", "4567-dirty"])
+    assert "git revision: 0123, 4567-dirty\n" in origin("utils.tools.x", 1, revisions=["0123", "4567-dirty"])

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from utils.data.fingerprints import hash_tree
 from utils.data.manifest import read_manifest
 from utils.data.validation import validate_manifest
-from utils.stages.prepare import fingerprint_tree
 
 RATE = 16000
 LENGTH = 3200
@@ -143,7 +143,7 @@ def test_stage_0_fails_above_max_failed_and_lists_why(corpus, run):
     data = corpus.parent / "data" / "tiny"
     (corpus / "mouths" / "s1f.npz").write_bytes(b"broken")
     said = run("prepare", *options(corpus), code=1)
-    assert f"{data}/failed.csv: 3 mixtures or utterances cannot be used" in said
+    assert f"{data}/failed.csv: 3 items cannot be used" in said
     assert "--max_failed 3" in said
     assert not (data / "test.csv").exists()
     assert {row["id"] for row in rows(data / "failed.csv")} == set(TEST)
@@ -183,7 +183,7 @@ def test_broken_extra_utterances_are_listed_and_changed_ones_noticed(corpus, run
         (["--corpus", ".."], 1, "there is no egs/../prepare.py"),
         (["--corpus", "dla"], 2, "--corpus_dir"),
         (["--corpus", "dla", "--corpus_dir", "/nowhere"], 1, "--corpus_dir /nowhere: no such folder"),
-        (["--corpus", "dla", "--corpus_args='"], 2, "mend the quotes"),
+        (["--corpus", "dla", "--corpus_args='"], 2, "correct the quotes"),
         (["--corpus", "dla", "--nj", "many"], 2, "--nj"),
         (["--corpus", "dla", "--corpus_dir", "."], 1, "not the DLA layout"),
     ],
@@ -239,8 +239,8 @@ def test_the_fingerprint_of_a_folder_sees_names_sizes_times_and_broken_links(tmp
     (tmp_path / "a").mkdir()
     file = tmp_path / "a" / "x.wav"
     file.write_bytes(b"1")
-    seen = {fingerprint_tree(tmp_path)}
-    assert fingerprint_tree(tmp_path) in seen
+    seen = {hash_tree(tmp_path)}
+    assert hash_tree(tmp_path) in seen
     for change in (
         lambda: file.write_bytes(b"22"),
         lambda: os.utime(file, (1, 1)),
@@ -248,7 +248,7 @@ def test_the_fingerprint_of_a_folder_sees_names_sizes_times_and_broken_links(tmp
         lambda: (tmp_path / "link").symlink_to("nowhere"),
     ):
         change()
-        seen.add(fingerprint_tree(tmp_path))
+        seen.add(hash_tree(tmp_path))
     assert len(seen) == 5
 
 

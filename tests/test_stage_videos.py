@@ -20,10 +20,10 @@ from utils.data.audio import probe_audio
 from utils.data.files import read_json
 from utils.data.manifest import Utterance, read_manifest, write_manifest
 from utils.data.mouths import MouthFile
-from utils.data.video_clips import VideoClip, write_videos
-from utils.errors import UserError, WriteError
+from utils.data.video_clips import write_videos
+from utils.errors import UsageError, UserError, WriteError
 from utils.separation.options import is_video_set
-from utils.separation.tracks import lost_speakers
+from utils.separation.tracks import lost_speakers, people_warnings
 from utils.separation.videos import find_videos
 from utils.stages import mouths
 from utils.video.landmarks import Person, write_people
@@ -134,6 +134,41 @@ def test_the_report_says_who_is_on_screen_when(tmp_path, stage):
     for track in (*report["tracks"], report["rest"]):
         samples = soundfile.read(str(tmp_path / "out/talk" / track["wav"]))[0]
         assert track["level_db"] == pytest.approx(10 * np.log10(np.sum(samples**2) / np.sum(mixture**2)), abs=0.06)
+
+
+def test_no_more_people_than_asked_for_and_who_is_left_out_is_said(tmp_path, stage, caplog):
+    video = make_video(tmp_path / "videos")
+    folder = stage(video) / "talk"
+    report, sound = read_json(folder / "tracks.json"), sound_of(tmp_path).stat().st_mtime_ns
+    assert report["faces_left_out"] == [] == report["warnings"] and report["faces_seen_too_shortly"] == 0
+    assert [(track["parts"], track["joined_with_certainty"]) for track in report["tracks"]] == [(1, 1.0)] * 2
+    assert {"parts", "joined_with_certainty", "faces_left_out"} <= set(report["definitions"])
+    caplog.clear()
+    stage(video, "--people", "1")
+    fewer = read_json(folder / "tracks.json")
+    assert [track["name"] for track in fewer["tracks"]] == ["face1"] and fewer["stamp"] != report["stamp"]
+    assert fewer["faces_left_out"] == [{"on_screen_sec": [[1.2, 3.0]]}]
+    (warning,) = fewer["warnings"]
+    assert "1.2 to 3 s" in warning and warning in caplog.text
+    assert not (folder / "face2.wav").exists() and list(sound_of(tmp_path).parent.glob("mouths/*")) != []
+    assert [path.name for path in sound_of(tmp_path).parent.glob("mouths/*.npz")] == ["face1.npz"]
+    stage(video, "--people", "2")
+    again = read_json(folder / "tracks.json")
+    assert len(again["tracks"]) == 2 and again["faces_left_out"] == []
+    assert sound_of(tmp_path).stat().st_mtime_ns == sound  # what does not depend on the people was not made again
+
+
+@pytest.mark.parametrize("number", ["-1", "1.5", "two"])
+def test_a_number_of_people_that_is_none_is_refused(tmp_path, stage, number):
+    with pytest.raises(UsageError, match="--people.*no whole number"):
+        stage(make_video(tmp_path / "videos"), f"--people={number}")
+
+
+def test_uncertain_joins_are_warned_of():
+    seen = ([[0.0, 1.0]], 0.9, 1.0, 0.02)
+    people = (SeenPerson("face1", *seen, 3, 0.55), SeenPerson("face2", *seen, 9, 0.97))
+    (warning,) = people_warnings(PreparedVideo(Path(), 1, 1, 1, 1, people, 0, ()))
+    assert warning.startswith("face1: joined of 3 parts") and "0.55" in warning and "--people" in warning
 
 
 def test_a_face_that_left_is_silent_and_what_it_says_later_is_in_the_residual(tmp_path, stage):
@@ -361,7 +396,9 @@ def raw_corpus(tmp_path) -> Path:
         video = make_video(tmp_path / "videos", name, people=people)
         soundfile.write(data / f"utterances/{name}.wav", np.zeros(N_FRAMES * 640 - 352, np.float32), RATE_HZ)
         mouth = f"mouths/{name}.npz"
-        clips.append(VideoClip(name, str(video), str(tmp_path / f"landmarks/{name}.npz"), f"utterances/{name}.wav", mouth))
+        landmarks = str(tmp_path / f"landmarks/{name}.npz")
+        sound = f"utterances/{name}.wav"
+        clips.append(Utterance(name, "", sound, mouth, video_path=str(video), landmarks_path=landmarks))
         items.append(Utterance(name, name[:4], f"utterances/{name}.wav", mouth, N_FRAMES * 640 - 352, N_FRAMES, 25.0))
     write_videos(data / "videos.csv", clips)
     where = {"corpus": "raw", "split": "utterances", "data_root": data, "sample_rate": RATE_HZ, "n_src": 1}

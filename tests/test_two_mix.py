@@ -184,7 +184,7 @@ def test_splits_that_the_json_folder_does_not_have_are_told(listed, caplog):
     write_mixture(root, two_mix_name(LRS3_IDS[:2], (1, -1)), "tt")
     mixtures, problems = read_two_mix(root, LRS3, json_dir)
     assert not problems and [len(mixtures[split]) for split in ("train", "test")] == [2, 1]
-    assert "has no tt/; for test the folders" in caplog.text and "no tr/" not in caplog.text
+    assert "has no tt/; for test all mixtures of" in caplog.text and "no tr/" not in caplog.text
 
 
 def test_a_json_with_a_byte_order_mark_is_read_and_a_damaged_one_to_be_copied_again(listed):

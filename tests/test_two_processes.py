@@ -16,19 +16,17 @@ from tiny_corpus import RATE_HZ, make_corpus
 
 from utils.embedding.frontends import load_frontend, store_name
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
-from utils.training.config import LossConf
 from utils.training.datasets import MixtureDataset
 from utils.training.experiment import load_model
 from utils.training.losses import SeparationLoss
 
 ROOT = Path(__file__).parent.parent
 CONF = {
-    "model": {"name": "avdprnn", "n_src": 1, "n_cues": 1, "fit_to_mixture": False},
-    "filterbank": {"n_filters": 16, "kernel_size": 32, "stride": 16},
-    "masknet": {"bn_chan": 8, "hid_size": 8, "chunk_size": 20, "hop_size": 10, "n_repeats": 2},
-    "visual": {"visual_chan": 4, "visual_hid": 8, "visual_blocks": 1},
-    "data": {"task": "extraction", "segment_sec": 0.4, "epoch_size": 14, "num_workers": 1, "silent_voice": 0.2,
-             "interferer_share": 0.5, "lone_voice": 0.2, "noise_share": 0.5, "off_screen": 0.3, "shift_frames": 1},
+    "model": {"name": "av_dprnn", "n_src": 1, "n_faces": 1, "fit_to_mixture": False, "n_filters": 16, "kernel_size": 32,
+              "stride": 16, "bn_chan": 8, "hid_size": 8, "chunk_size": 20, "hop_size": 10, "n_repeats": 2, "visual_chan": 4,
+              "visual_hid": 8, "visual_blocks": 1},
+    "data": {"segment_sec": 0.4, "epoch_size": 14, "num_workers": 1, "inactive_target_prob": 0.2, "interferer_prob": 0.5,
+             "target_only_prob": 0.2, "noise_prob": 0.5, "off_screen_prob": 0.3, "max_shift_frames": 1},
     "loss": {"block_weight": 0.1},
     "training": {"epochs": 2, "batch_size": 4, "audio_examples": 1},
     "optim": {"lr": 0.003},
@@ -37,7 +35,7 @@ CONF = {
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """The tiny corpus with embeddings of a front end's size, and a folder of noise that is speech as well."""
+    """The tiny corpus with embeddings of a visual frontend's size, and a folder of noise that is also taken for speech."""
     root = tmp_path_factory.mktemp("corpus")
     made, rng = make_corpus(root, frames=20), np.random.default_rng(0)
     soundfile.write(root / "noise.wav", 0.1 * rng.standard_normal(20000), RATE_HZ, subtype="FLOAT")
@@ -65,8 +63,8 @@ def stage_3(corpus, exp_dir: Path, launcher: list[str], train_args: str) -> dict
 
 
 @pytest.fixture(scope="module")
-def alone(corpus, tmp_path_factory):
-    exp_dir = tmp_path_factory.mktemp("alone")
+def single(corpus, tmp_path_factory):
+    exp_dir = tmp_path_factory.mktemp("single")
     assert stage_3(corpus, exp_dir, [], "")["world_size"] == 1
     return exp_dir
 
@@ -81,11 +79,11 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 
 
 @pytest.mark.parametrize("launcher", [[], TORCHRUN], ids=["lightning", "torchrun"])
-def test_two_processes_with_faces_train_as_one_with_larger_batches(corpus, alone, tmp_path, launcher):
+def test_two_processes_with_faces_train_as_one_with_larger_batches(corpus, single, tmp_path, launcher):
     summary = stage_3(corpus, tmp_path / "two", launcher, "--devices 2 --strategy ddp --batch_size 2")
     assert summary["world_size"] == 2 and summary["mixtures_seen"] == 2 * 12  # 14 mixtures are three whole steps of four
-    np.testing.assert_allclose(curve(tmp_path / "two"), curve(alone), atol=0.01)
-    ours, theirs = (torch.load(d / "best_model.pth", weights_only=True)["model"] for d in (tmp_path / "two", alone))
+    np.testing.assert_allclose(curve(tmp_path / "two"), curve(single), atol=0.01)
+    ours, theirs = (torch.load(d / "best_model.pth", weights_only=True)["state_dict"] for d in (tmp_path / "two", single))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=2e-3)
     # Five mixtures for two processes: none is left out, none counts twice.
@@ -94,14 +92,14 @@ def test_two_processes_with_faces_train_as_one_with_larger_batches(corpus, alone
 
 def validated(corpus, exp_dir: Path) -> float:
     """The validation loss of an experiment's best network, each of the five mixtures counted once."""
-    network, _ = load_model(exp_dir / "best_model.pth")
-    dataset, loss = MixtureDataset(corpus["val"], [EmbeddingStore(corpus["embeddings"])], 0.4), SeparationLoss(LossConf())
+    network, loss = load_model(exp_dir / "best_model.pth"), SeparationLoss("snr")
+    dataset = MixtureDataset(corpus["val"], [EmbeddingStore(corpus["embeddings"])], 0.4)
     losses = []
     for index in range(5):
         example = {name: tensor[None] for name, tensor in dataset[0, index].items()}
         with torch.no_grad():
-            voices = network(example["mixture"], example["visual"])
-        seen = torch.zeros(voices.shape[:2], dtype=torch.bool)
-        losses.append(loss(voices, example["sources"], example["mixture"], seen)[0].item())
+            estimates = network(example["mixture"], example["visual"])
+        without_visual = torch.zeros(estimates.shape[:2], dtype=torch.bool)
+        losses.append(loss(estimates, example["sources"], example["mixture"], without_visual)[0].item())
     assert len(dataset) == 5
     return float(np.mean(losses))

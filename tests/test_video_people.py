@@ -11,11 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.video import face_scan
+from utils.data.files import read_json
+from utils.video import face_scan, preparation
 from utils.video.descriptors import DESCRIPTOR_DIM
 from utils.video.face_scan import FaceScan
 from utils.video.grouping import SAME_PERSON, Group, certainty, distances, group_tracks
 from utils.video.people import find_people, to_people
+from utils.video.preparation import VideoOptions, prepare_video
 from utils.video.tracking import Track
 
 needs_mediapipe = pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason="mediapipe is not installed")
@@ -347,3 +349,17 @@ def test_three_people_in_nine_shots_are_three(shared_data, tmp_path):
         counts = np.diff(np.searchsorted(person.frames, first))
         assert len({row["speaker"] for row, count in zip(shots, counts, strict=True) if count}) == 1
         assert (counts > 20).sum() == 3
+
+
+@needs_mediapipe
+def test_other_people_are_asked_for_without_another_look_at_the_video(shared_data, tmp_path, monkeypatch):
+    clip = shared_data / "grid_video/s1bgbh4n.mpg"
+    made = prepare_video(clip, tmp_path / "a", VideoOptions())
+    (person,) = made.people
+    assert (person.parts, person.joined_with_certainty, made.left_out) == (1, 1.0, ())
+    monkeypatch.setattr(face_scan, "FaceFinder", None)
+    again = prepare_video(clip, tmp_path / "a", VideoOptions(people=1, alignment="forward5"))
+    assert len(again.people) == 1 and read_json(tmp_path / "a/prepared.json")["stamp"]["people"] == 1
+    monkeypatch.setattr(preparation, "_VERSION", 10**6)
+    with pytest.raises(TypeError):  # what another version found is looked for again
+        prepare_video(clip, tmp_path / "a", VideoOptions())

@@ -1,4 +1,4 @@
-"""A corpus of a few seconds for the tests: voices are noise whose loudness follows a slow curve, which is also the cue."""
+"""A corpus of a few seconds for the tests: speech is noise that comes and goes, and the visual embeddings tell when."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from utils.mixing.levels import mix_at_sir
 RATE_HZ, FPS, DIM = 16000, 25, 4
 
 
-def make_voice(rng: np.random.Generator, frames: int) -> tuple[np.ndarray, np.ndarray]:
+def make_source(rng: np.random.Generator, frames: int) -> tuple[np.ndarray, np.ndarray]:
     """Coloured noise (time,) switched on and off by frame, and its embeddings (frames, DIM) that tell which."""
     loudness = np.repeat(rng.random(-(-frames // 5)) > 0.4, 5)[:frames] * 1.0
     loudness[0] = 1.0
@@ -34,7 +34,7 @@ def make_corpus(root: Path, *, frames: int = 25, n_utterances: int = 8, n_mixtur
     utterances, mixtures = [], []
     with EmbeddingWriter(root / "dump" / "tiny") as writer:
         for index in range(n_utterances):
-            audio, embedding = make_voice(rng, frames)
+            audio, embedding = make_source(rng, frames)
             name = f"{index:04d}"
             _write(root / f"audio/{name}.wav", audio)
             writer.add(f"mouths/{name}.npz", embedding, Source(0, 0, ""))
@@ -44,9 +44,9 @@ def make_corpus(root: Path, *, frames: int = 25, n_utterances: int = 8, n_mixtur
             )
     for index in range(n_mixtures):
         pair = utterances[index % n_utterances], utterances[(index + 1) % n_utterances]
-        voices = [soundfile.read(root / item.audio_path, dtype="float32")[0] for item in pair]
+        sources = [soundfile.read(root / item.audio_path, dtype="float32")[0] for item in pair]
         wanted_db = float(rng.uniform(-5, 5))
-        mixture, sources = mix_at_sir(np.stack(voices), np.array([wanted_db]))
+        mixture, sources = mix_at_sir(np.stack(sources), np.array([wanted_db]))
         name = f"{pair[0].utterance_id}_{pair[1].utterance_id}"
         paths = [f"audio/{part}/{name}.wav" for part in ("mix", "s1", "s2")]
         for path, signal in zip(paths, (mixture, *sources), strict=True):

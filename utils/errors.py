@@ -46,7 +46,17 @@ _OF_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENO
 
 
 class UserError(Exception):
-    """Something the user can mend: a path, a value, a damaged file. Ends a program with exit code 1."""
+    """Something the user can mend: a path, a value, a damaged file. Ends a program with exit code 1.
+
+    Args:
+        reason: what is wrong, and the remedy.
+        path: the file or folder at fault; it stands in front of the reason. None: the reason names it, or there is none.
+    """
+
+    def __init__(self, reason: object = "", path: object = None) -> None:
+        super().__init__(str(reason) if path is None else f"{path}: {reason}")
+        self.path = path
+        self.reason = str(reason)
 
 
 class UsageError(UserError):
@@ -161,7 +171,8 @@ def _provide_configuration_folder() -> None:
     if os.environ.get("MPLCONFIGDIR"):
         return
     home = os.path.expanduser("~")  # "~" where nobody knows one
-    folders = [os.environ.get(name) or os.path.join(home, last) for name, last in _HOME_FOLDERS.items()]
+    there = os.path.isabs(home) and os.path.isdir(home)  # one that is not there is not to be made
+    folders = [os.environ.get(name) or (os.path.join(home, last) if there else "") for name, last in _HOME_FOLDERS.items()]
     if all(map(_can_be_made, folders)):
         return
     with contextlib.suppress(OSError):  # no temporary folder either: who needs one will say so
@@ -172,6 +183,6 @@ def _provide_configuration_folder() -> None:
 def _can_be_made(folder: str) -> bool:
     if not os.path.isabs(folder):
         return False
-    while not os.path.exists(folder) and os.path.dirname(folder) != "/":
+    while not os.path.exists(folder):
         folder = os.path.dirname(folder)
     return os.access(folder, os.W_OK)

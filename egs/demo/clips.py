@@ -1,6 +1,6 @@
-"""One utterance of the demo corpus: what is said, how it sounds, how the mouth moves; on disk once it is right.
+"""One utterance of the demo corpus: its text, sound and mouth crops, and their files.
 
-A clip depends on the seed, its speaker and its number alone, so that more utterances never change the first ones.
+A clip depends only on the seed, its speaker and its number, so that more utterances never change the first ones.
 """
 
 import hashlib
@@ -11,17 +11,18 @@ import numpy as np
 
 from egs.demo.faces import make_face
 from egs.demo.mouths import draw_mouths
-from egs.demo.speech import SAMPLE_RATE, Span, speak
-from egs.demo.visemes import FPS, Motion, move_mouth
+from egs.demo.speech import Span, speak
+from egs.demo.visemes import Motion, move_mouth
 from egs.demo.vocabulary import draw_sentence
 from egs.demo.voices import VOICES, Voice
 from utils.data.audio import write_wav
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.files import atomic_path, read_json, sha256_file, write_json
 from utils.errors import UserError
 
 CLIP_SEC = 2
-CLIP_SAMPLES = CLIP_SEC * SAMPLE_RATE
-CLIP_FRAMES = CLIP_SEC * FPS
+CLIP_SAMPLES = CLIP_SEC * SAMPLE_RATE_HZ
+CLIP_FRAMES = CLIP_SEC * VIDEO_FPS
 
 _RMS = 0.06
 _PEAK = 0.9
@@ -65,7 +66,7 @@ class ClipJob:
 
     @property
     def stamp_path(self) -> Path:
-        """Written last: what was said when, and the hashes of the two files."""
+        """Written last: the times of words and phonemes, and the hashes of the two files."""
         return self.raw_dir / "clips" / f"{self.utterance_id}.json"
 
 
@@ -85,8 +86,8 @@ def make_clip(voice: Voice, number: int, seed: int, face_number: int | None = No
     first, last = speech.phones[0].start_sec, speech.phones[-1].end_sec - CLIP_SEC
     if last < first:
         raise UserError(f"egs/demo/voices.py: {voice.speaker} says '{text}' in less than {CLIP_SEC} s; lower its rate")
-    start = round(rng.uniform(first, last) * SAMPLE_RATE)
-    start_sec = start / SAMPLE_RATE
+    start = round(rng.uniform(first, last) * SAMPLE_RATE_HZ)
+    start_sec = start / SAMPLE_RATE_HZ
     motion = move_mouth(speech.phones, speech.samples, start_sec, CLIP_FRAMES)
     face = make_face(own_number if face_number is None else face_number, voice.gender)
     samples = speech.samples[start : start + CLIP_SAMPLES]
@@ -102,14 +103,14 @@ def make_clip(voice: Voice, number: int, seed: int, face_number: int | None = No
 
 
 def ensure_clip(job: ClipJob) -> dict:
-    """Make the clip of a job unless it is there and right; gives what its stamp says."""
+    """Make the clip of a job unless it is there and right; gives its stamp."""
     order = {"voice": asdict(job.voice), "number": job.number, "seed": job.seed, "code": job.code}
     if job.stamp_path.is_file() and job.audio_path.is_file() and job.mouth_path.is_file():
         stamp = read_json(job.stamp_path)
         if stamp["order"] == order and stamp["files"] == _hashes(job):
             return stamp
     clip = make_clip(job.voice, job.number, job.seed)
-    write_wav(job.audio_path, to_pcm16(clip.samples), SAMPLE_RATE, subtype="PCM_16")
+    write_wav(job.audio_path, to_pcm16(clip.samples), SAMPLE_RATE_HZ, subtype="PCM_16")
     with atomic_path(job.mouth_path) as temporary:
         np.savez(temporary, data=clip.mouths)
     stamp = {

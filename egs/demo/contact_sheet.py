@@ -1,4 +1,4 @@
-"""Draws the demo corpus' contact sheet: a few test speakers, consecutive frames, and what is said in them.
+"""Draw the demo corpus' contact sheet: a few test speakers, consecutive frames, and the phonemes in them.
 
 Reads data/demo and the phoneme times in --raw_dir; writes docs/images/demo_mouths.png.
 
@@ -55,7 +55,7 @@ def _parse_args():
 
 
 def _draw_row(axes, args, utterance_id: str, title: str) -> None:
-    from egs.demo.visemes import FPS
+    from utils.data.constants import VIDEO_FPS
     from utils.data.files import read_json
     from utils.data.mouths import read_mouths
 
@@ -63,7 +63,7 @@ def _draw_row(axes, args, utterance_id: str, title: str) -> None:
     phones = read_json(args.raw_dir / "clips" / f"{utterance_id}.json")["phones"]
     for column, axis in enumerate(axes):
         frame = args.first_frame + column
-        start, end = frame / FPS, (frame + 1) / FPS
+        start, end = frame / VIDEO_FPS, (frame + 1) / VIDEO_FPS
         said = "".join(label for label, begin, _ in phones if start <= begin < end)
         axis.imshow(mouths[frame], cmap="gray", vmin=0, vmax=255, interpolation="lanczos")
         axis.set_axis_off()

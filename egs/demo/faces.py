@@ -1,4 +1,4 @@
-"""The demo's faces: what of a lower face stays the same while it speaks.
+"""The demo's faces: the parts of a lower face that stay the same while it speaks.
 
 A face is drawn on a canvas a little larger than the crop, so that head motion never shows its edge. Coordinates are
 pixels from the middle of the closed mouth, x to the right and y down.

@@ -1,4 +1,4 @@
-"""What the demo's lip reader learns from: clips of training voices with faces that nobody else has, cut at words."""
+"""Training data of the demo's visual frontend: clips of training voices, each with a face of its own, cut at words."""
 
 import logging
 import multiprocessing
@@ -9,14 +9,14 @@ import numpy as np
 from tqdm import tqdm
 
 from egs.demo.clips import CLIP_FRAMES, code_fingerprint, make_clip
-from egs.demo.mouths import CROP
-from egs.demo.visemes import FPS, LEAD_SEC, label_frames
+from egs.demo.visemes import LEAD_SEC, label_frames
 from egs.demo.vocabulary import WORDS
 from egs.demo.voices import Voice, voices_of
+from utils.data.constants import MOUTH_SIZE, VIDEO_FPS
 from utils.data.files import atomic_path
 
 DEPTH = 5  # frames that the first convolution sees
-INPUT = 88  # the lip reader's crop
+INPUT = 88  # the visual frontend's crop
 
 _FIRST_FACE = 1000  # the corpus' speakers have the faces below
 _FIRST_NUMBER = 5000  # utterances that the corpus does not hold
@@ -60,7 +60,7 @@ def corpus_clips(split: str, n_clips: int, seed: int, nj: int, cache_dir: Path) 
 
 
 def draw_windows(clips: LipClips, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw frames anywhere, each with its neighbours, as the first convolution of the lip reader sees it.
+    """Draw frames anywhere, each with its neighbours, as the first convolution of the visual frontend sees it.
 
     Returns:
         float32 (n, 5, 88, 88), augmented (crop, flip, brightness, contrast, noise); the visemes (n,) and the
@@ -75,13 +75,13 @@ def draw_windows(clips: LipClips, n: int, rng: np.random.Generator) -> tuple[np.
 
 
 def normalise(mouths: np.ndarray) -> np.ndarray:
-    """The middle 88x88 of uint8 crops (frames, 96, 96), as the lip reader wants them: float32."""
-    edge = (CROP - INPUT) // 2
+    """The middle 88x88 of uint8 crops (frames, 96, 96), as the visual frontend takes them: float32."""
+    edge = (MOUTH_SIZE - INPUT) // 2
     return (mouths[:, edge : edge + INPUT, edge : edge + INPUT].astype(np.float32) / 255 - _MEAN) / _STD
 
 
 def _augment(mouths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    top, left = rng.integers(0, CROP - INPUT + 1, 2)
+    top, left = rng.integers(0, MOUTH_SIZE - INPUT + 1, 2)
     crop = mouths[:, top : top + INPUT, left : left + INPUT]
     crop = crop[:, :, ::-1] if rng.random() < 0.5 else crop
     gain, offset = rng.uniform(0.8, 1.25), rng.uniform(-0.10, 0.10)
@@ -107,5 +107,6 @@ def _cached(orders: list[tuple], path: Path, nj: int) -> LipClips:
 
 def _make(order: tuple[Voice, int, int, int | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, int]]]:
     clip = make_clip(*order)
-    words = [(round(((word.start_sec + word.end_sec) / 2 - LEAD_SEC) * FPS), WORDS.index(word.label)) for word in clip.words]
+    middles = [round(((word.start_sec + word.end_sec) / 2 - LEAD_SEC) * VIDEO_FPS) for word in clip.words]
+    words = [(middle, WORDS.index(word.label)) for middle, word in zip(middles, clip.words, strict=True)]
     return clip.mouths, label_frames(clip.phones, CLIP_FRAMES), clip.motion.stacked(), words

@@ -1,4 +1,4 @@
-"""Which utterances are mixed, and the mixtures in the DLA layout: audio/{split}/{mix,s1,s2}/ID1_ID2.wav."""
+"""Pairs of utterances, and their mixtures in the DLA layout: audio/{split}/{mix,s1,s2}/ID1_ID2.wav."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from egs.demo.clips import CLIP_FRAMES, CLIP_SAMPLES
-from egs.demo.speech import SAMPLE_RATE
-from egs.demo.visemes import FPS
 from utils.data.audio import read_audio, write_wav
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.manifest import Mixture
+from utils.mixing.rendering import part_paths
 
 SAME_VOICE, DIFFERENT_VOICES = "same_voice", "different_voices"
 
@@ -38,7 +38,7 @@ def draw_pairs(ids: Sequence[str], speakers: Sequence[str], n: int, n_same: int,
 
     Args:
         ids: utterance ids.
-        speakers: whose they are.
+        speakers: of the utterances.
         n: pairs in all.
         n_same: how many of them are of one voice.
         rng: of the draw.
@@ -67,9 +67,9 @@ def write_mixture(data_dir: Path, split: str, pair: Pair) -> Mixture:
     second *= np.sqrt(np.mean(first**2) / np.mean(second**2)) * 10 ** (-pair.sir_db / 20)
     gain = _PEAK / max(np.abs(signal).max() for signal in (first, second, first + second))
     sources = [np.rint(signal * gain * 32767).astype(np.int16) for signal in (first, second)]
-    paths = [f"audio/{split}/{folder}/{pair.mixture_id}.wav" for folder in ("mix", "s1", "s2")]
+    paths = part_paths(f"audio/{split}", pair.mixture_id, 2)
     for path, samples in zip(paths, (sources[0] + sources[1], *sources), strict=True):
-        write_wav(data_dir / path, samples, SAMPLE_RATE, subtype="PCM_16")
+        write_wav(data_dir / path, samples, SAMPLE_RATE_HZ, subtype="PCM_16")
     powers = [np.mean(samples.astype(float) ** 2) for samples in sources]
     return Mixture(
         mixture_id=pair.mixture_id,
@@ -79,7 +79,7 @@ def write_mixture(data_dir: Path, split: str, pair: Pair) -> Mixture:
         length=CLIP_SAMPLES,
         mouth_paths=tuple(f"mouths/{name}.npz" for name in (pair.first, pair.second)),
         frames=CLIP_FRAMES,
-        fps=float(FPS),
+        fps=float(VIDEO_FPS),
         speakers=pair.speakers,
         sir_db=round(10 * float(np.log10(powers[0] / powers[1])), 3),
         subset=pair.subset,

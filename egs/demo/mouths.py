@@ -12,8 +12,8 @@ from scipy.ndimage import gaussian_filter1d
 
 from egs.demo.faces import CANVAS, MIDDLE, Face, X, Y, bump, soft_step
 from egs.demo.visemes import Motion
+from utils.data.constants import MOUTH_SIZE
 
-CROP = 96
 _FRAMES_AT_ONCE = 10
 _CLOSE_UP = 1.12  # a lip-reading crop shows little more than the mouth
 
@@ -61,7 +61,7 @@ def _draw(face: Face, motion: Motion) -> np.ndarray:
 
 
 def opening_of(face: Face, motion: Motion) -> np.ndarray:
-    """How far the lips are apart in the middle of the mouth, pixels (frames,)."""
+    """Distance of the lips in the middle of the mouth, pixels (frames,)."""
     lips = _shape_lips(face, motion)
     middle = CANVAS // 2
     return np.maximum(0, lips.lower_inner - lips.upper_inner)[:, 0, middle]
@@ -118,7 +118,7 @@ def _pull_skin(face: Face, lips: _Lips) -> np.ndarray:
 
 
 def _shade_around(face: Face, lips: _Lips, picture: np.ndarray) -> np.ndarray:
-    """What lips do to the skin: the shadow under the lower lip, the light rim above the upper, dark corners."""
+    """The lips' effects on the skin: the shadow under the lower lip, the light rim above the upper, dark corners."""
     below = Y - lips.lower_outer
     bearded = 0.35 if face.beard == "full" else 1.0
     shadow = -0.15 * bump(below - 3.0, 3.6) * bump(X, 13) - 0.05 * bump(below - 1.0, 2.0) * bump(X, 18)
@@ -199,7 +199,8 @@ def _film(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     pieces = [slice(start, start + _FRAMES_AT_ONCE) for start in range(0, n_frames, _FRAMES_AT_ONCE)]
     moved = np.concatenate([_move(picture[piece], *pose[:, piece]) for piece in pieces])
     gain = 1 + 0.025 * light + rng.uniform(-0.06, 0.06)
-    tilt = 4.0 * _drift(rng, n_frames, 1).astype(np.float32)[:, :, None] * (np.arange(CROP, dtype=np.float32) / CROP - 0.5)
+    across = np.arange(MOUTH_SIZE, dtype=np.float32) / MOUTH_SIZE - 0.5
+    tilt = 4.0 * _drift(rng, n_frames, 1).astype(np.float32)[:, :, None] * across
     noise = rng.standard_normal(moved.shape, dtype=np.float32) * rng.uniform(1.2, 2.6)
     return np.clip(np.rint(moved * gain.astype(np.float32) + tilt + noise), 0, 255).astype(np.uint8)
 
@@ -212,7 +213,7 @@ def _drift(rng: np.random.Generator, n_frames: int, n_signals: int) -> np.ndarra
 
 def _move(picture: np.ndarray, shift_x, shift_y, roll, zoom) -> np.ndarray:
     """Bilinear sampling of the canvas under a similarity transform of each frame, float32 (frames, 96, 96)."""
-    grid = np.arange(CROP, dtype=np.float32) + 0.5 - CROP / 2
+    grid = np.arange(MOUTH_SIZE, dtype=np.float32) + 0.5 - MOUTH_SIZE / 2
     x, y = grid[None, None, :], grid[None, :, None]
     cosine, sine = np.cos(roll) / zoom, np.sin(roll) / zoom
     source_x = np.clip(cosine * x - sine * y + shift_x + MIDDLE - 0.5, 0, CANVAS - 1.001)

@@ -1,7 +1,7 @@
-"""Makes the demo corpus on the spot: synthetic voices with drawn mouths, in the DLA layout, and its manifests.
+"""Make the demo corpus: synthetic voices with drawn mouths, in the DLA layout, and its manifests.
 
-Reads nothing. Writes data/demo/{audio,mouths,utterances}/, {train,val,test}.csv and utterances.csv (the training
-speakers' utterances, for dynamic mixing), and beside them in --raw_dir when which word and phoneme is said.
+Writes data/demo/{audio,mouths,utterances}/, {train,val,test}.csv and utterances.csv (the training
+speakers' utterances, for dynamic mixing), and in --raw_dir the times of words and phonemes.
 
     python egs/demo/prepare.py --data_dir data/demo --nj 2
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from utils.data.constants import SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
 from utils.errors import OptionParser, UsageError, run_cli
 
-SPLITS = ("train", "val", "test")
 SAME_VOICE_SHARE = {"train": 0.25, "val": 0.25, "test": 0.4}
 _OURS = re.compile(r"[fm]\d\du\d{4}(_[fm]\d\du\d{4})?\.(wav|npz|json)")
 
@@ -49,8 +49,8 @@ def main() -> int:
 
 def _parse_args():
     parser = OptionParser(prog="egs/demo/prepare.py", description="Makes the demo corpus.")
-    parser.add_argument("--data_dir", type=Path, default=Path("data/demo"), help="where the corpus goes")
-    parser.add_argument("--raw_dir", type=Path, default=Path("dump/demo_corpus"), help="word and phoneme times go here")
+    parser.add_argument("--data_dir", type=Path, default=Path("data/demo"), help="gets the corpus")
+    parser.add_argument("--raw_dir", type=Path, default=Path("dump/demo_corpus"), help="gets the times of words and phonemes")
     parser.add_argument("--nj", type=int, default=2, help="processes")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus of the same speakers")
     parser.add_argument("--n_train", type=int, default=600, help="training utterances, and as many mixtures of them")
@@ -65,7 +65,7 @@ def _parse_args():
 
 
 def _jobs(args, split: str) -> list:
-    """The utterances of a part: as many from each speaker, and at least two, so that a voice can meet itself."""
+    """The utterances of a part: as many from each speaker, and at least two, so that a voice can be mixed with itself."""
     from egs.demo.clips import ClipJob, code_fingerprint
     from egs.demo.voices import voices_of
 
@@ -103,7 +103,7 @@ def _write_words(path: Path, jobs: list, stamps: list[dict]) -> None:
 
 
 def _remove_others(args, jobs: list, mixture_ids: list[str]) -> None:
-    """Remove what an earlier run with other numbers left: a folder in the DLA layout is read by its files."""
+    """Remove the files of an earlier run with other numbers: a folder in the DLA layout is read by its files."""
     wanted = {job.utterance_id for job in jobs} | set(mixture_ids)
     folders = [args.data_dir / "mouths", args.data_dir / "utterances", args.raw_dir / "clips"]
     folders += [args.data_dir / "audio" / split / part for split in SPLITS for part in ("mix", "s1", "s2")]
@@ -115,11 +115,9 @@ def _remove_others(args, jobs: list, mixture_ids: list[str]) -> None:
 
 def _write_manifests(data_dir: Path, mixtures: dict[str, list], train_jobs: list) -> None:
     from egs.demo.clips import CLIP_FRAMES, CLIP_SAMPLES
-    from egs.demo.speech import SAMPLE_RATE
-    from egs.demo.visemes import FPS
     from utils.data.manifest import Utterance, write_manifest
 
-    common = {"corpus": data_dir.name, "data_root": data_dir, "sample_rate": SAMPLE_RATE}
+    common = {"corpus": data_dir.name, "data_root": data_dir, "sample_rate": SAMPLE_RATE_HZ}
     utterances = [
         Utterance(
             utterance_id=job.utterance_id,
@@ -128,7 +126,7 @@ def _write_manifests(data_dir: Path, mixtures: dict[str, list], train_jobs: list
             mouth_path=f"mouths/{job.utterance_id}.npz",
             length=CLIP_SAMPLES,
             frames=CLIP_FRAMES,
-            fps=float(FPS),
+            fps=float(VIDEO_FPS),
         )
         for job in train_jobs
     ]

@@ -1,6 +1,6 @@
-"""Pretrains the demo's small lip reader: which word of the vocabulary is said?
+"""Pretrain the demo's small visual frontend to tell which word of the vocabulary is said.
 
-Reads nothing: it draws its own clips, of the training voices with faces that the corpus does not have. Writes
+It draws its own clips, of the training voices with faces that the corpus does not have. Writes
 egs/demo/lipreader.pth.tar (a checkpoint of the lip-reading TCN family) and beside it lipreader_log.csv; the clips are
 kept in --cache_dir for a second run. So that minutes on a CPU are enough, it learns in two steps: first convolution
 and trunk, from frames drawn anywhere, by visemes and articulators (two linear layers that are not saved); then the
@@ -46,14 +46,14 @@ def main() -> int:
 
 
 def _parse_args():
-    parser = OptionParser(prog="egs/demo/pretrain_lipreader.py", description="Pretrains the demo's lip reader.")
+    parser = OptionParser(prog="egs/demo/pretrain_lipreader.py", description="Pretrains the demo's visual frontend.")
     parser.add_argument("--out", type=Path, default=HERE / "lipreader.pth.tar", help="the checkpoint")
     parser.add_argument("--cache_dir", type=Path, default=Path("dump/demo_lipreader"), help="the clips are kept here")
     parser.add_argument("--n_clips", type=int, default=1000, help="clips of 2 s, each with a face of its own")
     parser.add_argument("--steps", type=int, default=240, help="steps of the trunk")
     parser.add_argument("--batch_size", type=int, default=128, help="frames a step")
     parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate of the trunk")
-    parser.add_argument("--tcn_epochs", type=int, default=40, help="epochs of the temporal network alone")
+    parser.add_argument("--tcn_epochs", type=int, default=40, help="epochs of the temporal network")
     parser.add_argument("--seed", type=int, default=0, help="of clips, weights and order")
     parser.add_argument("--nj", type=int, default=2, help="processes that draw clips")
     parser.add_argument("--threads", type=int, default=1, help="threads of the training")

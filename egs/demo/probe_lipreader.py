@@ -1,7 +1,7 @@
-"""Measures what the demo's lip reader sees: ridge regressions from its vectors, on voices and faces it never saw.
+"""Measure the demo's visual frontend: ridge regressions from its embeddings, on voices and faces that it never saw.
 
-Reads the demo corpus (--data_dir) and a checkpoint; writes nothing. Prints, for both layers, the correlation of what a
-ridge regression predicts with the loudness of the voice and with each articulator. The regression is fitted on
+Reads the demo corpus (--data_dir) and a checkpoint. Prints, for both layers, the correlation of a ridge regression's
+predictions with the loudness of the voice and with each articulator. The regression is fitted on
 training speakers, its penalty chosen on the validation speakers, and the numbers are those of the test speakers.
 
     python egs/demo/probe_lipreader.py --frontend_weights egs/demo/lipreader.pth.tar
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def _parse_args():
-    parser = OptionParser(prog="egs/demo/probe_lipreader.py", description="Measures what the lip reader's vectors know.")
+    parser = OptionParser(prog="egs/demo/probe_lipreader.py", description="Measures the demo's visual frontend.")
     parser.add_argument("--frontend_weights", type=Path, default=HERE / "lipreader.pth.tar", help="the checkpoint")
     parser.add_argument("--data_dir", type=Path, default=Path("data/demo"), help="the demo corpus, made with seed 0")
     parser.add_argument("--cache_dir", type=Path, default=Path("dump/demo_lipreader"), help="the clips are kept here")
@@ -58,16 +58,16 @@ def _targets(args, split: str):
     """(frames of all clips, 10): log loudness of the sound that each frame's lips make, then the articulators."""
     import numpy as np
 
-    from egs.demo.speech import SAMPLE_RATE
     from egs.demo.visemes import LEAD_SEC
     from egs.demo.voices import voices_of
     from utils.data.audio import read_audio
+    from utils.data.constants import SAMPLE_RATE_HZ
 
     clips, voices = _clips(args, split), voices_of(split)
     rows = []
     for index, motion in enumerate(clips.motions):
         name = f"{voices[index % len(voices)].speaker}u{index // len(voices):04d}.wav"
-        sound = np.roll(read_audio(args.data_dir / "utterances" / name), -round(LEAD_SEC * SAMPLE_RATE))
+        sound = np.roll(read_audio(args.data_dir / "utterances" / name), -round(LEAD_SEC * SAMPLE_RATE_HZ))
         power = np.square(sound.reshape(len(motion), -1)).mean(axis=1)
         rows.append(np.column_stack([np.log10(power + 1e-6), motion]))
     return np.concatenate(rows)

@@ -15,9 +15,8 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from egs.demo.voices import Voice
+from utils.data.constants import SAMPLE_RATE_HZ
 from utils.errors import UserError
-
-SAMPLE_RATE = 16000
 
 _RETRIEVE_IN_CALLING_THREAD = 2
 _PHONEME_EVENTS_IPA_DONT_EXIT = 0x0001 | 0x0002 | 0x8000
@@ -87,7 +86,7 @@ def speak(voice: Voice, text: str, seed: int) -> Speech:
     with tempfile.TemporaryDirectory(prefix="espeak-") as scratch:
         library, rate_hz = _start(Path(scratch))
         samples, events = _synthesise(library, voice, text, seed)
-    resampled = resample_poly(samples.astype(np.float64) / 32768, SAMPLE_RATE, rate_hz).astype(np.float32)
+    resampled = resample_poly(samples.astype(np.float64) / 32768, SAMPLE_RATE_HZ, rate_hz).astype(np.float32)
     phones = _spans(events, _EVENT_PHONEME, rate_hz, len(samples) / rate_hz)
     return Speech(resampled, _spans(events, _EVENT_WORD, rate_hz, phones[-1].end_sec), phones)
 

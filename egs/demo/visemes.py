@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from egs.demo.speech import SAMPLE_RATE, Span
+from egs.demo.speech import Span
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 
-FPS = 25
 LEAD_SEC = 0.06  # how far the lips run ahead of the sound
 
 _GRID_HZ = 200
@@ -120,9 +120,9 @@ def visemes_of(label: str) -> list[str]:
 
 
 def label_frames(phones: Sequence[Span], n_frames: int) -> np.ndarray:
-    """Which viseme each frame shows: its index in `VISEMES`, int64 (frames,); times from the first frame's start."""
+    """The viseme of each frame: its index in `VISEMES`, int64 (frames,); times from the first frame's start."""
     labels = np.zeros(n_frames, dtype=np.int64)  # rest
-    times = (np.arange(n_frames) + 0.5) / FPS + LEAD_SEC
+    times = (np.arange(n_frames) + 0.5) / VIDEO_FPS + LEAD_SEC
     for phone in phones:
         visemes = visemes_of(phone.label)
         step = (phone.end_sec - phone.start_sec) / max(1, len(visemes))
@@ -141,7 +141,7 @@ def move_mouth(phones: Sequence[Span], samples: np.ndarray, start_sec: float, n_
         start_sec: where the piece starts.
         n_frames: how many frames at 25 fps it has.
     """
-    n_points = round(n_frames / FPS * _GRID_HZ)
+    n_points = round(n_frames / VIDEO_FPS * _GRID_HZ)
     times = start_sec + LEAD_SEC + np.arange(n_points) / _GRID_HZ
     gestures = _gestures(phones)
     targets = _blend(gestures, times)
@@ -213,9 +213,9 @@ def _contact(spans: list[tuple[float, float]], times: np.ndarray) -> np.ndarray:
 
 def _loudness(samples: np.ndarray, times: np.ndarray) -> np.ndarray:
     """RMS around each time over the sentence's loud level, 0..1, (points,)."""
-    window = round(_LOUDNESS_WINDOW_SEC * SAMPLE_RATE)
+    window = round(_LOUDNESS_WINDOW_SEC * SAMPLE_RATE_HZ)
     total = np.concatenate([[0.0], np.cumsum(np.asarray(samples, dtype=np.float64) ** 2)])
-    middle = np.round(times * SAMPLE_RATE).astype(int)
+    middle = np.round(times * SAMPLE_RATE_HZ).astype(int)
     low, high = (np.clip(middle + side * window // 2, 0, len(samples)) for side in (-1, 1))
     rms = np.sqrt((total[high] - total[low]) / window)
     loud = np.sqrt(np.mean(np.asarray(samples, dtype=np.float64) ** 2)) * 1.6 + 1e-9
@@ -224,7 +224,7 @@ def _loudness(samples: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 def _expose(curves: np.ndarray, n_frames: int) -> np.ndarray:
     """Mean of the fine grid over each frame's exposure, which sits in the middle of the frame."""
-    per_frame = _GRID_HZ // FPS
+    per_frame = _GRID_HZ // VIDEO_FPS
     exposed = round(_EXPOSURE_SEC * _GRID_HZ)
     first = (per_frame - exposed) // 2
     return curves.reshape(n_frames, per_frame, -1)[:, first : first + exposed].mean(axis=1)

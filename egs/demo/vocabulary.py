@@ -1,4 +1,4 @@
-"""What the demo's voices say: common words with every English sound, and sentences drawn from them.
+"""Sentences of the demo's voices: common words with every English sound, and sentences drawn from them.
 
 The words were chosen for lips that move: many bilabials, labiodentals and rounded vowels, few look-alikes. The
 sentences are word lists without grammar, so that no voice can be guessed from what it says next.

@@ -15,15 +15,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.dla import SAMPLE_RATE_HZ, SPLITS, dla_splits, label_subsets, scan_dla
-from utils.data.manifest import Manifest, Mixture, Problem, Utterance, read_utterances, write_failed, write_manifest
+from utils.corpora.dla import dla_splits, scan_dla
+from utils.corpora.output import label_mixtures, refuse_failures, write_corpus
+from utils.data.constants import SAMPLE_RATE_HZ
+from utils.data.manifest import Manifest, Mixture, Problem, Utterance, read_utterances
 from utils.data.validation import validate_manifest
 from utils.errors import OptionParser, UserError, run_cli
 
 
 @dataclass(frozen=True)
 class Utterances:
-    """The single voices for dynamic mixing, and what became of those that others offered."""
+    """The utterances for dynamic mixing, and counts of those of other folders."""
 
     items: list[Utterance]
     n_train: int  # of them, from the train split
@@ -45,15 +47,17 @@ def main() -> None:
         mixtures[name], problems[name] = scan_dla(root, split, speaker_pattern=args.speaker_pattern, nj=args.nj)
     utterances = _collect_utterances(mixtures, extras, args.nj)
     problems["utterances"] = utterances.problems
-    _write_failures(args.data_dir / "failed.csv", problems, args.max_failed)
-    mixtures = _label(mixtures)
-    _write_manifests(args.data_dir, root, {**mixtures, "utterances": utterances.items})
+    refuse_failures(args.data_dir / "failed.csv", [p for found in problems.values() for p in found], args.max_failed)
+    _refuse_empty_splits(args.data_dir, root, mixtures)
+    train_speakers = {name for item in mixtures["train"] for name in item.speakers} if "train" in mixtures else None
+    mixtures = label_mixtures(mixtures, train_speakers)
+    write_corpus(args.data_dir, root, SAMPLE_RATE_HZ, {**mixtures, "utterances": utterances.items})
     _print_summary(args.data_dir, mixtures, problems, utterances)
 
 
 def _parse_args() -> argparse.Namespace:
     parser = OptionParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", type=Path, required=True, help="where the manifests go; its name is the corpus'")
+    parser.add_argument("--data_dir", type=Path, required=True, help="gets the manifests; its name is the corpus'")
     parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder that holds audio/ and mouths/")
     parser.add_argument("--speaker_pattern", help="regular expression with one group, the speaker in an id")
     parser.add_argument(
@@ -67,7 +71,7 @@ def _parse_args() -> argparse.Namespace:
 def _collect_utterances(mixtures: dict[str, list[Mixture]], extras: Sequence[Manifest], nj: int) -> Utterances:
     """The clips of the train split, each once, and the sound ones of other folders; none that is in val or test."""
     held_out = {name for split in ("val", "test") for mixture in mixtures.get(split, []) for name in _ids(mixture)}
-    offered = [(utterance, True) for mixture in mixtures.get("train", []) for utterance in _voices(mixture)]
+    offered = [(utterance, True) for mixture in mixtures.get("train", []) for utterance in _parts(mixture)]
     problems = []
     for extra in extras:
         found = [replace(p, path=str(extra.resolve(p.path))) for p in validate_manifest(extra, deep=True, nj=nj)]
@@ -92,8 +96,8 @@ def _ids(mixture: Mixture) -> list[str]:
     return [Path(path).stem for path in mixture.mouth_paths]
 
 
-def _voices(mixture: Mixture) -> list[Utterance]:
-    """The single voices of a mixture, as far as their files are there."""
+def _parts(mixture: Mixture) -> list[Utterance]:
+    """The utterances of a mixture, as far as it has their sources."""
     return [
         Utterance(name, speaker, audio, mouth, mixture.length, mixture.frames, mixture.fps)
         for name, speaker, audio, mouth in zip(
@@ -109,39 +113,14 @@ def _absolute(manifest: Manifest, item: Utterance) -> Utterance:
     return replace(item, audio_path=str(manifest.resolve(item.audio_path)), mouth_path=mouth_path)
 
 
-def _write_failures(path: Path, problems: dict[str, list[Problem]], max_failed: int) -> None:
-    """List what cannot be used; stop if that is more than the user allowed."""
-    write_failed(path, [problem for found in problems.values() for problem in found])
-    failed = sum(_left_out(problems).values())
-    if failed > max_failed:
-        raise UserError(
-            f"{path}: {failed} mixtures or utterances cannot be used, for the reasons listed there; mend them, "
-            f"or leave them out with --max_failed {failed}"
-        )
-
-
 def _left_out(problems: dict[str, list[Problem]]) -> dict[str, int]:
     return {name: len({problem.item_id for problem in found}) for name, found in problems.items()}
 
 
-def _label(mixtures: dict[str, list[Mixture]]) -> dict[str, list[Mixture]]:
-    """Name the subset of each mixture, by whether its speakers are in the train split."""
-    train = {speaker for mixture in mixtures["train"] for speaker in mixture.speakers} if "train" in mixtures else None
-    return {split: label_subsets(items, train) for split, items in mixtures.items()}
-
-
-def _write_manifests(data_dir: Path, root: Path, contents: dict[str, list[Mixture] | list[Utterance]]) -> None:
-    """Write what there is, and remove what an earlier run on another corpus left behind."""
-    for name in (*SPLITS, "utterances"):
-        path, items = data_dir / f"{name}.csv", contents.get(name)
-        if items:
-            shared = {"corpus": data_dir.absolute().name, "data_root": root, "sample_rate": SAMPLE_RATE_HZ}
-            write_manifest(path, split=name, n_src=1 if name == "utterances" else 2, items=items, **shared)
-        elif items is not None and name != "utterances":
-            raise UserError(f"{root}: the {name} split holds no mixture that can be used; see {data_dir / 'failed.csv'}")
-        else:
-            path.with_suffix(".json").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+def _refuse_empty_splits(data_dir: Path, root: Path, mixtures: dict[str, list[Mixture]]) -> None:
+    for split, items in mixtures.items():
+        if not items:
+            raise UserError(f"the {split} split holds no mixture that can be used; see {data_dir / 'failed.csv'}", root)
 
 
 def _print_summary(

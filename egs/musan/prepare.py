@@ -1,6 +1,6 @@
 """Turn MUSAN, or any tree of recordings, into folders of noise that --noise_dir takes.
 
-Reads   CORPUS_DIR/{noise,music}/**/*.wav of MUSAN; --select . takes a whole tree (AudioSet, WHAM). speech/ is left alone
+Reads   CORPUS_DIR/{noise,music}/**/*.wav of MUSAN; --select . takes a whole tree (AudioSet, WHAM). speech/ is not taken
 Writes  DATA_DIR/noise/{train,test}/…: 16 kHz mono; links where nothing must be converted; DATA_DIR/noise_{train,test}.csv,
         which list them, and failed.csv. Recordings themselves are never changed: see `refuse_overlap`, `_converted_before`
 Run     python egs/musan/prepare.py --data_dir data/musan --corpus_dir /data/musan --nj 4
@@ -17,10 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.clip_tree import AUDIO_SUFFIXES, TreeFile, walk_tree
 from utils.corpora.output import print_summary, refuse_failures, write_corpus
-from utils.corpora.raw_video import video_decoding
+from utils.corpora.raw_corpus import video_decoding
 from utils.data.audio import probe_audio
+from utils.data.clip_tree import TreeFile, walk_tree
+from utils.data.constants import CONVERTIBLE_SUFFIXES, LOSSLESS_SUFFIXES, SAMPLE_RATE_HZ
 from utils.data.disk import require_space
 from utils.data.files import read_json, write_text
 from utils.data.fingerprints import hash_stats
@@ -30,7 +31,6 @@ from utils.data.validation import AudioCheck, check_audio, check_files
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 
 log = logging.getLogger(__name__)
-SAMPLE_RATE_HZ = 16000
 PARTS = ("train", "test")
 _EXPANSION = 12  # of a compressed file, at most, when it becomes float32 at 16 kHz
 _HASH_RANGE = 10**8
@@ -38,7 +38,7 @@ CONVERTED = ".converted_files.json"  # below the data folder
 
 
 def main() -> None:
-    """Link or convert every recording, look whether each can be heard, list them."""
+    """Link or convert every recording, check that each can be heard, list them."""
     args = _parse_args()
     root, data_dir = args.corpus_dir.absolute(), args.data_dir.absolute()
     refuse_overlap(root, args.select, data_dir)
@@ -49,7 +49,7 @@ def main() -> None:
     broken = {name: checks[path].reason for name, path in outputs.items() if checks[path].reason}
     problems += [Problem(0, name, str(files[name].path), reason) for name, reason in broken.items()]
     for name in broken:
-        outputs[name].unlink(missing_ok=True)  # a folder of noise holds nothing that is none
+        outputs[name].unlink(missing_ok=True)  # a folder of noise holds only noise
     refuse_failures(data_dir / "failed.csv", problems, args.max_failed)
     contents: dict[str, list[Utterance]] = {"noise_train": [], "noise_test": []}
     for name in sorted(set(outputs) - set(broken)):
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def refuse_overlap(root: Path, selected: list[str], data_dir: Path) -> None:
-    """What is written must not lie among the recordings, nor they among it: files of one name would be taken for each other.
+    """Refuse outputs among the recordings, and recordings among the outputs: files of one name would be confused.
 
     Raises:
         UsageError: a selected folder is none below `root`, or shares files with `data_dir`/noise.
@@ -84,9 +84,9 @@ def find_recordings(root: Path, selected: list[str]) -> tuple[dict[str, TreeFile
     files: dict[str, TreeFile] = {}
     problems: list[Problem] = []
     for name in selected:
-        tree, found = walk_tree(root / name, AUDIO_SUFFIXES)
+        tree, found = walk_tree(root / name, CONVERTIBLE_SUFFIXES)
         if not tree and not found:
-            raise UserError(f"{root / name}: no {', '.join(AUDIO_SUFFIXES)} file in it; choose folders with --select")
+            raise UserError(f"{root / name}: no {', '.join(CONVERTIBLE_SUFFIXES)} file in it; choose folders with --select")
         prefix = () if name == "." else Path(name).parts
         problems += found
         files |= {"_".join((*prefix, clip_id)): TreeFile((*prefix, *item.place), item.path) for clip_id, item in tree.items()}
@@ -94,7 +94,7 @@ def find_recordings(root: Path, selected: list[str]) -> tuple[dict[str, TreeFile
 
 
 def bring_in(files: dict[str, TreeFile], data_dir: Path, test_share: float, nj: int) -> tuple[dict[str, Path], list[Problem]]:
-    """Link what fits as it is, convert the rest; where each recording is now, and which could not be converted."""
+    """Link what fits as it is, convert the rest; gives the files of the recordings, and why others failed."""
     outputs, jobs, links = {}, [], []
     for name, item in files.items():
         folder = data_dir / "noise" / ("test" if _draw(name) < test_share else "train")
@@ -108,8 +108,8 @@ def bring_in(files: dict[str, TreeFile], data_dir: Path, test_share: float, nj: 
     todo, done = pending(jobs, journal)
     ours = _converted_before(data_dir) | {job.outputs[0] for job in jobs if job.name in done}
     _refuse_foreign_files(data_dir, files, outputs, ours)
-    size = sum(_EXPANSION * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() not in (".wav", ".flac"))
-    size += sum(2 * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() in (".wav", ".flac"))
+    size = sum(_EXPANSION * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() not in LOSSLESS_SUFFIXES)
+    size += sum(2 * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() in LOSSLESS_SUFFIXES)
     if todo:
         video_decoding()  # says at once what is not installed
     require_space(data_dir, size, f"{len(todo)} recordings, converted", "--data_dir")
@@ -122,8 +122,8 @@ def bring_in(files: dict[str, TreeFile], data_dir: Path, test_share: float, nj: 
 
 
 def _fits(path: Path) -> bool:
-    """Whether a recording can be used as it is."""
-    if path.suffix.lower() not in (".wav", ".flac"):
+    """True for a recording that can be used as it is."""
+    if path.suffix.lower() not in LOSSLESS_SUFFIXES:
         return False
     try:
         info = probe_audio(path)
@@ -140,7 +140,7 @@ def _convert(given: tuple[Path, Path]) -> int:
 
 
 def _converted_before(data_dir: Path) -> set[Path]:
-    """The files that this program has converted into `data_dir`, or was about to; it may overwrite and remove no others."""
+    """The files that this program converted into `data_dir`, or began to; it overwrites and removes no others."""
     path = data_dir / CONVERTED
     return {data_dir / name for name in read_json(path)} if path.is_file() else set()
 
@@ -151,7 +151,7 @@ def _write_converted(data_dir: Path, paths: set[Path]) -> None:
 
 
 def _refuse_foreign_files(data_dir: Path, files: dict[str, TreeFile], outputs: dict[str, Path], ours: set[Path]) -> None:
-    """Stop before anything is written where that would take the place of somebody's file.
+    """Stop before anything is written where that would replace a file of the user.
 
     Raises:
         UserError: a recording lies in the folders of noise, or another file in the way of one that is to be written.
@@ -176,7 +176,7 @@ def _link(source: Path, target: Path, ours: set[Path]) -> None:
 
 
 def _remove_others(data_dir: Path, wanted: set[Path]) -> None:
-    """Take away the links and the converted files that an earlier preparation with other choices left; no other files."""
+    """Remove the links and the converted files of an earlier preparation with other choices; no other files."""
     ours, foreign = _converted_before(data_dir), []
     for part in PARTS:
         for path in (data_dir / "noise" / part).rglob("*"):
@@ -192,13 +192,13 @@ def _remove_others(data_dir: Path, wanted: set[Path]) -> None:
 
 
 def _draw(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone, so that more recordings never move one to the other folder."""
+    """A number in [0, 1) that depends only on the name, so that added recordings never move one to the other folder."""
     return int(hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest(), 16) % _HASH_RANGE / _HASH_RANGE
 
 
 def _utterance(name: str, item: TreeFile, relative: Path, check: AudioCheck) -> Utterance:
     kind = item.place[0] if len(item.place) > 1 else "noise"
-    return Utterance(name, kind, relative.as_posix(), "", check.length, 0, 0.0)
+    return Utterance(name, kind, relative.as_posix(), length=check.length)
 
 
 def _parse_args() -> argparse.Namespace:

@@ -2,7 +2,7 @@
 
 Reads   CORPUS_DIR/<speaker>/**/<clip>.<any video>; one person speaks in a clip. A file <clip>.wav or <clip>.flac beside it is
         taken for its sound, a file <clip>.npz, .npy, .pkl, .landmarks.csv or .landmarks.txt for landmarks of the face
-Writes  DATA_DIR: what utils/corpora/raw_corpus.py says
+Writes  into DATA_DIR, see utils/corpora/raw_corpus.py
 Run     python egs/own_video/prepare.py --data_dir data/own_video --corpus_dir CORPUS_DIR --nj 8
 """
 
@@ -15,14 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.raw_corpus import RawClip
-from utils.corpora.raw_video import prepare_raw, raw_parser, split_clips
-from utils.data.video_clips import VIDEO_SUFFIXES
+from utils.corpora.raw_corpus import prepare_raw, raw_options, raw_parser, split_clips
+from utils.data.constants import LOSSLESS_SUFFIXES, VIDEO_SUFFIXES
+from utils.data.manifest import Utterance
 from utils.errors import UserError, run_cli
 
-AUDIO_SUFFIXES = (".wav", ".flac")
-LANDMARK_SUFFIXES = (".npz", ".npy", ".pkl", ".landmarks.csv", ".landmarks.txt")  # a plain .txt is somebody's transcript
-_FEWEST_SPEAKERS = 8  # four to train on, as confs mix up to four voices, and two for each other split
+LANDMARK_SUFFIXES = (".npz", ".npy", ".pkl", ".landmarks.csv", ".landmarks.txt")  # a plain .txt is a transcript
+_FEWEST_SPEAKERS = 8  # four to train on, as confs mix up to four speakers, and two for each other split
 
 
 def main() -> int:
@@ -30,24 +29,25 @@ def main() -> int:
     parser = raw_parser(__doc__.splitlines()[0])
     parser.add_argument(
         "--split_by", choices=("auto", "speaker", "clip"), default="auto",
-        help=f"what a split has to itself; auto: speakers, clips where there are fewer than {_FEWEST_SPEAKERS} speakers",
+        help=f"unit of the splits; auto: speakers, clips where there are fewer than {_FEWEST_SPEAKERS} speakers",
     )  # fmt: skip
     args = parser.parse_args()
+    options = raw_options(args)
     clips = find_clips(args.corpus_dir)
     speakers = sorted({clip.speaker for clip in clips})
     by_clip = args.split_by == "clip" or (args.split_by == "auto" and len(speakers) < _FEWEST_SPEAKERS)
-    clips = split_by_clip(clips, args.val_share, args.test_share, args.seed) if by_clip else split_clips(clips, args)
-    prepare_raw(args, clips)
+    clips = split_by_clip(clips, args.val_share, args.test_share, args.seed) if by_clip else split_clips(clips, options)
+    prepare_raw(clips, args.data_dir, options)
     return 0
 
 
-def find_clips(corpus_dir: Path) -> list[RawClip]:
-    """A clip for each video below a speaker's folder, named after the way to it.
+def find_clips(corpus_dir: Path) -> list[Utterance]:
+    """A clip for each video below a speaker's folder, named after its path.
 
     Raises:
         UserError: there is none, or two get the same name.
     """
-    clips: dict[str, RawClip] = {}
+    clips: dict[str, Utterance] = {}
     for path in sorted(corpus_dir.glob("*/**/*")):
         parts = path.relative_to(corpus_dir).parts
         if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file() or any(part.startswith(".") for part in parts):
@@ -55,8 +55,8 @@ def find_clips(corpus_dir: Path) -> list[RawClip]:
         name = re.sub(r"[^\w.-]", "-", "_".join((*parts[:-1], path.stem)))
         if name in clips:
             raise UserError(f"{path}: would get the name {name}, which {clips[name].video_path} has already; rename one")
-        sound, landmarks = (_beside(path, suffixes) for suffixes in (AUDIO_SUFFIXES, LANDMARK_SUFFIXES))
-        clips[name] = RawClip(name, parts[0], "", str(path.absolute()), sound, landmarks)
+        sound, landmarks = (_beside(path, suffixes) for suffixes in (LOSSLESS_SUFFIXES, LANDMARK_SUFFIXES))
+        clips[name] = Utterance(name, parts[0], sound, video_path=str(path.absolute()), landmarks_path=landmarks)
     if not clips:
         raise UserError(
             f"{corpus_dir}: no video in a sub-folder; put each speaker's clips into a folder of their own, e.g. "
@@ -65,7 +65,7 @@ def find_clips(corpus_dir: Path) -> list[RawClip]:
     return list(clips.values())
 
 
-def split_by_clip(clips: Sequence[RawClip], val_share: float, test_share: float, seed: int) -> list[RawClip]:
+def split_by_clip(clips: Sequence[Utterance], val_share: float, test_share: float, seed: int) -> list[Utterance]:
     """Give each speaker's clips to all splits; at least one to each where there are three or more."""
     chosen = []
     for speaker in sorted({clip.speaker for clip in clips}):

@@ -1,7 +1,7 @@
 """Turn TCD-TIMIT into manifests.
 
 Reads   CORPUS_DIR/volunteers/01M/Clips/straightcam/sa1.mp4 and CORPUS_DIR/lipspeakers/Lipspkr1/Clips/straightcam/sa1.mp4
-        (either alone does, and 30degcam on request); pictures of 29.97 or 30 a second, sound of 48 kHz
+        (one of the two is enough; 30degcam on request); pictures of 29.97 or 30 a second, sound of 48 kHz
 Writes  DATA_DIR/{val,test}.csv, utterances.csv, videos.csv, failed.csv, the sounds and the mixtures
 Run     python egs/tcd_timit/prepare.py --data_dir data/tcd_timit --corpus_dir CORPUS_DIR --nj 8
 """
@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.clip_tree import VIDEO_SUFFIXES, walk_tree
-from utils.corpora.raw_corpus import RawClip
-from utils.corpora.raw_video import prepare_raw, raw_parser, split_clips
-from utils.data.manifest import Problem
+from utils.corpora.raw_corpus import prepare_raw, raw_options, raw_parser, split_clips
+from utils.data.clip_tree import walk_tree
+from utils.data.constants import VIDEO_SUFFIXES
+from utils.data.manifest import Problem, Utterance
 from utils.errors import UserError, run_cli
 
 CAMERAS = ("straightcam", "30degcam")
@@ -25,16 +25,17 @@ _SPEAKER = re.compile(r"[0-9]{2}[MF]|Lipspkr[0-9]+", re.IGNORECASE)
 def main() -> None:
     """The tree to manifests."""
     parser = raw_parser(__doc__.splitlines()[0])
-    parser.add_argument("--camera", choices=CAMERAS, default=CAMERAS[0], help="whose pictures")
+    parser.add_argument("--camera", choices=CAMERAS, default=CAMERAS[0], help="camera of the pictures")
     parser.add_argument(
         "--sentences", choices=("own", "all"), default="all", help="own: without sa1 and sa2, which all speakers say"
     )
     args = parser.parse_args()
+    options = raw_options(args)
     clips, problems = find_clips(args.corpus_dir.absolute(), args.camera, args.sentences)
-    prepare_raw(args, split_clips(clips, args), problems=problems)
+    prepare_raw(split_clips(clips, options), args.data_dir, options, problems=problems)
 
 
-def find_clips(root: Path, camera: str, sentences: str) -> tuple[list[RawClip], list[Problem]]:
+def find_clips(root: Path, camera: str, sentences: str) -> tuple[list[Utterance], list[Problem]]:
     """The clips of a camera. File names repeat across speakers, so that an id is SPEAKER_SENTENCE."""
     tree, problems = walk_tree(root, VIDEO_SUFFIXES)
     clips = []
@@ -50,9 +51,9 @@ def find_clips(root: Path, camera: str, sentences: str) -> tuple[list[RawClip], 
             continue
         sentence = item.place[-1]
         if sentences == "all" or sentence.lower() not in ("sa1", "sa2"):
-            clips.append(RawClip(f"{speakers[0]}_{sentence}", speakers[0], "", str(item.path)))
+            clips.append(Utterance(f"{speakers[0]}_{sentence}", speakers[0], video_path=str(item.path)))
     if not clips and not problems:
-        raise UserError(f"{root}: holds no video SPEAKER/Clips/{camera}/SENTENCE.mp4; this is not TCD-TIMIT")
+        raise UserError(f"holds no video SPEAKER/Clips/{camera}/SENTENCE.mp4; this is not TCD-TIMIT", root)
     return clips, problems
 
 

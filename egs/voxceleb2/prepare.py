@@ -8,61 +8,63 @@ Run     python egs/voxceleb2/prepare.py --data_dir data/voxceleb2 --corpus_dir C
             --mix_list mixture_data_list_2mix.csv --sir_convention interferer_over_target
 """
 
+import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.clip_tree import AUDIO_SUFFIXES, VIDEO_SUFFIXES, TreeFile, walk_tree
-from utils.corpora.raw_corpus import RawClip
-from utils.corpora.two_mix import VOXCELEB2
-from utils.corpora.two_mix_recipe import corpus_parser, is_prepared, prepare_corpus, prepare_two_mix
-from utils.data.manifest import Problem
-from utils.errors import UserError, run_cli
+from utils.corpora.two_mix import VOXCELEB2, run_preparation
+from utils.data.clip_tree import TreeFile, walk_tree
+from utils.data.constants import CONVERTIBLE_SUFFIXES, VIDEO_SUFFIXES
+from utils.data.manifest import Problem, Utterance
+from utils.errors import OptionParser, UserError, run_cli
 
-_PLACE = 3  # a clip is speaker/video/clip, whatever is above
+_PLACE = 3  # a clip is speaker/video/clip, below any folders
 
 
 def main() -> None:
     """Either layout to manifests."""
-    parser = corpus_parser(__doc__.splitlines()[0])
+    run_preparation(VOXCELEB2, __doc__.splitlines()[0], _find_clips, _add_options)
+
+
+def _add_options(parser: OptionParser) -> None:
     parser.add_argument("--audio_dir", type=Path, help="raw: take the sounds from this tree (m4a, wav), not from the videos")
-    args = parser.parse_args()
-    if is_prepared(args):
-        prepare_two_mix(args, VOXCELEB2)
-        return
+
+
+def _find_clips(args: argparse.Namespace, with_lists: bool) -> tuple[list[Utterance], list[Problem]]:
     root = args.corpus_dir.absolute()
     clips, problems = find_clips(root / "mp4" if (root / "mp4").is_dir() else root)
     if args.audio_dir:
         clips, found = add_sounds(clips, args.audio_dir.absolute())
         problems += found
-    prepare_corpus(args, VOXCELEB2, clips, problems)
+    return clips, problems
 
 
-def find_clips(root: Path) -> tuple[list[RawClip], list[Problem]]:
+def find_clips(root: Path) -> tuple[list[Utterance], list[Problem]]:
     """The clips below a folder. Those of dev have no split yet: their speakers are divided, or a list does it."""
     files, problems = _walk(root, VIDEO_SUFFIXES)
     if not files and not problems:
-        raise UserError(f"{root}: holds no video id00017/01dfn2spqyE/00001.mp4, with or without dev/ and test/ above")
+        raise UserError("holds no video id00017/01dfn2spqyE/00001.mp4, with or without dev/ and test/ above", root)
     clips = []
     for name, item in files.items():
         split = "test" if "test" in item.place[:-_PLACE] else ""
-        clips.append(RawClip(name, item.place[-_PLACE], split, str(item.path)))
-    if all(clip.split for clip in clips):  # the test part alone is divided into all splits
+        clips.append(Utterance(name, item.place[-_PLACE], video_path=str(item.path), split=split))
+    if all(clip.split for clip in clips):  # only the test part was given: it is divided into all splits
         clips = [replace(clip, split="") for clip in clips]
     return clips, problems
 
 
-def add_sounds(clips: list[RawClip], root: Path) -> tuple[list[RawClip], list[Problem]]:
+def add_sounds(clips: list[Utterance], root: Path) -> tuple[list[Utterance], list[Problem]]:
     """Give the clips their files of sound; clips without one are listed."""
-    files, problems = _walk(root, AUDIO_SUFFIXES)
+    files, problems = _walk(root, CONVERTIBLE_SUFFIXES)
     kept = []
     for clip in clips:
         if clip.utterance_id in files:
             kept.append(replace(clip, audio_path=str(files[clip.utterance_id].path)))
         else:
-            problems.append(Problem(0, clip.utterance_id, str(root), "its sound is not there"))
+            problems.append(Problem(0, clip.utterance_id, str(root), "its sound is missing"))
     return kept, problems
 
 

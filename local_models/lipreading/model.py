@@ -1,4 +1,4 @@
-"""The lip reader: a 3-D convolution, a trunk over each frame, a temporal network, one word for the whole clip."""
+"""The lip-reading network: a 3-D convolution, a trunk over each frame, a temporal network, one word for the whole clip."""
 
 import math
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ DENSE_FIELDS = {
 
 
 class Lipreading(nn.Module):
-    """A word lip reader of the mpc001 family; its state dict fits the public checkpoints key by key.
+    """A lip-reading network for words of the mpc001 family; its state dict fits the public checkpoints key by key.
 
     Args:
         conf: The fields of a `conf/lipreading/*.json`: `backbone_type`, `relu_type`, `width_mult`, then either the

@@ -1,17 +1,19 @@
-"""The layout of the DLA set: audio/[{train,val,test}/]{mix,s1,s2}/ID1_ID2.{wav,flac,mp3} and mouths/ID.npz.
+"""The layout of the DLA set: audio/[{train,val,test}/]{mix,s1,s2}/ID1_ID2.{wav,flac,mp3,ogg} and mouths/ID.npz.
 
-`scan_dla` opens every file of a split and tells what can be used from what cannot, with the reason. Files that do not
-belong to the layout (`.DS_Store`, `Thumbs.db`, notes, folders) are passed over.
+`scan_dla` opens every file of a split; it gives the mixtures that can be used, and the reasons why others cannot. Files that
+do not belong to the layout (`.DS_Store`, `Thumbs.db`, notes, folders) are ignored.
 """
 
 import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from utils.data.clock import samples_to_frames
+from utils.data.constants import AUDIO_SUFFIXES, SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
 from utils.data.manifest import Mixture, Problem
 from utils.data.validation import (
     AudioCheck,
@@ -24,11 +26,7 @@ from utils.data.validation import (
 )
 from utils.errors import UserError, name_problem
 
-SPLITS = ("train", "val", "test")
-SAMPLE_RATE_HZ = 16000
-VIDEO_FPS = 25.0
-_AUDIO_SUFFIXES = (".wav", ".flac", ".mp3")
-_VOICES = ("s1", "s2")
+_SOURCES = ("s1", "s2")
 
 
 @dataclass(frozen=True)
@@ -108,26 +106,6 @@ def scan_dla(
     return mixtures, sorted(problems, key=lambda problem: problem.item_id)
 
 
-def label_subsets(mixtures: list[Mixture], train_speakers: set[str] | None) -> list[Mixture]:
-    """Say of each mixture what makes it hard: `same_voice`, `unseen_face` or `different_voices`.
-
-    Args:
-        mixtures: with their speakers; those without get "".
-        train_speakers: the speakers of the train split; None where there is no train split.
-    """
-    return [replace(mixture, subset=_subset(mixture.speakers, train_speakers)) for mixture in mixtures]
-
-
-def _subset(speakers: tuple[str, ...], train_speakers: set[str] | None) -> str:
-    if not all(speakers):
-        return ""
-    if len(set(speakers)) < len(speakers):
-        return "same_voice"
-    if train_speakers is not None and not train_speakers.issuperset(speakers):
-        return "unseen_face"
-    return "different_voices"
-
-
 def _compile(pattern: str | None) -> re.Pattern[str]:
     """The speaker pattern; without one, a pattern that finds the speaker "" in every id."""
     try:
@@ -143,7 +121,7 @@ def _check_pattern_fits(pattern: re.Pattern[str], candidates: list[_Candidate]) 
     """Stop before any file is opened if the pattern finds no speaker at all."""
     names = [name for candidate in candidates for name in candidate.ids]
     if names and not any(pattern.search(name) for name in names):
-        raise UserError(f"--speaker_pattern '{pattern.pattern}' finds no speaker in any id, e.g. {names[0]}; mend it")
+        raise UserError(f"--speaker_pattern '{pattern.pattern}' finds no speaker in any id, e.g. {names[0]}; correct it")
 
 
 def _candidates(root: Path, folder: Path) -> tuple[list[_Candidate], list[Problem]]:
@@ -153,14 +131,14 @@ def _candidates(root: Path, folder: Path) -> tuple[list[_Candidate], list[Proble
     known_mouths = {entry.name[:-4] for entry in _files(root / "mouths") if entry.name.endswith(".npz")}
     mixes = _by_stem(root, folder / "mix")
     if not mixes:
-        raise UserError(f"{root / folder / 'mix'}: holds no {', '.join(_AUDIO_SUFFIXES)} file")
-    voices = [_by_stem(root, folder / voice) for voice in _VOICES]
+        raise UserError(f"{root / folder / 'mix'}: holds no {', '.join(AUDIO_SUFFIXES)} file")
+    parts = [_by_stem(root, folder / part) for part in _SOURCES]
     candidates, problems = [], []
     for stem, paths in sorted(mixes.items()):
         sources, trouble = [], _name_problem(stem, paths)
-        for voice, files in zip(_VOICES, voices, strict=True):
+        for part, files in zip(_SOURCES, parts, strict=True):
             found = files.get(stem, []) if files is not None else [""]
-            trouble = trouble or (f"{folder / voice} holds no file of this name" if not found else "")
+            trouble = trouble or (f"{folder / part} holds no file of this name" if not found else "")
             trouble = trouble or _name_problem(stem, found)
             sources += found[:1]
         ids = _split_ids(stem, known_mouths)
@@ -174,12 +152,12 @@ def _candidates(root: Path, folder: Path) -> tuple[list[_Candidate], list[Proble
 
 
 def _files(folder: Path) -> Iterator[os.DirEntry]:
-    """What a folder holds but for hidden entries and folders; a broken link counts as a file."""
+    """The entries of a folder except for hidden ones and folders; a broken link counts as a file."""
     try:
         with os.scandir(folder) as entries:
             yield from (entry for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
     except PermissionError:
-        raise UserError(f"{folder}: not readable by you; change its permissions") from None
+        raise UserError("not readable by you; change its permissions", folder) from None
 
 
 def _by_stem(root: Path, folder: Path) -> dict[str, list[str]] | None:
@@ -189,7 +167,7 @@ def _by_stem(root: Path, folder: Path) -> dict[str, list[str]] | None:
     found: dict[str, list[str]] = {}
     for entry in _files(root / folder):
         stem, suffix = os.path.splitext(entry.name)
-        if suffix.lower() in _AUDIO_SUFFIXES:
+        if suffix.lower() in AUDIO_SUFFIXES:
             found.setdefault(stem, []).append(str(folder / entry.name))
     return {stem: sorted(paths) for stem, paths in found.items()}
 
@@ -221,7 +199,7 @@ def _file_problems(
     broken = {path: check.reason for path, check in (sounds | crops).items() if check.reason}
     yield from broken.items()
     if any(path in broken for path in sounds):
-        return  # without its sound there is nothing to compare with
+        return  # no length to compare with
     length = _length(sounds)
     for path, check in sounds.items():
         if lengths_differ(path, check.length, length):
@@ -259,8 +237,8 @@ def _mixture(candidate: _Candidate, sounds: dict[str, AudioCheck], pattern: re.P
         noise_path="",
         length=length,
         mouth_paths=candidate.mouth_paths,
-        frames=round(length / SAMPLE_RATE_HZ * VIDEO_FPS),  # a crop with one frame more or less is still read
-        fps=VIDEO_FPS,
+        frames=samples_to_frames(length, SAMPLE_RATE_HZ, VIDEO_FPS),  # a crop with one frame more or less is still read
+        fps=float(VIDEO_FPS),
         speakers=tuple(_speaker(name, pattern) for name in candidate.ids),
         sir_db=sir_db,
         subset="",

@@ -1,15 +1,16 @@
-"""A fixed set for target-speaker extraction: one face and its voice, beside speech without a face, noise, or both.
+"""A fixed set for target-speaker extraction: a target with its face, with interfering speech, noise, or both.
 
 Reads   --faces: a CSV of utterances, or of mixtures with references (each source with a mouth is a target); recordings of
         speech and noise in the folders --interferer_dir and --noise_dir (wav or flac, mono, the corpus' rate).
 Writes  --out_dir/<split>.csv with its side file: mixtures of one source and one mouth whose `subset` is the condition;
-        --out_dir/<split>/{mix,s1}/<mixture>.wav (float32), with --join_sec mouths/, and failed_<split>.csv: what was left out.
+        --out_dir/<split>/{mix,s1}/<mixture>.wav (float32), with --join_sec mouths/, and failed_<split>.csv: what cannot be a
+        target
 Run     python -m utils.corpora.extraction_set --faces data/grid/test.csv --interferer_dir SPEECH --noise_dir NOISE \\
             --out_dir data/grid_tse --n_mixtures 50
 
-Every target is as loud as any other. SIR and SNR are true ones over the whole mixture: the target over the other voice,
-and all voices over the noise. Where the target is absent its face is there, the other voice is as loud as beside it, and
-the source is silence. The corpus keeps its name and its root, so that embeddings of its mouths are found again.
+All targets have the same level. SIR and SNR are true ones over the whole mixture: the target over the interferer, and all
+speech over the noise. Where the target is absent its face is given, the interferer is as loud as it would be with the target,
+and the source is silence. The corpus keeps its name and its root, so that embeddings of its mouths are found again.
 """
 
 import argparse
@@ -24,30 +25,19 @@ from tqdm import tqdm
 from utils.corpora.output import refuse_failures
 from utils.data.audio import read_audio, write_wav
 from utils.data.clock import frames_to_samples
+from utils.data.constants import SPLITS
 from utils.data.manifest import Manifest, Problem, read_manifest, write_failed, write_manifest
 from utils.data.manifest_rows import Mixture, Utterance, item_id
 from utils.data.mouths import MouthFile, MouthWriter
 from utils.errors import OptionParser, UserError, run_cli
-from utils.mixing.levels import SILENCE_POWER, add_noise, power, sir_gains
+from utils.mixing.levels import SILENCE_POWER, add_noise, mix_at_sir, power
 from utils.mixing.recordings import SPEECH_POWER, draw_stretch, recording_lengths
+from utils.mixing.rendering import part_paths
 
 CONDITIONS = {"ss": "speech+speech", "sn": "speech+noise", "ssn": "speech+speech+noise", "abs": "absent target"}
 NEED_SPEECH, NEED_NOISE = {"ss", "ssn", "abs"}, {"sn", "ssn"}
 BLOCK_FRAMES = 64  # of crops in memory
 TARGET_RMS = 0.05  # of every target
-
-
-@dataclass(frozen=True)
-class Face:
-    """A voice with its face, of the CSV."""
-
-    row: int
-    name: str
-    speaker: str
-    audio_path: str
-    mouth_path: str
-    length: int  # samples
-    frames: int
 
 
 @dataclass(frozen=True)
@@ -63,16 +53,16 @@ def main() -> int:
     args = parse_args()
     manifest = read_manifest(args.faces)
     rate = manifest.sample_rate
-    wanted = wanted_mixtures(args)
+    wanted = wanted_mixtures(args.n_mixtures, args.n_absent)
     speech = recording_lengths("interferer_dir", args.interferer_dir, rate) if NEED_SPEECH & set(wanted) else {}
     noise = recording_lengths("noise_dir", args.noise_dir, rate) if NEED_NOISE & set(wanted) else {}
-    faces, problems = usable_faces(manifest)
+    targets, problems = usable_targets(manifest)
     failed_path = args.out_dir / f"failed_{args.split}.csv"
     write_failed(failed_path, problems)
-    if not faces:
-        raise UserError(f"{args.faces}: no voice with a face can be used, see {failed_path}")
+    if not targets:
+        raise UserError(f"no utterance with a face can be used, see {failed_path}", args.faces)
     refuse_failures(failed_path, problems, args.max_failed)
-    maker = Maker(manifest, faces, speech, noise, args.out_dir.absolute(), args.split, args.join_sec)
+    maker = Maker(manifest, targets, speech, noise, args.out_dir.absolute(), args.split, args.join_sec)
     levels = Levels((args.sir_low_db, args.sir_high_db), (args.snr_low_db, args.snr_high_db))
     jobs = [(kind, number) for kind, n in wanted.items() for number in range(n)]
     items = [maker.make(kind, number, levels, args.seed) for kind, number in tqdm(jobs, unit="mix", disable=None)]
@@ -80,26 +70,26 @@ def main() -> int:
         args.out_dir / f"{args.split}.csv", corpus=manifest.corpus, split=args.split, data_root=manifest.data_root,
         sample_rate=rate, n_src=1, items=items,
     )  # fmt: skip
-    print(f"{len(items)} mixtures of {len(faces)} faces ({len(problems)} left out): {args.out_dir / f'{args.split}.csv'}")
+    print(f"{len(items)} mixtures of {len(targets)} targets ({len(problems)} left out): {args.out_dir / f'{args.split}.csv'}")
     return 0
 
 
 def parse_args() -> argparse.Namespace:
-    """Read the command line."""
+    """The options of the program, checked."""
     parser = OptionParser(prog="extraction_set", description="A fixed set for target-speaker extraction.")
     parser.add_argument("--faces", type=Path, required=True, help="CSV of utterances, or of mixtures with references")
     parser.add_argument("--interferer_dir", type=Path, help="folder of speech without faces")
     parser.add_argument("--noise_dir", type=Path, help="folder of noise")
-    parser.add_argument("--out_dir", type=Path, required=True, help="where the set goes, e.g. data/grid_tse")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"), help="name of the CSV")
+    parser.add_argument("--out_dir", type=Path, required=True, help="gets the set, e.g. data/grid_tse")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="name of the CSV")
     parser.add_argument("--n_mixtures", type=int, default=50, help="of each of the three conditions")
     parser.add_argument("--n_absent", type=int, default=0, help="mixtures in which the target is absent")
-    parser.add_argument("--sir_low_db", type=float, default=-10.0, help="the target over the other voice, from here")
-    parser.add_argument("--sir_high_db", type=float, default=10.0, help="...to here")
-    parser.add_argument("--snr_low_db", type=float, default=-5.0, help="the voices over the noise, from here")
-    parser.add_argument("--snr_high_db", type=float, default=15.0, help="...to here")
+    parser.add_argument("--sir_low_db", type=float, default=-10.0, help="lowest SIR of the target over the interferer")
+    parser.add_argument("--sir_high_db", type=float, default=10.0, help="highest SIR of the target over the interferer")
+    parser.add_argument("--snr_low_db", type=float, default=-5.0, help="lowest SNR of all speech over the noise")
+    parser.add_argument("--snr_high_db", type=float, default=15.0, help="highest SNR of all speech over the noise")
     parser.add_argument("--join_sec", type=_span, help="LOW:HIGH: clips of a speaker joined to recordings of such a length")
-    parser.add_argument("--max_failed", type=int, default=0, help="voices and faces that may be left out")
+    parser.add_argument("--max_failed", type=int, default=0, help="utterances that may be left out")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     args = parser.parse_args()
     if args.n_mixtures < 0 or args.n_absent < 0 or args.n_mixtures + args.n_absent < 1:
@@ -107,15 +97,16 @@ def parse_args() -> argparse.Namespace:
     for name in ("sir", "snr"):
         if getattr(args, f"{name}_low_db") > getattr(args, f"{name}_high_db"):
             parser.error(f"--{name}_low_db is above --{name}_high_db; exchange them")
+    wanted = wanted_mixtures(args.n_mixtures, args.n_absent)
     for name, kinds in (("interferer_dir", NEED_SPEECH), ("noise_dir", NEED_NOISE)):
-        if getattr(args, name) is None and (needing := [kind for kind in wanted_mixtures(args) if kind in kinds]):
+        if getattr(args, name) is None and (needing := [kind for kind in wanted if kind in kinds]):
             parser.error(f"--{name} FOLDER is needed for the condition {CONDITIONS[needing[0]]}")
     return args
 
 
-def wanted_mixtures(args: argparse.Namespace) -> dict[str, int]:
-    """How many mixtures of each condition; only those that are wanted."""
-    numbers = (args.n_mixtures,) * 3 + (args.n_absent,)
+def wanted_mixtures(n_mixtures: int, n_absent: int) -> dict[str, int]:
+    """The numbers of mixtures by condition; only those that are wanted."""
+    numbers = (n_mixtures,) * 3 + (n_absent,)
     return {kind: number for kind, number in zip(CONDITIONS, numbers, strict=True) if number}
 
 
@@ -129,28 +120,29 @@ def _span(text: str) -> tuple[float, float]:
     return low, high
 
 
-def usable_faces(manifest: Manifest) -> tuple[list[Face], list[Problem]]:
-    """Every voice with a face once, by its mouth, and what cannot be a target."""
-    faces: dict[str, Face] = {}
+def usable_targets(manifest: Manifest) -> tuple[list[Utterance], list[Problem]]:
+    """Every utterance with a mouth once, named by its mouth, and what cannot be a target."""
+    targets: dict[str, Utterance] = {}
     problems: list[Problem] = []
     for row, item in enumerate(manifest.items, start=2):
-        for audio, mouth, speaker in _voices(item):
+        for speaker, audio, mouth in _utterances(item):
             reason = "has no mouth" if not mouth else "has no reference" if not audio else ""
-            if mouth in faces:
+            if mouth in targets:
                 continue
             if not reason:
                 reason = _silence(manifest, audio)
             if reason:
                 problems.append(Problem(row, item_id(item), mouth or audio, reason))
             else:
-                faces[mouth] = Face(row, Path(mouth).stem, speaker, audio, mouth, item.length, item.frames)
-    return [faces[mouth] for mouth in sorted(faces)], problems
+                targets[mouth] = Utterance(Path(mouth).stem, speaker, audio, mouth, item.length, item.frames, item.fps)
+    return [targets[mouth] for mouth in sorted(targets)], problems
 
 
-def _voices(item: Mixture | Utterance) -> list[tuple[str, str, str]]:
+def _utterances(item: Mixture | Utterance) -> list[tuple[str, str, str]]:
+    """Speaker, sound and mouth of each."""
     if isinstance(item, Utterance):
-        return [(item.audio_path, item.mouth_path, item.speaker)]
-    return list(zip(item.source_paths, item.mouth_paths, item.speakers, strict=True))
+        return [(item.speaker, item.audio_path, item.mouth_path)]
+    return list(zip(item.speakers, item.source_paths, item.mouth_paths, strict=True))
 
 
 def _silence(manifest: Manifest, audio: str) -> str:
@@ -162,13 +154,13 @@ def _silence(manifest: Manifest, audio: str) -> str:
 
 
 class Maker:
-    """Makes mixtures; each depends on the seed, its condition and its number alone.
+    """Makes mixtures; each depends only on the seed, its condition and its number.
 
     Args:
-        manifest: where the faces are from.
-        faces: the targets; each is taken about equally often.
+        manifest: of the targets.
+        targets: each is taken about equally often.
         speech, noise: recordings with their samples.
-        out_dir: where sound and mouths go.
+        out_dir: gets sound and mouths.
         split: names the folder of the sound.
         join_sec: lengths to join clips to, or None.
     """
@@ -176,66 +168,65 @@ class Maker:
     def __init__(
         self,
         manifest: Manifest,
-        faces: Sequence[Face],
+        targets: Sequence[Utterance],
         speech: dict[Path, int],
         noise: dict[Path, int],
         out_dir: Path,
         split: str,
         join_sec: tuple[float, float] | None,
     ) -> None:
-        self.manifest, self.faces, self.speech, self.noise = manifest, list(faces), speech, noise
+        self.manifest, self.targets, self.speech, self.noise = manifest, list(targets), speech, noise
         self.out_dir, self.split, self.join_sec = out_dir, split, join_sec
         self.rate, self.fps = manifest.sample_rate, next(item.fps for item in manifest.items if item.fps)
 
     def make(self, kind: str, number: int, levels: Levels, seed: int) -> Mixture:
-        """Mix, write, and tell what it is.
+        """Mix, write, and give the row of the manifest.
 
         Raises:
             UserError: a file cannot be read.
         """
         rng = np.random.default_rng([seed, *kind.encode(), number])
-        order = np.random.default_rng([seed, *kind.encode(), number // len(self.faces)]).permutation(len(self.faces))
-        chain = self._chain(self.faces[order[number % len(self.faces)]], rng)
-        name = f"{kind}_{number:04d}_{chain[0].name}"
+        order = np.random.default_rng([seed, *kind.encode(), number // len(self.targets)]).permutation(len(self.targets))
+        chain = self._chain(self.targets[order[number % len(self.targets)]], rng)
+        name = f"{kind}_{number:04d}_{chain[0].utterance_id}"
         target, mouth_path, frames = self._target(chain, name)
         sir_db, snr_db = rng.uniform(*levels.sir_db), rng.uniform(*levels.snr_db)
-        voices, heard = np.stack([target]), target
-        if kind != "sn":
-            voices = np.stack([target, self._other_voice(len(target), rng)])
-            voices = (voices * sir_gains(voices, np.array([sir_db]))).astype(np.float32)
-            heard = voices[1] if kind == "abs" else voices.sum(axis=0)
-        if kind in ("sn", "ssn"):
+        heard = target
+        if kind in NEED_SPEECH:
+            heard, (_, interferer) = mix_at_sir(np.stack([target, self._interferer(len(target), rng)]), np.array([sir_db]))
+            heard = interferer if kind == "abs" else heard
+        if kind in NEED_NOISE:
             heard = add_noise(heard, draw_stretch("noise_dir", self.noise, len(heard), self.rate, rng), snr_db)
-        source = np.zeros_like(target) if kind == "abs" else voices[0]
-        paths = [self.out_dir / self.split / part / f"{name}.wav" for part in ("mix", "s1")]
+        source = np.zeros_like(target) if kind == "abs" else target
+        paths = part_paths(str(self.out_dir / self.split), name, 1)
         for path, signal in zip(paths, (heard, source), strict=True):
             write_wav(path, signal.astype(np.float32), self.rate)
         true_sir_db = None if kind == "sn" else round(sir_db, 4)
         return Mixture(
-            name, str(paths[0]), (str(paths[1]),), "", len(target), (mouth_path,), frames, self.fps, (chain[0].speaker,),
+            name, paths[0], (paths[1],), "", len(target), (mouth_path,), frames, self.fps, (chain[0].speaker,),
             true_sir_db, CONDITIONS[kind],
         )  # fmt: skip
 
-    def _chain(self, first: Face, rng: np.random.Generator) -> list[Face]:
+    def _chain(self, first: Utterance, rng: np.random.Generator) -> list[Utterance]:
         """The clips of a target: one, or as many of its speaker as reach the length that is drawn."""
         if self.join_sec is None:
             return [first]
         wanted = rng.uniform(*self.join_sec) * self.rate
-        own = [face for face in self.faces if (face.speaker or face.name) == (first.speaker or first.name)]
+        own = [clip for clip in self.targets if clip.speaker == first.speaker] if first.speaker else [first]
         chain = [first]
-        while sum(face.length for face in chain) < wanted:
+        while sum(clip.length for clip in chain) < wanted:
             chain.append(own[rng.integers(len(own))])
-        while len(chain) > 1 and sum(face.length for face in chain) > self.join_sec[1] * self.rate:
+        while len(chain) > 1 and sum(clip.length for clip in chain) > self.join_sec[1] * self.rate:
             chain.pop()
         return chain
 
-    def _target(self, chain: Sequence[Face], name: str) -> tuple[np.ndarray, str, int]:
+    def _target(self, chain: Sequence[Utterance], name: str) -> tuple[np.ndarray, str, int]:
         """The target's sound, its mouth's path and frames; the mouths of a joined one are written."""
         if len(chain) == 1:
-            face = chain[0]
-            return self._read(face, face.length), face.mouth_path, face.frames
-        files = [MouthFile(self.manifest.resolve(face.mouth_path)) for face in chain]
-        heard = [int(face.length * self.fps / self.rate + 1e-6) for face in chain]  # whole frames
+            clip = chain[0]
+            return self._read(clip, clip.length), clip.mouth_path, clip.frames
+        files = [MouthFile(self.manifest.resolve(clip.mouth_path)) for clip in chain]
+        heard = [int(clip.length * self.fps / self.rate + 1e-6) for clip in chain]  # whole frames
         whole = [min(file.n_frames, frames) for file, frames in zip(files, heard, strict=True)]
         path = self.out_dir / "mouths" / f"{name}.npz"
         with MouthWriter(path, sum(whole)) as writer:
@@ -244,14 +235,14 @@ class Maker:
                 for crop, seen in islice(zip(crops, file.mask, strict=True), n_frames):
                     writer.add(crop, bool(seen))
         lengths = [frames_to_samples(n_frames, self.rate, self.fps) for n_frames in whole]
-        clips = [self._read(face, length) for face, length in zip(chain, lengths, strict=True)]
+        clips = [self._read(clip, length) for clip, length in zip(chain, lengths, strict=True)]
         return np.concatenate(clips), str(path), sum(whole)
 
-    def _read(self, face: Face, length: int) -> np.ndarray:
-        audio = read_audio(self.manifest.resolve(face.audio_path), 0, length, self.rate)
+    def _read(self, clip: Utterance, length: int) -> np.ndarray:
+        audio = read_audio(self.manifest.resolve(clip.audio_path), 0, length, self.rate)
         return (audio * (TARGET_RMS / power(audio) ** 0.5)).astype(np.float32)
 
-    def _other_voice(self, length: int, rng: np.random.Generator) -> np.ndarray:
+    def _interferer(self, length: int, rng: np.random.Generator) -> np.ndarray:
         """Speech of one folder: a stretch of a recording, or several end to end where none is long enough."""
         drawn = list(self.speech)[rng.integers(len(self.speech))]
         own = {path: there for path, there in self.speech.items() if path.parent == drawn.parent}
@@ -260,7 +251,7 @@ class Maker:
         order = [list(own)[index] for index in rng.permutation(len(own))]
         joined = np.concatenate([read_audio(path, sample_rate=self.rate) for path in order])
         if power(joined) <= SILENCE_POWER:
-            raise UserError(f"--interferer_dir: {drawn.parent} holds silence alone; take it out of the folder")
+            raise UserError(f"--interferer_dir: {drawn.parent} holds only silence; take it out of the folder")
         return np.resize(joined, length)
 
 

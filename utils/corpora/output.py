@@ -1,28 +1,28 @@
-"""What the preparation of every corpus ends with: rows checked against their files, failures listed, manifests written."""
+"""The end of every corpus' preparation: rows checked against their files, failures listed, manifests written."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from utils.corpora.dla import label_subsets
+from utils.data.constants import SPLITS
 from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
 from utils.data.manifest_rows import Mixture, Utterance, item_id
 from utils.data.validation import validate_manifest
 from utils.data.video_clips import FILE_NAME
 from utils.errors import UserError
 
-SPLITS = ("train", "val", "test")
 Items = Sequence[Mixture] | Sequence[Utterance]
 
 
 def keep_usable(items: Items, root: Path, sample_rate: int, *, deep: bool, nj: int) -> tuple[list, list[Problem]]:
-    """Look at the files of rows that are to become a manifest.
+    """Check the files of rows that are to become a manifest.
 
     Args:
         items: mixtures, or utterances.
         root: where their paths start.
         sample_rate: that all audio must have, Hz.
-        deep: decode every file; False only looks whether they are there.
+        deep: decode every file; False only looks for the files.
         nj: threads that open files.
 
     Returns:
@@ -41,6 +41,26 @@ def label_mixtures(mixtures: Mapping[str, Sequence[Mixture]], train_speakers: se
     return {split: label_subsets(list(items), train_speakers) for split, items in mixtures.items()}
 
 
+def label_subsets(mixtures: list[Mixture], train_speakers: set[str] | None) -> list[Mixture]:
+    """Name the subset of each mixture: `same_voice`, `unseen_face` or `different_voices`.
+
+    Args:
+        mixtures: with their speakers; those without get "".
+        train_speakers: the speakers of the train split; None where there is no train split.
+    """
+    return [replace(mixture, subset=_subset(mixture.speakers, train_speakers)) for mixture in mixtures]
+
+
+def _subset(speakers: tuple[str, ...], train_speakers: set[str] | None) -> str:
+    if not all(speakers):
+        return ""
+    if len(set(speakers)) < len(speakers):
+        return "same_voice"
+    if train_speakers is not None and not train_speakers.issuperset(speakers):
+        return "unseen_face"
+    return "different_voices"
+
+
 def refuse_failures(path: Path, problems: Sequence[Problem], max_failed: int) -> None:
     """List what cannot be used; stop if that is more than the user allowed.
 
@@ -51,8 +71,9 @@ def refuse_failures(path: Path, problems: Sequence[Problem], max_failed: int) ->
     failed = count_failed(problems)
     if failed > max_failed:
         raise UserError(
-            f"{path}: {failed} items cannot be used, for the reasons listed there (first: {_first(problems)}); mend them, or "
-            f"leave them out with --max_failed {failed}"
+            f"{failed} items cannot be used, for the reasons listed there (first: {_first(problems)}); repair them, or "
+            f"leave them out with --max_failed {failed}",
+            path,
         )
 
 
@@ -71,14 +92,14 @@ def write_corpus(
         root: where relative paths start.
         sample_rate: Hz.
         contents: items by the manifest's name: train, val, test, utterances, clips. A `videos.csv` of an earlier
-            preparation goes, too; who has raw video writes it afterwards.
-        mouths_go_on: mouths of mixtures may last longer than these.
+            preparation is removed; a preparation of raw video writes it afterwards.
+        mouths_go_on: mouths of mixtures may last longer than the mixtures.
 
     Raises:
         UserError: nothing is left to be written.
     """
     if not any(contents.values()):
-        raise UserError(f"{root}: holds nothing that can be used; see {data_dir / 'failed.csv'}")
+        raise UserError(f"holds nothing that can be used; see {data_dir / 'failed.csv'}", root)
     (data_dir / FILE_NAME).unlink(missing_ok=True)
     for name in dict.fromkeys((*SPLITS, "utterances", "clips", *contents)):
         path, items = data_dir / f"{name}.csv", contents.get(name)

@@ -1,104 +1,88 @@
-"""Corpora of raw video, from clips to everything that stage 0 leaves: sounds, mixtures, manifests, and `videos.csv`.
+"""Corpora of raw video: from clips to all that stage 0 writes, and the options that their preparations share.
 
     <data_dir>/utterances/<id>.wav      the sound of each clip, 16 kHz mono
     <data_dir>/audio/<split>/{mix,s1,s2,…}/<mixture>.wav
     <data_dir>/mixtures.csv             the list that they were made from (utils/mixing/lists.py), and
-    <data_dir>/mixtures.mixing.json     how (utils/mixing/list_settings.py)
+    <data_dir>/mixtures.mixing.json     its settings (utils/mixing/rendering.py)
     <data_dir>/{train,val,test}.csv     the mixtures; train only where a list or `n_train` asks for it
     <data_dir>/utterances.csv           the clips of the training speakers, for dynamic mixing
-    <data_dir>/clips.csv                the clips of the other splits: stage 1 holds their mouths against their sounds
+    <data_dir>/clips.csv                the clips of the other splits: stage 1 compares their mouths with their sounds
     <data_dir>/videos.csv               which video each mouth is cut from, by stage 1
     <data_dir>/failed.csv               what was left out and why
 
-The mouths, mouths/<id>.npz, are not there yet. A mixture begins where its clips begin; their mouths may go on after it.
-This module reads no video: how a sound gets out of one is a function that the caller gives.
+The mouths, mouths/<id>.npz, are made by stage 1. A mixture begins where its clips begin; their mouths may be longer.
+
+A corpus' own `prepare.py` walks its tree and makes an `Utterance` of each clip; the rest is here:
+
+    args = raw_parser(__doc__.splitlines()[0]).parse_args()
+    options = raw_options(args)
+    prepare_raw(split_clips(clips, options), args.data_dir, options)
 """
 
-import hashlib
+import argparse
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from utils.corpora.output import label_mixtures, print_summary, refuse_failures, write_corpus
+from utils.data.clock import frames_covering
+from utils.data.constants import SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
 from utils.data.disk import require_space
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, pending, run_jobs
 from utils.data.manifest import Problem, Utterance
-from utils.data.video_clips import FILE_NAME, VideoClip, write_videos
-from utils.errors import UserError, name_problem
-from utils.mixing.drawing import ListClip, ListOptions, count_mixtures, draw_mixtures
-from utils.mixing.list_settings import settings_path, write_settings
-from utils.mixing.lists import SPLITS, ListedMixture, absent_clips, write_mix_list
+from utils.data.sound_checks import wrong_rate_hint
+from utils.data.video_clips import FILE_NAME, write_videos
+from utils.errors import OptionParser, UsageError, UserError, flag, name_problem
+from utils.mixing.drawing import ListOptions, count_mixtures, draw_mixtures, split_speakers
+from utils.mixing.levels import MEASURES, WHOLE
+from utils.mixing.lists import ListedMixture, MixtureList, absent_clips, read_mix_list, write_mix_list
+from utils.mixing.recordings import names_below, recording_lengths, response_channels
 from utils.mixing.rendering import (
     MAX,
-    MixClip,
+    MIN,
+    SUBTYPES,
     MixingOptions,
     has_rest,
     made_before,
     make_mixtures,
     mixture_bytes,
     remove_mixtures,
+    settings_path,
+    settle,
+    write_settings,
 )
+from utils.mixing.rooms import RoomOptions
 
 log = logging.getLogger(__name__)
-SAMPLE_RATE_HZ = 16000
-FPS = 25
+# options that hold for a whole list; none is in the arguments where the user does not give it, for a list may say it
+SETTINGS = {"min_sec": 2.0, "max_sec": math.inf, "measure": WHOLE, "subtype": "PCM_16", "length": MIN}
 _SAMPLE_BYTES = 4  # the sounds are float32
 _SECONDS_APART = 0.1  # a list's duration and that of the mixture that it names
 _PROBED = 40  # clips whose durations stand for all, in the estimate of the disk
-
-
-@dataclass(frozen=True)
-class RawClip:
-    """A clip of one speaking person.
-
-    Attributes:
-        utterance_id: unique, a file name; where names repeat across speakers it includes the speaker.
-        speaker: "" where it is not known.
-        split: train, val or test.
-        video_path: the video, absolute.
-        audio_path: a file with its sound, absolute; "": the sound is in the video. Sound and pictures start together.
-        landmarks_path: landmarks that the corpus ships, absolute; "": stage 1 finds them.
-    """
-
-    utterance_id: str
-    speaker: str
-    split: str
-    video_path: str
-    audio_path: str = ""
-    landmarks_path: str = ""
-
-
-@dataclass(frozen=True)
-class VideoReader:
-    """What this module needs to know of videos; `utils/corpora/raw_video.py` has it ready.
-
-    Attributes:
-        extract: (clip, wav) writes a clip's sound, 16 kHz mono, atomically, and returns its samples; raises `UserError` where
-            the clip cannot be used. Picklable.
-        duration_sec: of a clip, for the estimate; raises `UserError` where it cannot tell.
-    """
-
-    extract: Callable[[RawClip, Path], int]
-    duration_sec: Callable[[RawClip], float]
+_EVALUATED = ("test", "val", "train")  # a clip that is in several splits is kept out of training
+_SAMPLES_PER_FRAME = (560, 720)  # 640 at 25 fps; beyond these sound and pictures cannot belong together
 
 
 @dataclass(frozen=True)
 class RawOptions:
-    """How a raw corpus is prepared.
+    """Options of the preparation of a raw corpus.
 
     Attributes:
         n_mixtures: mixtures to draw for each split that has none in a list.
-        draw: what they hold.
-        mixing: how their audio is made.
+        draw: options of these mixtures.
+        mixing: options of their audio.
         min_sec: clips that are shorter are listed and left out.
         seed: of all that is drawn.
         nj: processes.
         max_failed: clips and mixtures that may be left out.
+        val_share, test_share: of the speakers, where the corpus has no such split.
+        mix_list: a list whose mixtures are made instead of drawn ones; None: there is none.
     """
 
     n_mixtures: dict[str, int] = field(default_factory=lambda: {"train": 0, "val": 500, "test": 500})
@@ -108,74 +92,170 @@ class RawOptions:
     seed: int = 0
     nj: int = 1
     max_failed: int = 0
+    val_share: float = 0.1
+    test_share: float = 0.1
+    mix_list: Path | None = None
 
 
-def prepare_raw_corpus(
-    clips: Sequence[RawClip],
-    data_dir: Path,
-    reader: VideoReader,
-    options: RawOptions,
-    *,
-    listed: Sequence[ListedMixture] | None = None,
-    problems: Sequence[Problem] = (),
-) -> None:
-    """Write all that stage 0 of a raw corpus writes. An interrupted call goes on where it stopped.
+# Options
 
-    Args:
-        clips: all clips of the corpus; no speaker in two splits, unless a list says so.
-        data_dir: the corpus' folder below data/.
-        reader: gets sounds out of videos.
-        options: how.
-        listed: mixtures that somebody's list names, for any of the splits; the clips that it does not name are of use
-            for dynamic mixing only. None: the mixtures are drawn.
-        problems: what the caller found amiss already, e.g. rows of the list.
+
+def raw_parser(description: str) -> OptionParser:
+    """The options that every raw-video corpus has; a corpus adds its own."""
+    parser = OptionParser(description=description)
+    parser.add_argument(
+        "--data_dir", type=Path, required=True, help="gets the manifests and the audio; its name is the corpus'"
+    )
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="folder of the raw corpus")
+    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--max_failed", type=int, default=0, help="clips and mixtures that may be left out")
+    parser.add_argument("--mix_list", type=Path, help="the mixtures of this list, mixtures.csv of an earlier preparation")
+    add_raw_options(parser)
+    return parser
+
+
+def add_raw_options(parser: argparse.ArgumentParser) -> None:
+    """The options of drawing lists and making audio."""
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    _add_setting(parser, "min_sec", type=float, help="clips and mixtures that are shorter are listed, left out")
+    _add_setting(parser, "max_sec", type=float, help="mixtures are cut to this")
+    parser.add_argument("--n_train", type=int, default=0, help="fixed training mixtures; 0: training mixes utterances.csv")
+    parser.add_argument("--n_val", type=int, default=500, help="validation mixtures")
+    parser.add_argument("--n_test", type=int, default=500, help="test mixtures")
+    parser.add_argument("--val_share", type=float, default=0.1, help="of the speakers, where the corpus has no such split")
+    parser.add_argument("--test_share", type=float, default=0.1, help="of the speakers, where the corpus has no such split")
+    parser.add_argument("--n_src", type=int, choices=(2, 3), default=2, help="sources of a mixture")
+    parser.add_argument("--sir_low_db", type=float, default=-5.0, help="lowest SIR of the first source over each other one")
+    parser.add_argument("--sir_high_db", type=float, default=5.0, help="highest SIR of the first source over each other one")
+    parser.add_argument("--same_speaker", type=flag, default=False, help="also mix clips of one speaker")
+    _add_setting(parser, "measure", choices=MEASURES, help="levels: of whole clips, or only while somebody speaks")
+    _add_setting(parser, "subtype", choices=SUBTYPES, help="of the mixtures' files")
+    parser.add_argument("--noise_dir", type=Path, help="folder of noise, e.g. data/musan/noise/test")
+    parser.add_argument("--noise_prob", type=float, default=1.0, help="probability of noise, where there is --noise_dir")
+    parser.add_argument("--snr_low_db", type=float, default=0.0, help="lowest SNR of all sources over the noise")
+    parser.add_argument("--snr_high_db", type=float, default=20.0, help="highest SNR of all sources over the noise")
+    parser.add_argument("--rir_dir", type=Path, help="folder of room responses")
+    parser.add_argument("--simulate_rooms", type=flag, default=False, help="rooms by pyroomacoustics, which you install")
+    parser.add_argument("--room_prob", type=float, default=0.0, help="probability that a mixture is in a room")
+
+
+def _add_setting(parser: argparse.ArgumentParser, name: str, *, help: str, **more: Any) -> None:
+    """An option of `SETTINGS`."""
+    text = f"{help} (default: {SETTINGS[name]}, or the setting of --mix_list)"
+    parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **more)
+
+
+def raw_options(args: argparse.Namespace) -> RawOptions:
+    """The options of a program, checked.
 
     Raises:
-        UserError: more fails than allowed, the disk is too small, or the clips are too few for the mixtures.
+        UserError: a folder of noise or of rooms cannot be used, a range is empty, or the user contradicts the list.
     """
-    data_dir = data_dir.absolute()
-    problems = list(problems)
-    clips, found = _checked_clips(clips)
-    problems += found
-    lengths, found = _extract(clips, data_dir, reader, options, listed)
-    problems += found
-    if listed is not None:
-        known = {clip.utterance_id for clip in clips} | {problem.item_id for problem in problems}
-        listed, found = _matching(listed, clips, lengths, known, options)
-        problems += found
-    refuse_failures(data_dir / "failed.csv", problems, options.max_failed)
-    clips = [clip for clip in clips if clip.utterance_id in lengths]
-    listed = _draw(clips, lengths, options) if listed is None else listed
-    mix_clips = {clip.utterance_id: _mix_clip(clip, data_dir, lengths) for clip in clips}
-    earlier = made_before(data_dir)
-    made, found = make_mixtures(data_dir, listed, mix_clips, options.mixing, options.nj)
-    problems += found
-    refuse_failures(data_dir / "failed.csv", problems, options.max_failed)
-    held_out = {voice.utterance_id for item in listed if item.split != "train" for voice in item.voices}
-    train = [clip for clip in clips if clip.split == "train" and clip.utterance_id not in held_out]
-    others = [clip for clip in clips if clip.split != "train" or clip.utterance_id in held_out]
-    by_split = {split: [item for item in made if item.mixture_path.startswith(f"audio/{split}/")] for split in SPLITS}
-    contents = label_mixtures(by_split, {clip.speaker for clip in train} if train else None)
-    contents["utterances"] = [_utterance(clip, lengths) for clip in train]
-    contents["clips"] = [_utterance(clip, lengths) for clip in others]
-    _write_list(data_dir / "mixtures.csv", listed, options.mixing)
-    write_corpus(data_dir, data_dir, SAMPLE_RATE_HZ, contents, mouths_go_on=True)
-    write_videos(data_dir / FILE_NAME, [_video(clip) for clip in clips])
-    remove_mixtures(data_dir, earlier - {(item.split, item.mixture_id) for item in listed})
-    print_summary(data_dir, contents, problems)
+    settings = list_settings(args)
+    values = vars(args) | settings
+    for low, high in (("sir_low_db", "sir_high_db"), ("snr_low_db", "snr_high_db"), ("min_sec", "max_sec")):
+        if not values[low] <= values[high]:
+            raise UsageError(f"--{low} {values[low]:g} is above --{high} {values[high]:g}")
+    kinds = {"noise_prob": "probability", "room_prob": "probability", "val_share": "share", "test_share": "share"}
+    for name, kind in kinds.items():
+        if not 0 <= values[name] <= 1:
+            raise UsageError(f"--{name} {values[name]:g}: a {kind} is between 0 and 1")
+    noises = recording_lengths("noise_dir", args.noise_dir, SAMPLE_RATE_HZ) if args.noise_dir else {}
+    responses = response_channels(args.rir_dir, SAMPLE_RATE_HZ) if args.rir_dir else {}
+    draw = ListOptions(
+        n_src=args.n_src,
+        sir_low_db=args.sir_low_db,
+        sir_high_db=args.sir_high_db,
+        same_speaker=args.same_speaker,
+        noises=names_below(args.noise_dir, noises),
+        noise_prob=args.noise_prob,
+        snr_low_db=args.snr_low_db,
+        snr_high_db=args.snr_high_db,
+        rooms=RoomOptions(args.room_prob, names_below(args.rir_dir, responses), args.simulate_rooms),
+    )
+    return RawOptions(
+        n_mixtures={split: values[f"n_{split}"] for split in SPLITS},
+        draw=draw,
+        mixing=MixingOptions(**settings, noise_dir=args.noise_dir, rir_dir=args.rir_dir),
+        min_sec=settings["min_sec"],
+        seed=args.seed,
+        nj=args.nj,
+        max_failed=args.max_failed,
+        val_share=args.val_share,
+        test_share=args.test_share,
+        mix_list=args.mix_list,
+    )
 
 
-def mouth_path(utterance_id: str) -> str:
-    """Where the mouth of a clip will be, below the corpus' folder."""
-    return f"mouths/{utterance_id}.npz"
+def list_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """`SETTINGS`: the user's, else the list's, else the defaults.
+
+    Raises:
+        UserError: the user contradicts the list.
+    """
+    given = {name: getattr(args, name) for name in SETTINGS if hasattr(args, name)}
+    if args.mix_list is None or not is_own_list(args.mix_list):
+        return SETTINGS | given
+    settings = settle(given, args.mix_list, SETTINGS | {"sample_rate": SAMPLE_RATE_HZ})
+    if settings.pop("sample_rate") != SAMPLE_RATE_HZ:
+        raise UserError(f"its mixtures were not made at {SAMPLE_RATE_HZ} Hz; make another list", args.mix_list)
+    return settings
 
 
-def sound_path(utterance_id: str) -> str:
-    """Where the sound of a clip is, below the corpus' folder."""
-    return f"utterances/{utterance_id}.wav"
+def is_own_list(path: Path) -> bool:
+    """True for a list of mixtures that this recipe wrote.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as handle:
+            return handle.readline(1000).startswith("mixture_ID,")
+    except OSError:
+        raise UserError("no such file; give the list of the mixtures", path) from None
 
 
-def _checked_clips(clips: Sequence[RawClip]) -> tuple[list[RawClip], list[Problem]]:
+# Clips and their splits
+
+
+def split_clips(clips: Sequence[Utterance], options: RawOptions) -> list[Utterance]:
+    """Give clips without a split ("") one, by their speakers; clips that have a split keep it, and none is added to it.
+
+    With a list nothing is divided: the list says the split of the clips that it names, and no others are taken.
+    """
+    if options.mix_list:
+        return list(clips)
+    open_speakers = [clip.speaker for clip in clips if not clip.split]
+    if not open_speakers:
+        return list(clips)
+    shares = {"train": 1 - options.val_share - options.test_share, "val": options.val_share, "test": options.test_share}
+    if shares["train"] < 0:
+        raise UsageError("--val_share and --test_share are more than all speakers")
+    shares |= {clip.split: 0.0 for clip in clips if clip.split}
+    fewest = 1 if options.draw.same_speaker else options.draw.n_src
+    chosen = split_speakers(open_speakers, shares, options.seed, fewest)
+    return [clip if clip.split else replace(clip, split=chosen[clip.speaker]) for clip in clips]
+
+
+def clips_of_lists(clips: Sequence[Utterance], listed: Sequence[ListedMixture]) -> list[Utterance]:
+    """The clips that lists name, in the split of the list; what is tested on is not trained on."""
+    split_of: dict[str, str] = {}
+    for item in sorted(listed, key=lambda item: _EVALUATED.index(item.split)):
+        for source in item.sources:
+            split_of.setdefault(source.utterance_id, item.split)
+    return [replace(clip, split=split_of[clip.utterance_id]) for clip in clips if clip.utterance_id in split_of]
+
+
+def _problems_of_lists(problems: Sequence[Problem], listed: Sequence[ListedMixture]) -> list[Problem]:
+    """The problems of clips that lists name, and those without an id."""
+    named = {source.utterance_id for item in listed for source in item.sources}
+    kept = [problem for problem in problems if not problem.item_id or problem.item_id in named]
+    if len(kept) < len(problems):
+        log.info("%d clips cannot be used, but no list names them; ignored", len(problems) - len(kept))
+    return kept
+
+
+def _checked_clips(clips: Sequence[Utterance]) -> tuple[list[Utterance], list[Problem]]:
     """The clips whose ids can be used, in the order of their ids."""
     counts = Counter(clip.utterance_id for clip in clips)
     kept, problems = [], []
@@ -200,74 +280,172 @@ def _checked_clips(clips: Sequence[RawClip]) -> tuple[list[RawClip], list[Proble
     return kept, problems
 
 
-def _extract(
-    clips: Sequence[RawClip],
+# Preparation
+
+
+def prepare_raw(
+    clips: Sequence[Utterance],
     data_dir: Path,
-    reader: VideoReader,
     options: RawOptions,
-    listed: Sequence[ListedMixture] | None,
-) -> tuple[dict[str, int], list[Problem]]:
-    """The sounds of all clips as files; their samples by id."""
+    *,
+    lists: MixtureList | None = None,
+    problems: Sequence[Problem] = (),
+) -> None:
+    """Prepare a raw corpus; see `prepare_raw_corpus`.
+
+    Args:
+        clips: all clips of the corpus; no speaker in two splits, unless a list says so.
+        data_dir: the corpus' folder below data/.
+        options: how.
+        lists: mixtures of lists that the caller has read; None: those of `options.mix_list`, where there is one. Only
+            the clips that a list names are taken, in its splits; problems of other clips do not matter.
+        problems: of the clips.
+    """
+    video_decoding()  # says at once what is not installed
+    if lists is None and options.mix_list:
+        lists = read_mix_list(options.mix_list, same_speaker=options.draw.same_speaker)
+    if lists is None:
+        prepare_raw_corpus(clips, data_dir, options, problems=problems)
+        return
+    problems = [*_problems_of_lists(problems, lists.mixtures), *lists.problems]
+    prepare_raw_corpus(clips_of_lists(clips, lists.mixtures), data_dir, options, listed=lists.mixtures, problems=problems)
+
+
+def prepare_raw_corpus(
+    clips: Sequence[Utterance],
+    data_dir: Path,
+    options: RawOptions,
+    *,
+    listed: Sequence[ListedMixture] | None = None,
+    problems: Sequence[Problem] = (),
+) -> None:
+    """Write all that stage 0 of a raw corpus writes. An interrupted call continues where it stopped.
+
+    Args:
+        clips, data_dir, options: as for `prepare_raw`.
+        listed: mixtures of a list, for any of the splits; the clips that it does not name are of use for dynamic mixing
+            only. None: the mixtures are drawn.
+        problems: that the caller found already, e.g. rows of the list.
+
+    Raises:
+        UserError: more fails than allowed, the disk is too small, or the clips are too few for the mixtures.
+    """
+    data_dir = data_dir.absolute()
+    problems = list(problems)
+    clips, found = _checked_clips(clips)
+    problems += found
+    known = {clip.utterance_id for clip in clips} | {problem.item_id for problem in problems}
+    clips, found = _extract(clips, data_dir, options, listed)
+    problems += found
+    by_id = {clip.utterance_id: clip for clip in clips}
+    if listed is not None:
+        known |= {problem.item_id for problem in problems}
+        listed, found = _matching(listed, by_id, known, options)
+        problems += found
+    refuse_failures(data_dir / "failed.csv", problems, options.max_failed)
+    listed = _draw(clips, options) if listed is None else listed
+    earlier = made_before(data_dir)
+    made, found = make_mixtures(data_dir, listed, by_id, options.mixing, options.nj)
+    problems += found
+    refuse_failures(data_dir / "failed.csv", problems, options.max_failed)
+    held_out = {source.utterance_id for item in listed if item.split != "train" for source in item.sources}
+    train = [clip for clip in clips if clip.split == "train" and clip.utterance_id not in held_out]
+    others = [clip for clip in clips if clip.split != "train" or clip.utterance_id in held_out]
+    by_split = {split: [item for item in made if item.mixture_path.startswith(f"audio/{split}/")] for split in SPLITS}
+    contents = label_mixtures(by_split, {clip.speaker for clip in train} if train else None)
+    contents |= {"utterances": train, "clips": others}
+    _write_list(data_dir / "mixtures.csv", listed, options.mixing)
+    write_corpus(data_dir, data_dir, SAMPLE_RATE_HZ, contents, mouths_go_on=True)
+    write_videos(data_dir / FILE_NAME, clips)
+    remove_mixtures(data_dir, earlier - {(item.split, item.mixture_id) for item in listed})
+    print_summary(data_dir, contents, problems)
+
+
+def _extract(
+    clips: Sequence[Utterance], data_dir: Path, options: RawOptions, listed: Sequence[ListedMixture] | None
+) -> tuple[list[Utterance], list[Problem]]:
+    """Write the sounds of all clips; gives the clips as manifests have them, without those that cannot be used."""
     jobs = []
     for clip in clips:
-        output = data_dir / sound_path(clip.utterance_id)
-        key = hashlib.sha256(hash_stats([clip.video_path, clip.audio_path or clip.video_path]).encode()).hexdigest()
+        output = data_dir / f"utterances/{clip.utterance_id}.wav"
+        key = hash_stats([clip.video_path, clip.audio_path or clip.video_path])
         jobs.append(Job(clip.utterance_id, key, (output,), (clip, output)))
     journal = data_dir / "utterances" / ".made.jsonl"
     todo, _ = pending(jobs, journal)
-    mean_sec = _mean_duration_sec([job.given[0] for job in todo], reader)
+    mean_sec = _mean_duration_sec([job.given[0] for job in todo])
     n_bytes = math.ceil(mean_sec * len(todo) * SAMPLE_RATE_HZ * _SAMPLE_BYTES)
     n_mixtures, mixtures_bytes = _mixtures_to_come(data_dir, mean_sec, options, listed)
     what = f"the sounds of {len(todo)} clips and {n_mixtures} mixtures"
     require_space(data_dir, n_bytes + mixtures_bytes, what, "--data_dir")
-    results, reasons = run_jobs(partial(_extract_one, reader.extract), jobs, journal, options.nj, "sounds", "clip")
-    lengths, problems = {}, []
+    lengths, reasons = run_jobs(_extract_one, jobs, journal, options.nj, "sounds", "clip")
+    kept, problems = [], []
     for clip in clips:
-        name, path = clip.utterance_id, clip.audio_path or clip.video_path
-        if name in reasons:
-            problems.append(Problem(0, name, path, reasons[name].removeprefix(f"{path}: ")))
-        elif results[name] < options.min_sec * SAMPLE_RATE_HZ:
-            seconds = results[name] / SAMPLE_RATE_HZ
-            problems.append(Problem(0, name, path, f"lasts {seconds:.3f} s, less than --min_sec {options.min_sec:g}"))
+        name = clip.utterance_id
+        reason = reasons.get(name, "")
+        if not reason and lengths[name] < options.min_sec * SAMPLE_RATE_HZ:
+            reason = f"lasts {lengths[name] / SAMPLE_RATE_HZ:.3f} s, less than --min_sec {options.min_sec:g}"
+        if reason:
+            problems.append(Problem(0, name, clip.audio_path or clip.video_path, reason))
         else:
-            lengths[name] = results[name]
-    return lengths, problems
+            kept.append(_prepared(clip, lengths[name]))
+    return kept, problems
 
 
-def _extract_one(extract: Callable[[RawClip, Path], int], given: tuple[RawClip, Path]) -> int:
-    return int(extract(*given))
+def _extract_one(given: tuple[Utterance, Path]) -> int:
+    clip, wav_path = given
+    try:
+        return extract_clip(clip, wav_path)
+    except UserError as error:  # the list of failures names the path in a column of its own
+        named = str(error.path) == (clip.audio_path or clip.video_path)
+        raise UserError(error.reason if named else error) from None
+
+
+def _prepared(clip: Utterance, length: int) -> Utterance:
+    """A clip with its sound, and the mouth crops that stage 1 will make; paths start at the corpus' folder."""
+    name = clip.utterance_id
+    frames = frames_covering(length, SAMPLE_RATE_HZ, VIDEO_FPS)
+    paths = {"audio_path": f"utterances/{name}.wav", "mouth_path": f"mouths/{name}.npz"}
+    return replace(clip, **paths, length=length, frames=frames, fps=float(VIDEO_FPS))
 
 
 def _mixtures_to_come(
     data_dir: Path, mean_sec: float, options: RawOptions, listed: Sequence[ListedMixture] | None
 ) -> tuple[int, int]:
-    """How many mixtures are still to be made, and their bytes where they last as long as the mean clip; that is more than
-    they will take, for the shortest clip ends a mixture."""
+    """The number of mixtures that are still to be made, and their bytes if they last as long as the mean clip.
+
+    That is more than they will take, for the shortest clip ends a mixture.
+    """
     if listed is None:
-        n_mixtures, n_voices = sum(options.n_mixtures.values()), options.draw.n_src
-        rest = bool(options.draw.noises and options.draw.noise_share) or options.draw.rooms.share > 0
+        n_mixtures, n_src = sum(options.n_mixtures.values()), options.draw.n_src
+        rest = bool(options.draw.noises and options.draw.noise_prob) or options.draw.rooms.room_prob > 0
     else:
         n_mixtures = len(listed)
-        n_voices, rest = max((len(item.voices) for item in listed), default=0), any(map(has_rest, listed))
+        n_src, rest = max((len(item.sources) for item in listed), default=0), any(map(has_rest, listed))
     there = sum(1 for split in SPLITS for _ in (data_dir / "audio" / split / "mix").glob("*.wav"))
     n_mixtures = max(n_mixtures - there, 0)
-    longest = n_voices if options.mixing.length == MAX else 1
-    return n_mixtures, n_mixtures * mixture_bytes(n_voices, longest * mean_sec * SAMPLE_RATE_HZ, rest, options.mixing)
+    longest = n_src if options.mixing.length == MAX else 1
+    return n_mixtures, n_mixtures * mixture_bytes(n_src, longest * mean_sec * SAMPLE_RATE_HZ, rest, options.mixing)
+
+
+def _mean_duration_sec(clips: Sequence[Utterance]) -> float:
+    """The mean duration of clips, from some of them."""
+    durations_sec = []
+    for clip in clips[:: max(len(clips) // _PROBED, 1)]:
+        try:
+            durations_sec.append(clip_duration_sec(clip))
+        except UserError:
+            continue  # it will be listed when its sound is taken
+    return sum(durations_sec) / max(len(durations_sec), 1)
 
 
 def _matching(
-    listed: Sequence[ListedMixture],
-    clips: Sequence[RawClip],
-    lengths: Mapping[str, int],
-    known: Collection[str],
-    options: RawOptions,
+    listed: Sequence[ListedMixture], clips: Mapping[str, Utterance], known: Collection[str], options: RawOptions
 ) -> tuple[list[ListedMixture], list[Problem]]:
-    """The mixtures of a list that are such as the list says by the clips that are there."""
-    there = absent_clips(listed, lengths, known)
-    speakers = {clip.utterance_id: clip.speaker for clip in clips}
+    """The mixtures of a list whose clips are as the list says, and why others are not."""
+    there = absent_clips(listed, clips, known)
     kept, problems = [], list(there.problems)
     for item in there.mixtures:
-        reason = _reason_against(item, speakers, lengths, options)
+        reason = _reason_against(item, clips, options)
         if reason:
             problems.append(Problem(item.row, item.mixture_id, item.source, reason))
         else:
@@ -275,51 +453,27 @@ def _matching(
     return kept, problems
 
 
-def _reason_against(item: ListedMixture, speakers: Mapping[str, str], lengths: Mapping[str, int], options: RawOptions) -> str:
-    ids = [voice.utterance_id for voice in item.voices]
-    for voice in item.voices:
-        speaker = speakers[voice.utterance_id]
-        if voice.speaker and speaker and voice.speaker != speaker:
-            return f"the list says that {voice.utterance_id} is of {voice.speaker}, the corpus that it is of {speaker}"
-    counts = Counter(speakers[name] for name in ids if speakers[name])
+def _reason_against(item: ListedMixture, clips: Mapping[str, Utterance], options: RawOptions) -> str:
+    own = [clips[source.utterance_id] for source in item.sources]
+    for source, clip in zip(item.sources, own, strict=True):
+        if source.speaker and clip.speaker and source.speaker != clip.speaker:
+            return f"the list says that {clip.utterance_id} is of {source.speaker}, the corpus that it is of {clip.speaker}"
+    counts = Counter(clip.speaker for clip in own if clip.speaker)
     if max(counts.values(), default=0) > 1 and not options.draw.same_speaker:
-        return f"mixes the speaker {counts.most_common(1)[0][0]} with himself; --same_speaker true allows that"
+        return f"mixes the speaker {counts.most_common(1)[0][0]} with themselves; --same_speaker true allows that"
     chosen = max if options.mixing.length == MAX else min
-    seconds = chosen(lengths[name] for name in ids) / SAMPLE_RATE_HZ
+    seconds = chosen(clip.length for clip in own) / SAMPLE_RATE_HZ
     if item.seconds is not None and abs(seconds - item.seconds) > _SECONDS_APART:
         return f"lasts {seconds:.3f} s by its clips where the list says {item.seconds:g} s; these are other clips"
     return ""
 
 
-def _write_list(path: Path, listed: Sequence[ListedMixture], mixing: MixingOptions) -> None:
-    """The list and how its audio was made; nothing stays of an earlier list where there is none now."""
-    if listed:
-        write_mix_list(path, listed)
-        write_settings(path, mixing)
-    else:
-        path.unlink(missing_ok=True)
-        settings_path(path).unlink(missing_ok=True)
-
-
-def _mean_duration_sec(clips: Sequence[RawClip], reader: VideoReader) -> float:
-    """How long clips last, from some of them."""
-    durations_sec = []
-    for clip in clips[:: max(len(clips) // _PROBED, 1)]:
-        try:
-            durations_sec.append(reader.duration_sec(clip))
-        except UserError:
-            continue  # it will be listed when its sound is taken
-    if not durations_sec:
-        return 0.0
-    return sum(durations_sec) / len(durations_sec)
-
-
-def _draw(clips: Sequence[RawClip], lengths: dict[str, int], options: RawOptions) -> list[ListedMixture]:
+def _draw(clips: Sequence[Utterance], options: RawOptions) -> list[ListedMixture]:
     """Lists for the splits that have clips and of which mixtures are wanted."""
     listed = []
     for split in SPLITS:
         wanted = options.n_mixtures.get(split, 0)
-        chosen = [ListClip(c.utterance_id, c.speaker, lengths[c.utterance_id]) for c in clips if c.split == split]
+        chosen = [clip for clip in clips if clip.split == split]
         possible = count_mixtures([clip.speaker for clip in chosen], options.draw.n_src, options.draw.same_speaker)
         if wanted and not possible:
             speakers = len({clip.speaker for clip in chosen})
@@ -334,17 +488,55 @@ def _draw(clips: Sequence[RawClip], lengths: dict[str, int], options: RawOptions
     return listed
 
 
-def _mix_clip(clip: RawClip, data_dir: Path, lengths: dict[str, int]) -> MixClip:
-    name = clip.utterance_id
-    return MixClip(data_dir / sound_path(name), mouth_path(name), clip.speaker, lengths[name])
+def _write_list(path: Path, listed: Sequence[ListedMixture], mixing: MixingOptions) -> None:
+    """The list and its settings; nothing stays of an earlier list where there is none now."""
+    if listed:
+        write_mix_list(path, listed)
+        write_settings(path, mixing)
+    else:
+        path.unlink(missing_ok=True)
+        settings_path(path).unlink(missing_ok=True)
 
 
-def _utterance(clip: RawClip, lengths: dict[str, int]) -> Utterance:
-    name, length = clip.utterance_id, lengths[clip.utterance_id]
-    frames = -(-length * FPS // SAMPLE_RATE_HZ)
-    return Utterance(name, clip.speaker, sound_path(name), mouth_path(name), length, frames, float(FPS))
+# Videos
 
 
-def _video(clip: RawClip) -> VideoClip:
-    name = clip.utterance_id
-    return VideoClip(name, clip.video_path, clip.landmarks_path, sound_path(name), mouth_path(name))
+def extract_clip(clip: Utterance, wav_path: Path) -> int:
+    """Write a clip's sound, 16 kHz mono, atomically; gives its samples.
+
+    Raises:
+        UserError: the video or its sound cannot be used, or the two do not last equally long.
+    """
+    decoding = video_decoding()
+    info = decoding.probe_video(Path(clip.video_path))
+    source = Path(clip.audio_path or clip.video_path)
+    sound = decoding.extract_sound(source, wav_path)
+    length = sound.n_samples
+    for warning in sound.warnings:
+        log.warning("%s: %s", source, warning)
+    if info.n_pictures and info.fps > 0:
+        sound_sec, picture_sec = length / SAMPLE_RATE_HZ, info.n_pictures / info.fps
+        if not _SAMPLES_PER_FRAME[0] <= length / (picture_sec * VIDEO_FPS) <= _SAMPLES_PER_FRAME[1]:
+            hint = wrong_rate_hint(length, SAMPLE_RATE_HZ, picture_sec)
+            raise UserError(f"the sound lasts {sound_sec:.2f} s, the pictures {picture_sec:.2f} s{hint}", clip.video_path)
+    return length
+
+
+def clip_duration_sec(clip: Utterance) -> float:
+    """The duration of a clip, by the header of its video."""
+    return video_decoding().probe_video(Path(clip.video_path)).duration_sec
+
+
+def video_decoding() -> ModuleType:
+    """`utils.video.decoding`, whose packages are installed separately.
+
+    Raises:
+        UserError: they are not.
+    """
+    try:
+        from utils.video import decoding
+    except ImportError as error:
+        raise UserError(
+            f"videos need more packages ({error}); add them: utils/install_more.sh requirements-video.txt"
+        ) from None
+    return decoding

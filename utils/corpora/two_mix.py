@@ -1,40 +1,62 @@
-"""The layout of the 2Mix sets (LRS2-2Mix, LRS3-2Mix, VoxCeleb2-2Mix), as CTCNet, RTFS-Net and IIANet take it.
+"""The 2Mix sets (LRS2-2Mix, LRS3-2Mix, VoxCeleb2-2Mix): their layout, and the preparation that their corpora share.
 
-    audio/wav16k/min/{tr,cv,tt}/{mix,s1,s2}/ID1_GAIN1_ID2_GAIN2.wav      three voices: one more id and gain, and s3
+The layout is that which CTCNet, RTFS-Net and IIANet take:
+
+    audio/wav16k/min/{tr,cv,tt}/{mix,s1,s2}/ID1_GAIN1_ID2_GAIN2.wav      three sources: one more id and gain, and s3
     mouths/ID.npz
     <json folder>/{tr,cv,tt}/{mix,s1,s2}.json      optional: [[path, samples], …] or [[path, mouth, samples], …]
 
 Ids hold `_` and `-` and gains are decimals that may be negative, so that no name can be cut at its underscores: the rule
-of each corpus (`MouthRule`) says what an id looks like. The lists' absolute paths are those of another machine; files are
+of each corpus (`IdRule`) says what an id looks like. The lists' absolute paths are those of another machine; files are
 found by their names below the corpus' folder.
+
+The same corpora also come as raw video; `run_preparation` is the program of both.
 """
 
+import argparse
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
+from utils.corpora.output import keep_usable, label_mixtures, print_summary, refuse_failures, write_corpus
+from utils.corpora.raw_corpus import (
+    SETTINGS,
+    add_raw_options,
+    is_own_list,
+    list_settings,
+    prepare_raw,
+    raw_options,
+    split_clips,
+)
 from utils.data.audio import probe_audio
-from utils.data.manifest import Mixture, Problem
-from utils.errors import UserError, name_problem
+from utils.data.clip_tree import walk_tree
+from utils.data.clock import samples_to_frames
+from utils.data.constants import LOSSLESS_SUFFIXES, SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS, VIDEO_SUFFIXES
+from utils.data.manifest import Mixture, Problem, Utterance
+from utils.errors import OptionParser, UsageError, UserError, flag, name_problem
+from utils.mixing.lists import MixtureList, read_mix_list
+from utils.mixing.public_lists import SIR_CONVENTIONS, read_extraction_csv, read_gain_list
 
 log = logging.getLogger(__name__)
 SPLIT_FOLDERS = {"train": "tr", "val": "cv", "test": "tt"}
-SAMPLE_RATE_HZ = 16000
-FPS = 25.0
-_SUFFIXES = (".wav", ".flac")
+PRETRAIN = "pretrain_"  # before the ids of LRS2's and LRS3's pretrain parts
+_WITH_PRETRAIN = ("lrs2", "lrs3")
+_OF_BOTH = ("seed", "min_sec")  # options of raw video that do no harm beside a 2Mix folder
+_RAW = ("pretrain", "audio_dir", "sir_convention", "mix_list", "train_gains", "val_gains", "test_gains")
 _GAIN = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
 
 
 @dataclass(frozen=True)
-class MouthRule:
-    """What the ids of a corpus look like. The mouth of an id is mouths/ID.npz.
+class IdRule:
+    """The ids of a corpus. The mouth of an id is mouths/ID.npz.
 
     Attributes:
         corpus: its name.
-        pattern: regular expression of a whole id; its group `speaker` is whose clip it is.
+        pattern: regular expression of a whole id; its group `speaker` is the speaker.
         example: of an id.
     """
 
@@ -43,7 +65,7 @@ class MouthRule:
     example: str
 
     def ids_of_name(self, stem: str) -> list[tuple[str, float]] | None:
-        """The ids and gains (dB) in a mixture's name, two or three of them; None where the name is none."""
+        """The ids and gains (dB) in a mixture's name, two or three of them; None for any other name."""
         one = rf"({self._nameless})_({_GAIN})"
         match = re.fullmatch(rf"{one}_{one}(?:_{one})?", stem, re.ASCII)
         if not match:
@@ -57,7 +79,7 @@ class MouthRule:
         return match.group(1) if match else ""
 
     def speaker_of_id(self, name: str) -> str:
-        """Whose clip it is; "" where the id is none of this corpus."""
+        """The speaker of an id; "" where the id is none of this corpus."""
         match = re.fullmatch(self.pattern, name, re.ASCII)
         return match["speaker"] if match else ""
 
@@ -66,13 +88,13 @@ class MouthRule:
         return self.pattern.replace("?P<speaker>", "?:")
 
 
-LRS2 = MouthRule("lrs2", r"(?P<speaker>[0-9]+)_[0-9]{5}", "6339077953587836416_00025")
-LRS3 = MouthRule("lrs3", r"(?P<speaker>[\w-]{11})_[0-9]{5}", "NCJTV5KaJJc_00001")
-VOXCELEB2 = MouthRule("voxceleb2", r"(?P<speaker>id[0-9]{5})_[\w-]{11}_[0-9]{5}", "id00017_01dfn2spqyE_00001")
+LRS2 = IdRule("lrs2", r"(?P<speaker>[0-9]+)_[0-9]{5}", "6339077953587836416_00025")
+LRS3 = IdRule("lrs3", r"(?P<speaker>[\w-]{11})_[0-9]{5}", "NCJTV5KaJJc_00001")
+VOXCELEB2 = IdRule("voxceleb2", r"(?P<speaker>id[0-9]{5})_[\w-]{11}_[0-9]{5}", "id00017_01dfn2spqyE_00001")
 
 
 def is_two_mix(root: Path) -> bool:
-    """Whether a folder looks like a 2Mix set."""
+    """True for a folder that looks like a 2Mix set."""
     return find_audio(root) is not None
 
 
@@ -84,19 +106,19 @@ def find_audio(root: Path) -> Path | None:
     return None
 
 
-def read_two_mix(root: Path, rule: MouthRule, json_dir: Path | None = None) -> tuple[dict[str, list[Mixture]], list[Problem]]:
+def read_two_mix(root: Path, rule: IdRule, json_dir: Path | None = None) -> tuple[dict[str, list[Mixture]], list[Problem]]:
     """The mixtures of a 2Mix set, by split. Of the audio only headers are read; `keep_usable` opens the files.
 
     Args:
         root: the folder that holds audio/ and mouths/.
         rule: of the corpus.
-        json_dir: the folder of the json lists, which then say what there is; None: the folders do.
+        json_dir: the folder of the json lists, whose mixtures are then taken; None: all mixtures of the folders.
 
     Returns:
         Mixtures whose paths start at `root`, by train, val, test; and what cannot be used, with rows of the json lists.
 
     Raises:
-        UserError: the folder is not in the layout, or a json is no such list at all.
+        UserError: the folder is not in the layout, or a json file is no such list.
     """
     audio = find_audio(root)
     if audio is None:
@@ -109,7 +131,7 @@ def read_two_mix(root: Path, rule: MouthRule, json_dir: Path | None = None) -> t
         if listed is None and not (place / "mix").is_dir():
             continue
         if json_dir and listed is None:
-            log.warning("%s: has no %s/; for %s the folders below %s say what there is", json_dir, folder, split, place)
+            log.warning("%s: has no %s/; for %s all mixtures of %s are taken", json_dir, folder, split, place)
         found = list(_listed_items(*listed) if listed else _folder_items(place))
         mixtures[split] = []
         for item in found:
@@ -126,15 +148,15 @@ class _Item:
 
     stem: str
     file_names: tuple[str, ...]  # of mix, s1, s2, …
-    mouths: tuple[str, ...] = ()  # the json's, one for each voice
-    length: int | None = None  # samples, as the json says
+    mouths: tuple[str, ...] = ()  # the json's, one for each source
+    length: int | None = None  # samples, from the json
     row: int = 0
 
 
 def _folder_items(place: Path) -> Iterator[_Item | Problem]:
-    """What lies in mix/, with its partners in s1/, s2/, and s3/ where there is one."""
-    voices = ["s1", "s2", *(["s3"] if (place / "s3").is_dir() else [])]
-    files = {part: _by_stem(place / part) for part in ("mix", *voices)}
+    """The files of mix/, with those of the same names in s1/, s2/, and s3/ where there is one."""
+    sources = ["s1", "s2", *(["s3"] if (place / "s3").is_dir() else [])]
+    files = {part: _by_stem(place / part) for part in ("mix", *sources)}
     for stem in sorted({stem for found in files.values() for stem in found}):
         missing = [part for part, found in files.items() if stem not in found]
         if missing:
@@ -147,7 +169,7 @@ def _by_stem(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; the 2Mix layout has mix, s1 and s2")
     names = (path.name for path in folder.iterdir() if not path.name.startswith("."))
-    return {PurePosixPath(name).stem: name for name in sorted(names) if name.lower().endswith(_SUFFIXES)}
+    return {PurePosixPath(name).stem: name for name in sorted(names) if name.lower().endswith(LOSSLESS_SUFFIXES)}
 
 
 def _json_items(folder: Path) -> tuple[Path, dict[str, list]]:
@@ -170,7 +192,7 @@ def _read_list(path: Path) -> object:
 
 
 def _listed_items(folder: Path, lists: dict[str, list]) -> Iterator[_Item | Problem]:
-    """Match the rows of the lists by the names of their files; what has no partner is a problem, whatever its place."""
+    """Match the rows of the lists by the names of their files; an item that a list lacks is a problem."""
     by_part: dict[str, dict[str, tuple[int, str, str, int]]] = {}
     for part, rows in lists.items():
         by_part[part] = {}
@@ -213,36 +235,33 @@ def _json_row(row: object) -> tuple[str, str, int] | None:
     return path.replace("\\", "/"), mouth.replace("\\", "/"), length
 
 
-def _mixture(item: _Item, root: Path, place: Path, rule: MouthRule) -> Mixture | Problem:
+def _mixture(item: _Item, root: Path, place: Path, rule: IdRule) -> Mixture | Problem:
     """A row for the manifest, from the names and the mixture's header."""
     parts = rule.ids_of_name(item.stem)
     folder = place.relative_to(root).as_posix()
     mixture_path = f"{folder}/mix/{item.file_names[0]}"
+    problem = partial(Problem, item.row, item.stem, mixture_path)
     if reason := name_problem(item.stem):
-        return Problem(item.row, item.stem, mixture_path, reason)
+        return problem(reason)
     if parts is None:
-        return Problem(
-            item.row, item.stem, mixture_path, f"the name is no ID_GAIN_ID_GAIN of {rule.corpus} (an id: {rule.example})"
-        )
-    if len(parts) != len(item.file_names) - 1:
-        return Problem(item.row, item.stem, mixture_path, f"{len(parts)} ids in the name of {len(item.file_names) - 1} voices")
+        return problem(f"the name is no ID_GAIN_ID_GAIN of {rule.corpus} (an id: {rule.example})")
+    n_src = len(item.file_names) - 1
+    if len(parts) != n_src:
+        return problem(f"{len(parts)} ids in the name of {n_src} sources")
     ids = [name for name, _ in parts]
     if len(set(ids)) < len(ids):
-        return Problem(item.row, item.stem, mixture_path, "mixes a clip with itself")
+        return problem("mixes a clip with itself")
     for name, mouth in zip(ids, item.mouths, strict=bool(item.mouths)):
         if PurePosixPath(mouth).stem != name:
             return Problem(item.row, item.stem, mouth, f"the list names this mouth, the mixture's name {name}")
     try:
         info = probe_audio(root / mixture_path)
     except UserError as error:
-        return Problem(item.row, item.stem, mixture_path, str(error).removeprefix(f"{root / mixture_path}: "))
+        return problem(error.reason)
     if info.sample_rate != SAMPLE_RATE_HZ:
-        return Problem(
-            item.row, item.stem, mixture_path, f"sampled at {info.sample_rate} Hz where {SAMPLE_RATE_HZ} Hz is expected"
-        )
+        return problem(f"sampled at {info.sample_rate} Hz where {SAMPLE_RATE_HZ} Hz is expected")
     if item.length is not None and info.length != item.length:
-        reason = f"{info.length} samples where the list says {item.length}"
-        return Problem(item.row, item.stem, mixture_path, reason)
+        return problem(f"{info.length} samples where the list says {item.length}")
     return Mixture(
         mixture_id=item.stem,
         mixture_path=mixture_path,
@@ -250,9 +269,202 @@ def _mixture(item: _Item, root: Path, place: Path, rule: MouthRule) -> Mixture |
         noise_path="",
         length=info.length,
         mouth_paths=tuple(f"mouths/{name}.npz" for name in ids),
-        frames=round(info.length * FPS / SAMPLE_RATE_HZ),
-        fps=FPS,
+        frames=samples_to_frames(info.length, SAMPLE_RATE_HZ, VIDEO_FPS),
+        fps=float(VIDEO_FPS),
         speakers=tuple(rule.speaker_of_id(name) for name in ids),
         sir_db=parts[0][1] - parts[1][1],
         subset="",
     )
+
+
+# Programs
+
+
+FindClips = Callable[[argparse.Namespace, bool], tuple[list[Utterance], list[Problem]]]
+
+
+def run_preparation(
+    rule: IdRule, description: str, find_clips: FindClips, add_options: Callable[[OptionParser], object]
+) -> None:
+    """Run the program of a corpus that comes as a 2Mix folder or as raw video, to manifests.
+
+    Args:
+        rule: of the corpus.
+        description: of the program.
+        find_clips: (arguments, whether lists name the mixtures) -> the raw corpus' clips, and why others cannot be used.
+        add_options: adds the corpus' own options.
+    """
+    parser = _corpus_parser(description)
+    add_options(parser)
+    args = parser.parse_args()
+    if is_prepared(args):
+        min_sec = list_settings(args)["min_sec"]
+        prepare_two_mix(rule, args.corpus_dir, args.data_dir, args.json_dir, min_sec, args.deep, args.nj, args.max_failed)
+        return
+    options = raw_options(args)
+    lists = read_lists(args, rule)
+    clips, problems = find_clips(args, lists is not None)
+    clips = clips if lists else split_clips(clips, options)
+    prepare_raw(clips, args.data_dir, options, lists=lists, problems=problems)
+
+
+def add_pretrain_option(parser: OptionParser) -> None:
+    """The option of LRS2 and LRS3."""
+    parser.add_argument("--pretrain", type=flag, default=False, help="raw: also the pretrain part, for training")
+
+
+def find_part(root: Path, part: str) -> tuple[dict[str, Utterance], list[Problem]]:
+    """The clips PART/VIDEO/00001.mp4 of raw LRS2 or LRS3, by id.
+
+    Speakers have no names there; clips of one video count as one speaker.
+    """
+    tree, problems = walk_tree(root / part, VIDEO_SUFFIXES, depth=1)
+    prefix = PRETRAIN if part == "pretrain" else ""
+    clips = [Utterance(prefix + name, item.place[0], video_path=str(item.path)) for name, item in tree.items()]
+    return {clip.utterance_id: clip for clip in clips}, problems
+
+
+def _corpus_parser(description: str) -> OptionParser:
+    parser = OptionParser(description=description)
+    parser.add_argument("--data_dir", type=Path, required=True, help="gets the manifests; its name is the corpus'")
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="a 2Mix folder, or the raw corpus")
+    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--max_failed", type=int, default=0, help="clips and mixtures that may be left out")
+    parser.add_argument(
+        "--json_dir", type=Path, help="2Mix: folder with {tr,cv,tt}/{mix,s1,s2}.json, whose mixtures are then taken"
+    )
+    parser.add_argument("--deep", type=flag, default=True, help="2Mix: decode every file; false only looks for the files")
+    parser.add_argument("--mix_list", type=Path, help="raw: our own list, or the extraction family's CSV")
+    parser.add_argument("--sir_convention", choices=SIR_CONVENTIONS, help="meaning of the dB of such a CSV; see the README")
+    for split in SPLITS:
+        parser.add_argument(f"--{split}_gains", type=Path, help=f"raw: 2Mix gain list (.scp, .txt) of the {split} split")
+    add_raw_options(parser)
+    return parser
+
+
+def prepare_two_mix(
+    rule: IdRule,
+    corpus_dir: Path,
+    data_dir: Path,
+    json_dir: Path | None = None,
+    min_sec: float = 0.0,
+    deep: bool = True,
+    nj: int = 1,
+    max_failed: int = 0,
+) -> None:
+    """Turn a 2Mix folder into manifests.
+
+    Args:
+        rule: of the corpus.
+        corpus_dir: the folder that holds audio/ and mouths/.
+        data_dir: gets the manifests.
+        json_dir: as for `read_two_mix`.
+        min_sec: mixtures that are shorter are listed and left out.
+        deep: decode every file; False only looks for the files.
+        nj: threads.
+        max_failed: mixtures that may be left out.
+    """
+    root = corpus_dir.absolute()
+    mixtures, problems = read_two_mix(root, rule, json_dir)
+    for split, items in mixtures.items():
+        mixtures[split], found = keep_usable(items, root, SAMPLE_RATE_HZ, deep=deep, nj=nj)
+        problems += found
+        short = [item for item in mixtures[split] if item.length < min_sec * SAMPLE_RATE_HZ]
+        problems += [Problem(0, item.mixture_id, item.mixture_path, _too_short(item, min_sec)) for item in short]
+        mixtures[split] = [item for item in mixtures[split] if item.length >= min_sec * SAMPLE_RATE_HZ]
+    refuse_failures(data_dir / "failed.csv", problems, max_failed)
+    train_speakers = {name for item in mixtures["train"] for name in item.speakers} if mixtures.get("train") else None
+    contents = label_mixtures(mixtures, train_speakers)
+    held_out = {path for split in ("val", "test") for item in contents.get(split, []) for path in item.mouth_paths}
+    contents["utterances"] = _utterances(contents.get("train", []), held_out)
+    write_corpus(data_dir, root, SAMPLE_RATE_HZ, contents)
+    print_summary(data_dir, contents, problems)
+
+
+def read_lists(args: argparse.Namespace, rule: IdRule) -> MixtureList | None:
+    """The lists that were given, as one; None if none was.
+
+    Raises:
+        UserError: lists of both kinds or of different numbers of sources, or an extraction CSV without its convention.
+    """
+    gains = {split: getattr(args, f"{split}_gains") for split in SPLITS}
+    if args.mix_list and any(gains.values()):
+        raise UsageError("--mix_list and gain lists exclude each other; give one kind")
+    if args.mix_list:
+        if is_own_list(args.mix_list):
+            return read_mix_list(args.mix_list, same_speaker=args.same_speaker)
+        if not args.sir_convention:
+            conventions = " or ".join(SIR_CONVENTIONS)
+            reason = f"public code reads its dB with opposite signs; say which with --sir_convention {conventions}"
+            raise UserError(reason, args.mix_list)
+        return read_extraction_csv(args.mix_list, sir_convention=args.sir_convention, same_speaker=args.same_speaker)
+    names = {"id_of": partial(id_in_part, rule), "speaker_of": partial(speaker_in_part, rule)}
+    lists = {
+        split: read_gain_list(path, split=split, **names, same_speaker=args.same_speaker)
+        for split, path in gains.items()
+        if path
+    }
+    if not lists:
+        return None
+    sizes = {found.n_src: split for split, found in lists.items() if found.n_src}
+    if len(sizes) > 1:
+        said = " and ".join(f"--{split}_gains of {size}" for size, split in sorted(sizes.items()))
+        raise UserError(
+            f"the gain lists differ in their numbers of sources: {said}; give lists of one number, each in its own --data_dir"
+        )
+    mixtures = tuple(item for found in lists.values() for item in found.mixtures)
+    return MixtureList(mixtures, tuple(problem for found in lists.values() for problem in found.problems))
+
+
+def id_in_part(rule: IdRule, path: str) -> str:
+    """The id of a clip by its path; LRS2 and LRS3 may have the same name in their pretrain part and elsewhere."""
+    name = rule.id_of_path(path)
+    in_pretrain = rule.corpus in _WITH_PRETRAIN and "pretrain" in Path(path).parts
+    return PRETRAIN + name if name and in_pretrain else name
+
+
+def speaker_in_part(rule: IdRule, name: str) -> str:
+    """The speaker of an id of `id_in_part`."""
+    return rule.speaker_of_id(name.removeprefix(PRETRAIN) if rule.corpus in _WITH_PRETRAIN else name)
+
+
+def is_prepared(args: argparse.Namespace) -> bool:
+    """True where the corpus comes as a 2Mix folder, False where it is raw video.
+
+    Raises:
+        UsageError: an option has no meaning for this folder.
+    """
+    two_mix = is_two_mix(args.corpus_dir)
+    if two_mix and (given := _raw_given(args)):
+        raise UsageError(f"{args.corpus_dir} holds mixtures already; {', '.join(given)}: for raw video")
+    if not two_mix and (args.json_dir or not args.deep):
+        option = "--json_dir" if args.json_dir else "--deep"
+        raise UsageError(f"{option} belongs to a 2Mix folder, which {args.corpus_dir} is not")
+    return two_mix
+
+
+def _raw_given(args: argparse.Namespace) -> list[str]:
+    """The options of raw video that differ from their defaults."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_raw_options(parser)
+    defaults = vars(parser.parse_args([])) | dict.fromkeys(SETTINGS) | dict.fromkeys(_RAW)
+    names = [name for name in defaults if name not in _OF_BOTH]
+    given = {name: getattr(args, name, None) for name in names}
+    return [
+        f"--{name}" for name, value in given.items() if value is not None and value is not False and value != defaults[name]
+    ]
+
+
+def _utterances(mixtures: list[Mixture], held_out: set[str]) -> list[Utterance]:
+    """Every clip of the training mixtures once; its sound is the source of one of them, cut and scaled as in that mixture."""
+    found: dict[str, Utterance] = {}
+    for item in mixtures:
+        for speaker, audio, mouth in zip(item.speakers, item.source_paths, item.mouth_paths, strict=True):
+            name = Path(mouth).stem
+            if mouth not in held_out and name not in found:
+                found[name] = Utterance(name, speaker, audio, mouth, item.length, item.frames, item.fps)
+    return list(found.values())
+
+
+def _too_short(item: Mixture, min_sec: float) -> str:
+    return f"lasts {item.length / SAMPLE_RATE_HZ:.3f} s, less than --min_sec {min_sec:g}"

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from utils.data.constants import AUDIO_SUFFIXES
 from utils.data.files import atomic_path
 from utils.data.sound_checks import SoundMeter, require_numbers
 from utils.errors import UserError, system_error
 
-EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg")
+EXTENSIONS = AUDIO_SUFFIXES
 _BLOCK_SAMPLES = 1 << 20
 
 
@@ -32,7 +33,7 @@ def probe_audio(path: Path | str) -> AudioInfo:
     try:
         info = soundfile.info(str(path))
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        raise UserError(_unreadable(path, error)) from None
+        raise _unreadable(path, error) from None
     return AudioInfo(info.samplerate, info.frames, info.channels)
 
 
@@ -54,7 +55,7 @@ def read_audio(path: Path | str, start: int = 0, length: int = -1, sample_rate: 
     try:
         data, rate = soundfile.read(str(path), frames=length, start=start, dtype="float32")
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        raise UserError(_unreadable(path, error)) from None
+        raise _unreadable(path, error) from None
     _require_kind(path, 1 if data.ndim == 1 else data.shape[1], rate, sample_rate)
     require_numbers(path, data, start)
     return data
@@ -80,7 +81,7 @@ def check_sound(path: Path | str, sample_rate: int | None = None) -> SoundMeter:
             for block in file.blocks(_BLOCK_SAMPLES, dtype="float32"):
                 meter.add(block)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        raise UserError(_unreadable(path, error)) from None
+        raise _unreadable(path, error) from None
     meter.require_sound()
     return meter
 
@@ -96,16 +97,16 @@ def write_wav(path: Path | str, data: np.ndarray, sample_rate: int, subtype: str
 
 def _require_kind(path: Path | str, channels: int, rate: int, wanted_rate: int | None) -> None:
     if channels != 1:
-        raise UserError(f"{path}: {channels} channels where mono is expected; mix it down first")
+        raise UserError(f"{channels} channels where mono is expected; mix it down first", path)
     if wanted_rate is not None and rate != wanted_rate:
-        raise UserError(f"{path}: sampled at {rate} Hz where {wanted_rate} Hz is expected; resample it first")
+        raise UserError(f"sampled at {rate} Hz where {wanted_rate} Hz is expected; resample it first", path)
 
 
-def _unreadable(path: Path | str, error: Exception) -> str:
+def _unreadable(path: Path | str, error: Exception) -> UserError:
     if not Path(path).exists():
-        return f"{path}: no such file"
+        return UserError("no such file", path)
     try:  # libsndfile keeps to itself what the system said
         open(path, "rb").close()
     except OSError as found:
-        return system_error(found) or f"{path}: {found}"
-    return f"{path}: cannot be read as audio ({str(error).splitlines()[0]})"
+        return UserError(system_error(OSError(found.errno, found.strerror)) or found.strerror, path)
+    return UserError(f"cannot be read as audio ({str(error).splitlines()[0]})", path)

@@ -13,7 +13,7 @@ A mark is a small JSON file beside a stage's outputs (`data/<corpus>/.done-0.jso
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -99,6 +99,25 @@ def hash_stats(paths: Iterable[Path | str]) -> str:
             state = "absent"
         total.update(f"{path}\0{state}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
+
+
+def hash_tree(folder: Path | str) -> str:
+    """Hash the names, sizes and times of all files below a folder, which are not opened."""
+    total = hashlib.sha256()
+    for line in sorted(_stat_lines(str(folder), "")):
+        total.update(line)
+    return total.hexdigest()
+
+
+def _stat_lines(folder: str, prefix: str) -> Iterator[bytes]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_dir():
+                yield from _stat_lines(entry.path, name + "/")
+            else:
+                stat = entry.stat(follow_symlinks=entry.is_file())  # a broken link has only its own times
+                yield os.fsencode(name) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
 
 
 def hash_json(value: object) -> str:

@@ -13,18 +13,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.data.files import read_json, write_json, write_text
-from utils.data.manifest_rows import Mixture, Utterance, format_rows, item_mouths, parse_rows
+from utils.data.manifest_rows import Mixture, Utterance, format_rows, item_mouths, parse_rows, read_csv
 from utils.errors import UserError, printable
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why an item cannot be used. `row` is the line of the CSV (the header is line 1), 0 where there is none."""
+    """Why an item cannot be used.
+
+    Attributes:
+        row: the line of the CSV (the header is line 1), 0 where there is none.
+        item_id: of a mixture or an utterance, "" where there is none.
+        path: the file at fault.
+        reason: what is wrong with it.
+        manifest: the name of the CSV, where the problems of several stand in one list.
+    """
 
     row: int
     item_id: str
     path: str
     reason: str
+    manifest: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ def read_manifest(path: Path | str) -> Manifest:
     if not side_path.is_file():
         raise UserError(f"{path}: its side file {side_path.name} is missing; run stage 0 again (--stage 0)")
     side = _read_side(side_path)
-    items, n_src = parse_rows(_read_csv(path), path, side["kind"])
+    items, n_src = parse_rows(read_csv(path), path, side["kind"])
     for name, found in (("rows", len(items)), ("n_src", n_src)):
         if side[name] != found:
             raise UserError(
@@ -104,7 +113,7 @@ def read_utterances(path: Path | str, sample_rate: int) -> Manifest:
     """
     path = Path(path)
     if path.is_file() and not path.with_suffix(".json").exists():
-        items = parse_rows(_read_csv(path), path, "utterances")[0]
+        items = parse_rows(read_csv(path), path, "utterances")[0]
         return Manifest(path, path.parent.name, path.stem, path.parent.absolute(), sample_rate, 1, items)
     manifest = read_manifest(path)
     if not isinstance(manifest.items[0], Utterance):
@@ -161,19 +170,17 @@ def _write(manifest: Manifest) -> Manifest:
 
 
 def write_failed(path: Path | str, problems: Sequence[Problem]) -> None:
-    """Write the list of what cannot be used: row,id,path,reason, a line each. No problem leaves the header alone."""
+    """Write the list of what cannot be used: row,id,path,reason, a line each; without a problem, only the header.
+
+    A reason begins with the name of the problem's manifest, where that is given.
+    """
     buffer = io.StringIO()
     rows = csv.writer(buffer, lineterminator="\n")
     rows.writerow(("row", "id", "path", "reason"))
-    rows.writerows((p.row or "", *map(printable, (p.item_id, p.path, p.reason))) for p in problems)
+    for problem in problems:
+        reason = f"{problem.manifest}: {problem.reason}" if problem.manifest else problem.reason
+        rows.writerow((problem.row or "", *map(printable, (problem.item_id, problem.path, reason))))
     write_text(path, buffer.getvalue())
-
-
-def _read_csv(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")  # spreadsheets write a BOM; it must not stick to the first column
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save the CSV as UTF-8") from None
 
 
 def _read_side(path: Path) -> dict:

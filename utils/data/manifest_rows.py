@@ -11,13 +11,14 @@ from pathlib import Path
 from utils.errors import UserError, name_problem
 
 _UTTERANCE_COLUMNS = ("utterance_ID", "speaker", "audio_path", "mouth_path", "length", "frames", "fps")
+_VIDEO_COLUMNS = ("utterance_ID", "video_path", "landmarks_path", "audio_path", "mouth_path")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _NUMBERED = re.compile(r"(source|mouth)_[0-9]+_path|speaker_[0-9]+")
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture of voices with what is known of its parts; "" stands for what is absent."""
+    """A mixture of speakers with what is known of its parts; "" stands for what is absent."""
 
     mixture_id: str
     mixture_path: str
@@ -34,15 +35,32 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Utterance:
-    """One voice with its mouth, for dynamic mixing; "" stands for what is absent."""
+    """A clip of one speaker; "" and 0 stand for what is absent, or is not known yet.
+
+    Attributes:
+        utterance_id: unique, and a file name; where names repeat across speakers it includes the speaker.
+        speaker: "" where the corpus does not say.
+        audio_path: its sound. Of raw video that stage 0 has not prepared yet, the recording that is used instead of the
+            video's own sound; the two start together.
+        mouth_path: its mouth crops.
+        length: samples.
+        frames: video frames.
+        fps: video frames per second.
+        video_path: the raw video that the mouth crops are cut from.
+        landmarks_path: landmarks that the corpus ships for that video; "": stage 1 finds them.
+        split: train, val or test; only while a corpus is prepared.
+    """
 
     utterance_id: str
     speaker: str
-    audio_path: str
-    mouth_path: str
-    length: int  # samples
-    frames: int
-    fps: float
+    audio_path: str = ""
+    mouth_path: str = ""
+    length: int = 0
+    frames: int = 0
+    fps: float = 0.0
+    video_path: str = ""
+    landmarks_path: str = ""
+    split: str = ""
 
 
 def item_id(item: Mixture | Utterance) -> str:
@@ -62,19 +80,37 @@ def item_audio(item: Mixture | Utterance) -> tuple[str, ...]:
     return tuple(path for path in (item.mixture_path, *item.source_paths, item.noise_path) if path)
 
 
+def as_number(text: str) -> float | None:
+    """A finite number in plain notation, else None."""
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    return value if math.isfinite(value) else None
+
+
 def format_rows(items: Sequence[Mixture] | Sequence[Utterance], kind: str, n_src: int) -> str:
-    """The text of a CSV, of kind `mixtures` or `utterances`: header and a row for each item."""
+    """The text of a CSV, of kind `mixtures`, `utterances` or `videos`: header and a row for each item."""
     buffer = io.StringIO()
     rows = csv.writer(buffer, lineterminator="\n")
     rows.writerow(_columns(kind, n_src))
-    rows.writerows(_fields(item) for item in items)
+    rows.writerows(_fields(item, kind) for item in items)
     return buffer.getvalue()
+
+
+def read_csv(path: Path) -> str:
+    """The text of a CSV.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets write a BOM; it must not stick to the first column
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 (byte {error.start}); save the CSV as UTF-8", path) from None
 
 
 def _columns(kind: str, n_src: int) -> tuple[str, ...]:
     """The columns of a CSV, in order."""
-    if kind == "utterances":
-        return _UTTERANCE_COLUMNS
+    if kind != "mixtures":
+        return _VIDEO_COLUMNS if kind == "videos" else _UTTERANCE_COLUMNS
     numbers = range(1, n_src + 1)
     return (
         "mixture_ID",
@@ -99,13 +135,13 @@ def parse_rows(text: str, path: Path, kind: str) -> tuple[tuple[Mixture, ...] | 
     """
     table = _table(text, path)
     header = next(table, (1, []))[1]
-    n_src = 1 if kind == "utterances" else sum(bool(re.fullmatch(r"source_\d+_path", name)) for name in header)
+    n_src = sum(bool(re.fullmatch(r"source_\d+_path", name)) for name in header) if kind == "mixtures" else 1
     _check_header(header, path, _columns(kind, max(n_src, 1)))
-    make = _utterance if kind == "utterances" else _mixture
+    make = {"mixtures": _mixture, "utterances": _utterance, "videos": _video}[kind]
     items, lines = [], {}
     for line, fields in table:
         if len(fields) != len(header):
-            raise UserError(f"{path}, row {line}: {len(fields)} fields, the header has {len(header)}; mend the row")
+            raise UserError(f"{path}, row {line}: {len(fields)} fields, the header has {len(header)}; correct the row")
         item = make(_Row(path, line, dict(zip(header, fields, strict=True))), n_src)
         name = item_id(item)
         first = lines.setdefault(name, line)
@@ -129,9 +165,9 @@ class _Row:
     def text(self, column: str, required: bool = False) -> str:
         value = self.fields[column]
         if required and not value:
-            raise self.fail(column, "where something must stand; fill it in")
+            raise self.fail(column, "where a value is required; fill it in")
         if reason := name_problem(value):
-            raise self.fail(column, f"{reason.removeprefix('the name ')}, or mend the row")
+            raise self.fail(column, f"{reason.removeprefix('the name ')}, or correct the row")
         return value
 
     def name(self, column: str) -> str:
@@ -144,14 +180,14 @@ class _Row:
     def count(self, column: str, least: int) -> int:
         value = self.text(column)
         if not re.fullmatch(r"[0-9]{1,15}", value) or int(value) < least:
-            raise self.fail(column, f"is no whole number of at least {least}; mend the row")
+            raise self.fail(column, f"is no whole number of at least {least}; correct the row")
         return int(value)
 
     def number(self, column: str) -> float:
-        value = self.text(column)
-        if not _NUMBER.fullmatch(value) or not math.isfinite(float(value)):
-            raise self.fail(column, "is no finite number; mend the row")
-        return float(value)
+        value = as_number(self.text(column))
+        if value is None:
+            raise self.fail(column, "is no finite number; correct the row")
+        return value
 
     def clock(self, has_mouth: bool) -> tuple[int, float]:
         """frames and fps; 0 is allowed where the row has no mouth."""
@@ -187,8 +223,15 @@ def _utterance(row: _Row, n_src: int) -> Utterance:
     return Utterance(row.name("utterance_ID"), row.text("speaker"), audio, mouth, length, frames, fps)
 
 
-def _fields(item: Mixture | Utterance) -> list[str]:
+def _video(row: _Row, n_src: int) -> Utterance:
+    required = {name: row.text(name, required=True) for name in ("video_path", "audio_path", "mouth_path")}
+    return Utterance(row.name("utterance_ID"), "", landmarks_path=row.text("landmarks_path"), **required)
+
+
+def _fields(item: Mixture | Utterance, kind: str) -> list[str]:
     """An item as the fields of its row."""
+    if kind == "videos":
+        return [item.utterance_id, item.video_path, item.landmarks_path, item.audio_path, item.mouth_path]
     length, frames, fps = str(item.length), str(item.frames), repr(float(item.fps)).removesuffix(".0")
     if isinstance(item, Utterance):
         return [item.utterance_id, item.speaker, item.audio_path, item.mouth_path, length, frames, fps]
@@ -198,7 +241,7 @@ def _fields(item: Mixture | Utterance) -> list[str]:
 
 
 def _table(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV with their line numbers; empty lines are allowed at the end alone."""
+    """The rows of a CSV with their line numbers; empty lines are only allowed at the end."""
     reader = csv.reader(io.StringIO(text.rstrip("\n")), strict=True)
     while True:
         try:
@@ -206,7 +249,7 @@ def _table(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise UserError(f"{path}, row {reader.line_num}: not CSV ({error}); mend the quotes of this row") from None
+            raise UserError(f"{path}, row {reader.line_num}: not CSV ({error}); correct the quotes of this row") from None
         if not fields:
             raise UserError(f"{path}, row {reader.line_num}: an empty line; remove it")
         yield reader.line_num, fields
@@ -215,10 +258,10 @@ def _table(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
 def _check_header(header: list[str], path: Path, wanted: tuple[str, ...]) -> None:
     for name in header:
         if header.count(name) > 1:
-            raise UserError(f"{path}, row 1: the column {name} stands there twice; keep one of them")
+            raise UserError(f"{path}, row 1: the column {name} is listed twice; keep one of them")
     missing = [name for name in wanted if name not in header]
     if missing:
         raise UserError(f"{path}, row 1: no column {', '.join(missing)}; the columns are {','.join(wanted)}")
-    for name in header:  # columns of the user's own are left alone, but not a voice that has no source
+    for name in header:  # columns of the user's own are ignored, but not a speaker that has no source
         if _NUMBERED.fullmatch(name) and name not in wanted:
             raise UserError(f"{path}, row 1: the column {name} has no source column of its number; add or remove it")

@@ -16,10 +16,10 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
+from utils.data.constants import MOUTH_SIZE
 from utils.data.files import atomic_path
 from utils.errors import UserError, is_of_machine
 
-MOUTH_SIZE = 96  # pixels, height and width
 FRAME_BYTES = 6600  # a crop in its npz: 6000 to 6300 on average, 6630 at most, over 180 clips of four corpora
 FILL_FRAMES = 16  # as far as `fill_unseen` reaches
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as OpenCV turns RGB into grey
@@ -64,13 +64,13 @@ class MouthFile:
     def _open_data(self) -> Iterator[tuple[zipfile.ZipFile, IO[bytes], tuple[int, ...]]]:
         """The archive, the stream of `data` behind its header, and its shape."""
         if self.path.exists() and not zipfile.is_zipfile(self.path):
-            raise UserError(f"{self.path}: not an npz file, or one that was cut off; copy or cut the crops again")
+            raise UserError("not an npz file, or one that was cut off; copy or cut the crops again", self.path)
         with zipfile.ZipFile(self.path) as archive:
             names = sorted(name.removesuffix(".npy") for name in archive.namelist())
             if "data" not in names:
-                raise UserError(f"{self.path}: no key `data`, only {names}; save the crops under `data`")
+                raise UserError(f"no key `data`, only {names}; save the crops under `data`", self.path)
             if "data.npy" not in archive.namelist():
-                raise UserError(f"{self.path}: `data` is no array; save the crops under `data` with numpy")
+                raise UserError("`data` is no array; save the crops under `data` with numpy", self.path)
             with archive.open("data.npy") as stream:
                 shape, dtype = _read_header(stream)
                 _check_crops(self.path, shape, dtype)
@@ -176,14 +176,15 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 
 def _check_crops(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if dtype != np.uint8:
-        raise UserError(f"{path}: mouth crops are {dtype} where uint8 is expected; save them as uint8, 0..255")
+        raise UserError(f"mouth crops are {dtype} where uint8 is expected; save them as uint8, 0..255", path)
     if shape[1:] not in ((MOUTH_SIZE, MOUTH_SIZE), (MOUTH_SIZE, MOUTH_SIZE, 3)):
         raise UserError(
-            f"{path}: mouth crops have the shape {shape} where (frames, {MOUTH_SIZE}, {MOUTH_SIZE}) or "
-            f"(frames, {MOUTH_SIZE}, {MOUTH_SIZE}, 3) is expected; cut them again"
+            f"mouth crops have the shape {shape} where (frames, {MOUTH_SIZE}, {MOUTH_SIZE}) or "
+            f"(frames, {MOUTH_SIZE}, {MOUTH_SIZE}, 3) is expected; cut them again",
+            path,
         )
     if shape[0] == 0:
-        raise UserError(f"{path}: mouth crops hold no frame; cut them again")
+        raise UserError("mouth crops hold no frame; cut them again", path)
 
 
 def _read_mask(archive: zipfile.ZipFile, path: Path, n_frames: int) -> np.ndarray:
@@ -192,7 +193,7 @@ def _read_mask(archive: zipfile.ZipFile, path: Path, n_frames: int) -> np.ndarra
     with archive.open("mask.npy") as stream:
         shape, dtype = _read_header(stream)
         if shape != (n_frames,) or dtype.kind != "b":
-            raise UserError(f"{path}: `mask` is {dtype} {shape} where bool ({n_frames},) is expected; cut the crops again")
+            raise UserError(f"`mask` is {dtype} {shape} where bool ({n_frames},) is expected; cut the crops again", path)
         return np.frombuffer(_read_all(stream, n_frames), bool)
 
 
@@ -219,15 +220,15 @@ def _named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError("no such file", path) from None
     except ValueError as error:
         if "allow_pickle" in str(error):
-            raise UserError(f"{path}: holds pickled objects, which are never loaded; save plain uint8 crops") from None
+            raise UserError("holds pickled objects, which are never loaded; save plain uint8 crops", path) from None
         if "magic string" in str(error):
-            raise UserError(f"{path}: `data` is no array; save the crops under `data` with numpy") from None
-        raise UserError(f"{path}: damaged npz ({error}); copy or cut the crops again") from None
+            raise UserError("`data` is no array; save the crops under `data` with numpy", path) from None
+        raise UserError(f"damaged npz ({error}); copy or cut the crops again", path) from None
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, MemoryError) as error:
         if isinstance(error, OSError) and is_of_machine(error):
             raise  # too many open files, say: nothing is wrong with this one
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: damaged npz ({text}); copy or cut the crops again") from None
+        raise UserError(f"damaged npz ({text}); copy or cut the crops again", path) from None

@@ -74,9 +74,9 @@ class SoundMeter:
             UserError: no sample, or silence throughout.
         """
         if self.length == 0:
-            raise UserError(f"{self._name}: holds no sample")
+            raise UserError("holds no sample", self._name)
         if self.is_silent:
-            raise UserError(f"{self._name}: is silent: no sound above {SILENCE_DB:g} dB")
+            raise UserError(f"is silent: no sound above {SILENCE_DB:g} dB", self._name)
 
     def warnings(self) -> list[str]:
         """What is unusual about it, a line each."""
@@ -103,7 +103,7 @@ def require_numbers(name: object, samples: np.ndarray, first_sample: int = 0) ->
     where = int(np.argmax(~(np.abs(samples) <= largest)))
     value = float(samples[where])
     what = f"{value:.3g}, far beyond full scale" if np.isfinite(value) else f"{value}"
-    raise UserError(f"{name}: sample {first_sample + where} is {what}; repair the file, or write it again")
+    raise UserError(f"sample {first_sample + where} is {what}; repair the file, or write it again", name)
 
 
 class ChannelMeter:
@@ -185,7 +185,7 @@ def duration_warnings(sound_sec: float, picture_sec: float) -> list[str]:
 
 
 def wrong_rate_hint(length: int, sample_rate: int, picture_sec: float) -> str:
-    """"; its samples seem to be at 48000 Hz" where another usual rate explains that sound and pictures differ, else ""."""
+    """ "; its samples seem to be at 48000 Hz" where another usual rate explains that sound and pictures differ, else ""."""
     if picture_sec <= 0:
         return ""
     wanted_hz = length / picture_sec

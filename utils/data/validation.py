@@ -44,7 +44,7 @@ def check_audio(path: Path, sample_rate: int) -> AudioCheck:
     try:
         meter = check_sound(path, sample_rate)
     except UserError as error:
-        return AudioCheck(reason=str(error).removeprefix(f"{path}: "))
+        return AudioCheck(reason=error.reason)
     for warning in meter.warnings():
         log.warning("%s: %s", path, warning)
     return AudioCheck(meter.length, meter.power)
@@ -55,7 +55,7 @@ def check_mouths(path: Path) -> MouthCheck:
     try:
         return MouthCheck(len(read_mouths(path)))
     except UserError as error:
-        return MouthCheck(reason=str(error).removeprefix(f"{path}: "))
+        return MouthCheck(reason=error.reason)
 
 
 def check_files(check: Callable[[Path], Check], paths: Iterable[Path], nj: int, title: str) -> dict[Path, Check]:

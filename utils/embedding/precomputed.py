@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from utils.corpora.clip_tree import walk_tree
+from utils.data.clip_tree import walk_tree
 from utils.errors import UserError, name_problem
 
 VERSION = 1  # of the reading below: raise it when the same files would give other vectors

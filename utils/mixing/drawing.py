@@ -1,7 +1,7 @@
-"""Drawing lists of mixtures: seeded, speaker-disjoint, every clip used about equally often.
+"""Lists of drawn mixtures: seeded, speaker-disjoint, every clip used about equally often.
 
 `split_speakers` gives each speaker to one split; `draw_mixtures` draws pairs or triples of a split's clips. The same clips,
-numbers and seed give the same list, whatever the order in which the clips were found.
+numbers and seed give the same list, for any order of the clips.
 """
 
 from collections import Counter
@@ -11,8 +11,9 @@ from itertools import combinations
 
 import numpy as np
 
+from utils.data.manifest_rows import Utterance
 from utils.errors import UserError
-from utils.mixing.lists import ListedMixture, ListedVoice
+from utils.mixing.lists import ListedMixture, ListedSource
 from utils.mixing.public_lists import mixture_name
 from utils.mixing.rooms import RoomOptions, draw_responses
 
@@ -20,25 +21,16 @@ _ENUMERABLE = 500_000  # combinations that may be written out one by one
 
 
 @dataclass(frozen=True)
-class ListClip:
-    """A clip that may be mixed."""
-
-    utterance_id: str
-    speaker: str
-    length: int  # samples
-
-
-@dataclass(frozen=True)
 class ListOptions:
-    """What is drawn.
+    """Options of drawn mixtures.
 
     Attributes:
-        n_src: voices of a mixture, 2 or 3.
-        sir_low_db, sir_high_db: the first voice over each other one is uniform between them.
+        n_src: sources of a mixture, 2 or 3.
+        sir_low_db, sir_high_db: SIR of the first source over each other one, uniform between them.
         same_speaker: also mix speakers with themselves.
         noises: files of a noise folder with their samples; none: no noise.
-        noise_share: share of the mixtures with noise.
-        snr_low_db, snr_high_db: the voices together over the noise, uniform between them.
+        noise_prob: probability that a mixture has noise, where there are noises.
+        snr_low_db, snr_high_db: SNR of all sources together over the noise, uniform between them.
         rooms: the rooms, or none.
     """
 
@@ -47,7 +39,7 @@ class ListOptions:
     sir_high_db: float = 5.0
     same_speaker: bool = False
     noises: Mapping[str, int] = field(default_factory=dict)
-    noise_share: float = 1.0
+    noise_prob: float = 1.0
     snr_low_db: float = 0.0
     snr_high_db: float = 20.0
     rooms: RoomOptions = field(default_factory=RoomOptions)
@@ -60,7 +52,7 @@ def split_speakers(speakers: Sequence[str], shares: Mapping[str, float], seed: i
         speakers: at least `fewest` for each split with a share.
         shares: of the speakers, by split, e.g. {"train": 0.8, "val": 0.1, "test": 0.1}; their sum counts as the whole.
         seed: of the draw.
-        fewest: speakers that each split gets; a mixture of n voices that differ needs n.
+        fewest: speakers that each split gets; a mixture of n different speakers needs n.
 
     Returns:
         The split of each speaker.
@@ -88,16 +80,16 @@ def split_speakers(speakers: Sequence[str], shares: Mapping[str, float], seed: i
 
 
 def draw_mixtures(
-    clips: Sequence[ListClip], split: str, n_mixtures: int, seed: int, options: ListOptions | None = None
+    clips: Sequence[Utterance], split: str, n_mixtures: int, seed: int, options: ListOptions | None = None
 ) -> list[ListedMixture]:
     """Draw a list of different mixtures; each clip is used about equally often.
 
     Args:
-        clips: of this split alone.
+        clips: of this split only.
         split: train, val or test; it also tells the draws of the splits apart.
-        n_mixtures: how many; no set of clips is taken twice.
+        n_mixtures: their number; no set of clips is taken twice.
         seed: of the draw.
-        options: what they hold.
+        options: of the mixtures.
 
     Raises:
         UserError: so many different mixtures cannot be made of these clips.
@@ -107,12 +99,12 @@ def draw_mixtures(
     possible = count_mixtures([clip.speaker for clip in clips], options.n_src, options.same_speaker)
     if n_mixtures > possible:
         raise UserError(
-            f"the {split} split: {n_mixtures} mixtures of {options.n_src} voices are wanted where its {len(clips)} clips of "
+            f"the {split} split: {n_mixtures} mixtures of {options.n_src} sources are wanted where its {len(clips)} clips of "
             f"{len({clip.speaker for clip in clips})} speakers make {possible}; ask for fewer"
         )
     rng = np.random.default_rng([seed, *split.encode()])
     few = n_mixtures > possible // 4 and possible <= _ENUMERABLE
-    groups = _all_groups(clips, options) if few else _dealt_groups(clips, options, rng)
+    groups = _all_groups(clips, options) if few else _queued_groups(clips, options, rng)
     if few:
         chosen = list(groups)
         groups = iter([chosen[index] for index in rng.permutation(len(chosen))])
@@ -127,7 +119,7 @@ def draw_mixtures(
 
 
 def count_mixtures(speakers: Sequence[str], n_src: int, same_speaker: bool) -> int:
-    """How many different sets of `n_src` clips there are, given the speaker of each clip."""
+    """The number of different sets of `n_src` clips, given the speaker of each clip."""
     counts = [1] * len(speakers) if same_speaker else list(Counter(speakers).values())
     ways = [1] + [0] * n_src  # elementary symmetric polynomials of the counts
     for count in counts:
@@ -136,39 +128,39 @@ def count_mixtures(speakers: Sequence[str], n_src: int, same_speaker: bool) -> i
     return ways[n_src]
 
 
-def _all_groups(clips: Sequence[ListClip], options: ListOptions) -> Iterator[tuple[int, ...]]:
+def _all_groups(clips: Sequence[Utterance], options: ListOptions) -> Iterator[tuple[int, ...]]:
     for group in combinations(range(len(clips)), options.n_src):
         if options.same_speaker or len({clips[index].speaker for index in group}) == options.n_src:
             yield group
 
 
-def _dealt_groups(clips: Sequence[ListClip], options: ListOptions, rng: np.random.Generator) -> Iterator[tuple[int, ...]]:
-    """Deal the clips like cards: from a shuffled deck the next one, and the next ones after it whose speakers are others."""
-    deck: list[int] = []
+def _queued_groups(clips: Sequence[Utterance], options: ListOptions, rng: np.random.Generator) -> Iterator[tuple[int, ...]]:
+    """Take the clips in shuffled order: the next one, and the next ones after it of other speakers."""
+    queue: list[int] = []
     while True:
         group: list[int] = []
         passed: list[int] = []
         while len(group) < options.n_src:
-            if not deck:
+            if not queue:
                 held = {*group, *passed}
-                deck = [int(index) for index in rng.permutation(len(clips)) if index not in held]
-            index = deck.pop()
+                queue = [int(index) for index in rng.permutation(len(clips)) if index not in held]
+            index = queue.pop()
             speakers = {clips[other].speaker for other in group}
             (passed if clips[index].speaker in speakers and not options.same_speaker else group).append(index)
-        deck += passed[::-1]  # they come first in the next mixture
+        queue += passed[::-1]  # they come first in the next mixture
         yield tuple(group)
 
 
-def _listed(clips: Sequence[ListClip], split: str, options: ListOptions, rng: np.random.Generator) -> ListedMixture:
+def _listed(clips: Sequence[Utterance], split: str, options: ListOptions, rng: np.random.Generator) -> ListedMixture:
     levels = [0.0, *(-round(float(rng.uniform(options.sir_low_db, options.sir_high_db)), 4) for _ in clips[1:])]
     responses = draw_responses(options.rooms, len(clips), rng)
-    voices = tuple(
-        ListedVoice(clip.utterance_id, clip.speaker, level + 0.0, response)
+    sources = tuple(
+        ListedSource(clip.utterance_id, clip.speaker, level + 0.0, response)
         for clip, level, response in zip(clips, levels, responses, strict=True)
     )
     noise, start, snr_db = "", 0, None
-    if options.noises and rng.random() < options.noise_share:
+    if options.noises and rng.random() < options.noise_prob:
         noise = sorted(options.noises)[rng.integers(len(options.noises))]
         start = int(rng.integers(options.noises[noise]))  # what is too short goes on from its beginning
         snr_db = round(float(rng.uniform(options.snr_low_db, options.snr_high_db)), 4)
-    return ListedMixture(mixture_name(voices), split, voices, noise, start, snr_db)
+    return ListedMixture(mixture_name(sources), split, sources, noise, start, snr_db)

@@ -1,4 +1,4 @@
-"""Lists of mixtures that are still to be made: our own CSV, and the two kinds that public code passes around.
+"""Lists of mixtures that are still to be made: our own CSV, and what all kinds of lists have in common.
 
 Whatever a list looks like, a row becomes a `ListedMixture`: whose clips, and how loud each is beside the others. What
 public lists call dB differs, so each reader says what it takes it for (`utils/mixing/public_lists.py` holds those readers).
@@ -7,41 +7,40 @@ Our own list is a CSV with the header
 
     mixture_ID,split,{utterance,speaker,level_db,response}_K for K = 1, 2, …,noise,noise_start,snr_db
 
-and is, with the settings that hold for all of its mixtures (utils/mixing/list_settings.py), all that making the audio again
-needs, beside the clips, the noise and the room responses that it names: two runs give the same bytes. `level_db`: voices
-are scaled so that their levels differ as these numbers do, hence the SIR of voice 1 over voice 2 is `level_db_1 -
+and is, with the settings that hold for all of its mixtures (utils/mixing/rendering.py), all that making the audio again
+needs, beside the clips, the noise and the room responses that it names: two runs give the same bytes. `level_db`: sources
+are scaled so that their levels differ as these numbers do, hence the SIR of source 1 over source 2 is `level_db_1 -
 level_db_2`. `response`: the room, see `utils/mixing/rooms.py`; empty: none. `noise`: a file below the noise folder, from
-sample `noise_start`, at `snr_db` below the voices together; empty: none.
+sample `noise_start`, at `snr_db` below all sources together; empty: none.
 """
 
 import csv
 import io
-import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from utils.data.constants import SPLITS
 from utils.data.files import write_text
 from utils.data.manifest import Problem
+from utils.data.manifest_rows import as_number
 from utils.errors import UserError
 from utils.mixing.rooms import response_file
 
-SPLITS = ("train", "val", "test")
-MAX_LEVEL_DB = 40.0  # voices that differ by more cannot both be heard
+MAX_LEVEL_DB = 40.0  # sources that differ by more cannot both be heard
 _MOST_DIGITS = 12  # of a sample's number
-_VOICE_COLUMNS = ("utterance", "speaker", "level_db", "response")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_SOURCE_COLUMNS = ("utterance", "speaker", "level_db", "response")
 
 
 @dataclass(frozen=True)
-class ListedVoice:
-    """One voice of a mixture that is to be made."""
+class ListedSource:
+    """One source of a mixture that is to be made."""
 
     utterance_id: str
     speaker: str  # "" where it is not known
-    level_db: float  # beside the other voices of the mixture
+    level_db: float  # relative to the other sources of the mixture
     response: str = ""  # its room, "" for none
 
 
@@ -50,15 +49,15 @@ class ListedMixture:
     """A mixture that is to be made.
 
     Attributes:
-        mixture_id, split, voices: what it is.
-        noise, noise_start, snr_db: its noise, from that sample on, below the voices together; "" for none.
+        mixture_id, split, sources: what it is.
+        noise, noise_start, snr_db: its noise, from that sample on, below all sources together; "" for none.
         row, source: its line in the list that it came from, and that list's file; 0 and "" where there is none.
-        seconds: how long the list says that it is, where it does.
+        seconds: its duration in the list, where that gives one.
     """
 
     mixture_id: str
     split: str
-    voices: tuple[ListedVoice, ...]
+    sources: tuple[ListedSource, ...]
     noise: str = ""
     noise_start: int = 0  # samples
     snr_db: float | None = None
@@ -68,34 +67,34 @@ class ListedMixture:
 
     @property
     def sir_db(self) -> float:
-        """The first voice over the second."""
-        return self.voices[0].level_db - self.voices[1].level_db
+        """SIR of the first source over the second."""
+        return self.sources[0].level_db - self.sources[1].level_db
 
 
 @dataclass(frozen=True)
 class MixtureList:
-    """What a list gave: the rows that can be used, and why others cannot."""
+    """The rows of a list that can be used, and why others cannot."""
 
     mixtures: tuple[ListedMixture, ...]
     problems: tuple[Problem, ...]
 
     @property
     def n_src(self) -> int:
-        return len(self.mixtures[0].voices) if self.mixtures else 0
+        return len(self.mixtures[0].sources) if self.mixtures else 0
 
 
 def write_mix_list(path: Path | str, mixtures: Sequence[ListedMixture]) -> None:
     """Write our own list, atomically; `read_mix_list` gives the same mixtures back."""
-    n_src = len(mixtures[0].voices)
+    n_src = len(mixtures[0].sources)
     numbers = range(1, n_src + 1)
     buffer = io.StringIO()
     rows = csv.writer(buffer, lineterminator="\n")
     rows.writerow(_header(n_src))
     for item in mixtures:
-        if len(item.voices) != n_src:
-            raise ValueError(f"{item.mixture_id} has {len(item.voices)} voices, the first of the list {n_src}")
-        voices = [(v.utterance_id, v.speaker, _text(v.level_db), v.response) for v in item.voices]
-        fields = [voices[k - 1][column] for column in range(len(_VOICE_COLUMNS)) for k in numbers]
+        if len(item.sources) != n_src:
+            raise ValueError(f"{item.mixture_id} has {len(item.sources)} sources, the first of the list {n_src}")
+        sources = [(s.utterance_id, s.speaker, _text(s.level_db), s.response) for s in item.sources]
+        fields = [sources[k - 1][column] for column in range(len(_SOURCE_COLUMNS)) for k in numbers]
         snr = "" if item.snr_db is None else _text(item.snr_db)
         rows.writerow([item.mixture_id, item.split, *fields, item.noise, item.noise_start if item.noise else "", snr])
     write_text(path, buffer.getvalue())
@@ -106,7 +105,7 @@ def read_mix_list(path: Path | str, *, same_speaker: bool = False, max_db: float
 
     Args:
         path: the CSV.
-        same_speaker: take rows that mix a speaker with himself, too.
+        same_speaker: also take rows that mix clips of one speaker.
         max_db: largest difference of level, and of SNR from zero, dB.
 
     Raises:
@@ -123,7 +122,7 @@ def read_mix_list(path: Path | str, *, same_speaker: bool = False, max_db: float
 
 
 def checked_list(path: Path, found: Iterable[ListedMixture | Problem], *, same_speaker: bool, max_db: float) -> MixtureList:
-    """Tell the rows that can be used from those that cannot, whatever kind of list they come from."""
+    """Tell the rows that can be used from those that cannot, for any kind of list."""
     found = list(found)
     counts = Counter(item.mixture_id for item in found if isinstance(item, ListedMixture))
     mixtures, problems = [], []
@@ -141,10 +140,10 @@ def checked_list(path: Path, found: Iterable[ListedMixture | Problem], *, same_s
 
 
 def absent_clips(mixtures: Iterable[ListedMixture], usable: Collection[str], known: Collection[str] = ()) -> MixtureList:
-    """Set aside the mixtures whose clips are not there, or are among those that are known but of no use."""
+    """Separate the mixtures whose clips are missing, or are known but cannot be used."""
     kept, problems = [], []
     for item in mixtures:
-        missing = [voice.utterance_id for voice in item.voices if voice.utterance_id not in usable]
+        missing = [source.utterance_id for source in item.sources if source.utterance_id not in usable]
         absent = [name for name in missing if name not in known]
         if absent:
             reason = f"the list names {', '.join(absent)}, which the corpus does not hold"
@@ -158,7 +157,7 @@ def absent_clips(mixtures: Iterable[ListedMixture], usable: Collection[str], kno
 
 
 def csv_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
-    """The rows of a CSV with their line numbers: BOM, CRLF and empty lines do no harm, fields lose outer spaces.
+    """The rows of a CSV with their line numbers: BOM, CRLF and empty lines are accepted, fields lose outer spaces.
 
     Raises:
         UserError: missing, not UTF-8, or a field is longer than Python takes.
@@ -187,12 +186,6 @@ def text_lines(path: Path) -> Iterable[tuple[int, str]]:
             yield number, line.strip()
 
 
-def as_number(text: str) -> float | None:
-    """A finite number written the plain way, else None."""
-    value = float(text) if _NUMBER.fullmatch(text) else math.nan
-    return value if math.isfinite(value) else None
-
-
 def _own_row(line: int, fields: list[str], header: list[str], n_src: int) -> ListedMixture | Problem:
     row = dict(zip(header, fields, strict=False))
     name = row.get("mixture_ID", "")
@@ -204,21 +197,21 @@ def _own_row(line: int, fields: list[str], header: list[str], n_src: int) -> Lis
         return Problem(line, name, "", "level_db, snr_db or noise_start is no number that can be used")
     if row["noise"] and not row["snr_db"]:
         return Problem(line, name, "", "names a noise but no snr_db")
-    voices = tuple(
-        ListedVoice(row[f"utterance_{k}"], row[f"speaker_{k}"], levels[k - 1], row[f"response_{k}"])
+    sources = tuple(
+        ListedSource(row[f"utterance_{k}"], row[f"speaker_{k}"], levels[k - 1], row[f"response_{k}"])
         for k in range(1, n_src + 1)
     )
-    return ListedMixture(name, row["split"], voices, row["noise"], int(start), snr_db if row["noise"] else None, line)
+    return ListedMixture(name, row["split"], sources, row["noise"], int(start), snr_db if row["noise"] else None, line)
 
 
 def _reason_against(item: ListedMixture, same_speaker: bool, max_db: float) -> str:
-    """Why a row cannot be made, "" if it can."""
-    ids = [voice.utterance_id for voice in item.voices]
-    speakers = [voice.speaker for voice in item.voices if voice.speaker]
-    levels = [voice.level_db for voice in item.voices]
+    """The reason why a row cannot be made, "" if it can."""
+    ids = [source.utterance_id for source in item.sources]
+    speakers = [source.speaker for source in item.sources if source.speaker]
+    levels = [source.level_db for source in item.sources]
     if any(not name or "/" in name or "\\" in name or name in (".", "..") for name in (item.mixture_id, *ids)):
         return "an id is empty or holds a path separator"
-    if any(_leads_out(name) for name in (item.noise, *(response_file(voice.response) for voice in item.voices))):
+    if any(_leads_out(name) for name in (item.noise, *(response_file(source.response) for source in item.sources))):
         return "its noise or its room response is no file below the folder of these"
     if item.split not in SPLITS:
         return f"the split is '{item.split}', none of {', '.join(SPLITS)}"
@@ -226,7 +219,7 @@ def _reason_against(item: ListedMixture, same_speaker: bool, max_db: float) -> s
         return "mixes a clip with itself"
     if len(set(speakers)) < len(speakers) and not same_speaker:
         twice = Counter(speakers).most_common(1)[0][0]
-        return f"mixes the speaker {twice} with himself; --same_speaker true allows that"
+        return f"mixes the speaker {twice} with themselves; --same_speaker true allows that"
     if max(levels) - min(levels) > max_db:
         return f"levels differ by {max(levels) - min(levels):g} dB, more than {max_db:g} dB"
     if item.snr_db is not None and abs(item.snr_db) > max_db:
@@ -240,7 +233,7 @@ def _leads_out(name: str) -> bool:
 
 
 def _header(n_src: int) -> list[str]:
-    numbered = [f"{column}_{k}" for column in _VOICE_COLUMNS for k in range(1, n_src + 1)]
+    numbered = [f"{column}_{k}" for column in _SOURCE_COLUMNS for k in range(1, n_src + 1)]
     return ["mixture_ID", "split", *numbered, "noise", "noise_start", "snr_db"]
 
 

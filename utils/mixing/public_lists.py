@@ -1,10 +1,10 @@
 """Lists of mixtures as public code passes them around: gain lists of the 2Mix sets, and the extraction family's CSV.
 
-Gain list (`.scp`, `.txt`), a line for each mixture, of 2 or 3 voices:
+Gain list (`.scp`, `.txt`), a line for each mixture, of 2 or 3 sources:
 
     PATH1 1.048 PATH2 -1.048
 
-The numbers are gains in dB on clips of equal active level. They are taken as they stand: `level_db` of each voice.
+The numbers are gains in dB on clips of equal active level. They are taken as they stand: `level_db` of each source.
 
 Extraction family (MuSE, USEV, SEANet, ClearerVoice), a CSV without header, of 2 or 3 speakers (10 or 14 fields):
 
@@ -21,9 +21,11 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
+from utils.data.constants import SPLITS
 from utils.data.manifest import Problem
+from utils.data.manifest_rows import as_number
 from utils.errors import UserError
-from utils.mixing.lists import SPLITS, ListedMixture, ListedVoice, MixtureList, as_number, checked_list, csv_rows, text_lines
+from utils.mixing.lists import ListedMixture, ListedSource, MixtureList, checked_list, csv_rows, text_lines
 
 TARGET_OVER_INTERFERER, INTERFERER_OVER_TARGET = "target_over_interferer", "interferer_over_target"
 SIR_CONVENTIONS = (TARGET_OVER_INTERFERER, INTERFERER_OVER_TARGET)
@@ -46,7 +48,7 @@ def read_extraction_csv(
     Args:
         path: the CSV, of 2 or of 3 speakers.
         sir_convention: what an interferer's dB means, one of `SIR_CONVENTIONS`.
-        same_speaker: take rows that mix a speaker with himself, too.
+        same_speaker: also take rows that mix clips of one speaker.
         max_db: largest dB of an interferer, either way.
 
     Raises:
@@ -78,7 +80,7 @@ def read_gain_list(
         split: train, val or test; such a list does not say.
         id_of: the clip's id for a path of the list without its suffix; "" where the path is none of the corpus.
         speaker_of: the speaker of an id.
-        same_speaker: take lines that mix a speaker with himself, too.
+        same_speaker: also take lines that mix clips of one speaker.
         max_db: largest gain, either way.
 
     Raises:
@@ -86,9 +88,9 @@ def read_gain_list(
     """
     path = Path(path)
     found = [_gain_row(line, text, split, id_of, speaker_of, max_db) for line, text in text_lines(path)]
-    sizes = {len(item.voices) for item in found if isinstance(item, ListedMixture)}
+    sizes = {len(item.sources) for item in found if isinstance(item, ListedMixture)}
     if len(sizes) > 1:
-        raise UserError(f"{path}: lines of {' and of '.join(map(str, sorted(sizes)))} voices; give a list for each number")
+        raise UserError(f"{path}: lines of {' and of '.join(map(str, sorted(sizes)))} sources; give a list for each number")
     return checked_list(path, found, same_speaker=same_speaker, max_db=math.inf)
 
 
@@ -107,13 +109,13 @@ def _extraction_row(line: int, fields: list[str], size: int, sign: float, max_db
         return Problem(line, name, "", f"the target's dB is {levels[0]:g} where 0 is expected, all others count from it")
     if max(map(abs, levels)) > max_db:
         return Problem(line, name, "", f"a dB of {max(levels, key=abs):g} is beyond ±{max_db:g} dB")
-    voices = tuple(
-        ListedVoice(clip_id(*clip), clip[0], sign * level + 0.0)
+    sources = tuple(
+        ListedSource(clip_id(*clip), clip[0], sign * level + 0.0)
         for clip, level in zip(zip(fields[2:-1:4], fields[3:-1:4], strict=True), levels, strict=True)
     )
-    if any(not voice.speaker or voice.utterance_id == voice.speaker for voice in voices):
+    if any(not source.speaker or source.utterance_id == source.speaker for source in sources):
         return Problem(line, name, "", "a speaker or a clip is empty")
-    return ListedMixture(mixture_name(voices), split, voices, row=line, seconds=seconds)
+    return ListedMixture(mixture_name(sources), split, sources, row=line, seconds=seconds)
 
 
 def _gain_row(
@@ -128,10 +130,10 @@ def _gain_row(
         return Problem(line, text[:200], "", f"{words[ids.index('')][0]} is no clip of this corpus by its name")
     if max(map(abs, gains)) > max_db:
         return Problem(line, text[:200], "", f"a gain of {max(gains, key=abs):g} dB is beyond ±{max_db:g} dB")
-    voices = tuple(ListedVoice(name, speaker_of(name), gain) for name, gain in zip(ids, gains, strict=True))
-    return ListedMixture(mixture_name(voices), split, voices, row=line)
+    sources = tuple(ListedSource(name, speaker_of(name), gain) for name, gain in zip(ids, gains, strict=True))
+    return ListedMixture(mixture_name(sources), split, sources, row=line)
 
 
-def mixture_name(voices: Iterable[ListedVoice]) -> str:
+def mixture_name(sources: Iterable[ListedSource]) -> str:
     """The name that the 2Mix sets give a mixture: `id1_dB1_id2_dB2`, numbers with five significant digits."""
-    return "_".join(f"{voice.utterance_id}_{voice.level_db:.5g}" for voice in voices)
+    return "_".join(f"{source.utterance_id}_{source.level_db:.5g}" for source in sources)

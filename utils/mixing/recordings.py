@@ -1,21 +1,21 @@
-"""Folders of noise, of speech and of room impulse responses, and what they do to a source.
+"""Folders of noise, of speech and of room impulse responses, and what a room does to a source.
 
-Reads wav or flac at the rate of the corpus, subfolders too: mono recordings of any length, and responses whose channels are
-positions in one room.
+A folder holds wav or flac at the rate of the corpus, in subfolders too: mono recordings of any length, and responses whose
+channels are positions in one room.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from scipy.signal import oaconvolve
 
-from utils.data.audio import probe_audio, read_audio
+from utils.data.audio import AudioInfo, probe_audio, read_audio
+from utils.data.constants import LOSSLESS_SUFFIXES
 from utils.data.sound_checks import require_numbers
 from utils.errors import UserError, name_problem
 from utils.mixing.levels import MAX_DRAWS, SILENCE_POWER, power
 
-EXTENSIONS = (".wav", ".flac")
 EARLY_SEC = 0.05
 SPEECH_POWER = 1e-5  # mean square, -50 dB re full scale: a stretch of a recording in which somebody speaks
 
@@ -63,6 +63,8 @@ def reverberate(source: np.ndarray, response: np.ndarray, sample_rate: int) -> t
     Returns:
         What is heard, as loud as `source`, and its part up to 50 ms after the direct sound: (time,) float32 both.
     """
+    from scipy.signal import oaconvolve  # takes a second to import, which reading folders need not wait for
+
     direct = int(np.abs(response).argmax())
     early_end = direct + round(EARLY_SEC * sample_rate) + 1
     heard, early = (oaconvolve(source, taps)[direct : direct + len(source)] for taps in (response, response[:early_end]))
@@ -97,13 +99,13 @@ def response_channels(folder: Path, sample_rate: int) -> dict[Path, int]:
     return positions
 
 
-def _files(key: str, folder: Path, sample_rate: int) -> dict:
+def _files(key: str, folder: Path, sample_rate: int) -> dict[Path, AudioInfo]:
     """The audio files of a folder and of those below, in the order of their names, with their headers."""
     if not folder.is_dir():
-        raise UserError(f"--{key} {folder}: no such folder; give one of {' or '.join(EXTENSIONS)} files")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+        raise UserError(f"--{key} {folder}: no such folder; give one of {' or '.join(LOSSLESS_SUFFIXES)} files")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in LOSSLESS_SUFFIXES and path.is_file())
     if not paths:
-        raise UserError(f"--{key} {folder}: no {' or '.join(EXTENSIONS)} files in it; give another folder")
+        raise UserError(f"--{key} {folder}: no {' or '.join(LOSSLESS_SUFFIXES)} files in it; give another folder")
     headers = {}
     for path in paths:
         if reason := name_problem(str(path.relative_to(folder))):
@@ -112,22 +114,43 @@ def _files(key: str, folder: Path, sample_rate: int) -> dict:
             info = probe_audio(path)
         except UserError as error:
             raise UserError(f"--{key}: {error}; take it out of the folder") from None
-        if info.sample_rate != sample_rate:
-            raise UserError(f"--{key}: {path} is sampled at {info.sample_rate} Hz, the corpus at {sample_rate} Hz; resample it")
+        _require_rate(key, path, info.sample_rate, sample_rate)
         if not info.length:
             raise UserError(f"--{key}: {path} is empty; take it out of the folder")
         headers[path] = info
     return headers
 
 
-def read_responses(path: Path) -> np.ndarray:
-    """A file of room impulse responses: (taps, positions)."""
+def read_responses(path: Path, sample_rate: int | None = None) -> np.ndarray:
+    """A file of room impulse responses.
+
+    Args:
+        path: the file.
+        sample_rate: that it must have, Hz; None: any.
+
+    Returns:
+        (taps, positions) float32; no position is silent.
+
+    Raises:
+        UserError: it cannot be read, has another rate, or holds no numbers or a silent response.
+    """
     try:
-        responses, _ = soundfile.read(str(path), dtype="float32", always_2d=True)
+        responses, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         raise UserError(f"--rir_dir: {path} cannot be read ({str(error).splitlines()[0]}); take it out of the folder") from None
+    _require_rate("rir_dir", path, rate, sample_rate or rate)
     for response in responses.T:
         require_numbers(f"--rir_dir: {path}", response)
     if not responses.any(axis=0).all():
         raise UserError(f"--rir_dir: {path} holds a silent response; take it out of the folder")
     return responses
+
+
+def names_below(folder: Path, files: Mapping[Path, int]) -> dict[str, int]:
+    """The files of a folder by their names below it, as lists of mixtures name them."""
+    return {path.relative_to(folder).as_posix(): count for path, count in files.items()}
+
+
+def _require_rate(key: str, path: Path, rate: int, wanted: int) -> None:
+    if rate != wanted:
+        raise UserError(f"--{key}: {path} is sampled at {rate} Hz, the corpus at {wanted} Hz; resample it")

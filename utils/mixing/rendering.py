@@ -1,34 +1,45 @@
-"""The audio of listed mixtures: voices at exact ratios, in rooms, in noise; the same list gives the same bytes.
+"""The audio of listed mixtures: sources at exact ratios, in rooms, in noise; the same list gives the same bytes.
 
 A mixture is written as audio/<split>/{mix,s1,s2,…}/<mixture>.wav, and noise/<mixture>.wav where there is noise or a room.
 All files of a mixture are scaled by one factor, so that none clips (the loudest peak of them is 0.9), and are rounded
 before they are added: mix = s1 + s2 + … + noise holds to the bit, in PCM16 as in float32.
 
-Ratios are those of what is heard, over the mixture's length: with its whole reverberation where a voice is in a room. The
-source of such a voice is its early part alone, up to 50 ms after the direct sound; late reverberation is in `noise`.
+Ratios are those of what is heard, over the mixture's length: with its whole reverberation where a speaker is in a room. The
+source is then only the early part, up to 50 ms after the direct sound; late reverberation is in `noise`.
+
+The list says what differs from one mixture to the next; mixtures.mixing.json beside it says what holds for all of them.
+Both together, with the clips, noises and room responses that the list names, give the same bytes again; of FLOAT files the
+same samples, for libsndfile writes the time into their headers.
 """
 
 import hashlib
 import json
+import logging
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from utils.data.audio import probe_audio, read_audio, write_wav
+from utils.data.clock import frames_covering
+from utils.data.constants import SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
 from utils.data.disk import require_space
+from utils.data.files import read_json, write_json
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, pending, run_jobs
-from utils.data.manifest import Mixture, Problem
-from utils.errors import UserError
-from utils.mixing.levels import SILENCE_POWER, power
-from utils.mixing.lists import SPLITS, ListedMixture, read_mix_list
+from utils.data.manifest import Mixture, Problem, Utterance
+from utils.errors import UsageError, UserError
+from utils.mixing.levels import MEASURES, SILENCE_POWER, WHOLE, level_db, noise_gain, power
+from utils.mixing.lists import ListedMixture, read_mix_list
+from utils.mixing.recordings import reverberate
 from utils.mixing.rooms import load_response, response_file
-from utils.mixing.speech_level import MEASURES, level_db
 
+log = logging.getLogger(__name__)
 PEAK = 0.9
 MIN, MAX = "min", "max"
 SUBTYPES = ("PCM_16", "FLOAT")
@@ -36,15 +47,17 @@ JOURNAL = ".made.jsonl"  # below audio/
 _WAV_HEADER_BYTES = 128
 _PART = re.compile(r"mix|noise|s[0-9]+")
 _PCM16_STEP = 1 / 32768
+_CHOICES = {"measure": MEASURES, "length": (MIN, MAX), "subtype": SUBTYPES}
+_NUMBERS = ("min_sec", "max_sec", "sample_rate")
 
 
 @dataclass(frozen=True)
 class MixingOptions:
-    """How the audio is made; what differs from one mixture to the next is in the list.
+    """Options that hold for all mixtures; what differs from one to the next is in the list.
 
     Attributes:
-        length: `min` cuts all voices to the shortest clip, `max` pads them to the longest with silence at their ends.
-        measure: what levels are measured by, `whole` or `active` (see utils/mixing/speech_level.py).
+        length: `min` cuts all sources to the shortest clip, `max` pads them to the longest with silence at their ends.
+        measure: of levels, `whole` or `active` (see utils/mixing/levels.py).
         subtype: of the files, PCM_16 or FLOAT.
         noise_dir, rir_dir: the folders that the list's noises and rooms are below.
         min_sec, max_sec: mixtures that would be shorter fail with the reason; longer ones are cut.
@@ -53,14 +66,14 @@ class MixingOptions:
     """
 
     length: str = MIN
-    measure: str = "whole"
+    measure: str = WHOLE
     subtype: str = "PCM_16"
     noise_dir: Path | None = None
     rir_dir: Path | None = None
     min_sec: float = 0.0
     max_sec: float = float("inf")
-    sample_rate: int = 16000
-    fps: float = 25.0
+    sample_rate: int = SAMPLE_RATE_HZ
+    fps: float = float(VIDEO_FPS)
 
     def __post_init__(self) -> None:
         for name, choices in (("length", (MIN, MAX)), ("measure", MEASURES), ("subtype", SUBTYPES)):
@@ -69,18 +82,8 @@ class MixingOptions:
 
 
 @dataclass(frozen=True)
-class MixClip:
-    """A clip that lists name: where its sound is, and where its mouth is or will be."""
-
-    audio_path: Path
-    mouth_path: str  # as it will stand in the manifest
-    speaker: str
-    length: int  # samples
-
-
-@dataclass(frozen=True)
 class _Work:
-    """What a process needs for one mixture."""
+    """The work of a process: one mixture."""
 
     item: ListedMixture
     audio_paths: tuple[Path, ...]
@@ -89,14 +92,14 @@ class _Work:
 
 
 def make_mixtures(
-    data_dir: Path, mixtures: Sequence[ListedMixture], clips: Mapping[str, MixClip], options: MixingOptions, nj: int = 1
+    data_dir: Path, mixtures: Sequence[ListedMixture], clips: Mapping[str, Utterance], options: MixingOptions, nj: int = 1
 ) -> tuple[list[Mixture], list[Problem]]:
-    """Make the audio of listed mixtures below `data_dir`, in processes; what is there already stays.
+    """Make the audio of listed mixtures below `data_dir`, in processes; files that are up to date stay.
 
     Args:
         data_dir: gets audio/<split>/…; paths of the result start there.
         mixtures: a list; all their clips are in `clips`.
-        clips: by id.
+        clips: by id; their paths start at `data_dir`.
         options: how.
         nj: processes.
 
@@ -122,30 +125,28 @@ def make_mixtures(
     return made, problems
 
 
-def mix_voices(item: ListedMixture, voices: Sequence[np.ndarray], options: MixingOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Mix voices as a list says, before anything is scaled or rounded.
+def mix_sources(item: ListedMixture, clips: Sequence[np.ndarray], options: MixingOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Mix clips as a list says, before anything is scaled or rounded.
 
     Args:
         item: the row.
-        voices: its clips, (time,) each, of any lengths.
+        clips: the sound of its utterances, (time,) each, of any lengths.
         options: how.
 
     Returns:
         The sources (n_src, time), and what else is heard (time,): noise and late reverberation, or zeros; float64 both.
 
     Raises:
-        UserError: a voice is silent over the mixture's length, or a noise or room cannot be used.
+        UserError: a clip is silent over the mixture's length, or a noise or room cannot be used.
     """
-    length = _length([len(voice) for voice in voices], options)
-    heard, early = np.zeros((2, len(voices), length))
-    for k, (voice, listed) in enumerate(zip(voices, item.voices, strict=True)):
-        part = voice[:length]
+    length = _length([len(clip) for clip in clips], options)
+    heard, early = np.zeros((2, len(clips), length))
+    for k, (clip, listed) in enumerate(zip(clips, item.sources, strict=True)):
+        part = clip[:length]
         try:
-            level_db(part, options.sample_rate, "whole")
+            level_db(part, options.sample_rate, WHOLE)
             wet = (part, part)
             if listed.response:
-                from utils.mixing.recordings import reverberate  # imports scipy.signal, a second for each process
-
                 response = load_response(listed.response, options.rir_dir, options.sample_rate)
                 wet = reverberate(part, response, options.sample_rate)
             heard[k, : len(part)], early[k, : len(part)] = wet
@@ -157,13 +158,16 @@ def mix_voices(item: ListedMixture, voices: Sequence[np.ndarray], options: Mixin
     rest = (heard - early).sum(axis=0)
     if item.noise:
         noise = _noise(item, length, options)
-        rest += noise * np.sqrt(power(heard.sum(axis=0)) / power(noise)) * 10 ** (-item.snr_db / 20)
+        rest += noise * noise_gain(heard.sum(axis=0), noise, item.snr_db)
     return early, rest
 
 
 def made_before(data_dir: Path) -> set[tuple[str, str]]:
-    """The mixtures, by split and id, whose audio earlier calls made below `data_dir`: those of their journal, which holds
-    also what was made before a call failed, and those of mixtures.csv, which the last call that went well has left."""
+    """The mixtures, by split and id, whose audio earlier calls made below `data_dir`.
+
+    These are those of their journal, which also holds what was made before a call failed, and those of mixtures.csv, which
+    the last successful call wrote.
+    """
     found = set()
     journal, list_path = data_dir / "audio" / JOURNAL, data_dir / "mixtures.csv"
     lines = journal.read_text(encoding="utf-8", errors="replace").splitlines() if journal.is_file() else []
@@ -186,23 +190,82 @@ def remove_mixtures(data_dir: Path, names: Collection[tuple[str, str]]) -> None:
                 (folder / f"{name}.wav").unlink(missing_ok=True)
 
 
-def mixture_bytes(n_voices: int, samples: float, has_rest: bool, options: MixingOptions) -> int:
-    """What the files of a mixture take on the disk, at most."""
+def part_paths(folder: str, mixture_id: str, n_src: int, with_noise: bool = False) -> list[str]:
+    """The files of a mixture below a folder: mix/ID.wav, s1/ID.wav, …, noise/ID.wav."""
+    parts = ["mix", *(f"s{k}" for k in range(1, n_src + 1)), *(["noise"] if with_noise else [])]
+    return [f"{folder}/{part}/{mixture_id}.wav" for part in parts]
+
+
+def mixture_bytes(n_src: int, samples: float, has_rest: bool, options: MixingOptions) -> int:
+    """Most bytes that the files of a mixture take."""
     samples = min(samples, options.max_sec * options.sample_rate)
-    n_files = 1 + n_voices + has_rest
+    n_files = 1 + n_src + has_rest
     return int(n_files * (samples * (2 if options.subtype == "PCM_16" else 4) + _WAV_HEADER_BYTES))
+
+
+def settings_path(list_path: Path | str) -> Path:
+    """The file of a list's settings; not mixtures.json, by which mixtures.csv would be taken for a manifest."""
+    return Path(list_path).with_suffix(".mixing.json")
+
+
+def write_settings(list_path: Path | str, options: MixingOptions) -> None:
+    """Write the settings of a list, atomically."""
+    values = {name: getattr(options, name) for name in (*_CHOICES, *_NUMBERS)}
+    write_json(settings_path(list_path), {name: None if value == math.inf else value for name, value in values.items()})
+
+
+def read_settings(list_path: Path | str) -> dict[str, Any]:
+    """The settings of a list; nothing where the file is missing, which is logged.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = settings_path(list_path)
+    if not path.is_file():
+        log.warning("%s is missing; the audio is the same again only with the options that it was made with", path)
+        return {}
+    values = read_json(path)
+    if not isinstance(values, dict) or set(values) != {*_CHOICES, *_NUMBERS}:
+        raise UserError(f"{path}: does not hold {', '.join((*_CHOICES, *_NUMBERS))}; copy it again, or remove it")
+    values["max_sec"] = math.inf if values["max_sec"] is None else values["max_sec"]
+    wrong = [name for name, choices in _CHOICES.items() if values[name] not in choices]
+    wrong += [name for name in _NUMBERS if type(values[name]) not in (int, float) or not values[name] >= 0]
+    if wrong:
+        raise UserError(f"{path}: {wrong[0]} is {values[wrong[0]]!r}; copy it again, or remove it")
+    return values
+
+
+def settle(given: Mapping[str, Any], list_path: Path | str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a list, which options may repeat, but not contradict.
+
+    Args:
+        given: options that the user gave.
+        list_path: the list.
+        defaults: what holds where neither says anything.
+
+    Raises:
+        UserError: the file is damaged, or an option contradicts it.
+    """
+    listed = read_settings(list_path)
+    for name, value in given.items():
+        if name in listed and listed[name] != value:
+            raise UsageError(
+                f"--{name} {value}: the mixtures of {list_path} were made with {listed[name]} (see "
+                f"{settings_path(list_path).name}); leave the option out, or remove that file to make others"
+            )
+    return {**defaults, **listed, **given}
 
 
 def _job_name(item: ListedMixture) -> str:
     return f"{item.split}/{item.mixture_id}"
 
 
-def _job(data_dir: Path, item: ListedMixture, clips: Mapping[str, MixClip], options: MixingOptions) -> Job:
-    parts = ["mix", *(f"s{k}" for k in range(1, len(item.voices) + 1)), *(["noise"] if has_rest(item) else [])]
-    outputs = tuple(data_dir / "audio" / item.split / part / f"{item.mixture_id}.wav" for part in parts)
-    sounds = tuple(clips[voice.utterance_id].audio_path for voice in item.voices)
+def _job(data_dir: Path, item: ListedMixture, clips: Mapping[str, Utterance], options: MixingOptions) -> Job:
+    paths = part_paths(f"audio/{item.split}", item.mixture_id, len(item.sources), has_rest(item))
+    outputs = tuple(data_dir / path for path in paths)
+    sounds = tuple(data_dir / clips[source.utterance_id].audio_path for source in item.sources)
     used = [options.noise_dir / item.noise] if item.noise and options.noise_dir else []
-    responses = filter(None, (response_file(voice.response) for voice in item.voices))
+    responses = filter(None, (response_file(source.response) for source in item.sources))
     used += [options.rir_dir / name for name in responses if options.rir_dir]
     text = f"{astuple(replace(item, row=0, source='', seconds=None))} {options} {hash_stats([*sounds, *used])}"
     return Job(_job_name(item), hashlib.sha256(text.encode()).hexdigest(), outputs, _Work(item, sounds, outputs, options))
@@ -211,9 +274,9 @@ def _job(data_dir: Path, item: ListedMixture, clips: Mapping[str, MixClip], opti
 def _make(work: _Work) -> dict[str, int]:
     """Write the files of one mixture; its length in samples."""
     if work.item.noise and work.options.noise_dir is None:
-        raise UserError(f"the list names the noise {work.item.noise}; say with --noise_dir where it lies")
-    voices = [read_audio(path, sample_rate=work.options.sample_rate) for path in work.audio_paths]
-    sources, rest = mix_voices(work.item, voices, work.options)
+        raise UserError(f"the list names the noise {work.item.noise}; give its folder with --noise_dir")
+    clips = [read_audio(path, sample_rate=work.options.sample_rate) for path in work.audio_paths]
+    sources, rest = mix_sources(work.item, clips, work.options)
     signals = _rounded(sources, rest, work.options.subtype)
     for path, signal in zip(work.outputs, signals, strict=False):  # without noise, the rest is zeros and has no file
         write_wav(path, signal, work.options.sample_rate, work.options.subtype)
@@ -256,28 +319,29 @@ def _length(lengths: Sequence[int], options: MixingOptions) -> int:
 
 
 def has_rest(item: ListedMixture) -> bool:
-    """Whether more than voices is heard: noise, or a room."""
-    return bool(item.noise) or any(voice.response for voice in item.voices)
+    """True where more than sources is heard: noise, or a room."""
+    return bool(item.noise) or any(source.response for source in item.sources)
 
 
-def _bytes(item: ListedMixture, clips: Mapping[str, MixClip], options: MixingOptions) -> int:
-    lengths = [clips[voice.utterance_id].length for voice in item.voices]
+def _bytes(item: ListedMixture, clips: Mapping[str, Utterance], options: MixingOptions) -> int:
+    lengths = [clips[source.utterance_id].length for source in item.sources]
     samples = min(lengths) if options.length == MIN else max(lengths)
     return mixture_bytes(len(lengths), samples, has_rest(item), options)
 
 
-def _row(item: ListedMixture, clips: Mapping[str, MixClip], options: MixingOptions, result: Mapping[str, int]) -> Mixture:
-    folder = f"audio/{item.split}"
+def _row(item: ListedMixture, clips: Mapping[str, Utterance], options: MixingOptions, result: Mapping[str, int]) -> Mixture:
+    n_src = len(item.sources)
+    paths = part_paths(f"audio/{item.split}", item.mixture_id, n_src, with_noise=True)
     return Mixture(
         mixture_id=item.mixture_id,
-        mixture_path=f"{folder}/mix/{item.mixture_id}.wav",
-        source_paths=tuple(f"{folder}/s{k}/{item.mixture_id}.wav" for k in range(1, len(item.voices) + 1)),
-        noise_path=f"{folder}/noise/{item.mixture_id}.wav" if has_rest(item) else "",
+        mixture_path=paths[0],
+        source_paths=tuple(paths[1 : n_src + 1]),
+        noise_path=paths[-1] if has_rest(item) else "",
         length=result["length"],
-        mouth_paths=tuple(clips[voice.utterance_id].mouth_path for voice in item.voices),
-        frames=-(-result["length"] * round(options.fps) // options.sample_rate),
+        mouth_paths=tuple(clips[source.utterance_id].mouth_path for source in item.sources),
+        frames=frames_covering(result["length"], options.sample_rate, options.fps),
         fps=options.fps,
-        speakers=tuple(clips[voice.utterance_id].speaker for voice in item.voices),
+        speakers=tuple(clips[source.utterance_id].speaker for source in item.sources),
         sir_db=item.sir_db,
         subset="",
     )

@@ -1,4 +1,4 @@
-"""Rooms of listed mixtures: a text in the list says all about the way from one voice to the microphone.
+"""Rooms of listed mixtures: a text in the list names the impulse response from one speaker to the microphone.
 
     rir3.wav#0                                                 channel 0 of a file below the folder of room responses
     shoebox 5.2 4.1 2.8 rt60 0.31 mic 2 1.5 1.4 voice 3.1 2 1.6    a room that is simulated: metres and seconds
@@ -13,12 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from utils.data.sound_checks import require_numbers
-from utils.errors import UserError, name_problem
+from utils.errors import UserError
+from utils.mixing.recordings import read_responses
 
-_WALL_M = 0.5  # nothing stands nearer to a wall
+_WALL_M = 0.5  # speakers and microphone keep this distance from the walls
 _SIZES_M = ((3.5, 8.0), (3.0, 6.0), (2.4, 3.2))
 _HEIGHT_M = (1.2, 1.9)
 _NUMBERS = r"((?:\d+\.?\d*\s?){%d})"
@@ -27,59 +26,39 @@ _SHOEBOX = re.compile(rf"shoebox {_NUMBERS % 3} ?rt60 {_NUMBERS % 1} ?mic {_NUMB
 
 @dataclass(frozen=True)
 class RoomOptions:
-    """Which rooms a list of mixtures has.
+    """Rooms of a list of mixtures.
 
     Attributes:
-        share: of the mixtures that are in a room.
-        files: files of room responses with their channels, by their names below the folder; they take precedence.
+        room_prob: probability that a mixture is in a room.
+        files: files of room responses with their channels, by their names below the folder, all of one channel or all of
+            several; they take precedence.
         simulated: draw rooms for pyroomacoustics where there are no files.
         rt60_low_sec, rt60_high_sec: reverberation time of simulated rooms, uniform between them.
     """
 
-    share: float = 0.0
+    room_prob: float = 0.0
     files: Mapping[str, int] = field(default_factory=dict)
     simulated: bool = False
     rt60_low_sec: float = 0.15
     rt60_high_sec: float = 0.5
 
 
-def draw_responses(options: RoomOptions, n_voices: int, rng: np.random.Generator) -> list[str]:
-    """The responses of a mixture's voices, "" for all of them where it is in no room.
+def draw_responses(options: RoomOptions, n_src: int, rng: np.random.Generator) -> list[str]:
+    """The responses of a mixture's sources, "" for all of them where it is in no room.
 
     Raises:
-        UserError: there are fewer responses than voices.
+        UserError: there are fewer responses than sources.
     """
-    if not options.share or rng.random() >= options.share:
-        return [""] * n_voices
+    if not options.room_prob or rng.random() >= options.room_prob:
+        return [""] * n_src
     if options.files:
-        return _draw_files(options.files, n_voices, rng)
+        return _draw_files(options.files, n_src, rng)
     if not options.simulated:
-        raise UserError("--room_share needs --rir_dir, or --simulate_rooms true; give one of them")
+        raise UserError("--room_prob needs --rir_dir, or --simulate_rooms true; give one of them")
     size = [rng.uniform(*bounds) for bounds in _SIZES_M]
     rt60_sec = rng.uniform(options.rt60_low_sec, options.rt60_high_sec)
     room = f"shoebox {_metres(size)} rt60 {rt60_sec:.3f} mic {_metres(_place(size, rng))}"
-    return [f"{room} voice {_metres(_place(size, rng))}" for _ in range(n_voices)]
-
-
-def find_responses(folder: Path) -> dict[str, int]:
-    """The wav and flac files of a folder of room responses and of those below it, with their channels, by name.
-
-    Raises:
-        UserError: there are none, or one cannot be read.
-    """
-    if not folder.is_dir():
-        raise UserError(f"--rir_dir {folder}: no such folder; give one of wav or flac files")
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".wav", ".flac")):
-        if reason := name_problem(str(path.relative_to(folder))):
-            raise UserError(f"--rir_dir: {path}: {reason}, or take it out of the folder")
-        try:
-            found[path.relative_to(folder).as_posix()] = soundfile.info(str(path)).channels
-        except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-            raise UserError(f"--rir_dir: {path} cannot be read ({str(error).splitlines()[0]}); take it out") from None
-    if not found:
-        raise UserError(f"--rir_dir {folder}: no wav or flac files in it; give another folder")
-    return found
+    return [f"{room} voice {_metres(_place(size, rng))}" for _ in range(n_src)]
 
 
 def response_file(response: str) -> str:
@@ -89,7 +68,7 @@ def response_file(response: str) -> str:
 
 @lru_cache(maxsize=64)
 def load_response(response: str, folder: Path | None, sample_rate: int) -> np.ndarray:
-    """The way from a voice to the microphone.
+    """The impulse response from a speaker to the microphone.
 
     Args:
         response: as in a list, not empty.
@@ -100,40 +79,31 @@ def load_response(response: str, folder: Path | None, sample_rate: int) -> np.nd
         (taps,) float32, not silent.
 
     Raises:
-        UserError: the text is none that is known, the file is missing or of another rate, or pyroomacoustics is.
+        UserError: the text is of no known kind, the file cannot be used, or pyroomacoustics is missing.
     """
     if response.startswith("shoebox "):
         return _simulate(response, sample_rate)
     name, _, channel = response.rpartition("#")
     if not name or not channel.isdigit() or folder is None:
         raise UserError(f"the room '{response}' is neither FILE#CHANNEL (with --rir_dir) nor a shoebox")
-    path = folder / name
-    try:
-        data, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        raise UserError(f"{path}: the room response cannot be read ({str(error).splitlines()[0]})") from None
-    if rate != sample_rate:
-        raise UserError(f"{path}: the room response is sampled at {rate} Hz where {sample_rate} Hz is expected; resample it")
-    if int(channel) >= data.shape[1] or not data[:, int(channel)].any():
-        raise UserError(f"{path}: the room response has no channel {channel}, or it is silent")
-    require_numbers(path, data[:, int(channel)])
-    return np.ascontiguousarray(data[:, int(channel)])
+    responses = read_responses(folder / name, sample_rate)
+    if int(channel) >= responses.shape[1]:
+        raise UserError(f"--rir_dir: {folder / name} has no channel {channel}; give the folder of the list")
+    return np.ascontiguousarray(responses[:, int(channel)])
 
 
-def _draw_files(files: Mapping[str, int], n_voices: int, rng: np.random.Generator) -> list[str]:
-    """Positions of one room where files have several channels, else a file for each voice."""
+def _draw_files(files: Mapping[str, int], n_src: int, rng: np.random.Generator) -> list[str]:
+    """Positions of one room where files have several channels, else a file for each source."""
     names = sorted(files)
     name = names[rng.integers(len(names))]
     if files[name] > 1:
-        if files[name] < n_voices:
-            raise UserError(f"--rir_dir: {name} has {files[name]} channels, too few for {n_voices} voices; take it out")
-        return [f"{name}#{channel}" for channel in rng.choice(files[name], n_voices, replace=False)]
-    if len(names) < n_voices:
-        raise UserError(f"--rir_dir: {len(names)} responses are too few for {n_voices} voices; add more")
-    others = [other for other in names if other != name and files[other] == 1]
-    if len(others) < n_voices - 1:
-        raise UserError("--rir_dir: files of one channel and of more are mixed; keep the two kinds in two folders")
-    return [f"{name}#0", *(f"{others[index]}#0" for index in rng.choice(len(others), n_voices - 1, replace=False))]
+        if files[name] < n_src:
+            raise UserError(f"--rir_dir: {name} has {files[name]} channels, too few for {n_src} sources; take it out")
+        return [f"{name}#{channel}" for channel in rng.choice(files[name], n_src, replace=False)]
+    if len(names) < n_src:
+        raise UserError(f"--rir_dir: {len(names)} responses are too few for {n_src} sources; add more")
+    others = [other for other in names if other != name]
+    return [f"{name}#0", *(f"{others[index]}#0" for index in rng.choice(len(others), n_src - 1, replace=False))]
 
 
 def _place(size: list[float], rng: np.random.Generator) -> list[float]:

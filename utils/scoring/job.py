@@ -82,9 +82,7 @@ def experiment_job(exp_dir: Path, test_name: str, permute: bool) -> ScoringJob |
     )
 
 
-def folder_job(
-    mixture_dir: Path | None, reference_dir: Path, estimate_dir: Path, out_dir: Path, permute: bool
-) -> ScoringJob:
+def folder_job(mixture_dir: Path | None, reference_dir: Path, estimate_dir: Path, out_dir: Path, permute: bool) -> ScoringJob:
     """The job of folders whose files match by name."""
     items, problems = scan_folders(mixture_dir, reference_dir, estimate_dir)
     if mixture_dir is None:

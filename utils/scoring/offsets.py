@@ -7,8 +7,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from utils.data.files import atomic_path, write_text
+from utils.data.reports import markdown_table
 from utils.scoring.items import ScoreItem
-from utils.scoring.report import has_targets, markdown_table
+from utils.scoring.report import has_targets
 from utils.scoring.table import mixture_means, source_table, summarise
 
 METRICS = {"si_snr": 2, "si_snr_imp": 2, "sdr_imp": 2, "pesq_wb": 2, "stoi": 3}  # column -> decimals

@@ -2,11 +2,11 @@
 
 import importlib.metadata
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import datetime
-from pathlib import Path
+
+from utils.data.reports import git_revision, markdown_table
 
 PACKAGES = ("numpy", "scipy", "pesq", "pystoi", "soundfile", "pandas")
 # heading, column, decimals; the improvements are left out where there are no mixtures
@@ -17,12 +17,12 @@ TABLE = (
 )  # fmt: skip
 
 
-def provenance(argv: list[str], repository: Path) -> dict:
+def provenance(argv: list[str]) -> dict:
     """Date, command, git hash and the versions of the packages that scores depend on."""
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "utils.stages.score", *argv]),
-        "git": _git_hash(repository),
+        "git": git_revision(40),
         "versions": package_versions(),
     }
 
@@ -30,14 +30,6 @@ def provenance(argv: list[str], repository: Path) -> dict:
 def package_versions() -> dict[str, str]:
     """Python's version and those of the packages that scores depend on."""
     return {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def _git_hash(repository: Path) -> str:
-    command = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def definitions() -> dict[str, str]:
@@ -109,19 +101,6 @@ def silent_table(final: dict) -> str:
             means = [group["metrics"][name]["mean"] for name in ("silent_db", "silent_rel_db")]
             rows.append([label, str(group["n_silent"]), *(_number(mean, 1) for mean in means)])
     return markdown_table(rows) + "\nThese sources have no SI-SNR and no other metric, and are in none of the means above."
-
-
-def markdown_table(rows: list[list[str]]) -> str:
-    """Rows of text, the first one the head, as an aligned table with all but the first column to the right."""
-    rows = [[cell.replace("|", "/") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "".join(_table_line(row, widths) for row in (rows[0], rule, *rows[1:]))
-
-
-def _table_line(row: list[str], widths: list[int]) -> str:
-    cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-    return f"| {' | '.join(cells)} |\n"
 
 
 def _cell(group: dict, name: str, digits: int) -> str:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data.video_clips import VIDEO_SUFFIXES
+from utils.data.constants import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)

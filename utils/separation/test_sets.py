@@ -93,9 +93,7 @@ def _writable(wanted: Path, instead: Path) -> Path:
     return wanted
 
 
-def _inputs(
-    experiment: Experiment, fallback: Experiment | None, test_set: TestSet, options: TestSetOptions
-) -> dict[str, str]:
+def _inputs(experiment: Experiment, fallback: Experiment | None, test_set: TestSet, options: TestSetOptions) -> dict[str, str]:
     """All that the estimates depend on, for the mark; audio and mouths count by name, size and time."""
     manifest, frontend = test_set.manifest, experiment.frontend
     files = [manifest.resolve(path) for item in manifest.items for path in (item.mixture_path, *item.mouth_paths) if path]

@@ -172,7 +172,7 @@ def _report(
         "rest": {"wav": f"{RESIDUAL}.wav", "level_db": loudness_db(folder / f"{RESIDUAL}.wav")},
         "faces_seen_too_shortly": prepared.n_ignored,
         "faces_left_out": [{"on_screen_sec": stretches} for stretches in prepared.left_out],
-        "warnings": [*prepared.warnings, *_people_warnings(prepared), *lost_speakers(prepared, separator.sample_rate, folder)],
+        "warnings": [*prepared.warnings, *people_warnings(prepared), *lost_speakers(prepared, separator.sample_rate, folder)],
         "subtype": subtype,
         "gain": gain,
         "definitions": {
@@ -209,7 +209,7 @@ def lost_speakers(prepared: "PreparedVideo", sample_rate: int, folder: Path) -> 
     ]
 
 
-def _people_warnings(prepared: "PreparedVideo") -> list[str]:
+def people_warnings(prepared: "PreparedVideo") -> list[str]:
     """Warnings of uncertain joins of faces, and of people who were left out."""
     warnings = [
         f"{person.name}: joined of {person.parts} parts, the least certain join is right with a probability of "
@@ -219,7 +219,7 @@ def _people_warnings(prepared: "PreparedVideo") -> list[str]:
     ]
     if prepared.left_out:
         times = "; ".join(", ".join(f"{first:g} to {last:g} s" for first, last in one) for one in prepared.left_out)
-        warnings.append(f"{len(prepared.left_out)} more than --people asked for left out, on screen {times}")
+        warnings.append(f"left out because of --people: {len(prepared.left_out)} more, on screen {times}")
     return warnings
 
 

@@ -1,23 +1,23 @@
 """Stage 1: the mouths of a corpus, cut from its videos if it comes as raw video, and every file of them opened and checked.
 
 Reads   data/<corpus>/*.csv and the mouth crops that they name; data/<corpus>/videos.csv where stage 0 wrote one
-Writes  data/<corpus>/failed_mouths.csv and the done mark .done-1.json; from videos also what utils/video/corpus_mouths.py says
+Writes  data/<corpus>/failed_mouths.csv and the done mark .done-1.json; from videos see also utils/video/corpus_mouths.py
 Run     python -m utils.stages.mouths --data_dir data/dla --nj 8
 """
 
 import argparse
-import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from utils.data.constants import ALIGNMENTS
 from utils.data.devices import n_cores
-from utils.data.fingerprints import StageMark, hash_contents
+from utils.data.fingerprints import StageMark, hash_contents, hash_stats
 from utils.data.manifest import Manifest, Problem, find_manifests, read_manifest, write_failed
 from utils.data.manifest_rows import item_id, item_mouths
 from utils.data.validation import check_files, check_mouths, find_mouth_problems
-from utils.data.video_clips import ALIGNMENTS
+from utils.data.video_clips import FILE_NAME
 from utils.environment import add_missing
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.video.corpus_mouths import cut_corpus, without_mouths
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Open every mouth crop unless nothing changed, list those that cannot be used."""
+    """Cut the mouths of videos and open every mouth crop, unless nothing changed; list those that cannot be used."""
     args = _parse_args()
     if args.frontend_weights and args.frontend_weights.is_dir():
         log.info("stage 1: skipped, %s holds precomputed embeddings", args.frontend_weights)
@@ -35,42 +35,39 @@ def main() -> int:
         raise UserError(f"--data_dir {args.data_dir}: no such folder; stage 0 (utils/stages/0_prepare.sh) makes it")
     paths = find_manifests(args.data_dir)
     if not paths:
-        raise UserError(f"{args.data_dir}: no manifest there; stage 0 (--stage 0) makes them")
+        raise UserError("no manifest there; stage 0 (--stage 0) makes them", args.data_dir)
     manifests = [read_manifest(path) for path in paths]
     for manifest in manifests:
         _require_mouths(manifest)
-    videos = args.data_dir / "videos.csv"
+    videos = args.data_dir / FILE_NAME
     inputs = {"max_failed": str(args.max_failed)}
     if videos.is_file():
-        inputs |= {"videos.csv": hash_contents([videos]), "alignment": args.alignment}
-    crops = sorted({manifest.resolve(path) for manifest in manifests for path in manifest.mouth_paths()})
-    mark = _mark(args.data_dir, paths, crops, inputs)
+        inputs |= {FILE_NAME: hash_contents([videos]), "alignment": args.alignment}
+    mark = _mark(args.data_dir, paths, _crops(manifests), inputs)
     changes = mark.changed()
     if changes == [] and not args.force:
         log.info("stage 1: up to date (%s)", args.data_dir)
         return 0
     for change in changes or []:
         log.info("stage 1: runs again, %s", change)
+    uncut: list[Problem] = []
     if videos.is_file():
         add_missing("requirements-video.txt")
         uncut = cut_corpus(args.data_dir, manifests, args.alignment, args.nj)
-        _report(uncut, args, "clips")
+        _refuse_failures(args.data_dir, uncut, args.max_failed, "clips")
         manifests = [without_mouths(manifest, uncut) for manifest in manifests]
-        crops = sorted({manifest.resolve(path) for manifest in manifests for path in manifest.mouth_paths()})
-    else:
-        uncut = []
+    crops = _crops(manifests)
+    if not videos.is_file():
         log.info("stage 1: the corpus ships its mouth crops; none to make, %d to check", len(crops))
     checks = check_files(check_mouths, crops, args.nj, "mouths")
-    broken = [problem for manifest in manifests for problem in _problems(manifest, checks)]
-    _report(uncut + broken, args, "rows")
+    broken = [
+        replace(problem, manifest=manifest.path.name)
+        for manifest in manifests
+        for problem in find_mouth_problems(manifest, checks)
+    ]
+    _refuse_failures(args.data_dir, uncut + broken, args.max_failed, "rows")
     _mark(args.data_dir, paths, crops, inputs).write()
     return 0
-
-
-def _mark(data_dir: Path, manifests: list[Path], crops: list[Path], inputs: dict[str, str]) -> StageMark:
-    files = [*manifests, *(path.with_suffix(".json") for path in manifests)]
-    found = {"manifests": hash_contents(files), "mouth crops": _fingerprint_crops(crops)}
-    return StageMark(data_dir / ".done-1.json", found | inputs)
 
 
 def _parse_args() -> argparse.Namespace:
@@ -79,9 +76,19 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--frontend_weights", type=Path, help="of stage 2: a folder of precomputed embeddings needs no mouths")
     parser.add_argument("--nj", type=int, default=n_cores(), help="threads that open files")
     parser.add_argument("--max_failed", type=int, default=0, help="rows with broken mouths that are let pass")
-    parser.add_argument("--alignment", default="centred8", choices=ALIGNMENTS, help="raw video: how mouths are aligned")
+    parser.add_argument("--alignment", default=ALIGNMENTS[0], choices=ALIGNMENTS, help="raw video: how mouths are aligned")
     parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="run even if nothing changed")
     return parser.parse_args()
+
+
+def _crops(manifests: Sequence[Manifest]) -> list[Path]:
+    return sorted({manifest.resolve(path) for manifest in manifests for path in manifest.mouth_paths()})
+
+
+def _mark(data_dir: Path, manifests: Sequence[Path], crops: Sequence[Path], inputs: dict[str, str]) -> StageMark:
+    files = [*manifests, *(path.with_suffix(".json") for path in manifests)]
+    found = {"manifests": hash_contents(files), "mouth crops": hash_stats(crops)}
+    return StageMark(data_dir / ".done-1.json", found | inputs)
 
 
 def _require_mouths(manifest: Manifest) -> None:
@@ -93,30 +100,16 @@ def _require_mouths(manifest: Manifest) -> None:
             )
 
 
-def _fingerprint_crops(paths: list[Path]) -> str:
-    """Hash names, sizes and times; a missing file counts as one without size."""
-    total = hashlib.sha256()
-    for path in paths:
-        stat = path.stat() if path.is_file() else None
-        total.update(f"{path}\0{stat and stat.st_size}\0{stat and stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return total.hexdigest()
-
-
-def _problems(manifest: Manifest, checks: Mapping) -> list[Problem]:
-    """The rows with broken crops, each with the manifest in which it stands."""
-    found = find_mouth_problems(manifest, checks)
-    return [replace(problem, reason=f"{manifest.path.name}: {problem.reason}") for problem in found]
-
-
-def _report(problems: list[Problem], args: argparse.Namespace, what: str) -> None:
+def _refuse_failures(data_dir: Path, problems: Sequence[Problem], max_failed: int, what: str) -> None:
     """List the problems, and stop where there are too many; a clip, or a row of a manifest, may have several."""
-    path = args.data_dir / "failed_mouths.csv"
+    path = data_dir / "failed_mouths.csv"
     write_failed(path, problems)
-    count = len({(problem.reason.partition(":")[0], problem.row) for problem in problems})
-    if count > args.max_failed:
+    count = len({(problem.manifest, problem.row) for problem in problems})
+    if count > max_failed:
         raise UserError(
-            f"{path}: {count} {what} have mouth crops that cannot be used, for the reasons listed there; mend them, "
-            f"or let them pass with --max_failed {count}"
+            f"{count} {what} have mouth crops that cannot be used, for the reasons listed there; repair them, "
+            f"or let them pass with --max_failed {count}",
+            path,
         )
     log.info("stage 1: %d %s without usable mouth crops%s", count, what, f", see {path}" if count else "")
 

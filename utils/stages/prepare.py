@@ -6,19 +6,16 @@ Run     python -m utils.stages.prepare --corpus dla --corpus_dir /data/dla_datas
 """
 
 import argparse
-import hashlib
 import logging
-import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 from utils.data.devices import n_cores
 from utils.data.files import remove_leftovers
-from utils.data.fingerprints import StageMark, hash_contents
+from utils.data.fingerprints import StageMark, hash_contents, hash_tree
 from utils.data.manifest import find_manifests, read_manifest
 from utils.data.validation import validate_manifest
 from utils.data.video_clips import FILE_NAME, read_videos
@@ -27,12 +24,11 @@ from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 
 log = logging.getLogger(__name__)
 EGS = Path(__file__).resolve().parents[2] / "egs"
-
-OUTPUT_OPTIONS = ("--raw_dir", "--raw-dir")  # they name folders that a preparation writes, not reads
+OUTPUT_OPTIONS = ("--raw_dir", "--raw-dir")  # of folders that a preparation writes
 
 
 def main() -> int:
-    """Run the corpus' own preparation unless nothing changed, then check what it wrote."""
+    """Run the corpus' own preparation unless nothing changed, then check its manifests."""
     args = _parse_args()
     script = _find_script(args.corpus)
     corpus_args = _split(args.corpus_args)
@@ -40,7 +36,8 @@ def main() -> int:
     if corpus_dir and not corpus_dir.is_dir():
         raise UserError(f"--corpus_dir {corpus_dir}: no such folder; give the folder of the corpus '{args.corpus}'")
     data_dir = Path(args.data_dir or Path("data", args.corpus))
-    inputs = _inputs(args, script, corpus_dir, corpus_args)
+    inputs = {"corpus": args.corpus, "corpus_args": args.corpus_args, "max_failed": str(args.max_failed)}
+    inputs |= _input_files(script, corpus_dir, corpus_args)
     changes = _mark(data_dir, inputs).changed()
     if changes == [] and not args.force:
         log.info("stage 0: up to date (%s)", data_dir)
@@ -63,9 +60,9 @@ def main() -> int:
 def _parse_args() -> argparse.Namespace:
     parser = OptionParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", default="demo", help="a folder of egs/")
-    parser.add_argument("--corpus_dir", default="", help="where the corpus lies; some corpora need none")
+    parser.add_argument("--corpus_dir", default="", help="folder of the corpus; some need none")
     parser.add_argument("--corpus_args", default="", help="further options of egs/<corpus>/prepare.py, as one text")
-    parser.add_argument("--data_dir", default="", help="where the manifests go; empty: data/<corpus>")
+    parser.add_argument("--data_dir", default="", help="gets the manifests; empty: data/<corpus>")
     parser.add_argument("--nj", type=int, default=n_cores(), help="parallel workers")
     parser.add_argument("--max_failed", type=int, default=0, help="items that may be left out")
     parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="run even if nothing changed")
@@ -83,13 +80,12 @@ def _split(corpus_args: str) -> list[str]:
     try:
         return shlex.split(corpus_args)
     except ValueError as error:
-        raise UsageError(f"--corpus_args {corpus_args}: {error}; mend the quotes") from None
+        raise UsageError(f"--corpus_args {corpus_args}: {error}; correct the quotes") from None
 
 
-def _inputs(args: argparse.Namespace, script: Path, corpus_dir: Path | None, corpus_args: list[str]) -> dict[str, str]:
-    """What the manifests depend on; folders and files named in `--corpus_args` count like the corpus itself."""
-    inputs = {"corpus": args.corpus, "corpus_args": args.corpus_args, "max_failed": str(args.max_failed)}
-    inputs["egs/prepare.py"] = hash_contents(script.parent.glob("*.py"))
+def _input_files(script: Path, corpus_dir: Path | None, corpus_args: list[str]) -> dict[str, str]:
+    """The files that manifests depend on; those named in `--corpus_args` count like the corpus itself."""
+    inputs = {"egs/prepare.py": hash_contents(script.parent.glob("*.py"))}
     if corpus_dir:
         inputs["corpus_dir"] = str(corpus_dir.absolute())
     folders = [corpus_dir] if corpus_dir else []
@@ -97,7 +93,7 @@ def _inputs(args: argparse.Namespace, script: Path, corpus_dir: Path | None, cor
     folders += [Path(arg) for option, arg in pairwise(options) if Path(arg).is_dir() and option not in OUTPUT_OPTIONS]
     files = [Path(arg) for arg in corpus_args if Path(arg).is_file()]
     inputs |= {f"file {path}": hash_contents([path]) for path in files}
-    return inputs | {f"files of {folder}": fingerprint_tree(folder) for folder in folders}
+    return inputs | {f"files of {folder}": hash_tree(folder) for folder in folders}
 
 
 def _mark(data_dir: Path, inputs: dict[str, str]) -> StageMark:
@@ -106,30 +102,11 @@ def _mark(data_dir: Path, inputs: dict[str, str]) -> StageMark:
     return StageMark(data_dir / ".done-0.json", {**inputs, "manifests": names})
 
 
-def fingerprint_tree(folder: Path) -> str:
-    """Hash the names, sizes and times of all files below a folder; no file is opened."""
-    total = hashlib.sha256()
-    for line in sorted(_stat_lines(str(folder), "")):
-        total.update(line)
-    return total.hexdigest()
-
-
-def _stat_lines(folder: str, prefix: str) -> Iterator[bytes]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = prefix + entry.name
-            if entry.is_dir():
-                yield from _stat_lines(entry.path, name + "/")
-            else:
-                stat = entry.stat(follow_symlinks=entry.is_file())  # a broken link has only its own times
-                yield os.fsencode(name) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
-
-
 def _run(command: list[str]) -> int:
-    """Run a program to its end: its exit code, if it is one that it can have meant."""
+    """Run a program; gives its exit code, unless a signal ended it."""
     code = subprocess.run(command, check=False).returncode
     if code < 0:
-        raise UserError(f"{command[1]}: killed by signal {-code}; the same command continues")
+        raise UserError(f"killed by signal {-code}; the same command continues", command[1])
     return code
 
 
@@ -137,7 +114,7 @@ def _check(data_dir: Path, script: Path) -> None:
     """The cheap validation of every manifest."""
     paths = find_manifests(data_dir)
     if not paths:
-        raise UserError(f"{data_dir}: {script} wrote no manifest there; see its messages above")
+        raise UserError(f"{script} wrote no manifest there; see its messages above", data_dir)
     videos = data_dir / FILE_NAME  # the mouths of raw video are made by stage 1
     awaited = {clip.mouth_path for clip in read_videos(videos)} if videos.is_file() else set()
     for path in paths:

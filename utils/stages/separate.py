@@ -19,10 +19,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
+from utils.data.constants import ALIGNMENTS
 from utils.data.devices import n_cores
 from utils.data.estimates import SUBTYPES
 from utils.data.experiments import open_experiment
-from utils.data.video_clips import ALIGNMENTS
 from utils.environment import add_missing
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.separation.options import StageOptions, TestSetOptions, VideoSetOptions, is_video_set

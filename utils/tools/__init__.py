@@ -1,1 +1,1 @@
-"""What a user runs beside the stages: cost, comparisons, robustness, A/V offsets."""
+"""Tools that a user runs beside the stages: costs, comparisons, robustness, A/V offsets."""

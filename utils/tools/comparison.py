@@ -1,40 +1,130 @@
-"""Trains several confs with the same data for the same time, scores them, and prints one table.
+"""Train several confs on the same data for the same time, score them, and print one table.
 
-Reads   a suite (conf/suites/*.yml: which confs, with which changes and seeds, how many minutes), the manifests of
-        --data_dir with their embeddings (stage 2), and the front end's weights.
-Writes  --out_dir: plan.json, <row>-seed<k>/ (an experiment as stages 3 to 5 make it, with their logs), comparison.json,
+Reads   a suite (conf/suites/*.yml), the manifests of --data_dir with their embeddings (stage 2), and the weights of the
+        visual frontend.
+Writes  --out_dir: <row>-seed<k>/ (an experiment as stages 3 to 5 make it, with their logs), comparison.json,
         curves.png; with --results F a section of that Markdown file.
 Run     python -m utils.tools.comparison --suite conf/suites/ablation.yml --data_dir data/demo \\
             --frontend_weights egs/demo/lipreader.pth.tar --out_dir exp/ablation_demo --jobs 2 --results RESULTS.md
 
-First the steps of all rows are measured, which gives each row the epochs that fit its minutes. The same command goes on
-where it was interrupted; rows added to the suite are measured and trained beside those that are there.
+Every row is trained with the suite's minutes as `training.max_minutes`: a training ends after the epoch in which they
+have passed, and a cosine schedule follows the time. Epochs must be short beside the minutes, or the trainings are of
+unequal length; the notes below the table name those that are. Trainings that run at once slow each other: train all
+rows with the same --jobs and --threads. The same command goes on where it was interrupted; the stages do not repeat
+what is finished for the same conf and data.
+
+A suite is refused as a whole before anything runs:
+
+    minutes: 5                          # of training and validation, for each run
+    common: "--epoch_size 400"          # train_args of all rows
+    baseline: plain                     # optional: the row that the others' SI-SNRi is compared with
+    rows:
+      plain: {conf: conf/av_tfdprnn.yml}
+      wide:  {conf: conf/av_tfdprnn.yml, train_args: "--bn_chan 128", seeds: [0, 1]}
 """
 
 import argparse
-import fcntl
+import csv
+import math
+import re
 import shlex
+import statistics
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from utils.data.files import write_json
+import yaml
+
+from utils.data.files import atomic_path, exclusive_lock, read_json, write_json
 from utils.data.manifest import read_manifest
+from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UserError, run_cli
-from utils.tools.comparison_costs import inference_costs, training_csv
-from utils.tools.comparison_plan import Machine, RowPlan, make_plan, read_plan
-from utils.tools.comparison_results import difference, draw_curves, exp_dir_of, read_runs, summary, trained_conf
-from utils.tools.comparison_runs import Chain, run_chains
-from utils.tools.comparison_suite import Row, Suite, choose_rows, read_suite
-from utils.tools.comparison_table import comparison_table, notes
-from utils.tools.complexity import MIXTURE_SEC
-from utils.tools.sections import add_results_options, origin, section_name, write_section
+from utils.tools.processes import Chain, run_chains
+from utils.tools.sections import add_results_options, origin, publish, section_name
+from utils.training.config import Config, nearest, read_config
+
+SUITE_KEYS = ("minutes", "common", "baseline", "rows")
+ROW_KEYS = ("conf", "train_args", "seeds")
+# Keys of a conf, and those of a suite that decide them.
+DECIDED_HERE = {"epochs": "minutes", "early_stop": "minutes", "max_minutes": "minutes", "seed": "seeds"}
+MAX_EPOCHS = 100_000  # never reached: the minutes end a training
+METRICS = ("si_snr_imp", "pesq_wb", "estoi")
+MAY_DIFFER = ("visual_dim", "num_workers", "logger", "audio_examples")  # given by the frontend, or no part of a score
+SEARCHED = "\\*"  # marks rows for which the order of the estimates was searched
+OFF_BUDGET = 0.1  # share by which a training may miss its minutes without being named
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: a conf with changed keys, trained once for each seed."""
+
+    name: str
+    conf_path: Path
+    words: tuple[str, ...]  # train_args: those of all rows, its own, and the minutes
+    seeds: tuple[int, ...]
+    config: Config
+
+    def train_args(self, seed: int) -> list[str]:
+        """The words of one training."""
+        return [*self.words, "--seed", str(seed)]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite's file, checked."""
+
+    path: Path
+    minutes: float
+    rows: tuple[Row, ...]
+    baseline: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row trained with one seed and scored.
+
+    Attributes:
+        seed: of the training.
+        exp_dir: the experiment's folder.
+        final: the content of final_metrics.json.
+        training: the content of training.json.
+    """
+
+    seed: int
+    exp_dir: Path
+    final: dict[str, Any]
+    training: dict[str, Any]
+
+    @property
+    def revision(self) -> str:
+        """The commit that it was scored with, as `utils.data.reports.git_revision` writes it."""
+        commit, dash, changed = self.final["provenance"]["git"].partition("-")
+        return commit[:12] + dash + changed
+
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """Means over all mixtures, "all", and over each subset."""
+        return {"all": self.final["overall"]} | self.final["subsets"]
+
+    def gains_db(self, test_name: str) -> dict[str, float]:
+        """SI-SNRi by mixture, dB."""
+        path = self.exp_dir / "results" / test_name / "all_metrics.csv"
+        with open(path, newline="", encoding="utf-8") as handle:
+            rows = [row for row in csv.DictReader(handle) if row["speaker"] == "mean" and row["si_snr_imp"]]
+        return {row["mixture_ID"]: float(row["si_snr_imp"]) for row in rows}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over mixtures of the SI-SNRi differences to the baseline, and its standard error, dB."""
+
+    mean_db: float
+    standard_error_db: float | None
 
 
 def main() -> int:
-    """Plan, train, separate, score, and put the table together."""
+    """Train, separate, score, and put the table together."""
     args = parse_args()
     suite = read_suite(args.suite, args.minutes, args.train_args)
     rows = choose_rows(suite, args.rows)
@@ -42,11 +132,9 @@ def main() -> int:
     failures: dict[str, str] = {}
     if not args.table_only:
         check_inputs(args, rows)
-        machine = Machine.here(args.jobs, args.threads)
-        weights = args.frontend_weights if any(row.conf.n_cues for row in rows) else None
-        with alone_in(args.out_dir):
-            plan = make_plan(rows, suite.minutes, args.out_dir, args.data_dir, weights, machine, args.replan)
-            failures = run_chains(make_chains(args, rows, plan, test_name), args.jobs, args.threads)
+        with exclusive_lock(args.out_dir, "this comparison"):
+            chains = [make_chain(args, row, seed, test_name) for row in rows for seed in row.seeds]
+            failures = run_chains(chains, args.jobs, args.threads)
     write_results(args, suite, test_name, failures)
     if failures:
         listed = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
@@ -56,20 +144,19 @@ def main() -> int:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = OptionParser(prog="comparison", description="Train several confs for the same time, score them, print a table.")
+    parser = OptionParser(prog="comparison", description="Train confs for the same time, score them, print a table.")
     parser.add_argument("--suite", type=Path, required=True, help="conf/suites/*.yml")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the corpus' CSVs")
     parser.add_argument("--out_dir", type=Path, required=True, help="folder of the comparison")
-    parser.add_argument("--frontend_weights", type=Path, help="weights of the lip network (not for audio-only rows)")
+    parser.add_argument("--frontend_weights", type=Path, help="of the visual frontend (not for audio-only rows)")
     parser.add_argument("--views", default="centre", help="crop views to draw from in training: centre or centre,flip")
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"))
     parser.add_argument("--minutes", type=float, help="of training for each run; none: the suite's")
     parser.add_argument("--train_args", default="", help="keys of the conf for all rows, after the suite's common ones")
     parser.add_argument("--rows", default="", help="run only these rows, a,b; empty: all")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once; they slow each other equally")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
-    parser.add_argument("--replan", action="store_true", help="measure all rows again, and train those whose plan changes")
-    parser.add_argument("--table_only", action="store_true", help="make the table of what is there, run nothing")
+    parser.add_argument("--table_only", action="store_true", help="print the table of earlier runs, run nothing")
     parser.add_argument("--timing_threads", type=int, default=2, help="CPU threads with which separation is timed")
     add_results_options(parser, None)  # the suite's name
     args = parser.parse_args()
@@ -80,113 +167,415 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def check_inputs(args: argparse.Namespace, rows: list[Row]) -> None:
-    """Check what can be checked before anything is measured.
+def read_suite(path: Path, minutes: float | None = None, train_args: str = "") -> Suite:
+    """Read a suite and check all of it.
+
+    Args:
+        path: `conf/suites/*.yml`.
+        minutes: instead of the file's.
+        train_args: keys for all rows, after the suite's common ones and before those of a row.
 
     Raises:
-        UserError: a manifest or the front end is missing, or the test set has no references.
+        UserError: no such file, no YAML, an unknown key, or a row that cannot be trained; names the row.
     """
-    for name in sorted({training_csv(row.conf) for row in rows}) + ["val.csv"]:
+    given = _read_yaml(path)
+    _check_keys(str(path), given, SUITE_KEYS)
+    rows, common = given.get("rows"), given.get("common", "")
+    if not isinstance(rows, dict) or not rows:
+        raise UserError(f"{path}: 'rows' must map the name of each row to its conf")
+    budget = _minutes(path, given.get("minutes") if minutes is None else minutes)
+    words = _words(f"{path}: common", common) + _words("--train_args", train_args)
+    read = tuple(_read_row(path, name, row, words, budget) for name, row in rows.items())
+    baseline = str(given.get("baseline") or "")
+    names = [row.name for row in read]
+    if baseline and baseline not in names:
+        raise UserError(f"{path}: baseline '{baseline}' is no row{nearest(baseline, names)}")
+    return Suite(path, budget, read, baseline)
+
+
+def choose_rows(suite: Suite, wanted: str) -> list[Row]:
+    """The rows that `--rows a,b` names, all where it is empty.
+
+    Raises:
+        UserError: the suite has no such row.
+    """
+    rows = {row.name: row for row in suite.rows}
+    chosen = [name.strip() for name in wanted.split(",") if name.strip()] or list(rows)
+    for name in chosen:
+        if name not in rows:
+            raise UserError(f"--rows: {suite.path} has no row '{name}'{nearest(name, rows)}")
+    return [rows[name] for name in dict.fromkeys(chosen)]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        known = ", ".join(sorted(str(other) for other in path.parent.glob("*.yml"))) or "none"
+        raise UserError(f"{path}: no such suite; there are: {known}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: a suite has the keys {', '.join(SUITE_KEYS)}; this is a {type(given).__name__}")
+    return given
+
+
+def _check_keys(where: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
+    for key in given:
+        if key not in known:
+            raise UserError(f"{where}: unknown key '{key}'{nearest(str(key), known)}")
+
+
+def _minutes(path: Path, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(f"{path}: minutes is {value!r}; give the minutes of training for each run, such as 5")
+    return float(value)
+
+
+def _words(where: str, text: Any) -> tuple[str, ...]:
+    if not isinstance(text, str):
+        raise UserError(f'{where} is {text!r} where text such as "--lr 0.0005" is expected')
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _read_row(path: Path, name: Any, given: Any, common: tuple[str, ...], minutes: float) -> Row:
+    where = f"{path}: row '{name}'"
+    if not isinstance(name, str):
+        raise UserError(f"{where}: YAML reads its name as {type(name).__name__}, not as text; put it in quotes")
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise UserError(f"{where}: its name makes a folder, so it has letters, digits, '-', '_', '+' and '.' only")
+    if not isinstance(given, dict) or not isinstance(given.get("conf"), str):
+        raise UserError(f"{where}: must be a mapping with a conf, such as {{conf: conf/av_tfdprnn.yml}}")
+    _check_keys(where, given, ROW_KEYS)
+    words = common + _words(f"{where}: train_args", given.get("train_args", ""))
+    for word in words:
+        key = word.removeprefix("--").partition("=")[0].replace("-", "_")
+        if word.startswith("--") and key in DECIDED_HERE:
+            instead = DECIDED_HERE[key]
+            raise UserError(f"{where}: --{key} is for the comparison to decide; take it out and set '{instead}'")
+    words += ("--max_minutes", str(minutes), "--epochs", str(MAX_EPOCHS), "--early_stop", "0", "--audio_examples", "0")
+    try:
+        config = read_config(given["conf"], list(words))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return Row(name, Path(given["conf"]), words, _seeds(where, given.get("seeds", [0])), config)
+
+
+def _seeds(where: str, seeds: Any) -> tuple[int, ...]:
+    right = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not right or not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"{where}: seeds is {seeds!r} where different whole numbers are expected, such as [0, 1]")
+    return tuple(seeds)
+
+
+def check_inputs(args: argparse.Namespace, rows: Iterable[Row]) -> None:
+    """Check the inputs before anything is trained.
+
+    Raises:
+        UserError: a manifest or the visual frontend is missing, or the test set has no references.
+    """
+    for name in sorted({"utterances.csv" if row.config.data.dynamic else "train.csv" for row in rows} | {"val.csv"}):
         read_manifest(args.data_dir / name)
     if not read_manifest(args.data_dir / "test.csv").has_references:
         raise UserError(f"{args.data_dir / 'test.csv'}: mixtures without sources cannot be scored")
-    needing = next((row.name for row in rows if row.conf.n_cues), None)
+    needing = next((row.name for row in rows if row.config.model.n_faces), None)
     if needing and not args.frontend_weights:
-        raise UserError(f"{args.suite}: row '{needing}' needs mouth embeddings: give --frontend_weights FILE")
+        raise UserError(f"{args.suite}: row '{needing}' needs visual embeddings: give --frontend_weights FILE")
     if needing and not args.frontend_weights.exists():
-        raise UserError(f"--frontend_weights {args.frontend_weights}: not there; utils/download_weights.sh fetches some")
+        weights = args.frontend_weights
+        raise UserError(f"--frontend_weights {weights}: no such file; utils/download_weights.sh fetches some")
 
 
-@contextmanager
-def alone_in(out_dir: Path) -> Iterator[None]:
-    """Hold a comparison's folder; however this process ends, the folder is free again.
-
-    Raises:
-        UserError: another comparison holds it.
-    """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    with open(out_dir / ".lock", "w", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--out_dir {out_dir}: another comparison runs there; wait for its end, or give another") from None
-        yield
-
-
-def make_chains(args: argparse.Namespace, rows: list[Row], plan: dict[str, RowPlan], test_name: str) -> list[Chain]:
-    """Stages 3 to 5 of every row and seed; what takes longest comes first, so that no core waits at the end.
-
-    Trainings take about the same time by intention, so that the seconds to separate a mixture decide.
-    """
-
-    def cost(row: Row) -> tuple[float, float]:
-        return round(plan[row.name].expected_minutes, 1), plan[row.name].val_step_sec / row.conf.training.batch_size
-
-    ordered = sorted(rows, key=cost, reverse=True)
-    return [_chain(args, row, seed, plan[row.name], test_name) for row in ordered for seed in row.seeds]
-
-
-def _chain(args: argparse.Namespace, row: Row, seed: int, plan: RowPlan, test_name: str) -> Chain:
+def make_chain(args: argparse.Namespace, row: Row, seed: int, test_name: str) -> Chain:
+    """Stages 3 to 5 of a row and seed."""
     exp_dir = exp_dir_of(args.out_dir, row, seed)
-    words = ["--audio_examples", "0", *row.words, "--epochs", str(plan.epochs), "--early_stop", "0", "--seed", str(seed)]
-    words += ["--epoch_size", str(plan.epoch_size)] if row.conf.data.dynamic else []
-    train = ["--conf", row.conf_path, "--data_dir", args.data_dir, f"--train_args={shlex.join(words)}"]
+    train = ["--conf", row.conf_path, "--data_dir", args.data_dir, f"--train_args={shlex.join(row.train_args(seed))}"]
     separate = ["--test_dir", args.data_dir / "test.csv", "--test_name", test_name, "--nj", args.threads]
-    if row.conf.n_cues:
+    if row.config.model.n_faces:
         train += ["--frontend_weights", args.frontend_weights, "--views", args.views]
         separate += ["--frontend_weights", args.frontend_weights]
     dump = ["--dump_dir", args.dump_dir]
     commands = {
-        "3_train": ["train", *train, *dump],
-        "4_separate": ["separate", *separate, *dump],
-        "5_score": ["score", "--test_name", test_name, "--nj", args.threads],
+        "3_train": ["utils.stages.train", *train, *dump],
+        "4_separate": ["utils.stages.separate", *separate, *dump],
+        "5_score": ["utils.stages.score", "--test_name", test_name, "--nj", args.threads],
     }
-    common = ["--exp_dir", exp_dir]
-    made = {
-        name: [sys.executable, "-m", f"utils.stages.{words[0]}", *map(str, [*words[1:], *common])]
-        for name, words in commands.items()
-    }
+    python, end = [sys.executable, "-m"], ["--exp_dir", str(exp_dir)]
+    made = {name: [*python, *map(str, words), *end] for name, words in commands.items()}
     return Chain(exp_dir.name, exp_dir / "log", made)
+
+
+def exp_dir_of(out_dir: Path, row: Row, seed: int) -> Path:
+    """The experiment's folder of a row and seed."""
+    return out_dir / f"{row.name}-seed{seed}"
+
+
+def read_runs(
+    suite: Suite, out_dir: Path, test_name: str, failures: dict[str, str]
+) -> tuple[dict[str, list[Run]], dict[str, str]]:
+    """The scored runs of the suite as it is now, by row, and why the others are left out, by the run's name.
+
+    Args:
+        suite: its rows may have changed since they were trained, and so may its minutes.
+        out_dir: the comparison's folder.
+        test_name: of the scores.
+        failures: of this call, by the run's name: the files in their folders are of an earlier time.
+
+    Raises:
+        UserError: a file of a run is damaged.
+    """
+    runs: dict[str, list[Run]] = {}
+    left_out = {}
+    for row in suite.rows:
+        for seed in row.seeds:
+            exp_dir = exp_dir_of(out_dir, row, seed)
+            final, training = exp_dir / "results" / test_name / "final_metrics.json", exp_dir / "training.json"
+            reason = failures.get(exp_dir.name) or ("" if final.is_file() and training.is_file() else "not run")
+            reason = reason or _other_training(row, seed, exp_dir / "conf.yml")
+            if reason:
+                left_out[exp_dir.name] = reason
+            else:
+                runs.setdefault(row.name, []).append(Run(seed, exp_dir, read_json(final), read_json(training)))
+    return runs, left_out
+
+
+def _other_training(row: Row, seed: int, conf_path: Path) -> str:
+    """The first key in which a training differs from what the suite asks for now, as text; "" for none."""
+    try:
+        trained = read_config(conf_path).to_dict()
+    except UserError as error:
+        return f"{error}; train this row again"
+    for section, values in read_config(row.conf_path, row.train_args(seed)).to_dict().items():
+        for key, wanted in values.items():
+            found = trained[section].get(key)
+            if found != wanted and key not in MAY_DIFFER:
+                return f"trained with {section}.{key} {found}, the suite says {wanted}"
+    return ""
+
+
+def order_searched(runs: Iterable[Run]) -> bool:
+    """Whether the order of the estimates was searched in the scores of a row."""
+    return any(run.final["n_order_unknown"] for run in runs)
+
+
+def difference(runs: Sequence[Run], baseline: Sequence[Run], test_name: str) -> Difference | None:
+    """How much better a row is than the baseline on the mixtures that both have; seeds are averaged first."""
+    ours, theirs = (_mean_gains_db(some, test_name) for some in (runs, baseline))
+    differences = [ours[name] - theirs[name] for name in ours if name in theirs]
+    if not differences:
+        return None
+    error = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else None
+    return Difference(statistics.fmean(differences), error)
+
+
+def _mean_gains_db(runs: Sequence[Run], test_name: str) -> dict[str, float]:
+    gains = [run.gains_db(test_name) for run in runs]
+    common = [name for name in gains[0] if all(name in one for one in gains)]
+    return {name: statistics.fmean(one[name] for one in gains) for name in common}
 
 
 def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failures: dict[str, str]) -> None:
     """Print the table of all rows that were scored, and write comparison.json, curves.png and the section."""
-    plan = read_plan(args.out_dir / "plan.json")
-    runs, left_out = read_runs(suite, args.out_dir, test_name, plan, failures)
+    runs, left_out = read_runs(suite, args.out_dir, test_name, failures)
     if not runs:
         reasons = "".join(f"; {name}: {reason}" for name, reason in left_out.items())
         raise UserError(f"{args.out_dir}: no row was scored, there is nothing to put into a table{reasons}")
-    wanted = {row.name: row.conf for row in suite.rows}
-    confs = {name: trained_conf(some[0].exp_dir / "conf.yml", wanted[name]) for name, some in runs.items()}
-    costs = inference_costs(confs, args.timing_threads)
+
+    from utils.tools.complexity import MIXTURE_SEC, inference_costs  # brings torch: a wrong option need not wait
+
+    configs = {name: read_config(some[0].exp_dir / "conf.yml") for name, some in runs.items()}
+    costs = inference_costs(configs, args.timing_threads)
     baseline = suite.baseline if suite.baseline in runs else ""
     differences = {name: difference(some, runs[baseline], test_name) for name, some in runs.items()} if baseline else {}
-    source = _origin(args, suite, sorted({run.revision for some in runs.values() for run in some}))
+    budget = f"budget: {suite.minutes:g} minutes of training and validation for each run; {suite.path}"
+    arguments = [word for word in sys.argv[1:] if word.replace("-", "_") != "__table_only"]
+    revisions = sorted({run.revision for some in runs.values() for run in some})
+    source = origin("utils.tools.comparison", args.threads, budget, arguments=arguments, revisions=revisions)
     rows = {
         name: {
             "seeds": summary(some),
             "to_baseline": asdict(differences[name]) if differences.get(name) else None,
             "costs": costs[name],
-            "plan": asdict(plan[name]) if name in plan else None,
         }
         for name, some in runs.items()
     }
-    facts = {"suite": str(suite.path), "minutes": suite.minutes, "baseline": baseline, "test": test_name}
-    listed = {"rows": rows, "left_out": left_out, "origin": source.splitlines()}
-    write_json(args.out_dir / "comparison.json", facts | listed)
-    draw_curves(args.out_dir / "curves.png", runs, suite.minutes, f"{suite.path.stem}: {suite.minutes:g} minutes for each row")
-    lines = notes(runs, left_out, plan, baseline, suite.minutes, args.timing_threads, MIXTURE_SEC)
+    facts = {"suite": str(suite.path), "minutes": suite.minutes, "baseline": baseline, "test": test_name, "rows": rows}
+    write_json(args.out_dir / "comparison.json", facts | {"left_out": left_out, "origin": source.splitlines()})
+    title = f"{suite.path.stem}: {suite.minutes:g} minutes for each row"
+    draw_curves(args.out_dir / "curves.png", runs, suite.minutes, title)
+    lines = notes(runs, left_out, baseline, suite.minutes, args.timing_threads, MIXTURE_SEC)
     table = comparison_table(runs, costs, differences, baseline)
-    text = f"{table}\n" + "".join(f"- {line}\n" for line in lines) + source
-    print(f"\n{text}", flush=True)
-    if args.results:
-        write_section(args.results, args.section, text)
+    publish("\n".join(["", table, *(f"- {line}" for line in lines), source]), args.results, args.section)
 
 
-def _origin(args: argparse.Namespace, suite: Suite, revisions: list[str]) -> str:
-    budget = f"budget: {suite.minutes:g} minutes of training and validation for each run, seeds as in the table; {suite.path}"
-    arguments = [word for word in sys.argv[1:] if word.replace("-", "_") != "__table_only"]
-    return origin("utils.tools.comparison", args.threads, budget, arguments=arguments, revisions=revisions)
+def summary(runs: Iterable[Run]) -> dict[str, Any]:
+    """A row's numbers as comparison.json holds them: each run's, under its seed."""
+    return {
+        str(run.seed): {
+            "exp_dir": run.exp_dir.name,
+            "scores": {name: _scores(group) for name, group in run.groups().items()},
+            "order_searched_in_mixtures": run.final["n_order_unknown"],
+            "training": run.training,
+            "scored": run.final["provenance"]["date"],
+        }
+        for run in runs
+    }
+
+
+def _scores(group: dict[str, Any]) -> dict[str, Any]:
+    """Means of a group; its mixtures are those with an SI-SNR, without absent targets and silent outputs."""
+    means = {name: group["metrics"][name]["mean"] for name in METRICS if name in group["metrics"]}
+    error = group["metrics"]["si_snr_imp"]["standard_error"]
+    return {"mixtures": group["n_heard"], **means, "si_snr_imp_standard_error": error}
+
+
+def comparison_table(
+    runs: dict[str, list[Run]],
+    costs: dict[str, dict[str, float]],
+    differences: dict[str, Difference | None],
+    baseline: str,
+) -> str:
+    """The table, a line for each row that was run.
+
+    Args:
+        runs: by the row's name, one for each seed.
+        costs: by the row's name, as `utils.tools.complexity.inference_costs` gives them.
+        differences: to the baseline, by the row's name; empty where there is none.
+        baseline: the row that the others are compared with, or "".
+    """
+    subsets = list(dict.fromkeys(name for some in runs.values() for run in some for name in run.final["subsets"]))
+    head = ["", "seeds", "SI-SNRi, all (dB)", *subsets, *([f"to {baseline} (dB)"] if baseline else [])]
+    lines = [[*head, "PESQ wb", "ESTOI", "parameters (M)", "GMAC/s", "CPU (ms)", "mixtures seen", "training (min)"]]
+    for name, some in runs.items():
+        cells = [name + SEARCHED * order_searched(some), ", ".join(str(run.seed) for run in some)]
+        cells += [gain_cell(some, group) for group in ("all", *subsets)]
+        cells += [difference_cell(name, differences.get(name), baseline)] if baseline else []
+        cells += [_mean_cell(some, "pesq_wb", 2), _mean_cell(some, "estoi", 3)]
+        cost = costs[name]
+        cells += [f"{cost['params'] / 1e6:.2f}", f"{cost['macs_per_audio_second'] / 1e9:.2f}"]
+        cells.append(f"{1e3 * cost['inference_sec']:.0f}")
+        cells.append(f"{statistics.fmean(run.training['mixtures_seen'] for run in some):.0f}")
+        cells.append(f"{statistics.fmean(run.training['training_minutes'] for run in some):.2f}")
+        lines.append(cells)
+    return markdown_table(lines)
+
+
+def gain_cell(runs: Sequence[Run], group: str) -> str:
+    """SI-SNRi of one run with its standard error over mixtures, of several as mean [lowest..highest]."""
+    found = [(run, run.groups()[group]["metrics"]["si_snr_imp"]) for run in runs if group in run.groups()]
+    means = [metric["mean"] for _, metric in found if metric["mean"] is not None]
+    if not means:
+        return "–"
+    text = _number(statistics.fmean(means))
+    if len(means) > 1:
+        text += f" [{_number(min(means))}..{_number(max(means))}]"
+    elif found[0][1]["standard_error"] is not None:
+        text += f" ± {found[0][1]['standard_error']:.2f}"
+    return text
+
+
+def difference_cell(name: str, found: Difference | None, baseline: str) -> str:
+    """The difference to the baseline with its standard error."""
+    if name == baseline or found is None:
+        return "–"
+    text = f"{round(found.mean_db, 2) + 0.0:+.2f}"  # + 0.0: no minus zeros
+    return text if found.standard_error_db is None else f"{text} ± {found.standard_error_db:.2f}"
+
+
+def _means(runs: Iterable[Run], metric: str) -> list[float]:
+    means = [run.final["overall"]["metrics"][metric]["mean"] for run in runs]
+    return [mean for mean in means if mean is not None]
+
+
+def _mean_cell(runs: Iterable[Run], metric: str, digits: int) -> str:
+    means = _means(runs, metric)
+    return _number(statistics.fmean(means), digits) if means else "–"
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def notes(
+    runs: dict[str, list[Run]],
+    left_out: dict[str, str],
+    baseline: str,
+    budget_minutes: float,
+    threads: int,
+    mixture_sec: float,
+) -> list[str]:
+    """Explain the numbers and their errors, and name the runs that are left out; a sentence or two for each line.
+
+    Args:
+        runs: by the row's name.
+        left_out: why, by the run's name.
+        baseline: as for `comparison_table`.
+        budget_minutes: of a training.
+        threads, mixture_sec: with which separation was timed.
+    """
+    some = [run for row_runs in runs.values() for run in row_runs]
+    n_mixtures = " or ".join(map(str, sorted({run.final["overall"]["n_heard"] for run in some})))
+    lines = [
+        f"{n_mixtures} test mixtures; each number is the mean over the mixtures of the mean over a mixture's sources. "
+        "SI-SNRi of one seed: ± standard error over mixtures; of several seeds: their mean [lowest..highest]; other "
+        "columns: means over the seeds.",
+        f"CPU: median time to separate a mixture of {mixture_sec:g} s with {threads} threads, embeddings given, the "
+        "rows measured in turns. Training: training and validation of all epochs, measured; start and end not counted.",
+    ]
+    if baseline:
+        means = _means(runs[baseline], "si_snr_imp")
+        spread = f"{max(means) - min(means):.2f} dB" if len(means) > 1 else "not known, it has one"
+        lines.append(
+            f"to {baseline}: difference of SI-SNRi on the same mixtures, the seeds averaged; its ± is over mixtures "
+            f"only: where a row has one seed, differences below the spread of {baseline}'s seeds ({spread}) mean "
+            "little."
+        )
+    if any(map(order_searched, runs.values())):
+        lines.append(f"{SEARCHED} no face tells the order of the estimates; that with the best mean SI-SNR was taken.")
+    off = [run for run in some if abs(run.training["training_minutes"] / budget_minutes - 1) > OFF_BUDGET]
+    if off:
+        listed = ", ".join(f"{run.exp_dir.name} {run.training['training_minutes']:.2f} min" for run in off)
+        lines.append(f"More than {OFF_BUDGET:.0%} off the budget: {listed}; a smaller --epoch_size comes nearer.")
+    return lines + [f"Left out: {name}: {reason}." for name, reason in left_out.items()]
+
+
+def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, title: str) -> None:
+    """Draw validation SI-SNRi over the minutes, a colour for each row, a line for each seed, and the budget, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panel = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    colours = plt.get_cmap("tab10" if len(runs) <= 10 else "tab20").colors
+    for index, (name, row_runs) in enumerate(runs.items()):
+        for number, run in enumerate(row_runs):
+            minutes, gains_db = _curve(run.exp_dir / "history.csv")
+            label = f"{name}{'*' * order_searched(row_runs)}" if number == 0 else None
+            style = "-" if index < len(colours) else "--"
+            panel.plot(minutes, gains_db, style, marker=".", label=label, color=colours[index % len(colours)])
+    panel.axvline(budget_minutes, color="grey", linestyle=":", label="budget")
+    panel.set_xlim(left=0)
+    panel.set(xlabel="minutes of training and validation", ylabel="validation SI-SNRi (dB)", title=title)
+    panel.grid(alpha=0.3)
+    title = "* in the best order" if any(map(order_searched, runs.values())) else None
+    panel.legend(title=title, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+
+
+def _curve(path: Path) -> tuple[list[float], list[float]]:
+    minutes, gains_db, seconds = [], [], 0.0
+    with open(path, newline="", encoding="utf-8") as handle:
+        for row in csv.DictReader(handle):
+            seconds += float(row["seconds"])
+            minutes.append(seconds / 60)
+            gains_db.append(float(row["val_si_snri"]))
+    return minutes, gains_db
 
 
 if __name__ == "__main__":

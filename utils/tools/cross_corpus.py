@@ -1,25 +1,25 @@
 """Models on test sets of other corpora than their own, side by side in one table.
 
 Reads   --exp_dirs, trained experiments, and --test_dirs, prepared CSVs or folders as stage 4 takes them.
-Writes  what stages 4 and 5 write for each model and test set, as far as it is not there yet; the tables to the standard
-        output and into a section of --results; logs in exp/<tag>/log/.
+Writes  the outputs of stages 4 and 5 for each model and test set, as far as they are missing; the tables to the
+        standard output and into a section of --results; logs in exp/<tag>/log/.
 Run     python -m utils.tools.cross_corpus --exp_dirs exp/tse_grid,exp/tse_lrs2 \\
             --test_dirs data/grid_tse/test.csv,data/tcd_tse/test.csv --results RESULTS.md
 
-The mouths of a test set pass the front end of each model: nothing needs to be embedded beforehand.
+The mouth crops of a test set pass the visual frontend of each model: nothing needs to be embedded beforehand.
 """
 
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.data.files import read_json
+from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UsageError, UserError, run_cli
-from utils.tools.comparison_runs import Chain, run_chains
-from utils.tools.sections import add_results_options, origin, write_section
+from utils.tools.processes import Chain, run_chains
+from utils.tools.sections import add_results_options, origin, publish
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ Group = dict[str, Any]
 
 
 def main() -> int:
-    """Separate and score what is not there yet, then print the tables."""
+    """Separate and score what is missing, then print the tables."""
     args = parse_args()
     for exp_dir in args.exp_dirs:
         if not (exp_dir / "best_model.pth").is_file():
@@ -37,16 +37,13 @@ def main() -> int:
     for test_dir in args.test_dirs:
         if not test_dir.exists():
             raise UserError(f"--test_dirs {test_dir}: no such file or folder; a CSV of a corpus is made by stage 0")
-    failures = run_chains([_chain(args, exp, test) for exp in args.exp_dirs for test in args.test_dirs], 1, args.threads)
+    pairs = [(exp_dir, test_dir) for exp_dir in args.exp_dirs for test_dir in args.test_dirs]
+    failures = run_chains([_chain(args, *pair) for pair in pairs], 1, args.threads)
     if failures:
         raise UserError(f"{len(failures)} of the runs failed, the first: {next(iter(failures.values()))}")
-    found = {(exp, test_name(test)): read_groups(exp, test_name(test)) for exp in args.exp_dirs for test in args.test_dirs}
-    text = f"{matrix(found)}\n{long_table(found)}\n{silent_outputs(found)}" + origin(
-        "utils.tools.cross_corpus", args.threads
-    )
-    print(text)
-    if args.results:
-        write_section(args.results, args.section, text)
+    found = {(exp_dir, test_name(test_dir)): read_groups(exp_dir, test_name(test_dir)) for exp_dir, test_dir in pairs}
+    text = f"{matrix(found)}\n{long_table(found)}\n{silent_outputs(found)}"
+    publish(text + origin("utils.tools.cross_corpus", args.threads), args.results, args.section)
     return 0
 
 
@@ -74,7 +71,7 @@ def _paths(text: str) -> list[Path]:
 
 
 def test_name(test_dir: Path) -> str:
-    """What stage 4 calls a test set: `<corpus>_<split>` of `<corpus>/<split>.csv`, or the folder's name."""
+    """The name that stage 4 gives a test set: `<corpus>_<split>` of `<corpus>/<split>.csv`, or the folder's name."""
     path = test_dir.resolve()
     return f"{path.parent.name}_{path.stem}" if path.suffix == ".csv" and not path.is_dir() else path.name
 
@@ -105,7 +102,7 @@ def read_groups(exp_dir: Path, name: str) -> dict[str, Group]:
     return {
         label: group
         for label, group in groups.items()
-        if group["metrics"]["si_snr"]["mean"] is not None or _n_silent_output(group)
+        if group["metrics"]["si_snr"]["mean"] is not None or group["n_silent_output"]
     }
 
 
@@ -115,51 +112,44 @@ def matrix(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
     Mixtures and unprocessed SI-SNR are those of the model with the fewest silent outputs: the other means lack some.
     """
     exps, tests = (list(dict.fromkeys(key[place] for key in found)) for place in (0, 1))
-    lines = ["| SI-SNRi (dB) | mixtures | unprocessed SI-SNR | " + " | ".join(exp.name for exp in exps) + " |"]
-    lines.append("|---|---:|---:|" + "---:|" * len(exps))
+    rows = [["SI-SNRi (dB)", "mixtures", "unprocessed SI-SNR", *(exp.name for exp in exps)]]
     for test in tests:
         for label in dict.fromkeys(label for exp in exps for label in found[exp, test]):
             groups = [found[exp, test].get(label) for exp in exps]
-            first = max((group for group in groups if group), key=_n_heard)
-            cells = [_cell(group, "si_snr_imp", 2, error=True) for group in groups]
+            first = max((group for group in groups if group), key=_n_scored)
             name = test if label == "all" else f"{test}: {label}"
-            lines.append(f"| {name} | {_n_heard(first)} | {_cell(first, 'input_si_snr', 2)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            cells = [_cell(group, "si_snr_imp", 2, error=True) for group in groups]
+            rows.append([name, str(_n_scored(first)), _cell(first, "input_si_snr", 2), *cells])
+    return markdown_table(rows)
 
 
 def long_table(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
     """All the metrics, a row for each test set, subset and model, Markdown."""
-    lines = ["| test set | subset | model | mixtures | " + " | ".join(HEADINGS) + " |", "|---|---|---|" + "---:|" * 6]
+    rows = [["test set", "subset", "model", "mixtures", *HEADINGS]]
     for test in dict.fromkeys(test for _, test in found):
         own = {exp.name: groups for (exp, name), groups in found.items() if name == test}
         for label in dict.fromkeys(label for groups in own.values() for label in groups):
-            lines += [_row(test, label, name, groups[label]) for name, groups in own.items() if label in groups]
-    return "\n".join(lines) + "\n"
-
-
-def _row(test: str, label: str, name: str, group: Group) -> str:
-    cells: Sequence[str] = [_cell(group, metric, digits) for metric, digits in METRICS.items()]
-    return f"| {test} | {label} | {name} | {_n_heard(group)} | " + " | ".join(cells) + " |"
+            for name, groups in own.items():
+                if label in groups:
+                    cells = [_cell(groups[label], metric, digits) for metric, digits in METRICS.items()]
+                    rows.append([test, label, name, str(_n_scored(groups[label])), *cells])
+    return markdown_table(rows, n_left=3)
 
 
 def silent_outputs(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
-    """A line for each model and test set with targets that are heard and got silence, for no mean tells; "" without any."""
-    counts = {key: _n_silent_output(groups["all"]) for key, groups in found.items() if "all" in groups}
+    """A line for each model and test set with silent outputs for active targets; "" without any."""
+    counts = {key: groups["all"]["n_silent_output"] for key, groups in found.items() if "all" in groups}
     lines = [
-        f"- {exp.name} on {test}: {count} heard targets got a silent output; they are in no mean"
+        f"- {exp.name} on {test}: {count} active targets got a silent output; they are in no mean"
         for (exp, test), count in counts.items()
         if count
     ]
     return "\n".join(lines) + "\n\n" if lines else ""
 
 
-def _n_silent_output(group: Group) -> int:
-    return group.get("n_silent_output", 0)
-
-
-def _n_heard(group: Group) -> int:
+def _n_scored(group: Group) -> int:
     """The mixtures that the means are over."""
-    return group.get("n_heard", group["n"])
+    return group["n_heard"]
 
 
 def _cell(group: Group | None, metric: str, digits: int, error: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Whether reading and mixing keep up with training: what the loader delivers beside what a conf's training consumes.
+"""Mixtures per second that the loader delivers, beside those that the training of a conf consumes.
 
 Reads   a conf, the manifests and audio of --data_dir, and the embeddings of stage 2, all as stage 3 takes them.
 Writes  a Markdown table to the standard output, and into a section of --results.
@@ -6,14 +6,18 @@ Run     python -m utils.tools.loader_throughput --conf conf/av_tfdprnn.yml --dat
             --frontend_weights egs/demo/lipreader.pth.tar --workers 0,1,2
 
 The two are measured one after the other, each with the machine to itself: where training runs on the CPU, loader
-processes take their share of it. Training is real steps (forward, loss, backward, clipping, optimiser) on batches that the
-loader made. Files that were read once come from memory, as they do from an epoch to the next where they fit into it.
+processes take their share of it. Training is real steps (forward, loss, backward, clipping, optimiser) on batches that
+the loader made. Files that were read once come from memory, as they do from an epoch to the next where they fit into
+it.
 """
 
 import argparse
+import contextlib
 import shlex
 import time
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from utils.data.manifest import Manifest, read_manifest
+from utils.data.reports import markdown_table
 from utils.embedding.store import EmbeddingStore
 from utils.errors import OptionParser, UsageError, UserError, run_cli
-from utils.tools.comparison_costs import TrainingSetup, training_csv
-from utils.tools.sections import add_results_options, origin, write_section
+from utils.tools.sections import add_results_options, origin, publish
 from utils.training.config import Config, read_config
 
 if TYPE_CHECKING:
@@ -33,8 +37,8 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]
 
 NOTE = (
-    "With loader processes, training does not wait for them where the ratio is above 1. With 0, reading and training take "
-    "turns in one process: a ratio of r leaves training r / (1 + r) of the time."
+    "With loader processes, training does not wait for them where the ratio is above 1. With 0, reading and training "
+    "take turns in one process: a ratio of r leaves training r / (1 + r) of the time."
 )
 
 
@@ -42,35 +46,34 @@ def main() -> None:
     """Measure both, print the table."""
     args = parse_args()
     try:
-        conf = read_config(args.conf, shlex.split(args.train_args))
+        config = read_config(args.conf, shlex.split(args.train_args))
     except ValueError as error:
         raise UsageError(f"--train_args: {error}") from None
-    if conf.n_cues and not (args.frontend_weights and args.frontend_weights.exists()):
-        raise UserError(f"{args.conf} needs embeddings, --frontend_weights {args.frontend_weights} is not there; give one")
-    train, val = read_manifest(args.data_dir / training_csv(conf)), read_manifest(args.data_dir / "val.csv")
+    if config.model.n_faces and not (args.frontend_weights and args.frontend_weights.exists()):
+        weights = args.frontend_weights
+        raise UserError(f"{args.conf} needs embeddings; --frontend_weights {weights}: no such file, give one")
+    train = read_manifest(args.data_dir / ("utterances.csv" if config.data.dynamic else "train.csv"))
+    val = read_manifest(args.data_dir / "val.csv")
 
     import torch
 
     from utils.training.datasets import make_datasets
 
     torch.set_num_threads(args.threads)
-    conf, stores = _with_stores(conf, train, args)
-    train_set, _ = make_datasets(conf, train, val, stores, stores[:1])
+    config, stores = _with_stores(config, train, args)
+    train_set, _ = make_datasets(config, train, val, stores, stores[:1])
     delivered = {
-        workers: loader_speed(conf, train_set, train, workers, args.batches)
+        workers: loader_speed(config, train_set, train, workers, args.batches)
         for workers in tqdm(args.workers, desc="loader", unit="setting", disable=None)
     }
-    consumed = training_speed(conf, args.data_dir, list(islice(_batches(conf, train_set, train, 0), args.steps)))
-    text = table(delivered, consumed)
+    consumed = training_speed(config, list(islice(_batches(config, train_set, train, 0), args.steps)))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     facts = (
-        f"{args.conf} on {args.data_dir}, training on {device}, batches of {conf.training.batch_size}",
-        f"seed {conf.training.seed}; {args.batches} batches of the loader, {args.steps} training steps",
+        f"{args.conf} on {args.data_dir}, training on {device}, batches of {config.training.batch_size}",
+        f"seed {config.training.seed}; {args.batches} batches of the loader, {args.steps} training steps",
     )
-    text += "\n" + origin("utils.tools.loader_throughput", args.threads, *facts)
-    print(text, end="")
-    if args.results:
-        write_section(args.results, args.section, text)
+    text = f"{table(delivered, consumed)}\n" + origin("utils.tools.loader_throughput", args.threads, *facts)
+    publish(text, args.results, args.section)
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,13 +82,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--conf", type=Path, required=True, help="conf/*.yml")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the corpus' CSVs")
     parser.add_argument("--train_args", default="", help='keys of the conf to change, "--noise_prob 0.5 --noise_dir D"')
-    parser.add_argument("--frontend_weights", type=Path, help="weights of the lip network (not for audio-only confs)")
+    parser.add_argument("--frontend_weights", type=Path, help="of the visual frontend (not for audio-only confs)")
     parser.add_argument("--frontend_conf", type=Path, help="its conf/lipreading/*.json; found out when not given")
     parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"))
     parser.add_argument("--views", default="centre", help="crop views to draw from: centre or centre,flip")
     parser.add_argument("--precision", default="float16", choices=("float16", "float32"), help="of the embeddings")
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"))
-    parser.add_argument("--workers", type=_counts, default="0,1,2", help="numbers of loader processes, separated by commas")
+    parser.add_argument("--workers", type=_counts, default="0,1,2", help="numbers of loader processes")
     parser.add_argument("--batches", type=_count, default=30, help="batches of the loader to time, for each number")
     parser.add_argument("--steps", type=_count, default=5, help="training steps to time")
     parser.add_argument("--threads", type=_count, default=1, help="threads of the network on a CPU")
@@ -106,24 +109,24 @@ def _counts(text: str) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _with_stores(conf: Config, train: Manifest, args: argparse.Namespace) -> tuple[Config, list[EmbeddingStore]]:
-    """The conf for the front end's embeddings, and their stores, a view each; none for audio only."""
-    if not conf.n_cues:
-        return conf, []
+def _with_stores(config: Config, train: Manifest, args: argparse.Namespace) -> tuple[Config, list[EmbeddingStore]]:
+    """The conf for the embeddings of the visual frontend, and their stores, a view each; none for audio only."""
+    if not config.model.n_faces:
+        return config, []
     from utils.embedding.frontends import load_frontend, store_name
 
     frontend = load_frontend(args.frontend_weights, args.frontend_conf, args.frontend_layer)
-    folders = [args.dump_dir / "embeddings" / store_name(frontend, view, args.precision) / train.corpus
-               for view in args.views.split(",")]  # fmt: skip
+    names = [store_name(frontend, view, args.precision) for view in args.views.split(",")]
+    folders = [args.dump_dir / "embeddings" / name / train.corpus for name in names]
     missing = next((folder for folder in folders if not folder.is_dir()), None)
     if missing:
-        raise UserError(f"{missing}: no embeddings of this front end; stage 2 makes them (--stage 2)")
-    return conf.with_visual_dim(frontend.dim), [EmbeddingStore(folder) for folder in folders]
+        raise UserError(f"{missing}: no embeddings of this visual frontend; stage 2 makes them (--stage 2)")
+    return config.with_visual_dim(frontend.dim), [EmbeddingStore(folder) for folder in folders]
 
 
-def loader_speed(conf: Config, train_set: "Dataset", train: Manifest, workers: int, n_batches: int) -> float:
-    """Mixtures per second that `workers` loader processes deliver to somebody who only waits for them."""
-    batches = _batches(conf, train_set, train, workers)
+def loader_speed(config: Config, train_set: "Dataset", train: Manifest, workers: int, n_batches: int) -> float:
+    """Mixtures per second that `workers` loader processes deliver to a process that only waits for them."""
+    batches = _batches(config, train_set, train, workers)
     for _ in range(1 + 2 * workers):  # the processes' start, and what they have ready by then
         next(batches)
     start_sec = time.perf_counter()
@@ -131,44 +134,61 @@ def loader_speed(conf: Config, train_set: "Dataset", train: Manifest, workers: i
     return mixtures / (time.perf_counter() - start_sec)
 
 
-def training_speed(conf: Config, data_dir: Path, batches: list[Batch]) -> float:
+def training_speed(config: Config, batches: list[Batch]) -> float:
     """Mixtures per second that training consumes: one step on each batch, after one that does not count."""
     import torch
 
-    setup = TrainingSetup(conf, data_dir)
-    on_device = [{name: tensor.to(setup.device) for name, tensor in batch.items()} for batch in batches]
-    setup.train_step(on_device[0])
-    synchronise = torch.cuda.synchronize if setup.device != "cpu" else lambda: None
-    synchronise()
+    from local_models.networks import build_network
+    from utils.training.system import AVSystem
+
+    warnings.filterwarnings("ignore", ".*self.trainer. reference is not registered")
+    device, training = "cuda" if torch.cuda.is_available() else "cpu", config.training
+    system = AVSystem(build_network(config.model), config.loss, config.optim, lambda step: 0.0, training.seed)
+    system.to(device).train()
+    optimizer = system.configure_optimizers()[0][0]
+    halved = {"bf16": torch.bfloat16, "16": torch.float16}.get(training.precision)
+
+    def step(batch: Batch) -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, halved) if halved and device == "cuda" else contextlib.nullcontext():
+            loss = system.training_step(batch, 0)
+        loss.backward()
+        if training.gradient_clipping:
+            torch.nn.utils.clip_grad_norm_(system.parameters(), training.gradient_clipping)
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    on_device = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
+    step(on_device[0])
     start_sec = time.perf_counter()
     for batch in tqdm(on_device, desc="training", unit="step", disable=None):
-        setup.train_step(batch)
-    synchronise()
+        step(batch)
     return sum(len(batch["mixture"]) for batch in on_device) / (time.perf_counter() - start_sec)
 
 
-def _batches(conf: Config, train_set: "Dataset", train: Manifest, workers: int) -> Iterator[Batch]:
+def _batches(config: Config, train_set: "Dataset", train: Manifest, workers: int) -> Iterator[Batch]:
     """Training batches without end, epoch after epoch."""
     from utils.training.datasets import make_loader, make_sampler
 
-    sections = {**conf.nested, "data": {**conf.nested["data"], "num_workers": workers}}
-    sampler = make_sampler(conf, train_set, train.path)
-    loader: DataLoader = make_loader(Config(sections), train_set, sampler)
+    sampler = make_sampler(config, train_set, train.path)
+    config = replace(config, data=replace(config.data, num_workers=workers))
+    loader: DataLoader = make_loader(config, train_set, sampler)
     while True:
         yield from loader
         sampler.set_epoch(sampler.epoch + 1)
 
 
 def table(delivered: dict[int, float], consumed: float) -> str:
-    """Markdown: what the loader delivers, what training consumes, and the first over the second.
+    """Markdown: mixtures delivered by the loader, those consumed by training, and their ratio.
 
     Args:
         delivered: mixtures per second by number of loader processes.
         consumed: mixtures per second.
     """
-    lines = ["| loader processes | delivered, mixtures/s | consumed by training, mixtures/s | ratio |", "|---" * 4 + "|"]
-    lines += [f"| {n} | {speed:.1f} | {consumed:.2f} | {speed / consumed:.1f} |" for n, speed in delivered.items()]
-    return "\n".join([*lines, "", NOTE, ""])
+    rows = [["loader processes", "delivered, mixtures/s", "consumed by training, mixtures/s", "ratio"]]
+    rows += [[str(n), f"{speed:.1f}", f"{consumed:.2f}", f"{speed / consumed:.1f}"] for n, speed in delivered.items()]
+    return f"{markdown_table(rows, n_left=0)}\n{NOTE}\n"
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""What long recordings cost: peak memory and real-time factor of stage 4's windowed separation, by length.
+"""Costs of long recordings: peak memory and real-time factor of stage 4's windowed separation, by length.
 
 Reads   exp/<tag>/best_model.pth (and frontend.json).
-Writes  recordings of noise with noise for faces into a temporary folder that it removes; the table to the standard output,
-        with --results also into a section of that file.
-Run     python -m utils.tools.long_recordings --exp_dir exp/avdprnn_demo --minutes 1,10 --results RESULTS.md
+Writes  recordings of noise with noise for embeddings into a temporary folder that it removes; the table to the standard
+        output, with --results also into a section of that file.
+Run     python -m utils.tools.long_recordings --exp_dir exp/demo_demo --minutes 1,10 --results RESULTS.md
 
-Each length is separated in a fresh process, from files to files. Memory is what `utils.tools.complexity` measures: the weights,
-and the growth of the process at its peak. A network costs the same whatever it hears.
+Each length is separated in a fresh process, from files to files. Memory is that of `utils.tools.complexity`: the
+weights, and the growth of the process at its peak. A network costs the same for any sound.
 """
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,54 +18,51 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from local_models.configs import SeparatorConfig
 from utils.data.experiments import open_experiment
 from utils.data.manifest import Mixture, read_manifest, write_manifest
+from utils.data.reports import markdown_table
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import OptionParser, UserError, run_cli
 from utils.separation.options import SeparationOptions
-from utils.tools.complexity import resident_bytes, run_probe
-from utils.tools.sections import add_results_options, origin, write_section
+from utils.tools.processes import in_own_process, peak_growth_bytes
+from utils.tools.sections import add_results_options, origin, publish
 
 WINDOW_SEC, HOP_SEC = 8.0, 6.0  # stage 4's defaults
-STORE, MANIFEST, VOICES = "embeddings", "recording.csv", "voices"
+STORE, MANIFEST, ESTIMATES = "embeddings", "recording.csv", "estimates"
 
 
 def main() -> int:
     """Measure every length, print the table."""
     args = parse_args()
     frontend = open_experiment(args.exp_dir, needs_weights=False).frontend
-    if args.probe:
-        print(json.dumps(probe(args)))
-        return 0
 
     from utils.separation.mixtures import load_separator  # torch comes only after the paths were found good
 
-    network = load_separator(args.exp_dir, "cpu").network
-    precision = frontend.precision if frontend else ""
+    config = load_separator(args.exp_dir, "cpu").network.config
+    precision = frontend.precision if frontend else "float16"
     measured = []
     for minutes in args.minutes:
-        with tempfile.TemporaryDirectory(prefix="long-recording-") as folder:
-            shape = (network.config.n_src if frontend else 0, network.visual_dim)
-            make_recording(Path(folder), 60 * minutes, network.sample_rate, network.video_fps, shape, network.n_src, precision)
-            measured.append({"minutes": minutes, **separate_apart(args, Path(folder))})
-    text = f"{table(measured)}\n"
+        with tempfile.TemporaryDirectory(prefix="long-recording-") as name:
+            folder = Path(name)
+            make_recording(folder, 60 * minutes, config, precision)
+            windows = (args.window_sec, args.hop_sec)
+            costs = in_own_process(separate_recording, folder, args.exp_dir, *windows, args.threads)
+            measured.append({"minutes": minutes, **costs})
     windows = f"{args.exp_dir}: windows of {args.window_sec:g} s every {args.hop_sec:g} s"
-    text += origin("utils.tools.long_recordings", args.threads, windows)
-    print(text)
-    if args.results:
-        write_section(args.results, args.section, text)
+    text = f"{table(measured)}\n" + origin("utils.tools.long_recordings", args.threads, windows)
+    publish(text, args.results, args.section)
     return 0
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = OptionParser(prog="long_recordings", description="What long recordings cost in memory and time.")
+    parser = OptionParser(prog="long_recordings", description="Costs of long recordings in memory and time.")
     parser.add_argument("--exp_dir", type=Path, required=True, help="folder of the experiment")
     parser.add_argument("--minutes", type=_minutes, default="1,10", help="lengths, separated by commas")
-    parser.add_argument("--window_sec", type=float, default=WINDOW_SEC, help="what the network hears at once")
+    parser.add_argument("--window_sec", type=float, default=WINDOW_SEC, help="that the network separates at once")
     parser.add_argument("--hop_sec", type=float, default=HOP_SEC, help="from window to window")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--probe", type=Path, help="separate the recording in this folder, print what it took")
     add_results_options(parser, "long-recordings")
     args = parser.parse_args()
     if args.threads < 1:
@@ -92,91 +87,72 @@ def _minutes(text: str) -> list[float]:
     return minutes
 
 
-def make_recording(
-    folder: Path,
-    length_sec: float,
-    sample_rate: int,
-    fps: float,
-    faces: tuple[int, int],
-    n_src: int,
-    precision: str = "float16",
-) -> None:
+def make_recording(folder: Path, length_sec: float, config: SeparatorConfig, precision: str = "float16") -> None:
     """Write a recording of noise, an embedding of noise for each face, and the manifest that names them.
 
     Args:
         folder: where to.
         length_sec: of the recording.
-        sample_rate: Hz.
-        fps: video frames for each second.
-        faces: how many, and values in a frame's embedding; (0, ...) for none.
-        n_src: voices that the manifest speaks of.
+        config: of the network that will separate it.
         precision: of the embeddings.
     """
-    n_faces, dim = faces
-    rng = np.random.default_rng(0)
-    length, n_frames = round(length_sec * sample_rate), round(length_sec * fps)
-    with soundfile.SoundFile(folder / "mix.wav", "w", sample_rate, 1, "FLOAT") as handle:
-        for start in range(0, length, 60 * sample_rate):
-            handle.write(0.1 * rng.standard_normal(min(60 * sample_rate, length - start), dtype=np.float32))
-    mouths = tuple(f"face{k}.npz" for k in range(n_faces))
+    rng, rate_hz = np.random.default_rng(0), config.sample_rate
+    length, n_frames = round(length_sec * rate_hz), round(length_sec * config.video_fps)
+    with soundfile.SoundFile(folder / "mix.wav", "w", rate_hz, 1, "FLOAT") as handle:
+        for start in range(0, length, 60 * rate_hz):
+            handle.write(0.1 * rng.standard_normal(min(60 * rate_hz, length - start), dtype=np.float32))
+    mouths = tuple(f"face{k}.npz" for k in range(config.n_faces))
     if mouths:
         with EmbeddingWriter(folder / STORE, precision) as writer:
             for mouth in mouths:
-                writer.add(mouth, rng.standard_normal((n_frames, dim), dtype=np.float32), Source(0, 0, ""))
-    blank = ("",) * n_src
-    item = Mixture("recording", "mix.wav", blank, "", length, mouths or blank, n_frames, float(fps), blank, None, "")
-    common = {"corpus": "long", "split": "recording", "data_root": folder, "sample_rate": sample_rate, "n_src": n_src}
-    write_manifest(folder / MANIFEST, items=[item], **common)
+                embedding = rng.standard_normal((n_frames, config.visual_dim), dtype=np.float32)
+                writer.add(mouth, embedding, Source(0, 0, ""))
+    blank, fps = ("",) * config.n_src, config.video_fps
+    item = Mixture("recording", "mix.wav", blank, "", length, mouths or blank, n_frames, fps, blank, None, "")
+    facts = {"corpus": "long", "split": "recording", "sample_rate": rate_hz, "n_src": config.n_src}
+    write_manifest(folder / MANIFEST, items=[item], data_root=folder, **facts)
 
 
-def separate_apart(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Separate the recording of a folder in a process of its own; what `probe` says.
+def separate_recording(folder: Path, exp_dir: Path, window_sec: float, hop_sec: float, threads: int) -> dict[str, float]:
+    """Separate the recording of a folder as stage 4 does, in a process that has done nothing else.
+
+    Returns:
+        `peak_memory_bytes` and `real_time_factor`.
 
     Raises:
-        UserError: the process failed.
+        UserError: it cannot be separated.
     """
-    command = [sys.executable, "-m", "utils.tools.long_recordings", "--probe", str(folder)]
-    for name in ("exp_dir", "window_sec", "hop_sec", "threads"):
-        command += [f"--{name}", str(getattr(args, name))]
-    return json.loads(run_probe(command))
-
-
-def probe(args: argparse.Namespace) -> dict[str, Any]:
-    """Separate as stage 4 does; bytes are right only in a process that has done nothing else."""
-    folder = args.probe
     manifest = read_manifest(folder / MANIFEST)
 
     import torch
 
     from utils.separation.mixtures import EstimateFolder, load_separator, plan_tasks, separate_tasks
 
-    torch.set_num_threads(args.threads)
-    separator = load_separator(args.exp_dir, "cpu")
+    torch.set_num_threads(threads)
+    separator = load_separator(exp_dir, "cpu")
     store = EmbeddingStore(folder / STORE) if separator.needs_faces else None
-    options = SeparationOptions(args.window_sec, args.hop_sec)
+    options = SeparationOptions(window_sec, hop_sec)
     tasks, problems = plan_tasks(manifest, separator, None, store, {}, options)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in separator.network.state_dict().values())
-    before, start_sec = resident_bytes("VmRSS"), time.perf_counter()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here, not from the imports
-    done = separate_tasks(EstimateFolder(folder / VOICES, tasks, store), manifest.n_src, options)
+    done, start_sec = [], time.perf_counter()
+    growth = peak_growth_bytes(
+        lambda: done.append(separate_tasks(EstimateFolder(folder / ESTIMATES, tasks, store), manifest.n_src, options))
+    )
     elapsed_sec = time.perf_counter() - start_sec
-    for problem in (*problems, *done.problems):
+    for problem in (*problems, *done[0].problems):
         raise UserError(problem.reason)
-    return {
-        "peak_memory_bytes": weights + max(resident_bytes("VmHWM") - before, 0),
-        "real_time_factor": elapsed_sec / done.audio_sec,
-    }
+    return {"peak_memory_bytes": weights + growth, "real_time_factor": elapsed_sec / done[0].audio_sec}
 
 
 def table(measured: list[dict[str, Any]]) -> str:
     """The Markdown table; memory also as a ratio to the first length's."""
-    heads = ("recording (min)", "peak memory (MB)", f"over {measured[0]['minutes']:g} min's", "real-time factor")
-    lines = ["| " + " | ".join(heads) + " |", "|---:" * len(heads) + "|"]
+    first = measured[0]
+    rows = [["recording (min)", "peak memory (MB)", f"over {first['minutes']:g} min's", "real-time factor"]]
     for row in measured:
         peak = row["peak_memory_bytes"]
-        cells = [f"{row['minutes']:g}", f"{peak / 1e6:.0f}", f"{peak / measured[0]['peak_memory_bytes']:.2f}"]
-        lines.append("| " + " | ".join([*cells, f"{row['real_time_factor']:.3f}"]) + " |")
-    return "\n".join(lines) + "\n"
+        ratio = peak / first["peak_memory_bytes"]
+        rows.append([f"{row['minutes']:g}", f"{peak / 1e6:.0f}", f"{ratio:.2f}", f"{row['real_time_factor']:.3f}"])
+    return markdown_table(rows, n_left=0)
 
 
 if __name__ == "__main__":

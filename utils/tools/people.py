@@ -2,7 +2,7 @@
 
 Reads   --video_dir: videos, and --people: a CSV video,first_frame,frames,speaker, a row for each shot with one face
 Writes  a table on stdout; with --scan_dir the faces that were found, which another call takes
-Run     python -m utils.benchmarks.people --video_dir DIR [--people DIR/people.csv] [--scan_dir DIR] [--show_differences true]
+Run     python -m utils.tools.people --video_dir DIR [--people DIR/people.csv] [--scan_dir DIR] [--show_differences true]
 
 Of two shots of one video it is asked whether they were given to the same face; a shot belongs to the face that is seen in most
 of its frames.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.data.video_clips import VIDEO_SUFFIXES
+from utils.data.constants import VIDEO_SUFFIXES
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.video.people import FoundPeople, find_people
 

@@ -1,23 +1,21 @@
-"""Sections of a Markdown file that programs fill: each benchmark writes its own and leaves the rest of the file alone.
+"""Sections of a Markdown file that tools fill: each writes its own and leaves the rest of the file as it is.
 
 A section `NAME` lies between the lines `<!-- begin NAME -->` and `<!-- end NAME -->`, which a browser does not show.
 Used by the programs in this folder; `write_section` reads and replaces the file that --results names.
 """
 
 import argparse
+import platform
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from utils.data.files import write_text
+from utils.data.reports import git_revision
 from utils.errors import UsageError, UserError
-from utils.tools.complexity import cpu_name
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def add_results_options(parser: argparse.ArgumentParser, section: str | None) -> None:
@@ -42,6 +40,13 @@ def section_name(text: str) -> str:
     return text
 
 
+def publish(text: str, results: Path | None, section: str) -> None:
+    """Print a report, and put it into its section of the file that --results names, if any."""
+    print(text.rstrip("\n"), flush=True)
+    if results:
+        write_section(results, section, text)
+
+
 def write_section(path: Path, name: str, text: str) -> None:
     """Put `text` between the lines of section `name`, atomically.
 
@@ -51,7 +56,7 @@ def write_section(path: Path, name: str, text: str) -> None:
         text: Markdown without lines that begin or end a section.
 
     Raises:
-        UserError: the file is not text, the name cannot be one, or the file's section has no end or stands there twice.
+        UserError: the file is not text, the name cannot be one, or the file's section has no end or is listed twice.
     """
     path, name = Path(path), section_name(name)
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
@@ -95,10 +100,10 @@ def origin(
     return "\n".join(f"- {line}" for line in [*lines, f"CPU: {cpu_name()}, threads: {threads}"]) + "\n"
 
 
-def git_revision() -> str:
-    """The commit that is checked out, with `-dirty` where files were changed since."""
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+def cpu_name() -> str:
+    """The CPU's name as Linux gives it, elsewhere its kind."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,18 +1,18 @@
-"""What it takes to get from a raw video of two faces to their tracks: time for each part, and memory.
+"""Costs of the way from a raw video of two faces to their tracks: time for each part, and memory.
 
-Reads   two clips of one talker each (--left, --right) and an experiment
+Reads   two clips of one speaker each (--left, --right) and an experiment
 Writes  --work_dir: videos of both, repeated to --minutes, at each of --heights; prints a table, also to --results
-Run     python -m utils.tools.video_speed --left A.mpg --right B.mpg --exp_dir exp/avdprnn_grid \\
+Run     python -m utils.tools.video_speed --left A.mpg --right B.mpg --exp_dir exp/av_tfdprnn_grid \\
             [--frontend_weights FILE] [--minutes 1,60] [--heights 360,720] [--results RESULTS.md]
 
-Each part runs alone, on --threads threads, in a process of its own for each video; seconds of a part over seconds of video
-are its real-time factor. The pictures are decoded twice, once for the faces and once for the mouths: `decoding` is both, and
-`faces` and `mouths` are without it. `memory` is the largest resident set of the process, with all packages loaded.
+The parts run one after the other, on --threads threads, in a process of its own for each video; seconds of a part over
+seconds of video are its real-time factor. The pictures are decoded twice, once for the faces and once for the mouth
+crops: `decoding` is both, and `faces` and `mouth crops` are without it. `memory` is the largest resident set of the
+process, with all packages loaded.
 """
 
 import argparse
 import math
-import multiprocessing
 import resource
 import tempfile
 import time
@@ -27,15 +27,18 @@ import soundfile
 
 from utils.data.experiments import open_experiment
 from utils.data.files import atomic_path
-from utils.errors import OptionParser, UsageError, UserError, run_cli
-from utils.tools.sections import add_results_options, origin, write_section
+from utils.data.reports import markdown_table
+from utils.errors import OptionParser, UsageError, run_cli
+from utils.tools.processes import in_own_process
+from utils.tools.sections import add_results_options, origin, publish
 from utils.video.decoding import GRID_FPS, SOUND_RATE_HZ, extract_sound, read_pictures
 
 _FRAME_SAMPLES = SOUND_RATE_HZ // GRID_FPS
-PARTS = ("sound", "decoding", "faces", "mouths", "lip network", "separation")
+PARTS = ("sound", "decoding", "faces", "mouth crops", "visual frontend", "separation")
 
 
 def main() -> None:
+    """Make the videos, measure them, print the table."""
     args = parse_args()
     rows = []
     for height in args.heights:
@@ -44,20 +47,19 @@ def main() -> None:
         for minutes in args.minutes:
             video = args.work_dir / f"two-faces-{height}p-{minutes:g}min.mkv"
             repeat(piece, video, minutes * 60)
-            rows.append((height, minutes, measured(video, args)))
+            costs = in_own_process(measure, video, args.exp_dir, args.frontend_weights, args.threads)
+            rows.append((height, minutes, costs))
             print(table(rows[-1:]))
-    text = table(rows)
-    print(text)
-    if args.results:
-        write_section(args.results, args.section, f"{text}\n\n{origin('utils.tools.video_speed', args.threads)}")
+    publish(f"{table(rows)}\n{origin('utils.tools.video_speed', args.threads)}", args.results, args.section)
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the command line."""
     parser = OptionParser(prog="video_speed", description=__doc__.partition("\n")[0])
-    parser.add_argument("--left", type=Path, required=True, help="a clip of one talker")
+    parser.add_argument("--left", type=Path, required=True, help="a clip of one speaker")
     parser.add_argument("--right", type=Path, required=True, help="another")
     parser.add_argument("--exp_dir", type=Path, required=True, help="experiment that separates")
-    parser.add_argument("--frontend_weights", default="", help="where the experiment's front end lies now, if moved")
+    parser.add_argument("--frontend_weights", default="", help="where the visual frontend's weights are now, if moved")
     parser.add_argument("--minutes", type=_numbers, default=[1.0], help="lengths of the videos")
     parser.add_argument("--heights", type=_numbers, default=[360.0, 720.0], help="pixels, 16:9")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
@@ -78,7 +80,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def write_piece(path: Path, left: Path, right: Path, height: int) -> None:
-    """Both clips side by side in 16:9, H.264 and PCM at 25 fps, cut to the shorter; nothing where it is there already.
+    """Both clips side by side in 16:9, H.264 and PCM at 25 fps, cut to the shorter; unless it exists.
 
     Without pictures that come before their time (B) and sound that needs a run-up, so that it can be repeated as it is.
     """
@@ -105,7 +107,8 @@ def write_piece(path: Path, left: Path, right: Path, height: int) -> None:
             image.pts, image.time_base = frame, Fraction(1, GRID_FPS)
             container.mux(stream.encode(image))
             piece = av.AudioFrame.from_ndarray(sound[None, frame * _FRAME_SAMPLES :][:, :_FRAME_SAMPLES], "flt", "mono")
-            piece.sample_rate, piece.pts, piece.time_base = SOUND_RATE_HZ, frame * _FRAME_SAMPLES, Fraction(1, SOUND_RATE_HZ)
+            piece.sample_rate, piece.time_base = SOUND_RATE_HZ, Fraction(1, SOUND_RATE_HZ)
+            piece.pts = frame * _FRAME_SAMPLES
             container.mux(audio.encode(piece))
         container.mux(stream.encode(None))
         container.mux(audio.encode(None))
@@ -123,7 +126,7 @@ def _fitted(picture: np.ndarray | None, width: int, height: int) -> np.ndarray:
 
 
 def repeat(piece: Path, path: Path, seconds: float) -> None:
-    """The piece over and over until `seconds`, without encoding it again; nothing where it is there already."""
+    """The piece over and over until `seconds`, without encoding it again, unless it exists."""
     if path.is_file():
         return
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="matroska") as out:
@@ -136,40 +139,21 @@ def repeat(piece: Path, path: Path, seconds: float) -> None:
                     if packet.dts is None:
                         continue
                     shift = round(round_number * length / packet.time_base)
-                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, streams[packet.stream.index]
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    packet.stream = streams[packet.stream.index]
                     out.mux(packet)
 
 
-def measured(video: Path, args: argparse.Namespace) -> dict[str, float]:
-    """The figures of one video, from a process of its own.
-
-    Raises:
-        UserError: the process ended early.
-    """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(theirs, video, args.exp_dir, args.frontend_weights, args.threads))
-    process.start()
-    theirs.close()
-    try:
-        result = ours.recv()
-    except EOFError:
-        raise UserError(f"{video}: the measuring process ended early; its reason stands above") from None
-    finally:
-        process.join()
-    return result
-
-
-def _measure(pipe, video: Path, exp_dir: Path, frontend_weights: str, threads: int) -> None:
+def measure(video: Path, exp_dir: Path, frontend_weights: str, threads: int) -> dict[str, float]:
+    """Seconds of each part, those of the video, the number of faces, and the process' peak memory in MB."""
     import torch
 
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
-        pipe.send(_parts(video, Path(folder), exp_dir, frontend_weights))
+        return _measure_parts(video, Path(folder), exp_dir, frontend_weights)
 
 
-def _parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: str) -> dict[str, float]:
-    """Seconds of each part, those of the video, the number of faces, and the process' peak memory in MB."""
+def _measure_parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: str) -> dict[str, float]:
     import torch
 
     from utils.data.audio import read_audio
@@ -192,13 +176,13 @@ def _parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: str) -> d
     people = found.people
     mouths = [folder / f"{person.name}.npz" for person in people]
     cut_sec, _ = _timed(lambda: write_mouths(video, people, n_frames, mouths, VideoOptions()))
-    embed_sec, cues = _timed(lambda: torch.stack([embed_file(frontend, MouthFile(path)) for path in mouths]))
+    embed_sec, visual = _timed(lambda: torch.stack([embed_file(frontend, MouthFile(path)) for path in mouths]))
 
     def separate() -> None:
         blocks: Iterator = separate_blocks(
             FacesOnScreen(separator.network),
             lambda start, count: torch.from_numpy(read_audio(sound_path, start, count, SOUND_RATE_HZ)),
-            lambda first, count: cues[:, first : first + count],
+            lambda first, count: visual[:, first : first + count],
             n_samples, window_sec=8.0, hop_sec=6.0, sample_rate=SOUND_RATE_HZ, fps=float(GRID_FPS),
         )  # fmt: skip
         for _ in blocks:
@@ -219,14 +203,12 @@ def _timed(work: Callable):
 
 def table(rows: list[tuple[int, float, dict[str, float]]]) -> str:
     """Markdown: a row for each video, real-time factors."""
-    lines = ["| pictures | minutes | faces | " + " | ".join(PARTS) + " | all | memory (MB) |", "|---" * (len(PARTS) + 5) + "|"]
+    cells = [["pictures", "minutes", "faces", *PARTS, "all", "memory (MB)"]]
     for height, minutes, found in rows:
         factors = [found[part] / found["video_sec"] for part in PARTS]
-        cells = " | ".join(f"{factor:.3f}" for factor in factors)
-        lines.append(
-            f"| {height}p | {minutes:g} | {found['n_faces']} | {cells} | **{sum(factors):.3f}** | {found['memory_mb']:.0f} |"
-        )
-    return "\n".join(lines)
+        parts = [*(f"{factor:.3f}" for factor in factors), f"**{sum(factors):.3f}**"]
+        cells.append([f"{height}p", f"{minutes:g}", str(found["n_faces"]), *parts, f"{found['memory_mb']:.0f}"])
+    return markdown_table(cells)
 
 
 if __name__ == "__main__":

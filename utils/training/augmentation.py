@@ -1,8 +1,8 @@
-"""What training examples are put through: visual embeddings that are late, lost or frozen; rooms, noise, interfering speech.
+"""Augmentation of training examples: visual embeddings late, lost or frozen; rooms, noise, interfering speech.
 
-A lost frame or face is all zeros, which networks recognise. A mixture holds every source with its whole reverberation, and
-SIR and SNR are those of the reverberant sources. The target is the source with the early part of its response alone, up to
-50 ms after the direct sound, scaled by the same factor as what is heard of it.
+A lost frame or face is all zeros, which networks recognise. A mixture holds every source with its whole reverberation,
+and SIR and SNR are those of the reverberant sources. The target is the source with only the early part of its response,
+up to 50 ms after the direct sound, scaled by the same factor as the reverberant source.
 """
 
 from pathlib import Path
@@ -63,7 +63,7 @@ def freeze_frames(visual: np.ndarray, ratio: float, rng: np.random.Generator) ->
 
 
 def _bursts(n_frames: int, ratio: float, rng: np.random.Generator) -> np.ndarray:
-    """Which frames are lost: bool (n_frames,), exactly round(ratio * n_frames) of them true."""
+    """Draw the frames that are lost: bool (n_frames,), exactly round(ratio * n_frames) of them true."""
     lost = left = round(ratio * n_frames)
     lengths = []
     while left:
@@ -71,12 +71,10 @@ def _bursts(n_frames: int, ratio: float, rng: np.random.Generator) -> np.ndarray
         left -= lengths[-1]
     pieces = rng.permutation(lengths + [0] * (n_frames - lost))  # 0: a good frame
     in_a_ring = np.repeat(pieces > 0, np.maximum(pieces, 1))
-    return np.roll(in_a_ring, rng.integers(n_frames))  # cut open anywhere, or the ends would be lost less often
+    return np.roll(in_a_ring, rng.integers(n_frames))  # begun anywhere, or the ends would be lost less often
 
 
-def augment_visual(
-    visual: np.ndarray, config: DataConfig, rng: np.random.Generator, keep_faces: bool = False
-) -> np.ndarray:
+def augment_visual(visual: np.ndarray, config: DataConfig, rng: np.random.Generator, keep_faces: bool = False) -> np.ndarray:
     """Delay, freeze and drop frames of the visual embeddings of a mixture, and drop whole faces.
 
     Args:
@@ -125,30 +123,31 @@ class Acoustics:
             self.rooms = response_channels(Path(config.rir_dir), sample_rate)
 
     def fingerprint(self) -> str:
-        """Tells one set of recordings from another, by their names and sizes; "" where none are used."""
+        """Hash of the names and sizes of the recordings that are used; "" where there are none."""
         config = self.config
-        used = ((self.noises, config.noise_dir), (self.rooms, config.rir_dir), (self.interferer_files, config.interferer_dir))
+        folders = (config.noise_dir, config.rir_dir, config.interferer_dir)
+        used = zip((self.noises, self.rooms, self.interferer_files), folders, strict=True)
         found = [[str(path.relative_to(folder)), path.stat().st_size] for files, folder in used for path in files]
         return hash_json(found) if found else ""
 
     def check_sources(self, n_sources: int) -> None:
-        """Look whether there is a response for each of `n_sources`.
+        """Check that there is a response for each of `n_sources`.
 
         Raises:
-            UserError: there is not.
+            UserError: there are too few.
         """
         if not self.rooms:
             return
         fewest = min(self.rooms, key=self.rooms.__getitem__)
         if self.rooms[fewest] == 1 and len(self.rooms) < n_sources:
             raise UserError(
-                f"--rir_dir {self.config.rir_dir}: {len(self.rooms)} responses of one channel are too few for mixtures of "
-                f"{n_sources} sources; add more or set --rir_prob 0"
+                f"--rir_dir {self.config.rir_dir}: {len(self.rooms)} responses of one channel are too few for mixtures "
+                f"of {n_sources} sources; add more or set --rir_prob 0"
             )
         if 1 < self.rooms[fewest] < n_sources:
             raise UserError(
-                f"--rir_dir: {fewest} has {self.rooms[fewest]} channels, too few for mixtures of {n_sources} sources; take it "
-                "out of the folder or set --rir_prob 0"
+                f"--rir_dir: {fewest} has {self.rooms[fewest]} channels, too few for mixtures of {n_sources} sources; "
+                "take it out of the folder or set --rir_prob 0"
             )
 
     def reverberate(self, sources: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +160,7 @@ class Acoustics:
             rng: whether, and into which room.
 
         Returns:
-            What is heard of each source, and its early part, (n_sources, time) float32 both.
+            The reverberant sources and their early parts, (n_sources, time) float32 both.
 
         Raises:
             UserError: a response cannot be read or used.
@@ -169,8 +168,9 @@ class Acoustics:
         if not rng.random() < self.config.rir_prob:
             return sources, sources
         responses = self._draw_responses(len(sources), rng)
-        heard, early = zip(*(reverberate(s, r, self.sample_rate) for s, r in zip(sources, responses, strict=True)), strict=True)
-        return np.stack(heard), np.stack(early)
+        pairs = [reverberate(s, r, self.sample_rate) for s, r in zip(sources, responses, strict=True)]
+        whole, early = zip(*pairs, strict=True)
+        return np.stack(whole), np.stack(early)
 
     def add_noise(self, speech: np.ndarray, rng: np.random.Generator, always: bool = False) -> np.ndarray:
         """Add noise to the sum of the sources of a mixture (time,), or leave them as they are.

@@ -1,7 +1,7 @@
 """Confs: reading `conf/*.yml`, changing single keys, and refusing what no training can use before anything is loaded.
 
-A conf has five sections: `model` (the network's name and arguments, `local_models/configs.py`), `data`, `loss`, `training`
-and `optim`, each the fields of a dataclass. Keys are unique over all sections (Asteroid's rule), so that
+A conf has five sections: `model` (the network's name and arguments, `local_models/configs.py`), `data`, `loss`,
+`training` and `optim`, each the fields of a dataclass. Keys are unique over all sections (Asteroid's rule), so that
 `--train_args "--lr 0.0005"` needs no section. Nothing here imports torch, so that a typing error costs no time.
 """
 
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import yaml
 
@@ -20,7 +20,7 @@ from local_models.configs import (
     NETWORK_CONFIGS,
     Checked,
     Count,
-    CountOrNone,
+    CountOrZero,
     Finite,
     NotNegative,
     Positive,
@@ -35,13 +35,13 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class DataConfig(Checked):
-    """What the network hears and sees in training. Validation takes the mixtures of val.csv as they are."""
+    """Training examples. Validation takes the mixtures of val.csv as they are."""
 
     dynamic: bool = True
     """Mix single utterances anew in every epoch (true), or take the mixtures of train.csv (false)."""
     segment_sec: Positive = 2.0
     """Length of a training and validation example; whole video frames."""
-    epoch_size: CountOrNone = 0
+    epoch_size: CountOrZero = 0
     """Mixtures in an epoch of dynamic mixing; 0: as many as there are utterances."""
     max_sir_db: NotNegative = 5.0
     """The SIR of the first source over each other one is uniform in -max_sir_db..max_sir_db, over the segment."""
@@ -73,7 +73,7 @@ class DataConfig(Checked):
     """Folder of room impulse responses, wav or flac; the channels of a file are positions in one room; "": none."""
     rir_prob: Probability = 0.0
     """A mixture is in a room; the targets keep the first 50 ms after the direct sound."""
-    max_shift_frames: CountOrNone = 0
+    max_shift_frames: CountOrZero = 0
     """The video of each face is late by a whole number of frames, uniform in -max_shift_frames..max_shift_frames."""
     max_dropped_ratio: Probability = 0.0
     """Each face loses a part of its frames (zeros), uniform in 0..max_dropped_ratio, in bursts."""
@@ -83,7 +83,7 @@ class DataConfig(Checked):
     """One face of a mixture is missing altogether (zeros)."""
     no_visual_prob: Probability = 0.0
     """All faces of a mixture are missing."""
-    num_workers: CountOrNone = 1
+    num_workers: CountOrZero = 1
     """Loader processes for each training process."""
 
     def problems(self) -> Iterator[str]:
@@ -93,19 +93,19 @@ class DataConfig(Checked):
         )  # fmt: skip
         for key in needs_dynamic:
             if getattr(self, key) and not self.dynamic:
-                yield f"data.{key} needs data.dynamic true: the mixtures of train.csv are taken as they are; set it to 0"
+                yield f"data.{key} needs data.dynamic true (mixtures of train.csv are taken as they are); set it to 0"
         for kind in ("noise", "rir", "interferer"):
             if getattr(self, f"{kind}_prob") and not getattr(self, f"{kind}_dir"):
                 yield f"data.{kind}_prob needs data.{kind}_dir, a folder of wav or flac files; give one, or set it to 0"
         if self.target_only_prob and not self.noise_prob:
-            yield "data.target_only_prob needs data.noise_prob and data.noise_dir: without noise there is nothing to remove"
+            yield "data.target_only_prob needs data.noise_prob and data.noise_dir, or there is nothing to remove"
         if self.noise_snr_low_db > self.noise_snr_high_db:
             yield "data.noise_snr_low_db is above data.noise_snr_high_db; exchange them"
 
 
 @dataclass(frozen=True)
 class LossConfig(Checked):
-    """What training minimises, see `utils.training.losses`."""
+    """The loss that training minimises, see `utils.training.losses`."""
 
     signal_loss: Literal["snr", "si_snr"] = "snr"
     """snr: level counts; si_snr: blind to the level of the estimates, for networks with `model.fit_to_mixture`."""
@@ -115,7 +115,7 @@ class LossConfig(Checked):
 
 @dataclass(frozen=True)
 class TrainingConfig(Checked):
-    """How long, and on what machine."""
+    """Length of the training, and the machine that it runs on."""
 
     epochs: Count = 100
     max_minutes: NotNegative = 0.0
@@ -124,10 +124,10 @@ class TrainingConfig(Checked):
     """Mixtures for each step and device."""
     accumulate: Count = 1
     """Batches whose gradients are added before a step."""
-    early_stop: CountOrNone = 15
+    early_stop: CountOrZero = 15
     """Epochs without a better validation loss before stopping; 0: never."""
     gradient_clipping: NotNegative = 5.0
-    seed: CountOrNone = 0
+    seed: Annotated[int, Range(0, 10**9)] = 0
     precision: Literal["32", "bf16", "16"] = "32"
     """bf16 and 16 are for GPUs."""
     devices: str = "auto"
@@ -135,10 +135,10 @@ class TrainingConfig(Checked):
     strategy: str = "auto"
     """auto takes ddp where there is more than one device."""
     overfit_batch: bool = False
-    """Train and validate on one and the same batch: a network that cannot learn it by heart is broken."""
+    """Train and validate on one and the same batch: a network that cannot overfit to it is broken."""
     logger: Literal["none", "wandb", "comet"] = "none"
     """A logger beside CSV and TensorBoard; its package must be installed."""
-    audio_examples: CountOrNone = 2
+    audio_examples: CountOrZero = 2
     """Validation mixtures whose estimates are written to TensorBoard."""
 
 
@@ -149,10 +149,10 @@ class OptimConfig(Checked):
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: Positive = 1.0e-3
     weight_decay: NotNegative = 0.0
-    warmup_steps: CountOrNone = 0
+    warmup_steps: CountOrZero = 0
     schedule: Literal["plateau", "cosine"] = "plateau"
     """plateau: times `plateau_factor` after `plateau_patience` epochs without gain; cosine: to zero over all epochs."""
-    plateau_patience: CountOrNone = 5
+    plateau_patience: CountOrZero = 5
     plateau_factor: Annotated[float, Range(0, 1, above=True)] = 0.5
 
 
@@ -187,34 +187,36 @@ class Config:
 
     @property
     def is_extraction(self) -> bool:
-        """Whether the network is for target-speaker extraction: one face in, its source out."""
+        """True for target-speaker extraction: one face in, its source out."""
         return self.model.n_src == self.model.n_faces == 1
 
     def _problems(self) -> Iterator[str]:
         model, data = self.model, self.data
         if self.loss.signal_loss == "si_snr" and not model.fit_to_mixture:
-            yield "loss.signal_loss si_snr leaves level to chance; set model.fit_to_mixture to true, or take signal_loss snr"
+            yield "loss.signal_loss si_snr leaves level to chance; set model.fit_to_mixture to true, or take snr"
         if self.loss.block_weight and type(model) is not NETWORK_CONFIGS["av_dprnn"]:
-            yield "loss.block_weight needs masks after each block, which av_dprnn alone has; set it to 0"
+            yield "loss.block_weight needs masks after each block, which only av_dprnn has; set it to 0"
         if data.target_only_prob and not self.is_extraction:
             yield "data.target_only_prob is for extraction (model.n_src 1, model.n_faces 1); set it to 0"
         if data.interferer_prob and model.n_src > 1 and not data.off_screen_prob:
             yield "data.interferer_prob needs speakers without a face: set data.off_screen_prob above 0, or it to 0"
         if data.same_speaker_prob and model.n_src == 1 and data.interferer_prob == 1:
-            yield "data.same_speaker_prob needs a second source of the corpus: set it to 0, or data.interferer_prob below 1"
+            yield "data.same_speaker_prob needs two sources of the corpus; set data.interferer_prob below 1, or it to 0"
         if data.extra_speaker_prob and not model.n_faces == model.n_src >= 2:
             yield "data.extra_speaker_prob needs a network for several faces (model.n_faces 2 or more); set it to 0"
         if data.extra_speaker_prob and self.training.overfit_batch:
-            yield "training.overfit_batch repeats one batch, data.extra_speaker_prob makes two kinds; set one of them to 0"
+            yield "training.overfit_batch repeats one batch, data.extra_speaker_prob makes two kinds; take one of them"
         if data.off_screen_prob and not model.n_faces:
-            yield "data.off_screen_prob needs faces that tell which sources are wanted (model.n_faces above 0); set it to 0"
+            yield "data.off_screen_prob needs faces that tell which sources are wanted (model.n_faces); set it to 0"
         if data.inactive_target_prob and model.fit_to_mixture:
             yield "model.fit_to_mixture makes every estimate loud; set it to false, or data.inactive_target_prob to 0"
         if model.n_faces == 1 and (data.missing_face_prob or data.no_visual_prob):
-            yield "data.missing_face_prob and data.no_visual_prob leave nothing that tells the target (model.n_faces 1); set 0"
+            yield "data.missing_face_prob and data.no_visual_prob leave the target open (model.n_faces 1); set them to 0"
 
 
-_SECTIONS: dict[str, type[Checked]] = {"data": DataConfig, "loss": LossConfig, "training": TrainingConfig, "optim": OptimConfig}
+_SECTIONS: dict[str, type[Checked]] = {
+    "data": DataConfig, "loss": LossConfig, "training": TrainingConfig, "optim": OptimConfig
+}  # fmt: skip
 _Nested = dict[str, dict[str, Any]]
 
 
@@ -239,7 +241,8 @@ def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
             values[section][key] = _checked_value(f"{file}: {section}.{key}", kinds[section], key, value)
     for key, text in _split_overrides(overrides or []):
         section = _section_of(key, kinds)
-        values[section][key] = _checked_value(f"--train_args: --{key}", kinds[section], key, _parsed(text))
+        value = _parsed(kinds[section], key, text)
+        values[section][key] = _checked_value(f"--train_args: --{key}", kinds[section], key, value)
     where = f"{path} with --train_args" if overrides else str(path)
     sections = {section: _made(where, section, kind, values[section]) for section, kind in kinds.items()}
     try:
@@ -254,21 +257,22 @@ def write_config(path: Path | str, config: Config) -> None:
 
 
 def nearest(word: Any, known: Iterable[Any]) -> str:
-    """The end of a message about an unknown word: what was meant perhaps, else what there is."""
+    """End a message about an unknown word: with the nearest known one, else with all of them."""
     known = list(known)
     near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(sorted(str(k) for k in known))}"
 
 
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
-    """A conf and what it is based on, the base first: (file, its sections)."""
+    """A conf and those it is based on, the base first: (file, its sections)."""
     if path.resolve() in [file.resolve() for file in above]:
         raise UserError(f"{path}: based on itself: {' -> '.join(str(file) for file in (*above, path))}")
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         known = ", ".join(sorted(str(p) for p in path.parent.glob("*.yml"))) or "none"
-        raise UserError(f"{path}: no such conf{f' (base of {above[-1]})' if above else ''}; there are: {known}") from None
+        of_which = f" (base of {above[-1]})" if above else ""
+        raise UserError(f"{path}: no such conf{of_which}; there are: {known}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(given, dict):
@@ -280,7 +284,7 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[s
 
 
 def _network_name(layers: list[tuple[Path, dict[str, Any]]]) -> str:
-    """Which network a conf is for; sections that are none are left to the checks that follow."""
+    """Name of a conf's network; sections that hold no keys are left to the checks that follow."""
     name = DEFAULT_NETWORK
     for path, given in layers:
         model = given.get("model")
@@ -340,16 +344,23 @@ def _section_of(key: str, kinds: dict[str, type]) -> str:
     for section, kind in kinds.items():
         if key in _keys(kind):
             return section
-    raise UserError(f"--train_args: unknown key '{key}'{_hint(key, [k for kind in kinds.values() for k in _keys(kind)])}")
+    known = [known for kind in kinds.values() for known in _keys(kind)]
+    raise UserError(f"--train_args: unknown key '{key}'{_hint(key, known)}")
 
 
-def _parsed(text: str) -> Any:
-    """A word of the command line, read as YAML reads it, but for lists and the like."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return value if isinstance(value, (bool, int, float)) else text
+def _parsed(section: type[Checked], key: str, text: str) -> Any:
+    """A word of the command line as its field has it, or as it is: then the check says what is wrong, if anything."""
+    kind = _kind(section, key)
+    if kind is int:
+        with contextlib.suppress(ValueError):
+            return int(text)
+    return {"true": True, "false": False}.get(text.lower(), text) if kind is bool else text
+
+
+def _kind(section: type[Checked], key: str) -> type:
+    """The type of a field without its limits; that of a choice is `str`."""
+    hint = get_type_hints(section)[key]
+    return str if get_origin(hint) is Literal else hint
 
 
 def _checked_value(where: str, section: type[Checked], key: str, value: Any) -> Any:
@@ -358,16 +369,13 @@ def _checked_value(where: str, section: type[Checked], key: str, value: Any) -> 
     Raises:
         UserError: the field does not allow it.
     """
-    hint = get_type_hints(section, include_extras=True)[key]
-    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    if kind is float and isinstance(value, str):
-        with contextlib.suppress(ValueError):
+    kind = _kind(section, key)
+    if kind is float and type(value) in (int, str):
+        with contextlib.suppress(ValueError, OverflowError):
             value = float(value)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if (kind is str or get_origin(hint) is Literal) and type(value) in (int, float):
+    if kind is str and type(value) in (int, float):
         value = str(value)
-    problem = value_problem(hint, value)
+    problem = value_problem(get_type_hints(section, include_extras=True)[key], value)
     if problem:
         shown = value if not isinstance(value, float) or math.isfinite(value) else str(value)
         raise UserError(f"{where} is {shown!r}; it must be {problem}")

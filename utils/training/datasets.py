@@ -1,7 +1,7 @@
 """Training and validation examples: fixed mixtures, or single utterances mixed anew in every epoch.
 
-An example is a dict of tensors: `mixture` (time,), `sources` (n_src, time) and, with visual embeddings, `visual` (n_faces,
-frames, dim). What example `index` of epoch `epoch` holds depends on nothing but the seed: not on the number of workers or
+An example is a dict of tensors: `mixture` (time,), `sources` (n_src, time) and, with visual embeddings, `visual`
+(n_faces, frames, dim). Example `index` of epoch `epoch` depends only on the seed: not on the number of workers or
 processes, and not on where a training was interrupted.
 """
 
@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 
 Example = dict[str, torch.Tensor]
 
-# What random numbers are for. Each has a generator of its own, so that switching on inactive targets, rooms, noise or visual
-# augmentation changes nothing else (a further speaker, speed and interferer_prob 1 do: they change what is drawn with the
-# mixture).
+# Purposes of random numbers. Each has a generator of its own, so that switching on inactive targets, rooms, noise or
+# visual augmentation changes nothing else (a further speaker, speed and interferer_prob 1 do: they change what is drawn
+# with the mixture).
 MIXING, FIXED, EXTRAS, ROOM, NOISE, FACES, OTHERS, TARGET_ONLY = range(1, 9)
 
 
@@ -56,7 +56,7 @@ class Segments:
     def __init__(self, manifest: Manifest, stores: Sequence[EmbeddingStore], segment_sec: float, fps: float) -> None:
         self.sample_rate, self.fps, self.n_frames = manifest.sample_rate, fps, round(segment_sec * fps)
         if self.n_frames < 1:
-            raise UserError(f"{manifest.path}: a segment must last a video frame at least; choose a larger --segment_sec")
+            raise UserError(f"{manifest.path}: a segment shorter than a video frame; choose a larger --segment_sec")
         self.n_samples = frames_to_samples(self.n_frames, self.sample_rate, fps)
         not_embedded = _not_embedded(manifest, stores)
         self.items: list[Mixture | Utterance] = []
@@ -64,7 +64,8 @@ class Segments:
         for row, item in enumerate(manifest.items, start=2):
             mouths = item_mouths(item)
             if any(mouths) and item.fps != fps:
-                raise UserError(f"{manifest.path}: video of {item.fps:g} frames/s where the conf's video_fps is {fps:g}")
+                rates = f"{item.fps:g} frames/s where the conf's video_fps is {fps:g}"
+                raise UserError(f"{manifest.path}: video of {rates}")
             reasons = [f"{path}: {not_embedded[path]}" for path in mouths if path in not_embedded]
             if self.last_start(item) < 0:
                 lasts_sec, wanted_sec = item.length / self.sample_rate, self.n_frames / fps
@@ -175,7 +176,7 @@ class MixtureDataset(Dataset):
 
 
 class DrawnSource(NamedTuple):
-    """A source for a segment, and where it is from."""
+    """A source for a segment, with the stretch of its utterance."""
 
     audio: np.ndarray  # (time,)
     item: Utterance
@@ -214,8 +215,8 @@ class UtterancePool:
         fewer = " ask for fewer (--extra_speaker_prob 0 --off_screen_prob 0)," if most_sources > 2 else ""
         if config.same_speaker_prob < 1 and len(self.speakers) < most_sources:
             raise UserError(
-                f"{manifest.path}: {len(self.speakers)} speaker(s) cannot make mixtures of {most_sources} different ones; "
-                f"give more,{fewer} or mix utterances of one speaker (--same_speaker_prob 1)"
+                f"{manifest.path}: {len(self.speakers)} speaker(s) cannot make mixtures of {most_sources} different "
+                f"ones; give more,{fewer} or mix utterances of one speaker (--same_speaker_prob 1)"
             )
         if config.same_speaker_prob > 0 and most_sources > 1 and not self.speakers_with[most_sources]:
             raise UserError(
@@ -224,11 +225,11 @@ class UtterancePool:
             )
 
     def draw(self, n_sources: int, rng: np.random.Generator) -> list[DrawnSource]:
-        """The sources of one mixture, in random order, each for a segment."""
+        """Draw the sources of one mixture, in random order, each for a segment."""
         return [self.segment(index, rng) for index in self.draw_utterances(n_sources, rng)]
 
     def draw_utterances(self, n_sources: int, rng: np.random.Generator) -> list[int]:
-        """Indices of the utterances of one mixture, in random order."""
+        """Draw the indices of the utterances of one mixture, in random order."""
         same_speaker_prob = self.config.same_speaker_prob
         if n_sources > 1 and same_speaker_prob and rng.random() < same_speaker_prob:
             speakers = self.speakers_with[n_sources]
@@ -241,7 +242,7 @@ class UtterancePool:
         return [drawn[i] for i in rng.permutation(n_sources)]
 
     def segment(self, index: int, rng: np.random.Generator) -> DrawnSource:
-        """A stretch of an utterance in which somebody speaks.
+        """Draw a stretch of an utterance in which somebody speaks.
 
         Raises:
             UserError: none is found, or the audio cannot be read.
@@ -284,9 +285,9 @@ def _speaker(item: Utterance) -> str:
 class DynamicMixtureDataset(Dataset):
     """Single utterances, mixed anew in every epoch: random partners, SIRs, whole-frame segments and views.
 
-    With n_src 1 (extraction) another source is mixed in that is no target and has no face. A target that is inactive is left
-    out of the mixture and its source is zeros, while its face is there; the other sources keep the levels they were drawn
-    with.
+    With n_src 1 (extraction) another source is mixed in that is no target and has no face. A target that is inactive is
+    left out of the mixture and its source is zeros, while its face is shown; the other sources keep the levels they were
+    drawn with.
 
     Args:
         manifest: utterances.
@@ -301,8 +302,8 @@ class DynamicMixtureDataset(Dataset):
         left_out: the utterances that are too short, or whose mouths stage 2 could not embed.
 
     Raises:
-        UserError: no utterance is long enough, too few speakers or room responses for what is asked, folders or files of
-            noise, rooms or interferers that cannot be used, or embeddings are missing.
+        UserError: no utterance is long enough, too few speakers or room responses for what is asked, folders or files
+            of noise, rooms or interferers that cannot be used, or embeddings are missing.
     """
 
     def __init__(
@@ -346,25 +347,25 @@ class DynamicMixtureDataset(Dataset):
         drawn = self.pool.draw(n_sources if self.draws_others else n_targets, rngs[MIXING])
         sirs_db = rngs[MIXING].uniform(-config.max_sir_db, config.max_sir_db, n_sources - 1)
         audio = self._audio(drawn, n_targets, n_sources, rngs[OTHERS])  # (n_sources, time)
-        heard, early = self.acoustics.reverberate(audio, rngs[ROOM])
-        gains = sir_gains(heard, sirs_db)  # (n_sources, 1)
+        whole, early = self.acoustics.reverberate(audio, rngs[ROOM])  # (n_sources, time) both
+        gains = sir_gains(whole, sirs_db)  # (n_sources, 1)
         if inactive is not None:
             gains[inactive] = 0
         if target_only:
             gains[n_targets:] = 0
-        speech = (heard * gains).astype(np.float32).sum(axis=0)
+        speech = (whole * gains).astype(np.float32).sum(axis=0)
         mixture = self.acoustics.add_noise(speech, rngs[NOISE], always=target_only)
         sources = (early[:n_targets] * gains[:n_targets]).astype(np.float32)
         example = {"mixture": torch.from_numpy(mixture), "sources": torch.from_numpy(sources)}
         if self.stores:
             visual = np.stack([self.pool.visual(source, self.stores[view]) for source in drawn[:n_targets]])
-            # Beside a source that is not wanted, a missing face would leave open which one that is.
+            # Beside a source that is not wanted, a missing face would leave open which source is meant.
             visual = augment_visual(visual, config, rngs[FACES], keep_faces=bool(off_screen))
             example["visual"] = torch.from_numpy(visual)
         return example
 
     def _audio(self, drawn: list[DrawnSource], n_targets: int, n_sources: int, rng: np.random.Generator) -> np.ndarray:
-        """What is heard, (n_sources, time): the targets, then the sources without a face, some of them from elsewhere."""
+        """Dry sources (n_sources, time): the targets, then those without a face, some of them of `interferer_dir`."""
         audio = np.stack([source.audio for source in drawn])
         if n_sources == n_targets:
             return audio
@@ -374,7 +375,7 @@ class DynamicMixtureDataset(Dataset):
 
 
 class RepeatedBatch(Dataset):
-    """The same few examples over and over, to see whether a network can learn them by heart."""
+    """The same few examples over and over, to see whether a network can overfit to them."""
 
     n_with_extra_speaker = 0
     left_out = ()
@@ -433,7 +434,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         rng = np.random.default_rng([self.seed, self.epoch])
         order, n_extra = rng.permutation(self.size), self.n_with_extra_speaker
         groups = [order[order < n_extra], order[order >= n_extra]]
-        batches = np.concatenate([group[: len(group) // self.step * self.step] for group in groups]).reshape(-1, self.step)
+        whole = [group[: len(group) // self.step * self.step] for group in groups]
+        batches = np.concatenate(whole).reshape(-1, self.step)
         if 0 < n_extra < self.size:
             batches = rng.permutation(batches)
         return iter([(self.epoch, int(index)) for index in batches[:, self.rank :: self.world_size].ravel()])
@@ -452,7 +454,7 @@ def make_datasets(
     train_stores: Sequence[EmbeddingStore],
     val_stores: Sequence[EmbeddingStore],
 ) -> tuple[Dataset, Dataset]:
-    """What to train on and what to validate with; the arguments are those of `utils.training.trainer.train`.
+    """Make the data sets of training and of validation; the arguments are those of `utils.training.trainer.train`.
 
     Raises:
         UserError: data that the conf cannot be trained on.
@@ -465,9 +467,7 @@ def make_datasets(
         raise UserError(f"{val_manifest.path}: {val_manifest.n_src} sources in a mixture, the conf says {model.n_src}")
     val_set = MixtureDataset(val_manifest, val_stores, data.segment_sec, model.video_fps)
     if data.dynamic:
-        train_set = DynamicMixtureDataset(
-            train_manifest, train_stores, data, n_src=model.n_src, fps=model.video_fps, seed=seed
-        )
+        train_set = DynamicMixtureDataset(train_manifest, train_stores, data, n_src=model.n_src, fps=model.video_fps, seed=seed)
     else:
         train_set = MixtureDataset(train_manifest, train_stores, data.segment_sec, model.video_fps, seed, data)
     if config.training.overfit_batch:
@@ -479,7 +479,7 @@ def make_datasets(
 def make_sampler(
     config: Config, train_set: Dataset, path: Path, rank: int = 0, world_size: int = 1, first_epoch: int = 0
 ) -> EpochSampler:
-    """The order of the training examples, in whole batches of equally many sources.
+    """Make the order of the training examples, in whole batches of equally many sources.
 
     Args:
         config: of the training.
@@ -492,9 +492,8 @@ def make_sampler(
         UserError: too few examples for a batch.
     """
     batch_size, n_extra = config.training.batch_size, train_set.n_with_extra_speaker
-    sampler = EpochSampler(
-        len(train_set), config.training.seed, rank, world_size, first_epoch, batch_size=batch_size, n_with_extra_speaker=n_extra
-    )
+    sizes = {"batch_size": batch_size, "n_with_extra_speaker": n_extra}
+    sampler = EpochSampler(len(train_set), config.training.seed, rank, world_size, first_epoch, **sizes)
     if len(train_set) < sampler.step:
         raise UserError(
             f"{path}: {len(train_set)} examples are too few for a step of {batch_size} mixtures x "
@@ -503,14 +502,14 @@ def make_sampler(
     prob = config.data.extra_speaker_prob
     if (prob and n_extra < sampler.step) or (prob < 1 and len(train_set) - n_extra < sampler.step):
         raise UserError(
-            f"--extra_speaker_prob {prob:g} makes {n_extra} of {len(train_set)} mixtures; those and the others must each fill "
-            f"a step of {batch_size} mixtures x {world_size} processes: raise --epoch_size, or set it to 0 or 1"
+            f"--extra_speaker_prob {prob:g} makes {n_extra} of {len(train_set)} mixtures; those and the others must "
+            f"each fill a step of {batch_size} mixtures x {world_size} processes; raise --epoch_size, or set it to 0 or 1"
         )
     return sampler
 
 
 def make_loader(config: Config, dataset: Dataset, sampler: EpochSampler) -> DataLoader:
-    """Batches of a data set, in the order of the sampler."""
+    """Make batches of a data set, in the order of the sampler."""
     workers = config.data.num_workers
     return DataLoader(
         dataset,

@@ -1,15 +1,23 @@
-"""An experiment's files: the trained network, its conf, and the history of its epochs.
+"""An experiment's files: the trained network, the history of its epochs, and the marks of what it was trained on.
 
 exp/<tag>/conf.yml            every key of the conf as trained
 exp/<tag>/best_model.pth      the network of the epoch with the lowest validation loss, an Asteroid model
 exp/<tag>/frontend.json       the visual frontend whose embeddings it was trained on (absent for an audio-only network)
 exp/<tag>/history.csv         one row an epoch
 exp/<tag>/training.json       what the training cost
+exp/<tag>/.started-3.json     what it was trained on; .done-3.json the same when it is finished
+exp/<tag>/previous-<time>/    what was trained before on something else
 """
 
 import csv
 import io
+import json
+import logging
+import os
 import pickle
+import time
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +25,19 @@ import torch
 
 from local_models.networks import NETWORKS
 from local_models.separator import AVSeparator
-from utils.data.files import atomic_path, write_text
+from utils.data.files import atomic_path, remove_leftovers, write_json, write_text
+from utils.data.fingerprints import StageMark, hash_contents
+from utils.data.manifest import Manifest
 from utils.errors import UserError
+from utils.training.augmentation import Acoustics
+from utils.training.config import Config
 
+log = logging.getLogger(__name__)
+
+# What a training makes: set aside together when it is started anew.
+PRODUCTS = ("conf.yml", "left_out.csv", "checkpoints", "best_model.pth", "history.csv", "curves.png", "training.json",
+            "log/tensorboard", "frontend.json", "separated", "results", ".done-3.json")  # fmt: skip
+NEUTRAL_KEYS = ("num_workers", "logger", "audio_examples")  # they change no number of the result
 HISTORY_COLUMNS = ("epoch", "steps", "lr", "loss", "si_snri", "val_loss", "val_si_snri", "seconds")
 
 
@@ -44,8 +62,9 @@ def load_model(path: Path | str) -> AVSeparator:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         network = {kind.__name__: kind for kind in NETWORKS.values()}[saved["model_name"]].from_pretrained(saved)
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a model of this recipe ({str(error).splitlines()[0]}); train it again") from None
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, EOFError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a model of this recipe ({reason}); train it again") from None
     return network.eval()
 
 
@@ -77,3 +96,93 @@ def draw_curves(path: Path | str, rows: list[dict[str, Any]], title: str) -> Non
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)
+
+
+def training_inputs(
+    config: Config, training_stores: Sequence[str], train: Manifest, val: Manifest, acoustics: Acoustics
+) -> dict[str, str]:
+    """Everything whose change asks for a new training: name -> value.
+
+    Args:
+        config: all its keys but those that change no number of the result.
+        training_stores: names of the embedding stores; they hold the visual frontend's fingerprint.
+        train, val: the manifests.
+        acoustics: the recordings of noise, rooms and interferers.
+    """
+    values = {
+        f"{section}.{key}": json.dumps(value)
+        for section, keys in config.to_dict().items()
+        for key, value in keys.items()
+        if key not in NEUTRAL_KEYS
+    }
+    values |= {manifest.path.name: hash_contents([manifest.path]) for manifest in (train, val)}
+    return values | {"noise and rooms": acoustics.fingerprint(), "embeddings": ",".join(training_stores)}
+
+
+class TrainingMarks:
+    """The marks in an experiment's folder: what a training was started on, and that it is finished.
+
+    Args:
+        exp_dir: the experiment's folder.
+        inputs: as `training_inputs` gives them.
+    """
+
+    START_TIMEOUT_SEC = 600
+
+    def __init__(self, exp_dir: Path, inputs: dict[str, str]) -> None:
+        self.exp_dir, self.inputs = exp_dir, inputs
+        self.started, self.done = (StageMark(exp_dir / f".{name}-3.json", inputs) for name in ("started", "done"))
+
+    def is_finished(self) -> bool:
+        """Tell whether a network was trained to the end on these inputs."""
+        return self.done.changed() == [] and (self.exp_dir / "best_model.pth").is_file()
+
+    def start(self, frontend: dict[str, Any], again: bool) -> None:
+        """Set aside what was trained on other inputs, remove what a kill left, and write down what is trained on now.
+
+        Args:
+            frontend: what frontend.json is to say of the visual frontend; empty for an audio-only network.
+            again: set aside a training on the same inputs too, if it is finished.
+        """
+        for folder in (self.exp_dir, self.exp_dir / "checkpoints"):
+            remove_leftovers(folder, below=False)  # not below: stage 4 may be at work there
+        changes = self.started.changed()
+        if changes or (again and self.done.path.exists()):
+            for change in changes or []:
+                log.info("stage 3: changed since the last training here: %s", change)
+            self._set_aside()
+        if frontend:
+            write_json(self.exp_dir / "frontend.json", frontend)
+        write_json(self.started.path, {"inputs": self.inputs})
+
+    def wait_for_start(self, again: bool) -> None:
+        """Wait until the first process of several has called `start` with the same `again`.
+
+        Raises:
+            UserError: it has not after ten minutes.
+        """
+        for _ in range(self.START_TIMEOUT_SEC):
+            if self.started.changed() == [] and not (again and self.done.path.exists()):  # which `start` moves last
+                return
+            time.sleep(1)
+        raise UserError(f"{self.started.path}: the first process has not started within ten minutes; look at its log")
+
+    def finish(self) -> None:
+        """Mark the training as finished."""
+        self.done.write()
+
+    def _set_aside(self) -> None:
+        previous = _unused(self.exp_dir / f"previous-{datetime.now():%Y%m%d-%H%M%S}")
+        moved = [name for name in PRODUCTS if (self.exp_dir / name).exists()]
+        for name in moved:
+            target = previous / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.exp_dir / name, target)
+        if moved:
+            log.info("stage 3: training anew; what was trained before is kept in %s", previous)
+
+
+def _unused(path: Path) -> Path:
+    """The path, or one with a number behind it: where a clock was set back, an older training may have its name."""
+    names = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000)))
+    return next(name for name in names if not name.exists())

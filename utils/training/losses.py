@@ -11,7 +11,7 @@ from torch import nn
 
 EPS = 1e-8
 SILENCE_FLOOR = 1e-3  # of the mixture's energy: 30 dB below it is silent enough
-SNR_FLOOR = 1e-3  # of a source's energy: beyond 30 dB there is little to gain, and one easy source must not rule a batch
+SNR_FLOOR = 1e-3  # of a source's energy: beyond 30 dB there is little to gain, and an easy source must not rule a batch
 SINGLE_SOURCE_DB = 40.0  # SI-SNR of a mixture that is a single source but for rounding
 
 
@@ -80,7 +80,7 @@ class SeparationLoss(nn.Module):
 
 
 def without_visual(visual: torch.Tensor | None, sources: torch.Tensor) -> torch.Tensor:
-    """Which sources no face was given for: (batch, n_src); all of them for an audio-only network.
+    """Find the sources for which no face was given: (batch, n_src); all of them for an audio-only network.
 
     Args:
         visual: (batch, n_src, frames, dim), a missing face all zeros, or None.
@@ -92,7 +92,7 @@ def without_visual(visual: torch.Tensor | None, sources: torch.Tensor) -> torch.
 
 
 def _best_order(losses: torch.Tensor, without_visual: torch.Tensor) -> torch.Tensor:
-    """For each source the estimate, (batch, n_src), with the least sum of losses (batch, n_est, n_src) [1]."""
+    """The estimate for each source, (batch, n_src), with the least sum of losses (batch, n_src, n_src) [1]."""
     n_src = losses.shape[-1]
     own = torch.arange(n_src, device=losses.device)
     if not without_visual.any():

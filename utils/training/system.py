@@ -17,15 +17,15 @@ from utils.training.losses import SeparationLoss, si_snri_db, without_visual
 class AVSystem(pl.LightningModule):
     """Train a separation network on batches of `mixture`, `sources` and, with visual embeddings, `visual`.
 
-    Logs `loss` and `si_snri` (training and `val_`), both in dB, means over mixtures, of what the network gives in the end:
-    the loss after earlier blocks (`loss.block_weight`) is minimised beside it and not part of what is logged. Sources
-    without a face, such as all of the audio-only baseline, are put into the best order first.
+    Logs `loss` and `si_snri` (training and `val_`), both in dB, means over mixtures, of the network's last estimates:
+    the loss after earlier blocks (`loss.block_weight`) is minimised too and not logged. Sources without a face, such as
+    all of the audio-only baseline, are put into the best order first.
 
     Args:
         network: see `local_models.networks`.
-        loss: what is minimised.
+        loss: the loss that is minimised.
         optim: optimiser and learning rate.
-        progress: how far the training is before an optimiser step, 0..1, for the cosine schedule.
+        progress: how far the training is before an optimiser step (counted from 0), 0 to 1, for the cosine schedule.
         seed: random numbers inside the network (dropout) depend on it and the epoch only, so that a resumed training
             goes on as if it had not stopped.
     """
@@ -67,7 +67,7 @@ class AVSystem(pl.LightningModule):
         self.val_loss.reset()
         self.val_si_snri.reset()
         if self.plateau:
-            # Not left to Lightning, which would do it after the epoch's checkpoint: a resumed training would not know.
+            # Lightning would do it after the epoch's checkpoint is written, so that a resumed training would miss it.
             self.plateau.step(val_loss)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -84,9 +84,9 @@ class AVSystem(pl.LightningModule):
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[conf.optimizer]
         optimizer = kind(self.network.parameters(), lr=conf.lr, weight_decay=conf.weight_decay)
         if conf.schedule == "cosine":
-            return [optimizer], [{"scheduler": LambdaLR(optimizer, lambda step: self._cosine(step)), "interval": "step"}]
+            return [optimizer], [{"scheduler": LambdaLR(optimizer, self._cosine), "interval": "step"}]
         how = {"factor": conf.plateau_factor, "patience": conf.plateau_patience}
-        self.plateau = ReduceLROnPlateau(optimizer, **how, threshold=1e-4, threshold_mode="abs")
+        self.plateau = ReduceLROnPlateau(optimizer, **how, threshold=1e-4, threshold_mode="abs", eps=0)
         self.plateau.load_state_dict(self._plateau_state)
         if conf.warmup_steps < 2:
             return [optimizer], []
@@ -99,7 +99,7 @@ class AVSystem(pl.LightningModule):
         return warmup * 0.5 * (1 + math.cos(math.pi * min(self.progress(step), 1.0)))
 
     def _after_blocks(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """The estimates, before them those after earlier blocks where the loss wants them."""
+        """The estimates as the last of the list, before them those after earlier blocks if the loss needs them."""
         if self.block_weight:
             return self.network.after_each_block(batch["mixture"], batch.get("visual"))
         return [self(batch)]

@@ -1,6 +1,6 @@
 """Training: data, network and Lightning's trainer put together; resumed from the last epoch where there is one.
 
-At the end of every epoch the history, the best network, audio to listen to and one line to read are written.
+After every epoch the history, its curves, the best network and audio examples are written, and a line is logged.
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ import pickle
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,10 +18,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, Timer, TQDMProgressBar
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    Timer,
+    TQDMProgressBar,
+)
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from local_models.networks import build_network
@@ -47,7 +55,7 @@ def train(
     val_manifest: Manifest,
     train_stores: Sequence[EmbeddingStore],
     val_stores: Sequence[EmbeddingStore],
-) -> dict:
+) -> dict[str, Any]:
     """Train a network, or go on from `exp_dir/checkpoints/last.ckpt`.
 
     Args:
@@ -58,7 +66,7 @@ def train(
         train_stores, val_stores: the embeddings, a store for each view; empty for an audio-only network.
 
     Returns:
-        What training.json holds.
+        The content of training.json.
 
     Raises:
         UserError: data that the conf cannot be trained on, or a logger that is not installed.
@@ -77,12 +85,7 @@ def train(
     batches = len(train_sampler) // batch_size
     network = build_network(config.model)
     steps_per_epoch = -(-batches // config.training.accumulate)  # Lightning steps on what an epoch's end leaves over
-    total_steps, timer = steps_per_epoch * config.training.epochs, _timer(trainer)
-
-    def progress(step: int) -> float:
-        elapsed = timer.time_elapsed() / (60 * config.training.max_minutes) if timer else 0.0
-        return max(step / total_steps, elapsed)
-
+    progress = _progress(trainer, steps_per_epoch * config.training.epochs, config.training.max_minutes)
     system = AVSystem(network, config.loss, config.optim, progress, config.training.seed)
     if trainer.is_global_zero:
         write_config(exp_dir / "conf.yml", config)
@@ -98,7 +101,7 @@ def train(
 
 
 def _list_left_out(path: Path, data_sets: dict[Path, Dataset]) -> None:
-    """Name what is too short to train on or validate with; the file is there where there is something to name."""
+    """Write the items that are left out, as too short or without embeddings; no file where there are none."""
     problems = [
         replace(problem, reason=f"{manifest.name}: {problem.reason}")
         for manifest, data_set in data_sets.items()
@@ -111,6 +114,7 @@ def _list_left_out(path: Path, data_sets: dict[Path, Dataset]) -> None:
 
 
 def _fit(trainer: pl.Trainer, system: AVSystem, loaders: tuple[DataLoader, DataLoader], checkpoint: Path | None) -> None:
+    """Train; raise KeyboardInterrupt where Lightning swallows one, and errors of loader processes in one line."""
     try:
         trainer.fit(system, *loaders, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # how Lightning ends on Ctrl-C
@@ -132,7 +136,7 @@ def _read_checkpoint(path: Path) -> dict | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: damaged ({reason}); delete it and train anew, or put a copy in its place") from None
 
 
@@ -145,9 +149,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 def _quieten_lightning() -> None:
-    """Hide its tips, its device lists and the warnings about what is meant here."""
+    """Hide Lightning's tips, its device lists and its warnings about what is intended here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in ("Checkpoint directory .* exists", ".*treespec, LeafSpec", "The number of training", ".*num_workers"):
+    messages = ("Checkpoint directory .* exists", ".*treespec, LeafSpec", "The number of training", ".*num_workers")
+    for message in messages:
         warnings.filterwarnings("ignore", message)
 
 
@@ -171,7 +176,7 @@ def _trainer(config: Config, exp_dir: Path, resumed: dict | None) -> pl.Trainer:
             plugins=[AtomicCheckpoints()],
             logger=_loggers(config, exp_dir),
             default_root_dir=exp_dir,
-            enable_progress_bar=sys.stderr.isatty(),  # a log file wants the line an epoch, not the bar
+            enable_progress_bar=sys.stderr.isatty(),  # a log file gets a line for each epoch, not the bar
             num_sanity_val_steps=0,
             log_every_n_steps=10,
             use_distributed_sampler=False,  # EpochSampler shares out the data, without doubling the validation's tail
@@ -179,21 +184,31 @@ def _trainer(config: Config, exp_dir: Path, resumed: dict | None) -> pl.Trainer:
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(
-            f"--devices {devices} --num_nodes {training.num_nodes} --strategy {training.strategy} cannot be had on this "
-            f"machine: {' '.join(str(error).split())}"
+            f"--devices {devices} --num_nodes {training.num_nodes} --strategy {training.strategy} cannot be used on "
+            f"this machine: {' '.join(str(error).split())}"
         ) from None
 
 
 def _last_epoch(training: TrainingConfig, resumed: dict | None) -> int:
-    """How many epochs to train in all: no more than there were where early stopping had ended it already."""
+    """Number of epochs in all; if early stopping had ended the training, those that it had."""
     for name, state in (resumed or {}).get("callbacks", {}).items():
         if name.startswith("EarlyStopping") and training.early_stop and state["wait_count"] >= training.early_stop:
             return resumed["epoch"] + 1
     return training.epochs
 
 
-def _timer(trainer: pl.Trainer) -> Timer | None:
-    return next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
+def _progress(trainer: pl.Trainer, total_steps: int, max_minutes: float) -> Callable[[int], float]:
+    """A function of the optimiser step: how far the training is, 0 to 1, in steps or in time, whichever is further."""
+    timer = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
+
+    def progress(step: int) -> float:
+        if timer is None:
+            return step / total_steps
+        elapsed = timer.time_elapsed() / (60 * max_minutes)
+        # The clock of the first process holds for all: with different learning rates their networks would drift apart.
+        return trainer.strategy.broadcast(max(step / total_steps, elapsed))
+
+    return progress
 
 
 def _callbacks(config: Config, exp_dir: Path) -> list[Callback]:
@@ -233,9 +248,10 @@ def _loggers(config: Config, exp_dir: Path) -> list[Logger]:
     return [*loggers, CometLogger(name=exp_dir.name)]
 
 
-def _summary(config: Config, trainer: pl.Trainer, network: AVSeparator, epoch_mixtures: int, seconds: float) -> dict:
+def _summary(config: Config, trainer: pl.Trainer, network: AVSeparator, epoch_mixtures: int, seconds: float) -> dict[str, Any]:
+    """The content of training.json: the length, the result and the machine of a training."""
     report = next(c for c in trainer.callbacks if isinstance(c, EpochReport))
-    best = report.best
+    best, has_gpu = report.best, torch.cuda.is_available()
     return {
         "seed": config.training.seed,
         "epochs": len(report.rows),
@@ -247,7 +263,7 @@ def _summary(config: Config, trainer: pl.Trainer, network: AVSeparator, epoch_mi
         "best_val_loss_db": best["val_loss"],
         "best_val_si_snri_db": best["val_si_snri"],
         "params": sum(p.numel() for p in network.parameters()),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if has_gpu else f"CPU, {torch.get_num_threads()} threads",
         "world_size": trainer.world_size,
     }
 
@@ -262,8 +278,8 @@ class Progress(TQDMProgressBar):
 class EpochReport(pl.Callback):
     """Write history.csv, curves.png and best_model.pth after every epoch, and log a line about it.
 
-    All of them atomically, which Lightning's CSVLogger and ModelCheckpoint do not do. The rows travel in the checkpoint, so
-    that an interrupted training goes on with the history it had.
+    All of them atomically, which Lightning's CSVLogger and ModelCheckpoint do not do. The rows are part of the
+    checkpoint, so that an interrupted training goes on with its history.
 
     Args:
         exp_dir: the experiment's folder.
@@ -273,6 +289,7 @@ class EpochReport(pl.Callback):
         self.exp_dir = exp_dir
         self.rows: list[dict[str, Any]] = []
         self._epoch_start_sec = 0.0
+        self._learning_rate = 0.0
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -282,19 +299,22 @@ class EpochReport(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         self._epoch_start_sec = time.monotonic()
 
+    def on_before_optimizer_step(self, trainer: pl.Trainer, system: pl.LightningModule, optimizer: Optimizer) -> None:
+        self._learning_rate = optimizer.param_groups[0]["lr"]
+
     def on_train_epoch_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = {
             "epoch": trainer.current_epoch,
             "steps": trainer.global_step,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._learning_rate,  # of the epoch's last step; the schedule has moved on since
             **{key: round(values[key], 4) for key in ("loss", "si_snri", "val_loss", "val_si_snri")},
             "seconds": round(time.monotonic() - self._epoch_start_sec, 2),
         }
         if not math.isfinite(row["val_loss"]):
             raise UserError(
-                f"{self.exp_dir}: the validation loss of epoch {row['epoch'] + 1} is not finite; lower --lr, or look for "
-                "silent or broken sources in the validation set"
+                f"{self.exp_dir}: the validation loss of epoch {row['epoch'] + 1} is not finite; lower --lr, or look "
+                "for silent or broken sources in the validation set"
             )
         is_best = self.best is None or row["val_loss"] < self.best["val_loss"]
         self.rows.append(row)

@@ -20,9 +20,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.data.mouths import MOUTH_SIZE
-
-ALIGNMENTS = ("centred8", "forward5")
+from utils.data.constants import ALIGNMENTS, MOUTH_SIZE
 
 _FACE_SIZE = 256  # pixels, height and width of the mean face's frame
 _WINDOW_FRAMES = 12

@@ -34,19 +34,19 @@ def open_video(path: Path | str) -> av.container.InputContainer:
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path}: a folder where a video is expected; name a file")
+        raise UserError("a folder where a video is expected; name a file", path)
     try:
         if path.stat().st_size == 0:
-            raise UserError(f"{path}: an empty file; copy it again")
+            raise UserError("an empty file; copy it again", path)
         options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
         return av.open(f"file:{path}", "r", options=options, metadata_errors="replace")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError("no such file", path) from None
     except OSError as error:  # those of FFmpeg are, as well, where the system has a number for them
-        raise UserError(f"{path}: cannot be opened ({error.strerror})") from None
+        raise UserError(f"cannot be opened ({error.strerror})", path) from None
     except (av.FFmpegError, ValueError):
         reason = "not a video that can be decoded, or one that was cut off; copy it again or convert it to mp4"
-        raise UserError(f"{path}: {reason}") from None
+        raise UserError(reason, path) from None
 
 
 def picture_stream(path: Path | str, container: av.container.InputContainer) -> av.video.stream.VideoStream:
@@ -58,10 +58,10 @@ def picture_stream(path: Path | str, container: av.container.InputContainer) -> 
     moving = [stream for stream in container.streams.video if not stream.disposition & _STILL]
     if not moving:
         only = "only a still picture" if container.streams.video else "sound or other data"
-        raise UserError(f"{path}: has no moving pictures, {only}; give a video")
+        raise UserError(f"has no moving pictures, {only}; give a video", path)
     stream = _preferred(moving)
     if stream is None or not stream.codec_context.width:
-        raise UserError(f"{path}: its pictures are of a kind that cannot be decoded; convert it to mp4 (H.264)")
+        raise UserError("its pictures are of a kind that cannot be decoded; convert it to mp4 (H.264)", path)
     stream.thread_type = "AUTO"
     return stream
 
@@ -97,7 +97,7 @@ def decoded(path: Path | str, container, stream, n_skipped: int = 0) -> Iterator
                 complete = False
                 break
             if packet.has_sidedata("encryption_info"):
-                raise UserError(f"{path}: encrypted; give a video without copy protection")
+                raise UserError("encrypted; give a video without copy protection", path)
             try:
                 frames = packet.decode()
             except av.FFmpegError:
@@ -113,10 +113,10 @@ def decoded(path: Path | str, container, stream, n_skipped: int = 0) -> Iterator
     if not complete or ends_early(path, container.format.name):
         began_sec = (container.start_time or 0) / av.time_base
         where = "before anything could be decoded" if last_sec is None else f"at {last_sec - began_sec:.2f} s"
-        raise UserError(f"{path}: breaks off {where}; copy it again, or convert what is there to another file")
+        raise UserError(f"breaks off {where}; copy it again, or convert what is there to another file", path)
     if n_damaged > n_good:
         kind = {"video": "pictures", "audio": "sound"}[stream.type]
-        raise UserError(f"{path}: {n_damaged} packets of its {kind} cannot be decoded ({n_good} can); damaged or encrypted")
+        raise UserError(f"{n_damaged} packets of its {kind} cannot be decoded ({n_good} can); damaged or encrypted", path)
 
 
 def packets_of(container, stream) -> Iterator[av.packet.Packet | None]:

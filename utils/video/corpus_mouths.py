@@ -1,7 +1,7 @@
-"""Cuts the mouths of a corpus that comes as raw video; the first half of stage 1, called by `utils.stages.mouths`.
+"""Cut the mouths of a corpus that comes as raw video; the first half of stage 1, called by `utils.stages.mouths`.
 
 Reads   data/<corpus>/videos.csv (stage 0), the videos, and landmarks where videos.csv names them
-Writes  the mouth files that videos.csv names, below data/<corpus>/mouths/, with .made.jsonl, the journal of what is done;
+Writes  the mouth files that videos.csv names, below data/<corpus>/mouths/, with .made.jsonl, the journal of finished clips;
         the manifests again, without the rows whose mouths could not be cut
 """
 
@@ -16,9 +16,9 @@ from utils.data.disk import require_space
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, pending, run_jobs
 from utils.data.manifest import Manifest, Problem
-from utils.data.manifest_rows import item_mouths
+from utils.data.manifest_rows import Utterance, item_mouths
 from utils.data.mouths import FRAME_BYTES
-from utils.data.video_clips import VideoClip, read_videos
+from utils.data.video_clips import FILE_NAME, read_videos
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -27,11 +27,11 @@ MIN_SHARE = 0.5  # of the frames that must show a mouth
 
 
 def cut_corpus(data_dir: Path, manifests: Sequence[Manifest], alignment: str, nj: int) -> list[Problem]:
-    """Cut the mouths of every row of videos.csv that are not there yet; gives the rows that failed.
+    """Cut the mouths that are missing, of every row of videos.csv; gives the rows that failed.
 
     Args:
         data_dir: of the corpus.
-        manifests: all of the corpus, which say how long the clips are.
+        manifests: all of the corpus; they hold the lengths of the clips.
         alignment: one of the two published ones.
         nj: processes.
 
@@ -45,7 +45,7 @@ def cut_corpus(data_dir: Path, manifests: Sequence[Manifest], alignment: str, nj
             f"raw videos need more packages ({error}); add them with utils/install_more.sh requirements-video.txt"
         ) from None
     options = VideoOptions(alignment)
-    clips = read_videos(data_dir / "videos.csv")
+    clips = read_videos(data_dir / FILE_NAME)
     jobs = [_job(data_dir, clip, options) for clip in clips]
     journal = data_dir / "mouths/.made.jsonl"
     todo, _ = pending(jobs, journal)
@@ -79,13 +79,13 @@ def without_mouths(manifest: Manifest, problems: list[Problem]) -> Manifest:
     if len(items) == len(manifest.items):
         return manifest
     if not items:
-        raise UserError(f"{manifest.path}: no row is left, as no mouth could be cut; the first reason: {problems[0].reason}")
+        raise UserError(f"{manifest.path}: no row is left, for no mouth could be cut; the first reason: {problems[0].reason}")
     logger.warning("stage 1: %s: %d rows left out for their mouths", manifest.path, len(manifest.items) - len(items))
     return manifest.with_items(items)
 
 
 def _count_frames(manifests: Sequence[Manifest], mouth_paths: set[str]) -> int:
-    """The frames of these mouths. One that no manifest names any more could not be cut before, and counts as none."""
+    """The frames of these mouths. One that no manifest names could not be cut by an earlier call; it counts as none."""
     frames: dict[str, int] = {}
     for manifest in manifests:
         for item in manifest.items:
@@ -94,7 +94,7 @@ def _count_frames(manifests: Sequence[Manifest], mouth_paths: set[str]) -> int:
     return sum(frames.values())
 
 
-def _job(data_dir: Path, clip: VideoClip, options) -> Job:
+def _job(data_dir: Path, clip: Utterance, options) -> Job:
     video, audio, mouth = (data_dir / path for path in (clip.video_path, clip.audio_path, clip.mouth_path))
     landmarks = data_dir / clip.landmarks_path if clip.landmarks_path else None
     key = json.dumps([hash_stats([video, audio, *filter(None, [landmarks])]), asdict(options)])

@@ -51,10 +51,10 @@ def probe_video(path: Path | str) -> VideoInfo:
     with open_video(path) as container:
         stream = picture_stream(path, container)
         if ends_early(path, container.format.name):
-            raise UserError(f"{path}: breaks off: shorter than it says itself; copy it again")
+            raise UserError("breaks off: shorter than it says itself; copy it again", path)
         first = next(decoded(path, container, stream), None)
         if first is None:
-            raise UserError(f"{path}: holds no picture; give a video")
+            raise UserError("holds no picture; give a video", path)
         transposed = _Conversion(first, None).transposed
         width, height = first.width, first.height
         rate = 1 / _nominal_sec(stream)
@@ -96,7 +96,7 @@ def read_pictures(
     pictures = _pictures_from(path, start, _middle(first_frame) if first_frame else None)
     current, upcoming = None, next(pictures, None)
     if upcoming is None and n_frames > first_frame:
-        raise UserError(f"{path}: holds no picture that could be decoded; give another video")
+        raise UserError("holds no picture that could be decoded; give another video", path)
     conversion = None
     shown: tuple[int, np.ndarray] | None = None  # the picture converted last, by its number
     for frame in range(first_frame, n_frames):
@@ -202,8 +202,9 @@ def _timed(path, container, stream, start: Fraction | None, n_skipped: int = 0) 
         start_sec = time_sec - start
         if last is not None and start_sec < last.start_sec - _RESTART_SEC:
             raise UserError(
-                f"{path}: the clock of its pictures jumps back by {float(last.start_sec - start_sec):.1f} s at "
-                f"{float(last.start_sec):.2f} s, as where recordings were joined end to end; convert it to mp4 first"
+                f"the clock of its pictures jumps back by {float(last.start_sec - start_sec):.1f} s at "
+                f"{float(last.start_sec):.2f} s, as where recordings were joined end to end; convert it to mp4 first",
+                path,
             )
         if last is not None and start_sec < last.start_sec:
             _log.warning("%s: a picture that comes too late, at %.2f s, was left out", path, float(start_sec))

@@ -66,7 +66,7 @@ def extract_sound(path: Path | str, wav_path: Path | str, audio_stream: int = 0)
     """
     start = sound_start(path)
     if start is None:
-        raise UserError(f"{path}: has no sound that could be decoded; give a video with sound")
+        raise UserError("has no sound that could be decoded; give a video with sound", path)
     choice = _choose(path, audio_stream)
     warnings = list(choice.warnings)
     meter = SoundMeter(path)
@@ -88,7 +88,7 @@ def _choose(path: Path | str, audio_stream: int) -> _Choice:
     if audio_stream:
         found = {index: count for index, count in found.items() if numbers[index] == audio_stream}
         if not found:
-            raise UserError(f"{path}: --audio_stream {audio_stream}: there is no such stream; it has {len(numbers)}")
+            raise UserError(f"--audio_stream {audio_stream}: there is no such stream; it has {len(numbers)}", path)
     elif len(found) > 1:
         _log.info("%s: has %d audio streams; --audio_stream N chooses", path, len(found))
     if len(found) == 1 and set(found.values()) == {1}:
@@ -104,7 +104,7 @@ def _choose(path: Path | str, audio_stream: int) -> _Choice:
             return _Choice(index, channels, warnings)
         silent.append(index)
     streams = f"in audio stream {audio_stream}" if audio_stream else f"in any of its {len(numbers)} audio streams"
-    raise UserError(f"{path}: no sound above {SILENCE_DB:g} dB {streams}")
+    raise UserError(f"no sound above {SILENCE_DB:g} dB {streams}", path)
 
 
 def _survey(path: Path | str, index: int) -> ChannelMeter:
@@ -128,8 +128,9 @@ def _in_time(
         late_sec = Fraction(0) if frame.pts is None else frame.pts * stream.time_base - start - clock_sec
         if (late_sec < -_RESTART_SEC and number) or late_sec > _LONGEST_GAP_SEC:
             raise UserError(
-                f"{path}: the clock of its sound jumps by {float(late_sec):.1f} s at {float(clock_sec):.2f} s, as where "
-                "recordings were joined end to end; convert it to mp4 first, or cut it there"
+                f"the clock of its sound jumps by {float(late_sec):.1f} s at {float(clock_sec):.2f} s, as where "
+                "recordings were joined end to end; convert it to mp4 first, or cut it there",
+                path,
             )
         slack_sec = _SLACK_SEC if number else Fraction(0)  # another stream than the preferred one may begin elsewhere
         if late_sec > slack_sec:

@@ -1,7 +1,7 @@
 """Trees of clips: one file for each clip, somewhere below a folder, named by its place.
 
-`id00017/01dfn2spqyE/00001.mp4` is the clip `id00017/01dfn2spqyE/00001`, whichever suffix and whichever tree (video, sound,
-landmarks): that is how the parts of a clip find each other. Its id is the same with `_` for `/`.
+`id00017/01dfn2spqyE/00001.mp4` is the clip `id00017/01dfn2spqyE/00001`, whatever the suffix and the tree (video, sound,
+landmarks), so that the parts of a clip are found by it. Its id is the same with `_` for `/`.
 """
 
 import os
@@ -11,9 +11,6 @@ from pathlib import Path
 
 from utils.data.manifest import Problem
 from utils.errors import UserError, name_problem
-
-VIDEO_SUFFIXES = (".mp4", ".mpg", ".mov", ".avi", ".mkv", ".webm", ".flv")
-AUDIO_SUFFIXES = (".wav", ".flac", ".m4a", ".aac", ".mp3")
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,8 @@ def walk_tree(root: Path, suffixes: Sequence[str], depth: int | None = None) -> 
 
     Args:
         root: its top.
-        suffixes: of the files that count, lower case; others are passed over, as are hidden files and folders.
-        depth: folders above each file; files at other depths are passed over. None: any.
+        suffixes: of the files that count, lower case; others are ignored, as are hidden files and folders.
+        depth: folders above each file; files at other depths are ignored. None: any.
 
     Returns:
         The files by id, in the order of their places; and those whose ids are the same, or no text.
@@ -44,7 +41,7 @@ def walk_tree(root: Path, suffixes: Sequence[str], depth: int | None = None) -> 
         OSError: a folder cannot be read.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
+        raise UserError("no such folder", root)
     found: dict[str, list[TreeFile]] = {}
     for folder, folders, names in os.walk(root, onerror=_stop, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -1,20 +1,26 @@
-"""Runs chains of programs, several chains at once, and ends them when it has to end itself.
+"""Processes of the tools: chains of the recipe's programs, several at once, and measurements in a process of their own.
 
-Each program writes to a log of its own through `utils/stages/logged.py`, which also ends the program and its workers
+Each program of a chain writes to its log through `utils/stages/logged.py`, which also ends the program and its workers
 when the process that runs this module is gone, even by `kill -9`.
 """
 
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -116,3 +122,37 @@ def _last_line(path: Path) -> str:
     *before, last = [line for line in lines if line.strip()] or ["an empty log"]
     says_how_it_ended = last.startswith("# ")
     return before[-1] if says_how_it_ended and before and not before[-1].startswith("# ") else last.removeprefix("# ")
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a fresh process, where peak memory is that of the function.
+
+    Raises:
+        UserError: the process was killed; what the function raises comes through as it is.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            raise UserError("the measuring process was killed, perhaps because memory ran out") from None
+
+
+def peak_growth_bytes(run: Callable[[], Any]) -> int:
+    """Growth of this process' resident memory at its peak while `run` runs; for a fresh process.
+
+    Raises:
+        UserError: this system does not tell (it is not Linux).
+    """
+    before = _resident_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here, not from the imports
+    run()
+    return max(_resident_bytes("VmHWM") - before, 0)
+
+
+def _resident_bytes(field: str) -> int:
+    """`VmRSS` (now) or `VmHWM` (peak) of this process."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        raise UserError("/proc/self/status is missing; memory can only be measured on Linux") from None
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
