@@ -159,7 +159,6 @@ def test_without_sound_time_zero_is_the_first_picture(tmp_path):
     path = Video(start_sec=7.5).write(tmp_path / "a.mkv")
     assert numbers(path, 50) == list(range(50))
     assert numbers(path, 50, first_frame=20) == list(range(20, 50))
-    assert not probe_video(path).has_sound
 
 
 def test_pictures_without_time_stamps_follow_each_other_at_the_nominal_rate(tmp_path):
@@ -224,8 +223,6 @@ def test_pictures_are_turned_as_a_player_turns_them(tmp_path, rotation, hflip):
             assert any(np.abs(v[frame].astype(int) - picture).mean() < 6 for v in variants if v[frame].shape == picture.shape)
     info = probe_video(path)
     assert (info.width, info.height) == ((96, 128) if rotation in (90, 270) else (128, 96))
-    if not hflip:
-        assert info.rotation == rotation
 
 
 SCALED = [(0, 48, (48, 64)), (90, 64, (64, 48)), (0, 96, (96, 128)), (0, 999, (96, 128))]
@@ -287,8 +284,7 @@ def test_a_picture_shown_twice_is_one_array_that_nobody_may_change(tmp_path):
 def test_probing_tells_what_a_video_holds(tmp_path):
     path = Video(fps=30, n_pictures=60, sound=np.zeros(RATE_HZ)).write(tmp_path / "a.mp4")
     info = probe_video(str(path))
-    assert (info.path, info.width, info.height, info.fps, info.n_pictures) == (path, 128, 96, 30.0, 60)
-    assert (info.rotation, info.has_sound) == (0, True)
+    assert (info.width, info.height, info.fps, info.n_pictures) == (128, 96, 30.0, 60)
     assert info.duration_sec == pytest.approx(2.0, abs=0.05)
 
 
@@ -304,4 +300,4 @@ def test_real_clips_give_their_own_pictures_one_to_one(shared_data, tmp_path):
         for first_frame in (1, 13, 40, 74):
             assert all(np.array_equal(picture, own[k]) for k, picture in read_pictures(path, 75, first_frame))
         info = probe_video(path)
-        assert (info.width, info.height, info.fps, info.rotation, info.has_sound) == (360, 288, 25.0, 0, True)
+        assert (info.width, info.height, info.fps) == (360, 288, 25.0)

@@ -1,4 +1,4 @@
-"""Looks at one Python: does it hold what a requirements file asks for, could it build the packages that need building?
+"""Look at one Python: packages of a requirements file that are missing, and tools to build packages.
 
 Standard library only, since path.sh runs it before anything is installed:
 
@@ -43,7 +43,7 @@ def requirements(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def unmet(path: Path) -> list[str]:
-    """What this Python lacks of a requirements file, as texts such as `torch==2.11.0 (is 2.9.1)`."""
+    """The packages that this Python lacks of a requirements file, as texts such as `torch==2.11.0 (is 2.9.1)`."""
     problems = []
     if sys.version_info < OLDEST_PYTHON:
         problems.append(f"Python >= {_dotted(OLDEST_PYTHON)} (is {_dotted(sys.version_info[:2])})")
@@ -72,7 +72,7 @@ def add_missing(requirements_file: str) -> None:
 
 
 def missing_build_tools() -> list[str]:
-    """What stands in the way of making a virtual environment here and building pesq in it, each with its remedy."""
+    """The tools that are missing to make a virtual environment here and build pesq in it, each with its remedy."""
     here = f"python{_dotted(sys.version_info[:2])}"
     problems = []
     if sys.version_info < OLDEST_PYTHON:

@@ -68,7 +68,7 @@ class WriteError(OSError):
 
 
 def system_error(error: OSError) -> str:
-    """What the operating system refused as one line: the file, the reason, and the remedy where one is known.
+    """The refusal of the operating system as one line: the file, the reason, and the remedy where one is known.
 
     Returns:
         "" for an error without a file or a known remedy, which is more likely a mistake of ours.
@@ -81,12 +81,12 @@ def system_error(error: OSError) -> str:
 
 
 def is_of_machine(error: OSError) -> bool:
-    """Whether an error would meet the next item just as well: what cannot be written is no fault of the item in work."""
+    """Tell if an error would meet the next item just as well: what cannot be written is no fault of the item in work."""
     return isinstance(error, WriteError) or error.errno in _OF_MACHINE
 
 
 def name_problem(name: str) -> str:
-    """Why a name that a folder holds cannot stand in a table, "" if it can."""
+    """The reason why a name in a folder cannot stand in a table, "" if it can."""
     if printable(name) == name:
         return ""
     what = "holds a control character" if _CONTROL.search(name) else "is not UTF-8 (as from an old archive)"

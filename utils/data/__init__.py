@@ -1,1 +1,1 @@
-"""What the recipe knows of files: manifests, audio, mouth crops, mixtures, cached embeddings. No network lives here."""
+"""Files and tables: manifests, audio, mouth crops, estimates, done marks. No network is built here."""

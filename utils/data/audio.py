@@ -17,7 +17,7 @@ _BLOCK_SAMPLES = 1 << 20
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says."""
+    """The facts of a file's header."""
 
     sample_rate: int
     length: int  # samples

@@ -1,4 +1,4 @@
-"""Video frames and audio samples: frame f begins at sample f * sample_rate / fps, rounded down anew for each f."""
+"""Video frames and audio samples: frame f begins at sample f * sample_rate / fps, rounded down for each f."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a stage will write, estimated before it begins, and refused where the disk cannot take it."""
+"""Room on the disk: estimates of a stage's outputs are refused before it begins where the disk cannot take them."""
 
 import logging
 import shutil

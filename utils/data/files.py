@@ -77,7 +77,7 @@ def append_line(path: Path | str, line: str) -> None:
 
 
 def _probe(path: Path) -> OSError | None:
-    """What the system says to some more bytes behind a file that could not be written, None where it takes them."""
+    """The error of the system on more bytes behind a file that could not be written, None where it takes them."""
     try:
         with open(path, "ab", buffering=0) as handle:
             left = _PROBE_BYTES
@@ -107,7 +107,7 @@ def _refused(error: OSError, path: Path, temporary: Path | None, n_bytes: int) -
 
 
 def _room(number: int, path: Path, temporary: Path | None, n_bytes: int) -> str:
-    """How much was needed, and how much there is."""
+    """The room that is needed, and the room that there is."""
     written = 0
     with contextlib.suppress(OSError):
         written = temporary.stat().st_size if temporary else 0

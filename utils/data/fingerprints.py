@@ -24,7 +24,7 @@ _DIGITS_SHOWN = 12
 
 
 class StageMark:
-    """What a stage depended on when it last finished, beside what it depends on now.
+    """The inputs of a stage when it last finished, beside those of now.
 
     Args:
         path: the mark's file, beside the stage's outputs.

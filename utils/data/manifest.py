@@ -1,4 +1,4 @@
-"""Manifests: what a corpus consists of, as a CSV of mixtures or of single utterances with a JSON side file.
+"""Manifests: the contents of a corpus, as a CSV of mixtures or of single utterances with a JSON side file.
 
 `data/<corpus>/<split>.csv` has a row for each mixture, in the columns of Asteroid's LibriMix CSVs and a few more;
 `<split>.json` beside it says where the paths start (`data_root`), the sample rate and how many rows there are. Every
@@ -19,7 +19,7 @@ from utils.errors import UserError, printable
 
 @dataclass(frozen=True)
 class Problem:
-    """Why an item cannot be used.
+    """An item that cannot be used, and the reason.
 
     Attributes:
         row: the line of the CSV (the header is line 1), 0 where there is none.
@@ -50,7 +50,7 @@ class Manifest:
     mouths_go_on: bool = False  # mixtures are cut to their shortest clip, whose mouths are those of whole clips
 
     def resolve(self, path: str) -> Path:
-        """Where a path of this manifest lies; absolute ones stay as they are."""
+        """The full path of a path of this manifest; absolute ones stay as they are."""
         return self.data_root / path
 
     def mouth_paths(self) -> list[str]:
@@ -67,7 +67,7 @@ class Manifest:
 
     @property
     def has_references(self) -> bool:
-        """Whether every item is a mixture with all its source paths."""
+        """Tell if every item is a mixture with all its source paths."""
         return all(isinstance(item, Mixture) and all(item.source_paths) for item in self.items)
 
 

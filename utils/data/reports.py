@@ -1,4 +1,4 @@
-"""What all reports of results share: Markdown tables, and the revision of the code that the numbers were made with."""
+"""Parts of all reports of results: Markdown tables, and the revision of the code that the numbers were made with."""
 
 import subprocess
 from collections.abc import Sequence

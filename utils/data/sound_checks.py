@@ -1,6 +1,6 @@
-"""What is wrong with a sound, judged by its samples: one place for videos, for `--test_dir` and for corpora.
+"""Checks of the samples of a sound: one place for videos, for `--test_dir` and for corpora.
 
-Reads and writes nothing. A sound that holds no usable signal is refused with one line (`UserError`); one that is usable,
+A sound that holds no usable signal is refused with one line (`UserError`); one that is usable,
 but cannot be what its maker meant, gets one line of warning. Callers that have several channels or streams to choose from
 ask `choose_channels`.
 """
@@ -64,7 +64,7 @@ class SoundMeter:
 
     @property
     def is_silent(self) -> bool:
-        """Whether no sample so far rises above `SILENCE_DB`."""
+        """Tell if no sample so far rises above `SILENCE_DB`."""
         return self.peak <= 10 ** (SILENCE_DB / 20)
 
     def require_sound(self) -> None:
@@ -79,7 +79,7 @@ class SoundMeter:
             raise UserError(f"is silent: no sound above {SILENCE_DB:g} dB", self._name)
 
     def warnings(self) -> list[str]:
-        """What is unusual about it, a line each."""
+        """Unusual properties of the sound, a line each."""
         over_db = 20 * float(np.log10(max(self.peak, 1e-9)))
         if over_db <= LOUD_PEAK_DB:
             return []
@@ -178,7 +178,7 @@ def choose_channels(products: np.ndarray) -> tuple[list[int], list[str]]:
 
 
 def duration_warnings(sound_sec: float, picture_sec: float) -> list[str]:
-    """What is unusual about how long a sound lasts beside its pictures, a line each."""
+    """Warnings of a sound that is shorter than its pictures, a line each."""
     if sound_sec >= picture_sec - ENDS_EARLY_SEC:
         return []
     return [f"its sound ends at {sound_sec:.2f} s, the pictures go on to {picture_sec:.2f} s"]

@@ -1,4 +1,4 @@
-"""Whether the files of a corpus are what its manifest says: audio and mouth crops opened one by one, in parallel."""
+"""Checks of the files of a corpus against its manifest: audio and mouth crops opened one by one, in parallel."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +24,7 @@ Check = TypeVar("Check")
 
 @dataclass(frozen=True)
 class AudioCheck:
-    """What was found in an audio file; a `reason` says why it cannot be used."""
+    """The facts of an audio file; a `reason` says why it cannot be used."""
 
     length: int = 0  # samples
     power: float = 0.0  # mean square
@@ -33,7 +33,7 @@ class AudioCheck:
 
 @dataclass(frozen=True)
 class MouthCheck:
-    """What was found in a file of mouth crops; a `reason` says why it cannot be used."""
+    """The facts of a file of mouth crops; a `reason` says why it cannot be used."""
 
     frames: int = 0
     reason: str = ""
@@ -73,13 +73,13 @@ def check_files(check: Callable[[Path], Check], paths: Iterable[Path], nj: int, 
 
 
 def lengths_differ(path: str, length: int, wanted: int) -> bool:
-    """Whether a file is shorter or longer than it may be; only an MP3 may be longer, by its decoder's padding."""
+    """Tell if a file is shorter or longer than it may be; only an MP3 may be longer, by its decoder's padding."""
     slack = MP3_SLACK_SAMPLES if path.lower().endswith(".mp3") else 0
     return not wanted <= length <= wanted + slack
 
 
 def clock_problem(frames: int, length: int, sample_rate: int, fps: float) -> str:
-    """Why video and audio cannot belong together; "" when they last the same, give or take one frame."""
+    """The reason why video and audio cannot belong together; "" when they last the same, give or take one frame."""
     expected = length / sample_rate * fps
     if abs(frames - expected) <= 1:
         return ""

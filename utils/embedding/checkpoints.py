@@ -1,7 +1,7 @@
 """Checkpoints of visual frontends: read without running code, recognised, and loaded strictly or refused by name.
 
 Reads `--frontend_weights` files (`torch.save` files of the lip-reading TCN family or of LR-ASD) and the
-configurations in `conf/lipreading`. Writes nothing.
+configurations in `conf/lipreading`.
 """
 
 import pickle
@@ -34,7 +34,7 @@ State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a weights file holds for us; whatever else it holds (optimizer, epoch) is not kept.
+    """The useful part of a weights file; whatever else it holds (optimizer, epoch) is not kept.
 
     Attributes:
         path: The file.

@@ -7,6 +7,7 @@ Reads the mouth crops that manifests name, or precomputed embeddings of them; wr
     plan_embedding   which clips have no embedding yet, or one of a file that has changed since
     run_plan         loader threads read, unzip and preprocess whole batches ahead; the network runs; parts are written
     embed_manifests  both, with a look at the room on the disk between them
+    embed_corpus     the same for every view of a corpus, by one process or several; marks <data_dir>/.done-2-<store name>.json
 
 Batches are cut from the list of all clips, sorted by length, before those that are there are taken out: a resumed or a
 sharded run forms the batches that an undisturbed run forms, and so the same bytes.
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from tqdm import tqdm
 
 from utils.data.disk import require_space
 from utils.data.files import sha256_file, write_json
+from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest, Problem, write_failed
 from utils.data.manifest_rows import item_id, item_mouths
 from utils.data.mouths import FILL_FRAMES, MOUTH_SIZE, MouthFile, fill_unseen
@@ -54,13 +57,13 @@ class MouthClip:
     goes_on: bool = False  # a mixture's mouth, which may last longer
 
     def problem(self, error: Exception) -> Problem:
-        """Why this clip cannot be embedded; the path is named once."""
+        """This clip with the reason why it cannot be embedded; the path is named once."""
         return Problem(self.row, self.item_id, self.key, str(error).removeprefix(f"{self.path}: "))
 
 
 @dataclass(frozen=True)
 class EmbeddingPlan:
-    """What has to be done for one view of one corpus; `groups` hold the clips that are missing or out of date."""
+    """The work to be done for one view of one corpus; `groups` hold the clips that are missing or out of date."""
 
     root: Path
     view: str
@@ -77,7 +80,7 @@ class EmbeddingPlan:
 
     @property
     def n_bytes(self) -> int:
-        """What the embeddings to come take on disk, those of the other processes too, whose shares are alike."""
+        """The size on disk of the embeddings to come, those of the other processes too, whose shares are alike."""
         frames = sum(clip.frames for group in self.groups for clip in group)
         return frames * self.description["dim"] * np.dtype(self.precision).itemsize * self.n_processes
 
@@ -126,6 +129,65 @@ def embed_manifests(
     require_room([plan])
     problems = run_plan(plan, frontend, nj)
     return EmbeddingStore(plan.root), problems
+
+
+@dataclass(frozen=True)
+class CorpusOptions:
+    """The options of stage 2 on a corpus."""
+
+    data_dir: Path  # the marks go there
+    dump_dir: Path  # stores are in dump_dir/embeddings
+    precision: str  # of the stored embeddings
+    batch_size: int  # clips
+    nj: int  # threads that read ahead
+    max_failed: int  # mouths
+    force: bool
+    share: tuple[int, int]  # rank of this process, number of processes
+
+
+def embed_corpus(
+    manifests: Sequence[Manifest], frontend: Frontend | PrecomputedEmbeddings, views: Sequence[str], options: CorpusOptions
+) -> None:
+    """Bring this process' share of every view's store up to date; mark a view once the whole of it is.
+
+    Raises:
+        UserError: no room on the disk, or more than `max_failed` mouths of a view could not be embedded.
+    """
+    how = {"precision": options.precision, "batch_size": options.batch_size, "nj": options.nj}
+    plan_view = partial(plan_embedding, manifests, frontend, options.dump_dir, **how)
+    plans = [plan_view(view, shard=options.share, force=options.force) for view in views]
+    require_room(plans)
+    for plan in plans:
+        mark = _mark(manifests, plan.root.parent.name, plan.view, options)
+        changes = mark.changed()
+        if not plan.groups and changes == []:
+            logger.info("stage 2: up to date (%s view, %d clips in %s)", plan.view, plan.n_clips, plan.root)
+            continue
+        because = f" ({'; '.join(changes)})" if changes else ""
+        logger.info("stage 2: %s view, %d of %d clips to embed%s", plan.view, plan.n_pending, plan.n_clips, because)
+        _embed_view(plan, frontend, options)
+        # the last of several processes finds nothing missing
+        if plan.n_processes == 1 or not plan_view(plan.view).groups:
+            mark.write()
+
+
+def _embed_view(plan: EmbeddingPlan, frontend: Frontend | PrecomputedEmbeddings, options: CorpusOptions) -> None:
+    rank, n_processes = options.share
+    failed_path = plan.root / ("failed.csv" if n_processes == 1 else f"failed-{rank}.csv")
+    problems = run_plan(plan, frontend, options.nj, failed_path.name)
+    for other in plan.root.glob("failed-*.csv" if n_processes == 1 else "failed.csv"):
+        other.unlink(missing_ok=True)  # of an earlier run with another number of processes
+    if len(problems) > options.max_failed:
+        raise UserError(
+            f"{failed_path}: {len(problems)} of {plan.n_clips} mouths could not be embedded, the first "
+            f"{problems[0].path} ({problems[0].reason}); mend them, or allow so many with --max_failed"
+        )
+
+
+def _mark(manifests: Sequence[Manifest], name: str, view: str, options: CorpusOptions) -> StageMark:
+    files = [path for manifest in manifests for path in (manifest.path, manifest.path.with_suffix(".json"))]
+    inputs = {"manifests": hash_contents(files), "visual frontend": name, "view": view, "precision": options.precision}
+    return StageMark(options.data_dir / f".done-2-{name}.json", inputs)
 
 
 def plan_embedding(
@@ -224,7 +286,7 @@ def _without_current(groups: list[list[MouthClip]], store: EmbeddingStore, nj: i
 
 
 def _is_current(clip: MouthClip, store: EmbeddingStore) -> bool:
-    """Whether the store holds a clip, made from the same file: same size and time, else the same content.
+    """Tell if the store holds a clip, made from the same file: same size and time, else the same content.
 
     A file that is gone since then leaves its embedding valid.
     """
@@ -243,7 +305,7 @@ def _is_current(clip: MouthClip, store: EmbeddingStore) -> bool:
 
 
 def source_of(path: Path) -> Source:
-    """What a mouth file is now.
+    """The state of a mouth file.
 
     Raises:
         UserError: it cannot be read.

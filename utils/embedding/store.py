@@ -1,4 +1,4 @@
-"""The cache of mouth embeddings: what the visual frontend said of each clip, packed into a few large files.
+"""The store of visual embeddings, packed into a few large files.
 
 Reads and writes `dump/embeddings/<visual frontend>-<fingerprint>/<corpus>/part-*.npy`, (sum of frames, dim) float16 or
 float32, and `part-*.json`, the list of the part's clips `[{key, start, frames, source_size, source_mtime_ns,
@@ -45,7 +45,7 @@ class Source(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """Where a clip's embedding lies within its part, and what it was made from."""
+    """The place of a clip's embedding within its part, and the file that it was made from."""
 
     key: str
     start: int  # frames
@@ -88,7 +88,7 @@ class EmbeddingStore:
 
     Stretches are read from the files, which the page cache holds once for all loader processes; they are not mapped,
     since an hour of mapped embeddings would count as the memory of the process that walks through them. A fork may use
-    the store as it is; a pickled store opens the folder anew.
+    the store as it is; a pickled store opens the folder again.
 
     Args:
         root: `dump/embeddings/<visual frontend>-<fingerprint>/<corpus>`.
@@ -137,7 +137,7 @@ class EmbeddingStore:
         return self._clips.keys()
 
     def failed(self) -> dict[str, str]:
-        """What stage 2 could not embed the last time, by all its processes: mouth path -> reason."""
+        """The mouths that stage 2 could not embed the last time, by all its processes: mouth path -> reason."""
         reasons = {}
         for path in sorted(self.root.glob("failed*.csv")):
             with open(path, newline="", encoding="utf-8") as handle:
@@ -145,7 +145,7 @@ class EmbeddingStore:
         return reasons
 
     def clip(self, key: str) -> Clip:
-        """What the index says of a clip.
+        """The entry of a clip in the index.
 
         Raises:
             UserError: the store does not hold it.
@@ -289,5 +289,5 @@ def _read_index(index: Path) -> list[Clip]:
 def _damaged(index: Path, reason: str) -> UserError:
     return UserError(
         f"{_data_path(index)}: damaged part of the embedding store ({reason}); "
-        f"delete it and {index.name}, then run stage 2 (embeddings) again: it makes the lost clips anew"
+        f"delete it and {index.name}, then run stage 2 (embeddings) again: it makes the lost clips again"
     )

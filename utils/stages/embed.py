@@ -34,7 +34,7 @@ def main() -> int:
     share = process_share(os.environ)
     manifests = _read_manifests(args)
 
-    from utils.embedding.corpus import CorpusOptions, embed_corpus  # torch comes only after the paths were found good
+    from utils.embedding.embed import CorpusOptions, embed_corpus  # torch comes only after the paths were found good
     from utils.embedding.frontends import load_frontend
 
     device = choose_device(args.id, os.environ)

@@ -134,7 +134,7 @@ def packets_of(container, stream) -> Iterator[av.packet.Packet | None]:
 
 
 def sound_start(path: Path | str) -> Fraction | None:
-    """When the first sample of the sound is presented on the file's own clock, s; None where there is no sound.
+    """The time of the first sample of the sound on the file's own clock, s; None where there is no sound.
 
     It is that of the preferred stream, whichever is taken later: all streams of a file share its clock.
 
@@ -163,7 +163,7 @@ def _stream_start(path: Path | str, preference: int) -> Fraction | None:
 
 
 def ends_early(path: Path | str, format_name: str) -> bool:
-    """Whether a file is shorter than its own outermost structure says; False where a container does not say."""
+    """Tell if a file is shorter than its own outermost structure says; False where a container does not say."""
     size = os.stat(path).st_size
     with open(path, "rb") as handle:
         if format_name.startswith("mov"):
@@ -176,7 +176,7 @@ def ends_early(path: Path | str, format_name: str) -> bool:
 
 
 def _boxes_end(handle, size: int) -> int:
-    """Where the last box of an MP4 or QuickTime file ends."""
+    """The end of the last box of an MP4 or QuickTime file."""
     end = 0
     while end + 8 <= size:
         handle.seek(end)
@@ -190,7 +190,7 @@ def _boxes_end(handle, size: int) -> int:
 
 
 def _riffs_end(handle, size: int) -> int:
-    """Where the last RIFF chunk of an AVI file ends."""
+    """The end of the last RIFF chunk of an AVI file."""
     end = 0
     while end + 8 <= size:
         handle.seek(end)
@@ -202,7 +202,7 @@ def _riffs_end(handle, size: int) -> int:
 
 
 def _segment_end(handle) -> int:
-    """Where the segment of a Matroska or WebM file ends, 0 where it does not say (live recordings)."""
+    """The end of the segment of a Matroska or WebM file, 0 where it does not say (live recordings)."""
     for wanted in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # the header, then the segment
         if handle.read(4) != wanted:
             return 0

@@ -17,7 +17,7 @@ from av.video.reformatter import VideoReformatter
 
 from utils.data.constants import VIDEO_FPS
 from utils.errors import UserError
-from utils.video.containers import decoded, ends_early, open_video, packets_of, picture_stream, sound_start, sound_streams
+from utils.video.containers import decoded, ends_early, open_video, packets_of, picture_stream, sound_start
 
 _RESTART_SEC = 1  # time stamps that go back further belong to another recording
 _EXACT_SEEKS = ("mov", "matroska")  # containers that have an index and a time for every picture
@@ -27,20 +27,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video holds."""
+    """The facts of a video."""
 
-    path: Path
     width: int  # px, as shown: after the turn
     height: int
     fps: float  # on average
     n_pictures: int | None  # None where the container does not say
     duration_sec: float
-    rotation: int  # degrees, counter-clockwise, that a player turns the coded pictures by
-    has_sound: bool
 
 
 def probe_video(path: Path | str) -> VideoInfo:
-    """What a video holds; its first picture is decoded to see that it can be.
+    """Read the facts of a video; its first picture is decoded to see that it can be.
 
     Raises:
         UserError: not a video, no pictures, encrypted, broken off, empty.
@@ -52,19 +49,13 @@ def probe_video(path: Path | str) -> VideoInfo:
         first = next(decoded(path, container, stream), None)
         if first is None:
             raise UserError("holds no picture; give a video", path)
-        transposed = _Conversion(first, None).transposed
-        width, height = first.width, first.height
-        rate = 1 / _nominal_sec(stream)
-        duration_sec = container.duration / av.time_base if container.duration else _measured_sec(path)
+        transposed = _turn(first)[0]
         return VideoInfo(
-            path=Path(path),
-            width=height if transposed else width,
-            height=width if transposed else height,
-            fps=float(rate),
+            width=first.height if transposed else first.width,
+            height=first.width if transposed else first.height,
+            fps=float(1 / _nominal_sec(stream)),
             n_pictures=stream.frames or None,
-            duration_sec=duration_sec,
-            rotation=first.rotation % 360,
-            has_sound=bool(sound_streams(container)),
+            duration_sec=container.duration / av.time_base if container.duration else _measured_sec(path),
         )
 
 
@@ -227,13 +218,13 @@ def _counted_stamp(stream):
 
 
 def _nominal_sec(stream) -> Fraction:
-    """How long a picture is shown where nothing else says so."""
+    """The length of a picture where nothing else says it."""
     rates = (stream.guessed_rate, stream.average_rate, stream.base_rate)
     return 1 / next((rate for rate in rates if rate and 1 <= rate <= 240), Fraction(VIDEO_FPS))
 
 
 def _measured_sec(path) -> float:
-    """How long the pictures last, by all their packets."""
+    """The length of all pictures, by their packets."""
     with open_video(path) as container:
         stream = picture_stream(path, container)
         stamps = [packet.pts for packet in packets_of(container, stream) if packet is not None and packet.size]
@@ -273,7 +264,7 @@ class _Conversion:
 
 
 def _turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """Whether to exchange rows and columns, then to mirror left and right, then to turn upside down."""
+    """Tell if rows and columns are exchanged, then left and right mirrored, then top and bottom."""
     data = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if data is None:
         return False, False, False

@@ -1,6 +1,6 @@
 """Descriptors of faces: 128 numbers that lie close together for pictures of one person, and apart for those of two.
 
-Reads RGB pictures and 68 landmarks, writes nothing; nothing is downloaded. The network is dlib's residual network for face
+The network is dlib's residual network for face
 recognition (29 layers, 128-d, trained on some 3 million faces; public domain, CC0), whose weights come in the wheel of
 face_recognition_models. That package is not imported (it needs pkg_resources), only its folder is looked up. dlib is imported
 here and nowhere else, and only when it is needed.
@@ -27,7 +27,7 @@ _WEIGHTS = ("models", "dlib_face_recognition_resnet_model_v1.dat")
 
 
 class FaceDescriber:
-    """The network.
+    """The network that describes faces.
 
     Raises:
         UserError: dlib or the weights are not installed.
@@ -63,7 +63,7 @@ class FaceDescriber:
 
 
 def is_turned(points: np.ndarray) -> bool:
-    """Whether a face is turned so far aside that its descriptor says little of the person: one cheek three times the other.
+    """Tell if a face is turned so far aside that its descriptor says little of the person: one cheek three times the other.
 
     Args:
         points: (68, 2), pixels.

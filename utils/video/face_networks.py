@@ -1,6 +1,6 @@
 """The networks that find faces: two detectors of boxes and a mesh of 468 points, all in mediapipe's wheel.
 
-Reads pictures, writes nothing; nothing is downloaded. mediapipe is imported here and nowhere else, and only when it is
+mediapipe is imported here and nowhere else, and only when it is
 needed. The mesh runs in a graph of our own: mediapipe's would detect a face in every picture before it fits a mesh, at
 twice the time, and keeps its belief in the face to itself.
 """

@@ -22,7 +22,7 @@ from utils.video.faces import Face, FaceFinder
 from utils.video.tracking import CutDetector
 
 PART_FRAMES = 1500
-_VERSION = 2  # of what is found and how it is written; parts of another one are made anew
+_VERSION = 2  # of what is found and how it is written; parts of another one are made again
 _N_POINTS = 68
 
 
@@ -32,7 +32,7 @@ class FaceScan:
     Args:
         path: the video.
         n_frames: of it on the 25 fps grid.
-        folder: for the parts; of this video alone.
+        folder: for the parts; of this video only.
         part_frames: how many frames are found and written at a time.
     """
 

@@ -97,11 +97,11 @@ class _Known:
         self.mesh, self.presence, self.view = mesh, presence, view
 
     def doubt(self) -> None:
-        """Whose face this is has to be looked at again."""
+        """Have it looked at again whose face this is."""
         self.n_described = 0
 
     def is_due(self, frame: int, is_near: bool) -> bool:
-        """Whether it is time for a descriptor."""
+        """Tell if it is time for a descriptor."""
         waits = (_DESCRIBE_DOUBT_FRAMES, *_DESCRIBE_AFTER_FRAMES)
         after = waits[min(self.n_described, len(waits) - 1)]
         return frame - self.described_frame >= (min(after, _DESCRIBE_NEAR_FRAMES) if is_near else after)
@@ -230,7 +230,7 @@ class FaceFinder:
         self._known = kept
 
     def _near_score(self, picture: np.ndarray, box: np.ndarray) -> float:
-        """What the near detector says to this box, or the far one where the border cuts it; 0 where nothing is seen there."""
+        """The score of the near detector for this box, or of the far one where the border cuts it; 0 where nothing is seen there."""
         side = _NEAR_MARGIN * float(max(box[2:] - box[:2]))
         left, top = (box[:2] + box[2:]) / 2 - side / 2
         is_cut = (box[:2] < 0).any() or (box[2:] > picture.shape[1::-1]).any()
@@ -242,7 +242,7 @@ class FaceFinder:
         return 0.0
 
     def _is_face(self, picture: np.ndarray, mesh: np.ndarray, presence: float) -> bool:
-        """Whether a mesh may be a face whose mouth is in the picture."""
+        """Tell if a mesh may be a face whose mouth is in the picture."""
         size = mesh.max(axis=0) - mesh.min(axis=0)
         if presence < _MIN_PRESENCE or not np.isfinite(mesh).all() or max(size) < _MIN_FACE:
             return False
@@ -291,7 +291,7 @@ def _around(width: int, height: int, scale: float) -> tuple[float, float, float]
 
 
 def _region_of(mesh: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Where the mesh network should look for a face that had this mesh: middle, side in pixels, angle in radians."""
+    """The square in which the mesh network looks for a face that had this mesh: middle, side in pixels, angle in radians."""
     low, high = mesh.min(axis=0), mesh.max(axis=0)
     across = mesh[_RIGHT_EYE] - mesh[_LEFT_EYE]
     return (low + high) / 2, _MESH_MARGIN * float(max(high - low)), float(np.arctan2(across[1], across[0]))
@@ -310,11 +310,11 @@ def _apart(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two faces are so close that one may be taken for the other."""
+    """Tell if two faces are so close that one may be taken for the other."""
     return _apart(one, other) < 0.8 * max(max(one[2:] - one[:2]), max(other[2:] - other[:2]))
 
 
 def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two boxes of about the same size lie so close that only one face can be there."""
+    """Tell if two boxes of about the same size lie so close that only one face can be there."""
     sizes = max(one[2:] - one[:2]), max(other[2:] - other[:2])
     return bool(iou(one, other) > 0.5 or _apart(one, other) < 0.3 * min(sizes))

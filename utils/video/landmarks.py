@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """Where one person's face was seen.
+    """The face of one person in all frames that show it.
 
     Attributes:
         name: unique in a video.

@@ -1,4 +1,4 @@
-"""The people of a video: who is to be seen in which frames.
+"""The people of a video, and the frames that show each of them.
 
 Faces (`face_scan.py`) become tracks (`tracking.py`), tracks become people by average linkage of their descriptors. Two tracks
 that were ever seen in the same frame are different people. In doubt tracks stay apart: one person with two names loses a
@@ -175,12 +175,12 @@ def group_tracks(tracks: Sequence[Track], at_most: int = 0, min_frames: float = 
 
 
 def certainty(distance: float) -> float:
-    """How likely it is, 0..1, that two groups of tracks at this mean distance are one person."""
+    """The probability that two groups of tracks at this mean distance are one person."""
     return float(1.0 / (1.0 + np.exp((distance - _RIGHT_MIDDLE) / _RIGHT_WIDTH)))
 
 
 def distances(tracks: Sequence[Track]) -> np.ndarray:
-    """How different the people of two tracks are, for every pair: float64 (n, n), zeros on the diagonal.
+    """The distance of the people of every two tracks: float64 (n, n), zeros on the diagonal.
 
     It is the distance of the mean descriptors less what their number makes it larger; smaller where a face comes back to its
     place within a shot, and 1e9 for two who were seen at once.

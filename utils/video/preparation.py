@@ -69,7 +69,7 @@ class SeenPerson:
 
 @dataclass(frozen=True)
 class PreparedVideo:
-    """What `prepare_video` left in `folder`."""
+    """The result of `prepare_video` in `folder`."""
 
     folder: Path
     n_samples: int  # of sound.wav
@@ -97,7 +97,7 @@ class PreparedVideo:
         return [self.sound_path, self.folder / "people.npz", *of_people]
 
     def landmarks(self) -> People:
-        """Where each person's face is in each frame."""
+        """The face of each person in each frame."""
         return read_people(self.folder / "people.npz")
 
 
@@ -318,7 +318,7 @@ def _with_thumbnails(
 
 
 def mouth_motion(points: np.ndarray) -> float:
-    """How much a mouth opens and closes: the standard deviation of its opening, in distances between the eyes.
+    """The motion of a mouth: the standard deviation of its opening, in distances between the eyes.
 
     Talking people have 0.002 to 0.07, half of them more than 0.023; pictures that stand still, with noise, 0.001 to 0.01.
 

@@ -113,7 +113,7 @@ def _add_streams(container, size: tuple[int, int]):
 
 
 def _has_encoder(name: str) -> bool:
-    """Whether this build of FFmpeg can write with a codec; some leave H.264 out for its licence."""
+    """Tell if this build of FFmpeg can write with a codec; some leave H.264 out for its licence."""
     try:
         return av.Codec(name, "w").is_encoder
     except av.FFmpegError:

@@ -100,7 +100,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(content: bytes, path: Path | str) -> Any:
-    """What a pickle holds: None, numbers, text, lists, tuples, dicts and `PickledArray` (see `plain`).
+    """Read a pickle: None, numbers, text, lists, tuples, dicts and `PickledArray` (see `plain`).
 
     Raises:
         UserError: damaged, or it names anything but numpy arrays.

@@ -30,24 +30,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExtractedSound:
-    """What `extract_sound` wrote.
+    """The result of `extract_sound`."""
 
-    Attributes:
-        n_samples: at 16 kHz.
-        warnings: what is unusual about the sound, a line each, without the file's name.
-    """
-
-    n_samples: int
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Which sound of a file is taken."""
-
-    index: int  # of the stream in the file
-    channels: list[int] | None  # counted from 0; None: all
-    warnings: list[str]
+    n_samples: int  # at 16 kHz
+    warnings: tuple[str, ...]  # what is unusual about the sound, a line each, without the file's name
 
 
 def extract_sound(path: Path | str, wav_path: Path | str, audio_stream: int = 0) -> ExtractedSound:
@@ -67,11 +53,10 @@ def extract_sound(path: Path | str, wav_path: Path | str, audio_stream: int = 0)
     start = sound_start(path)
     if start is None:
         raise UserError("has no sound that could be decoded; give a video with sound", path)
-    choice = _choose(path, audio_stream)
-    warnings = list(choice.warnings)
+    index, channels, warnings = _choose(path, audio_stream)
     meter = SoundMeter(path)
     with open_video(path) as container, atomic_path(wav_path) as temporary:
-        pieces = _gathered(_in_time(path, container, container.streams[choice.index], start, choice.channels, warnings))
+        pieces = _gathered(_in_time(path, container, container.streams[index], start, channels, warnings))
         with soundfile.SoundFile(str(temporary), "w", SAMPLE_RATE_HZ, 1, "FLOAT", format="WAV") as file:
             for samples in _resampled(pieces):
                 meter.add(samples)
@@ -80,8 +65,8 @@ def extract_sound(path: Path | str, wav_path: Path | str, audio_stream: int = 0)
     return ExtractedSound(meter.length, (*warnings, *meter.warnings()))
 
 
-def _choose(path: Path | str, audio_stream: int) -> _Choice:
-    """The stream and the channels to take; where there is but one of each, nothing is decoded for it."""
+def _choose(path: Path | str, audio_stream: int) -> tuple[int, list[int] | None, list[str]]:
+    """The index of the stream, its channels (from 0; None: all), warnings. Nothing is decoded where there is no choice."""
     with open_video(path) as container:
         numbers = {stream.index: number for number, stream in enumerate(container.streams.audio, start=1)}
         found = {stream.index: stream.codec_context.channels for stream in sound_streams(container)}
@@ -92,7 +77,7 @@ def _choose(path: Path | str, audio_stream: int) -> _Choice:
     elif len(found) > 1:
         _log.info("%s: has %d audio streams; --audio_stream N chooses", path, len(found))
     if len(found) == 1 and set(found.values()) == {1}:
-        return _Choice(next(iter(found)), None, [])
+        return next(iter(found)), None, []
     silent: list[int] = []
     for index in found:
         meter = _survey(path, index)
@@ -101,7 +86,7 @@ def _choose(path: Path | str, audio_stream: int) -> _Choice:
             if silent:
                 before = ", ".join(str(numbers[other]) for other in silent)
                 warnings.insert(0, f"audio stream {before} is silent; stream {numbers[index]} was taken")
-            return _Choice(index, channels, warnings)
+            return index, channels, warnings
         silent.append(index)
     streams = f"in audio stream {audio_stream}" if audio_stream else f"in any of its {len(numbers)} audio streams"
     raise UserError(f"no sound above {SILENCE_DB:g} dB {streams}", path)

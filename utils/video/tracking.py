@@ -1,6 +1,6 @@
 """Follow faces from picture to picture: faces of single frames become tracks, each of one person within one shot.
 
-Reads what `faces.py` found, writes nothing. A track goes on where its face should be by now; where the finder is not sure
+A track goes on where its face should be by now; where the finder is not sure
 that it followed the same face, descriptors decide, also who is who after two faces have passed one another. It survives
 losses of a second, ends with its shot, and what was seen for a moment only is dropped and counted.
 """
@@ -110,7 +110,7 @@ class _Open:
         return float(np.linalg.norm(self.descriptor - face.descriptor))
 
     def expected(self, frame: int) -> np.ndarray:
-        """Where the middle of the face should be."""
+        """The expected middle of the face."""
         return self.middle + self._velocity * min(frame - self.frames[-1], _MOMENTUM_FRAMES)
 
     def finished(self) -> Track:
@@ -202,7 +202,7 @@ class Tracker:
 
 
 class CutDetector:
-    """Tells where a new shot begins, by the edges and shades of small thumbnails of consecutive pictures.
+    """Finds the first picture of every shot, by the edges and shades of small thumbnails of consecutive pictures.
 
     Both are correlations, so that flashes and fades change little; a fast pan changes much, but not suddenly.
     """
@@ -212,7 +212,7 @@ class CutDetector:
         self._recent: deque[float] = deque(maxlen=_RECENT_FRAMES)
 
     def is_cut(self, picture: np.ndarray) -> bool:
-        """Whether this picture, uint8 (height, width, 3), begins a new shot."""
+        """Tell if this picture, uint8 (height, width, 3), begins a new shot."""
         last, now = self._last, _thumbnail(picture)
         self._last = now
         if last is None:
