@@ -37,6 +37,7 @@ from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
+AnyFrontend = Frontend | PrecomputedEmbeddings
 
 _PIECE_FRAMES = 512  # a longer clip goes in pieces of so many, read from disk as it goes; more than the context below
 _MAX_READERS = 8  # more threads wait for the interpreter and hold batches in memory
@@ -101,7 +102,7 @@ class Batch:
 
 def embed_manifests(
     manifests: Sequence[Manifest],
-    frontend: Frontend | PrecomputedEmbeddings,
+    frontend: AnyFrontend,
     dump_dir: Path,
     view: str = "centre",
     precision: str = "float16",
@@ -145,9 +146,7 @@ class CorpusOptions:
     share: tuple[int, int]  # rank of this process, number of processes
 
 
-def embed_corpus(
-    manifests: Sequence[Manifest], frontend: Frontend | PrecomputedEmbeddings, views: Sequence[str], options: CorpusOptions
-) -> None:
+def embed_corpus(manifests: Sequence[Manifest], frontend: AnyFrontend, views: Sequence[str], options: CorpusOptions) -> None:
     """Bring this process' share of every view's store up to date; mark a view once the whole of it is.
 
     Raises:
@@ -171,7 +170,7 @@ def embed_corpus(
             mark.write()
 
 
-def _embed_view(plan: EmbeddingPlan, frontend: Frontend | PrecomputedEmbeddings, options: CorpusOptions) -> None:
+def _embed_view(plan: EmbeddingPlan, frontend: AnyFrontend, options: CorpusOptions) -> None:
     rank, n_processes = options.share
     failed_path = plan.root / ("failed.csv" if n_processes == 1 else f"failed-{rank}.csv")
     problems = run_plan(plan, frontend, options.nj, failed_path.name)
@@ -192,7 +191,7 @@ def _mark(manifests: Sequence[Manifest], name: str, view: str, options: CorpusOp
 
 def plan_embedding(
     manifests: Sequence[Manifest],
-    frontend: Frontend | PrecomputedEmbeddings,
+    frontend: AnyFrontend,
     dump_dir: Path,
     view: str,
     precision: str,
@@ -317,9 +316,7 @@ def source_of(path: Path) -> Source:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
 
 
-def run_plan(
-    plan: EmbeddingPlan, frontend: Frontend | PrecomputedEmbeddings, nj: int, failed_name: str = "failed.csv"
-) -> list[Problem]:
+def run_plan(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, failed_name: str = "failed.csv") -> list[Problem]:
     """Embed the clips of a plan; those that cannot be are returned and listed in `failed_name` beside the parts.
 
     Raises:
@@ -347,7 +344,7 @@ def run_plan(
 
 
 def _embedded(
-    plan: EmbeddingPlan, frontend: Frontend | PrecomputedEmbeddings, nj: int, problems: list[Problem]
+    plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, problems: list[Problem]
 ) -> Iterator[list[tuple[MouthClip, Source, np.ndarray]]]:
     """The clips of a plan, batch by batch, each with its embedding (frames, dim); adds the problems met to `problems`."""
     if isinstance(frontend, PrecomputedEmbeddings):

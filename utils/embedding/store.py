@@ -5,16 +5,10 @@ float32, and `part-*.json`, the list of the part's clips `[{key, start, frames, 
 source_sha256}]`. A part counts once its JSON is there, and that is written last. Filled by
 `python -m utils.stages.embed` (stage 2) and by stage 4; read by stages 3 and 4.
 
-Why packed: 20 000 clips of 50 frames x 512 float16 (1 GB), random reads of whole clips, two cores, local disk:
-
-    files              open      read, in page cache   read, cold cache
-    20 000 one a clip      0 ms   158-185 us            460-490 us
-    63 parts              50-90 ms 70-79 us              290-380 us
-
-(with mapped parts; reading them, as now, takes a fifth longer and keeps memory flat)
-
-and a cluster's file system has 126 files to look after instead of 20 000. The JSON of 20 000 clips opens in the 50 to
-90 ms above, so that a database would bring nothing.
+Why packed: of 20 000 clips of 50 frames x 512 float16 (1 GB), random reads of whole clips take 70 to 79 us from 63 mapped
+parts and 158 to 185 us from 20 000 files (cold cache: 290 to 380 and 460 to 490 us); not mapped, as now, they take a fifth
+longer and keep memory flat. A cluster's file system has 126 files to look after. The store opens in 50 to 90 ms, so that a
+database would bring nothing.
 """
 
 import csv

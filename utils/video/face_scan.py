@@ -59,7 +59,9 @@ class FaceScan:
         bar = tqdm(total=n_frames, initial=start, desc=f"faces of {self._path.name}", unit="frame", disable=None)
         with FaceFinder() as finder, bar:
             for k in todo:
-                self._write_part(k, _scan_part(pictures, finder, self._spans[k], bar))
+                arrays = _scan_part(pictures, finder, self._spans[k], bar)
+                with atomic_path(self._part(k)) as temporary:
+                    np.savez_compressed(temporary, **arrays)
         return n_frames - start
 
     def frames(self) -> Iterator[tuple[int, list[Face], bool]]:
@@ -82,10 +84,6 @@ class FaceScan:
 
     def _part(self, index: int) -> Path:
         return self._folder / f"part-{index:03d}.npz"
-
-    def _write_part(self, index: int, arrays: dict[str, np.ndarray]) -> None:
-        with atomic_path(self._part(index)) as temporary, open(temporary, "wb") as handle:
-            np.savez_compressed(handle, **arrays)
 
 
 def _scan_part(

@@ -230,7 +230,7 @@ class FaceFinder:
         self._known = kept
 
     def _near_score(self, picture: np.ndarray, box: np.ndarray) -> float:
-        """The score of the near detector for this box, or of the far one where the border cuts it; 0 where nothing is seen there."""
+        """The score of the near detector for this box, or of the far one where the border cuts it; 0 where nothing is seen."""
         side = _NEAR_MARGIN * float(max(box[2:] - box[:2]))
         left, top = (box[:2] + box[2:]) / 2 - side / 2
         is_cut = (box[:2] < 0).any() or (box[2:] > picture.shape[1::-1]).any()

@@ -193,18 +193,15 @@ def _read_openface(path: Path, n_frames: int) -> Tracks:
     frames = _whole(values[:, column["frame"]], f"{path}, column frame")
     first = _first_number(frames, n_frames, path)
     faces = _whole(values[:, column["face_id"]], f"{path}, column face_id") if "face_id" in column else [0] * len(frames)
-    tracks = {}
-    for number, face in enumerate(sorted(set(faces)), start=1):
-        rows = [k for k, found in enumerate(faces) if found == face]
-        track = np.full((max(frames) - first + 1, N_POINTS, 2), np.nan)
-        seen: set[int] = set()
-        for k in rows:
-            if frames[k] in seen:
-                raise UserError(f"{path}, face_id {face}: frame {frames[k]} is listed twice; one row a frame is expected")
-            seen.add(frames[k])
-            track[frames[k] - first] = points[k]
-        tracks[f"face{number}"] = track
-    return tracks
+    known = sorted(set(faces))
+    tracks = np.full((len(known), max(frames) - first + 1, N_POINTS, 2), np.nan)
+    seen: set[tuple[int, int]] = set()
+    for face, frame, row in zip(faces, frames, points, strict=True):
+        if (face, frame) in seen:
+            raise UserError(f"{path}, face_id {face}: frame {frame} is listed twice; one row a frame is expected")
+        seen.add((face, frame))
+        tracks[known.index(face), frame - first] = row
+    return {f"face{number}": track for number, track in enumerate(tracks, start=1)}
 
 
 def _first_number(frames: Sequence[int], n_frames: int, path: Path) -> int:

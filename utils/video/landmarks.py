@@ -72,8 +72,8 @@ def write_people(path: Path | str, people: Sequence[Person], n_frames: int, widt
         "score": _joined([person.scores for person in people], np.float32, ()),
     }
     sizes = dict(zip(_SIZES, map(np.int64, (n_frames, width, height)), strict=True))
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez_compressed(handle, names=np.array([person.name for person in people], dtype=np.str_), **rows, **sizes)
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, names=np.array([person.name for person in people], dtype=np.str_), **rows, **sizes)
 
 
 def _joined(arrays: Sequence[np.ndarray], dtype: type, shape: tuple[int, ...]) -> np.ndarray:

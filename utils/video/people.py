@@ -127,10 +127,11 @@ def to_people(groups: Sequence[Group], min_sec: float = MIN_SEC, at_most: int = 
 def _person(name: str, group: Group) -> Person:
     frames = np.concatenate([track.frames for track in group.tracks])
     rows = np.argsort(frames, kind="stable")
-    in_order = bool((np.diff(rows) == 1).all())  # tracks of one person may interlock; sorting costs a copy
-    columns = [np.concatenate([getattr(track, name) for track in group.tracks]) for name in ("points", "boxes", "scores")]
-    points, boxes, scores = columns if in_order else (column[rows] for column in columns)
-    return Person(name, frames if in_order else frames[rows], points, boxes, scores)
+    names = ("points", "boxes", "scores")
+    columns = (np.concatenate([getattr(track, column) for track in group.tracks]) for column in names)
+    return Person(
+        name, frames[rows], *(np.concatenate([getattr(track, one) for track in group.tracks])[rows] for one in columns)
+    )
 
 
 def _presence(group: Group) -> float:
