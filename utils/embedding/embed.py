@@ -38,6 +38,7 @@ from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 AnyFrontend = Frontend | PrecomputedEmbeddings
+Embedded = tuple["MouthClip", Source, np.ndarray]  # (frames, dim)
 
 _PIECE_FRAMES = 512  # a longer clip goes in pieces of so many, read from disk as it goes; more than the context below
 _MAX_READERS = 8  # more threads wait for the interpreter and hold batches in memory
@@ -343,9 +344,7 @@ def run_plan(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, failed_name: s
     return problems
 
 
-def _embedded(
-    plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, problems: list[Problem]
-) -> Iterator[list[tuple[MouthClip, Source, np.ndarray]]]:
+def _embedded(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, problems: list[Problem]) -> Iterator[list[Embedded]]:
     """The clips of a plan, batch by batch, each with its embedding (frames, dim); adds the problems met to `problems`."""
     if isinstance(frontend, PrecomputedEmbeddings):
         for found, failed in _read_ahead(lambda group: _read_features(group, frontend), plan.groups, nj):
@@ -368,13 +367,11 @@ def _embedded(
         yield _stored(*previous)
 
 
-def _stored(batch: Batch, output: torch.Tensor) -> list[tuple[MouthClip, Source, np.ndarray]]:
+def _stored(batch: Batch, output: torch.Tensor) -> list[Embedded]:
     return list(zip(batch.clips, batch.sources, output.cpu().numpy(), strict=True))
 
 
-def _read_features(
-    group: list[MouthClip], features: PrecomputedEmbeddings
-) -> tuple[list[tuple[MouthClip, Source, np.ndarray]], list[Problem]]:
+def _read_features(group: list[MouthClip], features: PrecomputedEmbeddings) -> tuple[list[Embedded], list[Problem]]:
     found, problems = [], []
     for clip in group:
         try:

@@ -80,7 +80,7 @@ class FaceScan:
             for row, frame in enumerate(part["frame"].tolist()):
                 rows.setdefault(frame, []).append(row)
             for frame in sorted(rows):
-                yield frame, [_face(part, descriptors.get(row), row) for row in rows[frame]], frame in cuts
+                yield frame, [_face(part, row, descriptors.get(row)) for row in rows[frame]], frame in cuts
 
     def _part(self, index: int) -> Path:
         return self._folder / f"part-{index:03d}.npz"
@@ -120,9 +120,9 @@ def _stacked(arrays: Sequence[np.ndarray], *shape: int) -> np.ndarray:
     return np.array(arrays, np.float32).reshape(-1, *shape)
 
 
-def _face(part: dict[str, np.ndarray], descriptor: np.ndarray | None, row: int) -> Face:
-    score, is_followed = float(part["score"][row]), bool(part["is_followed"][row])
-    return Face(part["box"][row], score, part["points"][row], descriptor, is_followed)
+def _face(part: dict[str, np.ndarray], row: int, descriptor: np.ndarray | None) -> Face:
+    box, score, points, is_followed = (part[name][row] for name in ("box", "score", "points", "is_followed"))
+    return Face(box, float(score), points, descriptor, bool(is_followed))
 
 
 def _read_part(path: Path, span: tuple[int, int]) -> dict[str, np.ndarray] | None:

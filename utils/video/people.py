@@ -126,12 +126,10 @@ def to_people(groups: Sequence[Group], min_sec: float = MIN_SEC, at_most: int = 
 
 def _person(name: str, group: Group) -> Person:
     frames = np.concatenate([track.frames for track in group.tracks])
-    rows = np.argsort(frames, kind="stable")
-    names = ("points", "boxes", "scores")
-    columns = (np.concatenate([getattr(track, column) for track in group.tracks]) for column in names)
-    return Person(
-        name, frames[rows], *(np.concatenate([getattr(track, one) for track in group.tracks])[rows] for one in columns)
-    )
+    rows = np.argsort(frames, kind="stable")  # tracks of one person may interlock
+    columns = ("points", "boxes", "scores")
+    arrays = (np.concatenate([getattr(track, column) for track in group.tracks])[rows] for column in columns)
+    return Person(name, frames[rows], *arrays)
 
 
 def _presence(group: Group) -> float:
