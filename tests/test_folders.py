@@ -88,12 +88,14 @@ def test_the_command_to_continue_has_one_stage_and_can_be_pasted(given, wanted):
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
-    [("-x/-y.csv", "-x_-y"), ("a b/c\n", "c\n"), ("-v.mkv", "-v"), ("d.e", "d.e"), ("x.csv", "x.csv")],
-)
+    [("-x/-y.csv", "-x_-y"), ("a b/c\n", "c\n"), ("-v.mkv", "-v"), ("d.e", "d.e"), ("x.csv", "x.csv"), ("link", "link"),
+     ("-x/../-v.mkv", "-v"), ("-x/", "-x")],
+)  # fmt: skip
 def test_the_name_of_a_test_is_that_of_its_folder_whatever_it_holds(tmp_path, monkeypatch, given, wanted):
     for name in ("-x/-y.csv", "-v.mkv"):
         touch_all(tmp_path, name)
     (tmp_path / "x.csv").mkdir()
+    (tmp_path / "link").symlink_to("-x")
     monkeypatch.chdir(tmp_path)
     assert name_of_test(Path(given)) == wanted
 
