@@ -130,7 +130,7 @@ def score_job(job: ScoringJob, nj: int) -> int:
     from utils.scoring.scores import score_item
     from utils.scoring.table import mixture_means, source_table
 
-    source = provenance(sys.argv[1:], REPOSITORY)
+    source = provenance(sys.argv[1:])
     version = score_version(job.permute)
     function = partial(score_item, permute=job.permute)
     results, reasons = score_all(function, job.items, nj, job.out_dir / ".scored.jsonl", version)

@@ -1,11 +1,11 @@
-"""How well the people of videos are told apart, where it is known who is in which shot.
+"""Accuracy of telling the people of videos apart, where it is known who is in which shot.
 
 Reads   --video_dir: videos, and --people: a CSV video,first_frame,frames,speaker, a row for each shot with one face
 Writes  a table on stdout; with --scan_dir the faces that were found, which another call takes
 Run     python -m utils.tools.people --video_dir DIR [--people DIR/people.csv] [--scan_dir DIR] [--show_differences true]
 
-Of two shots of one video it is asked whether they were given to the same face; a shot belongs to the face that is seen in most
-of its frames.
+Counted are the pairs of shots of one video that were given to the same face; a shot belongs to the face that is seen in
+most of its frames.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.constants import VIDEO_SUFFIXES
+from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.video.people import FoundPeople, find_people
 
@@ -65,7 +66,7 @@ def main() -> None:
                         f"{shot.speaker}@{shot.first_frame}" for shot, of in zip(of_video, faces, strict=True) if of == face
                     ]
                     print(f"  {face or 'nobody'}: {' '.join(sorted(members))}")
-    print(table(outcomes))
+    print(table(outcomes), end="")
 
 
 def parse_args() -> argparse.Namespace:
@@ -127,8 +128,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     joined, confused = (
         f"{100 * totals[f'n_{kind}_joined'] / max(totals[f'n_{kind}'], 1):.1f} %" for kind in ("same", "different")
     )
-    head = "| videos | with the right number of people | pairs of one person joined | pairs of two people joined |"
-    return f"{head}\n|---|---|---|---|\n| {len(outcomes)} | {right} | {joined} | {confused} |"
+    head = ["videos", "with the right number of people", "pairs of one person joined", "pairs of two people joined"]
+    return markdown_table([head, [str(len(outcomes)), str(right), joined, confused]], n_left=0)
 
 
 if __name__ == "__main__":
