@@ -32,23 +32,24 @@ import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from utils.data.files import atomic_path, exclusive_lock, read_json, write_json
 from utils.data.manifest import read_manifest
 from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UserError, run_cli
+from utils.scoring.report import mean_text, number_text
 from utils.tools.processes import Chain, run_chains
 from utils.tools.sections import add_results_options, origin, publish, section_name
-from utils.training.config import Config, nearest, read_config
+from utils.training.config import Config, nearest, read_config, read_yaml
 
 SUITE_KEYS = ("minutes", "common", "baseline", "rows")
 ROW_KEYS = ("conf", "train_args", "seeds")
 # Keys of a conf, and those of a suite that decide them.
 DECIDED_HERE = {"epochs": "minutes", "early_stop": "minutes", "max_minutes": "minutes", "seed": "seeds"}
+TIMING_THREADS = 2  # CPU threads with which separation is timed
 MAX_EPOCHS = 100_000  # never reached: the minutes end a training
 METRICS = ("si_snr_imp", "pesq_wb", "estoi")
 MAY_DIFFER = ("visual_dim", "num_workers", "logger", "audio_examples")  # given by the frontend, or no part of a score
@@ -83,19 +84,12 @@ class Suite:
 
 @dataclass(frozen=True)
 class Run:
-    """A row trained with one seed and scored.
-
-    Attributes:
-        seed: of the training.
-        exp_dir: the experiment's folder.
-        final: the content of final_metrics.json.
-        training: the content of training.json.
-    """
+    """A row trained with one seed and scored."""
 
     seed: int
     exp_dir: Path
-    final: dict[str, Any]
-    training: dict[str, Any]
+    final: dict[str, Any]  # of final_metrics.json
+    training: dict[str, Any]  # of training.json
 
     @property
     def revision(self) -> str:
@@ -157,11 +151,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once; they slow each other equally")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
     parser.add_argument("--table_only", action="store_true", help="print the table of earlier runs, run nothing")
-    parser.add_argument("--timing_threads", type=int, default=2, help="CPU threads with which separation is timed")
     add_results_options(parser, None)  # the suite's name
     args = parser.parse_args()
     args.section = args.section or (section_name(args.suite.stem) if args.results else "")
-    for name in ("jobs", "threads", "timing_threads"):
+    for name in ("jobs", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)} must be at least 1")
     return args
@@ -178,7 +171,7 @@ def read_suite(path: Path, minutes: float | None = None, train_args: str = "") -
     Raises:
         UserError: no such file, no YAML, an unknown key, or a row that cannot be trained; names the row.
     """
-    given = _read_yaml(path)
+    given = read_yaml(path, "suite")
     _check_keys(str(path), given, SUITE_KEYS)
     rows, common = given.get("rows"), given.get("common", "")
     if not isinstance(rows, dict) or not rows:
@@ -205,19 +198,6 @@ def choose_rows(suite: Suite, wanted: str) -> list[Row]:
         if name not in rows:
             raise UserError(f"--rows: {suite.path} has no row '{name}'{nearest(name, rows)}")
     return [rows[name] for name in dict.fromkeys(chosen)]
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
-        known = ", ".join(sorted(str(other) for other in path.parent.glob("*.yml"))) or "none"
-        raise UserError(f"{path}: no such suite; there are: {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(given, dict):
-        raise UserError(f"{path}: a suite has the keys {', '.join(SUITE_KEYS)}; this is a {type(given).__name__}")
-    return given
 
 
 def _check_keys(where: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
@@ -357,7 +337,7 @@ def _other_training(row: Row, seed: int, conf_path: Path) -> str:
 
 
 def order_searched(runs: Iterable[Run]) -> bool:
-    """Whether the order of the estimates was searched in the scores of a row."""
+    """Tell if the order of the estimates was searched in the scores of a row."""
     return any(run.final["n_order_unknown"] for run in runs)
 
 
@@ -387,7 +367,7 @@ def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failur
     from utils.tools.complexity import MIXTURE_SEC, inference_costs  # brings torch: a wrong option need not wait
 
     configs = {name: read_config(some[0].exp_dir / "conf.yml") for name, some in runs.items()}
-    costs = inference_costs(configs, args.timing_threads)
+    costs = inference_costs(configs, TIMING_THREADS)
     baseline = suite.baseline if suite.baseline in runs else ""
     differences = {name: difference(some, runs[baseline], test_name) for name, some in runs.items()} if baseline else {}
     budget = f"budget: {suite.minutes:g} minutes of training and validation for each run; {suite.path}"
@@ -406,7 +386,7 @@ def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failur
     write_json(args.out_dir / "comparison.json", facts | {"left_out": left_out, "origin": source.splitlines()})
     title = f"{suite.path.stem}: {suite.minutes:g} minutes for each row"
     draw_curves(args.out_dir / "curves.png", runs, suite.minutes, title)
-    lines = notes(runs, left_out, baseline, suite.minutes, args.timing_threads, MIXTURE_SEC)
+    lines = notes(runs, left_out, baseline, suite.minutes, MIXTURE_SEC)
     table = comparison_table(runs, costs, differences, baseline)
     publish("\n".join(["", table, *(f"- {line}" for line in lines), source]), args.results, args.section)
 
@@ -469,20 +449,18 @@ def gain_cell(runs: Sequence[Run], group: str) -> str:
     means = [metric["mean"] for _, metric in found if metric["mean"] is not None]
     if not means:
         return "–"
-    text = _number(statistics.fmean(means))
     if len(means) > 1:
-        text += f" [{_number(min(means))}..{_number(max(means))}]"
-    elif found[0][1]["standard_error"] is not None:
-        text += f" ± {found[0][1]['standard_error']:.2f}"
-    return text
+        mean, lowest, highest = (number_text(value, 2) for value in (statistics.fmean(means), min(means), max(means)))
+        return f"{mean} [{lowest}..{highest}]"
+    return mean_text(means[0], found[0][1]["standard_error"])
 
 
 def difference_cell(name: str, found: Difference | None, baseline: str) -> str:
     """The difference to the baseline with its standard error."""
     if name == baseline or found is None:
         return "–"
-    text = f"{round(found.mean_db, 2) + 0.0:+.2f}"  # + 0.0: no minus zeros
-    return text if found.standard_error_db is None else f"{text} ± {found.standard_error_db:.2f}"
+    text = mean_text(found.mean_db, found.standard_error_db)
+    return text if text.startswith("-") else f"+{text}"
 
 
 def _means(runs: Iterable[Run], metric: str) -> list[float]:
@@ -492,11 +470,7 @@ def _means(runs: Iterable[Run], metric: str) -> list[float]:
 
 def _mean_cell(runs: Iterable[Run], metric: str, digits: int) -> str:
     means = _means(runs, metric)
-    return _number(statistics.fmean(means), digits) if means else "–"
-
-
-def _number(value: float, digits: int = 2) -> str:
-    return f"{round(value, digits) + 0.0:.{digits}f}"
+    return number_text(statistics.fmean(means), digits) if means else "–"
 
 
 def notes(
@@ -504,7 +478,6 @@ def notes(
     left_out: dict[str, str],
     baseline: str,
     budget_minutes: float,
-    threads: int,
     mixture_sec: float,
 ) -> list[str]:
     """Explain the numbers and their errors, and name the runs that are left out; a sentence or two for each line.
@@ -514,7 +487,7 @@ def notes(
         left_out: why, by the run's name.
         baseline: as for `comparison_table`.
         budget_minutes: of a training.
-        threads, mixture_sec: with which separation was timed.
+        mixture_sec: with which separation was timed.
     """
     some = [run for row_runs in runs.values() for run in row_runs]
     n_mixtures = " or ".join(map(str, sorted({run.final["overall"]["n_heard"] for run in some})))
@@ -522,7 +495,7 @@ def notes(
         f"{n_mixtures} test mixtures; each number is the mean over the mixtures of the mean over a mixture's sources. "
         "SI-SNRi of one seed: ± standard error over mixtures; of several seeds: their mean [lowest..highest]; other "
         "columns: means over the seeds.",
-        f"CPU: median time to separate a mixture of {mixture_sec:g} s with {threads} threads, embeddings given, the "
+        f"CPU: median time to separate a mixture of {mixture_sec:g} s with {TIMING_THREADS} threads, embeddings given, the "
         "rows measured in turns. Training: training and validation of all epochs, measured; start and end not counted.",
     ]
     if baseline:
@@ -544,13 +517,12 @@ def notes(
 
 def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, title: str) -> None:
     """Draw validation SI-SNRi over the minutes, a colour for each row, a line for each seed, and the budget, as PNG."""
-    import matplotlib
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panel = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    colours = plt.get_cmap("tab10" if len(runs) <= 10 else "tab20").colors
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    panel = figure.subplots()
+    colours = colormaps["tab10" if len(runs) <= 10 else "tab20"].colors
     for index, (name, row_runs) in enumerate(runs.items()):
         for number, run in enumerate(row_runs):
             minutes, gains_db = _curve(run.exp_dir / "history.csv")
@@ -565,17 +537,14 @@ def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, t
     panel.legend(title=title, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
-    plt.close(figure)
 
 
 def _curve(path: Path) -> tuple[list[float], list[float]]:
-    minutes, gains_db, seconds = [], [], 0.0
+    """Minutes since the beginning and validation SI-SNRi, dB, after each epoch of a history.csv."""
     with open(path, newline="", encoding="utf-8") as handle:
-        for row in csv.DictReader(handle):
-            seconds += float(row["seconds"])
-            minutes.append(seconds / 60)
-            gains_db.append(float(row["val_si_snri"]))
-    return minutes, gains_db
+        rows = list(csv.DictReader(handle))
+    minutes = accumulate(float(row["seconds"]) / 60 for row in rows)
+    return list(minutes), [float(row["val_si_snri"]) for row in rows]
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from utils.data.manifest import Manifest, read_manifest
 from utils.data.reports import markdown_table
 from utils.embedding.store import EmbeddingStore
 from utils.errors import OptionParser, UserError, run_cli
+from utils.scoring.report import mean_text
 from utils.tools.long_recordings import HOP_SEC, WINDOW_SEC, check_window_options
 from utils.tools.robustness_conditions import (
     ACCURACY,
@@ -94,10 +95,7 @@ class Statistic(NamedTuple):
     n: int
 
     def __str__(self) -> str:
-        if self.mean is None:
-            return "–"
-        error = "" if self.standard_error is None else f" ± {self.standard_error:.2f}"
-        return f"{round(self.mean, 2) + 0.0:.2f}{error}"  # + 0.0: no minus zeros
+        return mean_text(self.mean, self.standard_error, none="–")
 
 
 def main() -> int:
