@@ -172,6 +172,8 @@ def read_suite(path: Path, minutes: float | None = None, train_args: str = "") -
         UserError: no such file, no YAML, an unknown key, or a row that cannot be trained; names the row.
     """
     given = read_yaml(path, "suite")
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: a suite has the keys {', '.join(SUITE_KEYS)}; this is a {type(given).__name__}")
     _check_keys(str(path), given, SUITE_KEYS)
     rows, common = given.get("rows"), given.get("common", "")
     if not isinstance(rows, dict) or not rows:

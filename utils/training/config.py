@@ -251,26 +251,19 @@ def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
         raise UserError(f"{where}: {error}") from None
 
 
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """Read a mapping from a YAML file; {} from an empty one.
-
-    Args:
-        path: the file.
-        what: it holds, for messages.
+def read_yaml(path: Path, what: str) -> Any:
+    """Read a YAML file, {} from an empty one; `what` it holds is for messages.
 
     Raises:
-        UserError: no such file, no YAML, or no mapping.
+        UserError: no such file, or no YAML.
     """
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         known = ", ".join(sorted(str(other) for other in path.parent.glob("*.yml"))) or "none"
         raise UserError(f"{path}: no such {what}; there are: {known}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(given, dict):
-        raise UserError(f"{path}: a {what} is a mapping of keys, this is a {type(given).__name__}")
-    return given
 
 
 def write_config(path: Path | str, config: Config) -> None:
@@ -290,6 +283,8 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[s
     if path.resolve() in [file.resolve() for file in above]:
         raise UserError(f"{path}: based on itself: {' -> '.join(str(file) for file in (*above, path))}")
     given = read_yaml(path, f"conf (base of {above[-1]})" if above else "conf")
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: a conf is sections of keys, this is a {type(given).__name__}")
     base = given.pop("base", None)
     if base is not None and not isinstance(base, str):
         raise UserError(f"{path}: base is {base!r} where the name of a conf is expected")
