@@ -72,19 +72,4 @@ class AVConvTasNet(AVSeparator):
 
     def __init__(self, config: AVConvTasNetConfig | None = None, **arguments: object) -> None:
         super().__init__(config, **arguments)
-        config = self.config
-        self.masker = TDConvNetMasker(
-            in_chan=self.n_feats,
-            n_masks=self.n_masks,
-            visual_chan=self.masker_visual_chan,
-            n_audio_repeats=config.n_audio_repeats,
-            see_others=config.n_faces > 1,
-            out_chan=self.n_feats,
-            bn_chan=config.bn_chan,
-            hid_chan=config.hid_chan,
-            skip_chan=config.skip_chan,
-            n_blocks=config.n_blocks,
-            n_repeats=config.n_repeats,
-            norm_type=config.norm_type,
-            mask_act="relu",
-        )
+        self.masker = TDConvNetMasker(**self.asteroid_masker_args())
