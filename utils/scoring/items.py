@@ -1,4 +1,4 @@
-"""Which mixtures are scored: read from the `separated.csv` of the separation stage, or found in folders.
+"""List of the mixtures to score: read from the `separated.csv` of the separation stage, or found in folders.
 
 Reads `exp/<tag>/separated/<test name>/separated.csv`, or folders with `s1/`, `s2/` ... whose files match by stem.
 """

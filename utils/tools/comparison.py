@@ -39,8 +39,9 @@ from typing import Any
 from utils.data.files import atomic_path, exclusive_lock, read_json, write_json
 from utils.data.manifest import read_manifest
 from utils.data.reports import markdown_table
-from utils.errors import OptionParser, UserError, run_cli
+from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.scoring.report import mean_text, number_text
+from utils.separation.options import name_of_test
 from utils.tools.processes import Chain, run_chains
 from utils.tools.sections import add_results_options, origin, publish, section_name
 from utils.training.config import Config, nearest, read_config, read_yaml
@@ -122,7 +123,7 @@ def main() -> int:
     args = parse_args()
     suite = read_suite(args.suite, args.minutes, args.train_args)
     rows = choose_rows(suite, args.rows)
-    test_name = f"{args.data_dir.resolve().name}_test"
+    test_name = name_of_test(args.data_dir / "test.csv")
     failures: dict[str, str] = {}
     if not args.table_only:
         check_inputs(args, rows)
@@ -148,15 +149,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="of training for each run; none: the suite's")
     parser.add_argument("--train_args", default="", help="keys of the conf for all rows, after the suite's common ones")
     parser.add_argument("--rows", default="", help="run only these rows, a,b; empty: all")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once; they slow each other equally")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
+    parser.add_argument("--jobs", type=at_least(1), default=1, help="runs at once; they slow each other equally")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of each run")
     parser.add_argument("--table_only", action="store_true", help="print the table of earlier runs, run nothing")
     add_results_options(parser, None)  # the suite's name
     args = parser.parse_args()
     args.section = args.section or (section_name(args.suite.stem) if args.results else "")
-    for name in ("jobs", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} {getattr(args, name)} must be at least 1")
     return args
 
 
@@ -300,11 +298,8 @@ def read_runs(
 ) -> tuple[dict[str, list[Run]], dict[str, str]]:
     """The scored runs of the suite as it is now, by row, and why the others are left out, by the run's name.
 
-    Args:
-        suite: its rows may have changed since they were trained, and so may its minutes.
-        out_dir: the comparison's folder.
-        test_name: of the scores.
-        failures: of this call, by the run's name: the files in their folders are of an earlier time.
+    The suite's rows and minutes may have changed since they were trained. What lies in the folders of the runs that
+    failed in this call (`failures`, by the run's name) is of an earlier time.
 
     Raises:
         UserError: a file of a run is damaged.
@@ -344,7 +339,7 @@ def order_searched(runs: Iterable[Run]) -> bool:
 
 
 def difference(runs: Sequence[Run], baseline: Sequence[Run], test_name: str) -> Difference | None:
-    """How much better a row is than the baseline on the mixtures that both have; seeds are averaged first."""
+    """Gain of a row over the baseline on the mixtures that both have; seeds are averaged first."""
     ours, theirs = (_mean_gains_db(some, test_name) for some in (runs, baseline))
     differences = [ours[name] - theirs[name] for name in ours if name in theirs]
     if not differences:
@@ -424,7 +419,7 @@ def comparison_table(
 
     Args:
         runs: by the row's name, one for each seed.
-        costs: by the row's name, as `utils.tools.complexity.inference_costs` gives them.
+        costs: by the row's name, of `utils.tools.complexity.inference_costs`.
         differences: to the baseline, by the row's name; empty where there is none.
         baseline: the row that the others are compared with, or "".
     """
@@ -484,12 +479,8 @@ def notes(
 ) -> list[str]:
     """Explain the numbers and their errors, and name the runs that are left out; a sentence or two for each line.
 
-    Args:
-        runs: by the row's name.
-        left_out: why, by the run's name.
-        baseline: as for `comparison_table`.
-        budget_minutes: of a training.
-        mixture_sec: with which separation was timed.
+    The arguments are those of `comparison_table`, the reasons by the run's name, and the length of the mixture with which
+    separation was timed.
     """
     some = [run for row_runs in runs.values() for run in row_runs]
     n_mixtures = " or ".join(map(str, sorted({run.final["overall"]["n_heard"] for run in some})))

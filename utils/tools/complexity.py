@@ -31,7 +31,7 @@ from local_models.networks import build_network
 from utils.data.files import write_json
 from utils.data.reports import markdown_table
 from utils.embedding.frontends import load_frontend
-from utils.errors import OptionParser, UserError, run_cli
+from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.tools.processes import in_own_process, peak_growth_bytes
 from utils.tools.sections import cpu_name
 from utils.training.config import Config, read_config
@@ -72,11 +72,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--conf", type=Path, nargs="+", default=[Path("conf/av_tfdprnn.yml")], help="conf/*.yml")
     parser.add_argument("--frontend_weights", type=Path, help="visual frontend, for the numbers that include it")
     parser.add_argument("--json", type=Path, help="also write the numbers here (by conf, if there are several)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    args = parser.parse_args()
-    if args.threads < 1:
-        parser.error(f"--threads {args.threads} must be at least 1")
-    return args
+    parser.add_argument("--threads", type=at_least(1), default=2, help="CPU threads")
+    return parser.parse_args()
 
 
 def measure(path: Path, config: Config, frontend_weights: Path | None) -> dict[str, Any]:
@@ -278,13 +275,6 @@ class MacCounter(TorchFunctionMode):
         if func in _RULES:
             self.macs += _RULES[func](result, *args, **kwargs)
         return result
-
-
-def count_macs(network: nn.Module, *inputs: torch.Tensor | None) -> int:
-    """Run `network(*inputs)` once and count its MACs."""
-    with torch.no_grad(), MacCounter() as counter:
-        network(*inputs)
-    return counter.macs
 
 
 def _convolution(result: torch.Tensor, signal: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> int:

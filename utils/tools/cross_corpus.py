@@ -16,7 +16,7 @@ from typing import Any
 
 from utils.data.files import read_json
 from utils.data.reports import markdown_table
-from utils.errors import OptionParser, UsageError, UserError, run_cli
+from utils.errors import OptionParser, UsageError, UserError, at_least, run_cli
 from utils.scoring.report import SHORT_TABLE, mean_text
 from utils.separation.options import name_of_test
 from utils.tools.processes import Chain, run_chains
@@ -53,9 +53,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="where embeddings are kept")
     parser.add_argument("--data_root_dir", type=Path, default=Path("data"), help="where a folder's manifest is made")
     parser.add_argument("--max_failed", type=int, default=0, help="mixtures of a run that may fail")
-    parser.add_argument("--nj", type=int, default=2, help="processes that score")
+    parser.add_argument("--nj", type=at_least(1), default=2, help="processes that score")
     parser.add_argument("--id", default="", help="GPU, e.g. 0; cpu; empty: a GPU if there is one")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each program")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of each program")
     add_results_options(parser, "cross-corpus")
     args = parser.parse_args()
     names = [name_of_test(test) for test in args.test_dirs]

@@ -10,9 +10,8 @@ most of its frames.
 
 import argparse
 import csv
-import logging
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -24,8 +23,6 @@ from utils.data.constants import VIDEO_SUFFIXES
 from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.video.people import FoundPeople, find_people
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a video: numbers of people, and of pairs of shots."""
+    """Counts of a video: people, and pairs of shots."""
 
     n_people: int
     n_found: int
@@ -61,10 +58,10 @@ def main() -> None:
             outcomes.append(compare(of_video, faces, len(found.people)))
             if args.show_differences:
                 print(f"{name}: {outcomes[-1].n_found} people for {outcomes[-1].n_people}")
-                for face in sorted(set(faces), key=str):
-                    members = [
-                        f"{shot.speaker}@{shot.first_frame}" for shot, of in zip(of_video, faces, strict=True) if of == face
-                    ]
+                shots_of = defaultdict(list)
+                for shot, face in zip(of_video, faces, strict=True):
+                    shots_of[face].append(f"{shot.speaker}@{shot.first_frame}")
+                for face, members in sorted(shots_of.items()):
                     print(f"  {face or 'nobody'}: {' '.join(sorted(members))}")
     print(table(outcomes), end="")
 
