@@ -100,15 +100,15 @@ def test_own_clips_are_named_after_the_way_to_them_and_take_what_lies_beside(tmp
         "anna/a b.mp4",
         "anna/a b.wav",
         "anna/2024/x.MTS",
-        "anna/2024/x.txt",
+        "anna/2024/x.csv",
         "bert/y.mkv",
-        "bert/y.landmarks.txt",
+        "bert/y.landmarks.csv",
         "z.mp4",
     )
     clips = own_video.find_clips(touch(tmp_path, *names))
     assert [clip.utterance_id for clip in clips] == ["anna_2024_x", "anna_a-b", "bert_y"]
     assert [Path(clip.audio_path).name for clip in clips] == ["", "a b.wav", ""]
-    assert [Path(clip.landmarks_path).name for clip in clips] == ["", "", "y.landmarks.txt"], "a transcript is no landmarks"
+    assert [Path(clip.landmarks_path).name for clip in clips] == ["", "", "y.landmarks.csv"], "another csv is no landmarks"
     touch(tmp_path, "anna/a-b.mp4")
     with pytest.raises(UserError, match="would get the name anna_a-b"):
         own_video.find_clips(tmp_path)

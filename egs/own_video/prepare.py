@@ -1,7 +1,7 @@
 """Turn your own videos into manifests: a folder with a sub-folder of clips for each speaker. Stage 1 then cuts the mouths.
 
 Reads   CORPUS_DIR/<speaker>/**/<clip>.<any video>; one person speaks in a clip. A file <clip>.wav or <clip>.flac beside it is
-        taken for its sound, a file <clip>.npz, .npy, .pkl, .landmarks.csv or .landmarks.txt for landmarks of the face
+        taken for its sound, a file <clip>.npz, .pkl or .landmarks.csv for landmarks of the face
 Writes  into DATA_DIR, see utils/corpora/raw_corpus.py
 Run     python egs/own_video/prepare.py --data_dir data/own_video --corpus_dir CORPUS_DIR --nj 8
 """
@@ -20,7 +20,7 @@ from utils.data.constants import LOSSLESS_SUFFIXES, VIDEO_SUFFIXES
 from utils.data.manifest import Utterance
 from utils.errors import UserError, run_cli
 
-LANDMARK_SUFFIXES = (".npz", ".npy", ".pkl", ".landmarks.csv", ".landmarks.txt")  # a plain .txt is a transcript
+LANDMARK_SUFFIXES = (".npz", ".pkl", ".landmarks.csv")
 _FEWEST_SPEAKERS = 8  # four to train on, as confs mix up to four speakers, and two for each other split
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CODE = sorted(Path(__file__).parent.glob("*.py"))  # the results depend on it; the scores on a part of it:
-SCORE_CODE = [Path(__file__).with_name(name) for name in ("metrics.py", "scores.py")]
+SCORE_CODE = [Path(__file__).with_name("metrics.py"), Path(__file__).with_name("scores.py")]
 OUTPUTS = ("all_metrics.csv", "final_metrics.json", "RESULTS.md", "histogram.png")
 OFFSET_OUTPUTS = ("offset_sweep.csv", "offset_sweep.md", "offset_sweep.png")
 
