@@ -18,11 +18,8 @@ class TDConvNetMasker(TDConvNet):
     """Asteroid's TDConvNet mask estimator, conditioned on faces.
 
     Args:
-        in_chan (int): Channels of the audio features.
-        n_masks (int): Masks that each stream gives: 1 with faces (one stream for each), n_src without.
-        visual_chan (int): Channels of a face's visual features; 0 makes the audio-only network, which is Asteroid's.
+        in_chan, n_masks, visual_chan, see_others: As of `local_models.av_dprnn.DPRNNMasker`.
         n_audio_repeats (int): Repeats that run on the mixture before the visual features are fused.
-        see_others (bool): A face's stream gets the mean of the other faces' features too (zero where there are none).
         **kwargs: Those of `asteroid.masknn.convolutional.TDConvNet`.
 
     Shape:
