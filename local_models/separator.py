@@ -71,7 +71,7 @@ class AVSeparator(BaseModel):
         return self.config.visual_chan if self.config.n_faces else 0
 
     def asteroid_masker_args(self) -> dict[str, Any]:
-        """Arguments of a masker that extends one of Asteroid's: the common ones, and the fields of `config_type` alone."""
+        """Arguments of a masker that extends one of Asteroid's: common ones, and the fields that only `config_type` has."""
         common = {field.name for field in dataclasses.fields(SeparatorConfig)}
         own = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in common}
         masks = {"n_masks": self.n_masks, "visual_chan": self.masker_visual_chan, "see_others": self.config.n_faces > 1}

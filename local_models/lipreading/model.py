@@ -1,4 +1,4 @@
-"""The lip-reading network: a 3-D convolution, a trunk over each frame, a temporal network, one word for the whole clip."""
+"""The lip-reading network: a 3-D convolution, a trunk over each frame, a temporal network, one word for a clip."""
 
 import math
 from collections.abc import Mapping

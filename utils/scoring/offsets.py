@@ -24,7 +24,7 @@ COLUMNS = (
 def offset_rows(by: int, items: list[ScoreItem], results: list[dict]) -> list[dict]:
     """A row for all mixtures and one for each subset; a metric without a value is None.
 
-    `n` counts the mixtures of the means, `n_silent_output` the targets that are heard and got silence: they are in none.
+    `n` counts the mixtures of the means, `n_silent_output` the heard targets that got silence: they are in none.
     """
     sources = source_table(items, results)
     if sources.empty:

@@ -1,8 +1,9 @@
 """Picture of a separation: the mixture, and the mouth crops, source and estimate of each speaker.
 
-Reads exp/<tag>/separated/<test name>/separated.csv, the sound it names and the mouths of the test set's CSV; writes a PNG.
+Reads exp/<tag>/separated/<test name>/separated.csv, the sound it names and the mouth crops of the test set's CSV;
+writes a PNG.
 
-    python -m utils.scoring.picture --exp_dir exp/avdprnn_demo --manifest data/demo/test.csv --out docs/images/result.png
+    python -m utils.scoring.picture --exp_dir exp/av_tfdprnn_demo --manifest data/demo/test.csv --out result.png
 """
 
 import csv

@@ -35,7 +35,7 @@ def package_versions() -> dict[str, str]:
 
 def definitions() -> dict[str, str]:
     """Definitions of the numbers, by name."""
-    from utils.scoring.metrics import DEFINITIONS, IMPROVEMENT, SILENT_DEFINITIONS  # brings scipy: a wrong path need not wait
+    from utils.scoring.metrics import DEFINITIONS, IMPROVEMENT, SILENT_DEFINITIONS  # brings scipy
 
     return DEFINITIONS | {"improvement": IMPROVEMENT} | SILENT_DEFINITIONS
 
@@ -79,7 +79,7 @@ def results_table(final: dict) -> str:
 
 
 def has_targets(group: dict) -> bool:
-    """Tell if a group has a mean, or would have one if its outputs were not silence: not all of its targets are absent."""
+    """Tell if a group has a mean, or would have one but for silent outputs: not all of its targets are absent."""
     return group["metrics"]["si_snr"]["mean"] is not None or group.get("n_silent_output", 0) > 0
 
 

@@ -479,8 +479,8 @@ def notes(
 ) -> list[str]:
     """Explain the numbers and their errors, and name the runs that are left out; a sentence or two for each line.
 
-    The arguments are those of `comparison_table`, the reasons by the run's name, and the length of the mixture with which
-    separation was timed.
+    The arguments are those of `comparison_table`, the reasons by the run's name, and the length of the mixture with
+    which separation was timed.
     """
     some = [run for row_runs in runs.values() for run in row_runs]
     n_mixtures = " or ".join(map(str, sorted({run.final["overall"]["n_heard"] for run in some})))

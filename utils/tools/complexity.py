@@ -285,10 +285,6 @@ def _transposed_convolution(result: torch.Tensor, signal: torch.Tensor, weight: 
     return signal.numel() * weight[0].numel()  # weight: (in, out / groups, *kernel)
 
 
-def _linear(result: torch.Tensor, signal: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> int:
-    return result.numel() * weight.shape[-1]
-
-
 def _recurrent(result: Any, signal: torch.Tensor, *arguments: Any) -> int:
     """Every weight is used once for each step: `arguments` holds the list of all layers' and directions' weights."""
     weights = next(argument for argument in arguments if isinstance(argument, (list, tuple)) and len(argument) > 2)
@@ -312,7 +308,7 @@ def _attention(result: torch.Tensor, query: torch.Tensor, key: torch.Tensor, val
 _RULES: dict[Callable, Callable[..., int]] = {
     **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _convolution),
     **dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), _transposed_convolution),
-    functional.linear: _linear,
+    functional.linear: _product,
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent),
     **dict.fromkeys((torch.matmul, torch.mm, torch.bmm, torch.mv, torch.dot), _product),
     **dict.fromkeys((torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.mm, torch.Tensor.bmm), _product),

@@ -2,7 +2,7 @@
 
 Reads   --video_dir: videos, and --people: a CSV video,first_frame,frames,speaker, a row for each shot with one face
 Writes  a table on stdout; with --scan_dir the faces that were found, which another call takes
-Run     python -m utils.tools.people --video_dir DIR [--people DIR/people.csv] [--scan_dir DIR] [--show_differences true]
+Run     python -m utils.tools.people --video_dir DIR [--people FILE] [--scan_dir DIR] [--show_differences true]
 
 Counted are the pairs of shots of one video that were given to the same face; a shot belongs to the face that is seen in
 most of its frames.

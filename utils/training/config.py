@@ -217,7 +217,6 @@ class Config:
 _SECTIONS: dict[str, type[Checked]] = {
     "data": DataConfig, "loss": LossConfig, "training": TrainingConfig, "optim": OptimConfig
 }  # fmt: skip
-_Nested = dict[str, dict[str, Any]]
 
 
 def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
@@ -235,7 +234,7 @@ def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     path = Path(path)
     layers = _layers(path)
     kinds: dict[str, type[Checked]] = {"model": NETWORK_CONFIGS[_network_name(layers)], **_SECTIONS}
-    values: _Nested = {section: {} for section in kinds}
+    values: dict[str, dict[str, Any]] = {section: {} for section in kinds}
     for file, given in layers:
         for section, key, value in _checked_keys(file, given, kinds):
             values[section][key] = _checked_value(f"{file}: {section}.{key}", kinds[section], key, value)
