@@ -18,11 +18,8 @@ class TDConvNetMasker(TDConvNet):
     """Asteroid's TDConvNet mask estimator, conditioned on faces.
 
     Args:
-        in_chan (int): Channels of the audio features.
-        n_masks (int): Masks that each stream gives: 1 with faces (one stream for each), n_src without.
-        visual_chan (int): Channels of a face's visual features; 0 makes the audio-only network, which is Asteroid's.
+        in_chan, n_masks, visual_chan, see_others: As of `local_models.av_dprnn.DPRNNMasker`.
         n_audio_repeats (int): Repeats that run on the mixture before the visual features are fused.
-        see_others (bool): A face's stream gets the mean of the other faces' features too (zero where there are none).
         **kwargs: Those of `asteroid.masknn.convolutional.TDConvNet`.
 
     Shape:
@@ -72,19 +69,4 @@ class AVConvTasNet(AVSeparator):
 
     def __init__(self, config: AVConvTasNetConfig | None = None, **arguments: object) -> None:
         super().__init__(config, **arguments)
-        config = self.config
-        self.masker = TDConvNetMasker(
-            in_chan=self.n_feats,
-            n_masks=self.n_masks,
-            visual_chan=self.masker_visual_chan,
-            n_audio_repeats=config.n_audio_repeats,
-            see_others=config.n_faces > 1,
-            out_chan=self.n_feats,
-            bn_chan=config.bn_chan,
-            hid_chan=config.hid_chan,
-            skip_chan=config.skip_chan,
-            n_blocks=config.n_blocks,
-            n_repeats=config.n_repeats,
-            norm_type=config.norm_type,
-            mask_act="relu",
-        )
+        self.masker = TDConvNetMasker(**self.asteroid_masker_args())

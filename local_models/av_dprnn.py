@@ -112,21 +112,4 @@ class AVDPRNN(AVSeparator):
 
     def __init__(self, config: AVDPRNNConfig | None = None, **arguments: object) -> None:
         super().__init__(config, **arguments)
-        config = self.config
-        self.masker = DPRNNMasker(
-            in_chan=self.n_feats,
-            n_masks=self.n_masks,
-            visual_chan=self.masker_visual_chan,
-            fuse_every_block=config.fuse_every_block,
-            see_others=config.n_faces > 1,
-            out_chan=self.n_feats,
-            bn_chan=config.bn_chan,
-            hid_size=config.hid_size,
-            chunk_size=config.chunk_size,
-            hop_size=config.hop_size,
-            n_repeats=config.n_repeats,
-            norm_type=config.norm_type,
-            mask_act="relu",
-            rnn_type=config.rnn_type,
-            bidirectional=config.bidirectional,
-        )
+        self.masker = DPRNNMasker(**self.asteroid_masker_args())

@@ -70,6 +70,13 @@ class AVSeparator(BaseModel):
         """Channels of the visual features that the masker gets; 0 for the audio-only baseline."""
         return self.config.visual_chan if self.config.n_faces else 0
 
+    def asteroid_masker_args(self) -> dict[str, Any]:
+        """Arguments of a masker that extends one of Asteroid's: common ones, and the fields that only `config_type` has."""
+        common = {field.name for field in dataclasses.fields(SeparatorConfig)}
+        own = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in common}
+        masks = {"n_masks": self.n_masks, "visual_chan": self.masker_visual_chan, "see_others": self.config.n_faces > 1}
+        return {"in_chan": self.n_feats, "out_chan": self.n_feats, "mask_act": "relu"} | masks | own
+
     def get_model_args(self) -> dict[str, Any]:
         """The constructor's arguments, plain types; Asteroid's `serialize` keeps them with the weights."""
         return dataclasses.asdict(self.config)

@@ -10,8 +10,7 @@ class VisualBlock(nn.Module):
 
     Args:
         chan (int): Channels in and out.
-        hid_chan (int): Channels of the depthwise convolution.
-        kernel_size (int): Video frames seen by one block, odd.
+        hid_chan (int): Channels of the depthwise convolution over three frames.
 
     Shape:
         - input, output: (batch, chan, video_frames)
@@ -20,7 +19,7 @@ class VisualBlock(nn.Module):
         [1] Pan et al., "USEV: Universal speaker extraction with visual cue", IEEE/ACM TASLP 2022, Sec. III-B.
     """
 
-    def __init__(self, chan: int, hid_chan: int, kernel_size: int = 3) -> None:
+    def __init__(self, chan: int, hid_chan: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
             nn.PReLU(),
@@ -28,7 +27,7 @@ class VisualBlock(nn.Module):
             nn.Conv1d(chan, hid_chan, 1),
             nn.PReLU(),
             GlobLN(hid_chan),
-            nn.Conv1d(hid_chan, hid_chan, kernel_size, padding=kernel_size // 2, groups=hid_chan),
+            nn.Conv1d(hid_chan, hid_chan, 3, padding=1, groups=hid_chan),
             nn.Conv1d(hid_chan, chan, 1),
         )
 

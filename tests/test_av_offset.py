@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_corpus import FPS, RATE_HZ, make_corpus, make_voice
+from tiny_corpus import FPS, RATE_HZ, make_corpus, make_source
 
 from utils.data.manifest import read_manifest, write_manifest
 from utils.errors import UsageError, UserError
@@ -17,7 +17,7 @@ from utils.tools.av_offset import MOST_FRAMES, SyncModel, band_energies, fit, in
 
 def clips(seeds, frames=50):
     for seed in seeds:
-        audio, visual = make_voice(np.random.default_rng(seed), frames)
+        audio, visual = make_source(np.random.default_rng(seed), frames)
         yield visual, band_energies(audio, frames, RATE_HZ, FPS)
 
 
@@ -31,14 +31,14 @@ def test_a_video_that_comes_late_is_found_late(model, late):
     for visual, energies in clips(range(100, 105), frames=60):
         shown, heard = visual[max(-late, 0) : 50 + max(-late, 0)], energies[max(late, 0) : 50 + max(late, 0)]
         offset = offset_of(model.agreement(shown, heard))
-        assert offset.whole_frames == late and offset.agreement > 0.5 and offset.margin > 0.1
+        assert round(offset.frames) == late and offset.agreement > 0.5 and offset.margin > 0.1
 
 
 def test_frames_without_a_mouth_do_not_count(model):
     visual, energies = next(clips([7], frames=60))
     gappy = visual.copy()
     gappy[20:32] = 0
-    assert offset_of(model.agreement(gappy, energies)).whole_frames == 0
+    assert round(offset_of(model.agreement(gappy, energies)).frames) == 0
     with pytest.raises(UserError, match="too short to tell"):
         offset_of(model.agreement(np.zeros_like(visual), energies))
     with pytest.raises(UserError, match="embeddings of 3 values where the fit was of 4"):

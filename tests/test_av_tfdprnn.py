@@ -4,8 +4,7 @@ import pytest
 import torch
 from asteroid.masknn import norms
 
-from local_models.attention import FrameAttention
-from local_models.av_tfdprnn import AVTFDPRNN, _norm
+from local_models.av_tfdprnn import AVTFDPRNN, FrameAttention, _norm
 from local_models.bands import BandSplit
 
 TINY = {"n_filters": 64, "kernel_size": 64, "stride": 16, "bn_chan": 8, "hid_size": 8, "bands": "8x4", "n_repeats": 3,

@@ -148,13 +148,13 @@ def test_the_table_shows_errors_spreads_differences_and_searched_orders(tmp_path
     assert lines[4].startswith("| blind\\* | 0 | 1.00 ± 0.50 |") and "| -1.50 ± 0.65 |" in lines[4]
     assert "".join(lines).count("\\*") == 1
     assert {line.count("|") for line in lines} == {14}
-    below = "\n".join(notes(runs, {"other-seed1": "not run"}, "plain", 4.0, 2, 2.0))
+    below = "\n".join(notes(runs, {"other-seed1": "not run"}, "plain", 4.0, 2.0))
     assert "4 test mixtures" in below and "Left out: other-seed1: not run." in below
     assert "that with the best mean SI-SNR was taken" in below
     assert "the spread of plain's seeds (not known, it has one) mean little" in below
     assert "More than 10% off the budget: plain-seed0 5.04 min, better-seed0" in below
-    assert "the spread of better's seeds (1.50 dB) mean little" in "".join(notes(runs, {}, "better", 5.0, 2, 2.0))
-    assert "off the budget" not in "".join(notes(runs, {}, "", 5.0, 2, 2.0))
+    assert "the spread of better's seeds (1.50 dB) mean little" in "".join(notes(runs, {}, "better", 5.0, 2.0))
+    assert "off the budget" not in "".join(notes(runs, {}, "", 5.0, 2.0))
     assert {run.revision for some in runs.values() for run in some} == {"0123456789ab-dirty", "2123456789ab-dirty"}
 
 

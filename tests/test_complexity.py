@@ -13,11 +13,17 @@ from local_models.networks import build_network
 from utils.data.files import read_json
 from utils.errors import UserError
 from utils.tools import complexity
-from utils.tools.complexity import MacCounter, count_macs, median_seconds, peak_memory_bytes
+from utils.tools.complexity import MacCounter, median_seconds, peak_memory_bytes
 from utils.tools.processes import in_own_process
 from utils.training.config import read_config, write_config
 
 TINY = "--bn_chan 8 --hid_size 6 --n_repeats 2 --n_audio_repeats 1 --visual_chan 8 --visual_hid 12"
+
+
+def count_macs(network: nn.Module, *inputs: torch.Tensor | None) -> int:
+    with torch.no_grad(), MacCounter() as counter:
+        network(*inputs)
+    return counter.macs
 
 
 def tiny_config(*more: str):

@@ -8,8 +8,8 @@ import pytest
 from separation_helpers import make_experiment, make_folder, make_lips, state_of
 
 from utils.errors import UsageError, UserError
+from utils.separation.options import name_of_test
 from utils.tools import cross_corpus
-from utils.tools.cross_corpus import test_name as name_of_test
 
 
 def compact(text):

@@ -18,6 +18,10 @@ def seen(name: str, first: int, end: int) -> Person:
     return Person(name, np.arange(first, end), np.zeros((n, 68, 2)), np.zeros((n, 4)), np.zeros(n))
 
 
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 def test_a_shot_belongs_to_the_face_that_is_seen_most_in_it():
     found = FoundPeople([seen("face1", 0, 14), seen("face2", 14, 30)], [], [], 0)
     shots = [Shot(0, 20, "a"), Shot(10, 20, "a"), Shot(40, 10, "b")]
@@ -29,7 +33,8 @@ def test_pairs_of_shots_are_counted():
     shots = [Shot(10 * k, 10, speaker) for k, speaker in enumerate("aaabb")]
     outcome = compare(shots, ["face1", "face1", "face2", "face2", ""], n_found=3)
     assert outcome == Outcome(2, 3, n_same=4, n_same_joined=1, n_different=6, n_different_joined=1)
-    assert table([outcome, Outcome(2, 2, 4, 4, 6, 0)]).splitlines()[-1] == "| 2 | 1 | 62.5 % | 8.3 % |"
+    last = table([outcome, Outcome(2, 2, 4, 4, 6, 0)]).splitlines()[-1]
+    assert cells(last) == ["2", "1", "62.5 %", "8.3 %"]
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path):
@@ -47,4 +52,4 @@ def test_a_real_video_is_measured(tmp_path, shared_data, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["people", *map(str, options)])
     people.main()
     printed = capsys.readouterr().out
-    assert "face1: s1@0 s1@20" in printed and "| 1 | 1 | 100.0 % | 0.0 % |" in printed
+    assert "face1: s1@0 s1@20" in printed and cells(printed.splitlines()[-1]) == ["1", "1", "100.0 %", "0.0 %"]

@@ -342,7 +342,7 @@ def test_a_repeated_id_or_unequal_numbers_of_voices_in_the_list_is_an_error(tmp_
     path = exp / "separated" / "test" / "separated.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[1]]) + "\n")
-    with pytest.raises(UserError, match="mixture_ID 0000 is there twice"):
+    with pytest.raises(UserError, match="mixture_ID 0000 is listed twice"):
         run(monkeypatch, "--exp_dir", exp, "--test_name", "test")
     path.write_text("\n".join(line.replace("source_2_path", "other") for line in lines) + "\n")
     with pytest.raises(UserError, match="1 references but 2 estimates"):

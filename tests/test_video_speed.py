@@ -6,7 +6,7 @@ import sys
 import pytest
 from separation_helpers import make_experiment
 
-from utils.errors import UsageError
+from utils.errors import UsageError, UserError
 from utils.tools import video_speed
 from utils.tools.video_speed import PARTS, repeat, table, write_piece
 from utils.video.decoding import probe_video, read_pictures
@@ -54,3 +54,12 @@ def test_a_height_that_no_video_has_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["video_speed", "--left", "a", "--right", "b", "--exp_dir", "c", "--heights", "10"])
     with pytest.raises(UsageError, match="at least 144"):
         video_speed.parse_args()
+
+
+def test_an_experiment_without_faces_is_refused_before_videos_are_made(monkeypatch, tmp_path):
+    exp_dir = make_experiment(tmp_path / "exp/audio", None)
+    words = ["--left", "a", "--right", "b", "--exp_dir", exp_dir, "--work_dir", tmp_path / "work"]
+    monkeypatch.setattr(sys, "argv", ["video_speed", *map(str, words)])
+    with pytest.raises(UserError, match="audio-only"):
+        video_speed.main()
+    assert not (tmp_path / "work").exists()

@@ -136,6 +136,17 @@ def flag(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """A reader of whole numbers that are not below `least`, for `OptionParser.add_argument(type=at_least(1))`."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is no whole number of at least {least}")
+        return int(text)
+
+    return number
+
+
 def run_cli(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` as a program: log to stderr, turn a `UserError` or `OSError` into one line, exit with its code."""
     for stream in (sys.stdout, sys.stderr):  # PYTHONIOENCODING=ascii, as of cron, would end a program after its work

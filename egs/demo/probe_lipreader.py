@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UserError, run_cli
 
 HERE = Path(__file__).resolve().parent
@@ -25,13 +26,13 @@ def main() -> int:
 
     from egs.demo.visemes import Motion
 
-    names = ["loudness", *(field.name for field in fields(Motion))]
-    print("| layer | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
+    rows = [["layer", "loudness", *(field.name for field in fields(Motion))]]
     targets = {split: _targets(args, split) for split in N_CLIPS}
     network = _load(args.frontend_weights)
     for layer in ("trunk", "tcn"):
         vectors = {split: _vectors(args, network, split, layer) for split in N_CLIPS}
-        print(f"| {layer} | " + " | ".join(f"{value:.2f}" for value in _probe(vectors, targets)) + " |")
+        rows.append([layer, *(f"{value:.2f}" for value in _probe(vectors, targets))])
+    print(markdown_table(rows), end="")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The lip-reading TCN family: networks whose state dicts fit the public ones trained on the words of LRW, key by key."""
+"""The lip-reading TCN family: its state dicts fit the public ones, trained on the words of LRW, key by key."""
 
 from local_models.lipreading.model import Lipreading
 

@@ -106,7 +106,10 @@ def _transition(in_channels: int, out_channels: int, relu_type: str) -> nn.Seque
 
 
 class DenseTrunk(nn.Module):
-    """Transitions that reduce the width and dense blocks that grow it, in turn."""
+    """Transitions that reduce the width and dense blocks that grow it, in turn.
+
+    The arguments are the `densetcn_*` fields of a configuration; `se` switches squeeze-and-excitation on.
+    """
 
     def __init__(
         self,
@@ -117,8 +120,8 @@ class DenseTrunk(nn.Module):
         kernel_size_set: Sequence[int],
         dilation_size_set: Sequence[int],
         dropout: float,
+        se: bool,
         relu_type: str,
-        squeeze: bool,
     ) -> None:
         super().__init__()
         parts, width = OrderedDict(), in_channels
@@ -129,9 +132,8 @@ class DenseTrunk(nn.Module):
             for index in range(n_layers):
                 inputs = reduced_size + index * growth
                 dilation = dilation_size_set[index % len(dilation_size_set)]
-                layers[f"denselayer{index + 1}"] = DenseLayer(
-                    inputs, growth, kernel_size_set, dilation, dropout, relu_type, squeeze
-                )
+                layer = DenseLayer(inputs, growth, kernel_size_set, dilation, dropout, relu_type, se)
+                layers[f"denselayer{index + 1}"] = layer
             parts[f"denseblock{block + 1}"] = DenseBlock(layers)
             width = reduced_size + n_layers * growth
         parts["norm5"] = nn.BatchNorm1d(width)
@@ -141,17 +143,3 @@ class DenseTrunk(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, in_channels, frames) -> (batch, out_channels, frames)."""
         return self.features(x)
-
-
-class DenseTCN(nn.Module):
-    """DC-TCN: the dense trunk and the word classifier `tcn_output`. Keyword arguments are those of `DenseTrunk`."""
-
-    def __init__(self, num_classes: int, **trunk) -> None:
-        super().__init__()
-        self.tcn_trunk = DenseTrunk(**trunk)
-        self.out_channels = self.tcn_trunk.out_channels
-        self.tcn_output = nn.Linear(self.out_channels, num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Frame features before the classifier: (batch, in_channels, frames) -> (batch, out_channels, frames)."""
-        return self.tcn_trunk(x)

@@ -1,4 +1,4 @@
-"""The lip-reading network: a 3-D convolution, a trunk over each frame, a temporal network, one word for the whole clip."""
+"""The lip-reading network: a 3-D convolution, a trunk over each frame, a temporal network, one word for a clip."""
 
 import math
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from local_models.lipreading.dense_tcn import DenseTCN
+from local_models.lipreading.dense_tcn import DenseTrunk
 from local_models.lipreading.layers import make_activation
 from local_models.lipreading.resnet import ResNetTrunk
 from local_models.lipreading.shufflenet import ShuffleNetTrunk
-from local_models.lipreading.tcn import TCN, MultiscaleTCN
+from local_models.lipreading.tcn import BlockStack, MultibranchBlock, PlainBlock, TemporalNetwork
 
 HIDDEN_DIM = 256  # TCN channels of one kernel size at width 1
 NUM_CLASSES = 500  # words of LRW, what the public networks tell apart
@@ -155,28 +155,23 @@ def _check_fields(conf: Mapping[str, Any]) -> None:
         raise ValueError(f"field {unknown[0]} is unknown, or does not go with {'densetcn_*' if dense else 'tcn_*'}")
 
 
-def _temporal_network(conf: Mapping[str, Any], in_channels: int, num_classes: int) -> nn.Module:
+def _temporal_network(conf: Mapping[str, Any], in_channels: int, num_classes: int) -> TemporalNetwork:
     relu_type = conf["relu_type"]
     if "densetcn_block_config" in conf:
-        return DenseTCN(
-            num_classes,
-            in_channels=in_channels,
-            block_config=conf["densetcn_block_config"],
-            growth_rate_set=conf["densetcn_growth_rate_set"],
-            reduced_size=conf["densetcn_reduced_size"],
-            kernel_size_set=conf["densetcn_kernel_size_set"],
-            dilation_size_set=conf["densetcn_dilation_size_set"],
-            dropout=conf["densetcn_dropout"],
-            relu_type=relu_type,
-            squeeze=conf["densetcn_se"],
-        )
+        fields = {field.removeprefix("densetcn_"): conf[field] for field in DENSE_FIELDS}
+        trunk = DenseTrunk(in_channels, relu_type=relu_type, **fields)
+        return TemporalNetwork("tcn_trunk", trunk, trunk.out_channels, num_classes)
     if conf.get("use_boundary", False):
         raise ValueError("use_boundary goes with the densetcn_* fields only")
-    kernels = conf["tcn_kernel_size"]
-    channels = int(HIDDEN_DIM * len(kernels) * conf["tcn_width_mult"])
-    n_layers, dropout, dwpw = conf["tcn_num_layers"], conf["tcn_dropout"], conf["tcn_dwpw"]
-    if len(kernels) > 1:
-        return MultiscaleTCN(in_channels, channels, n_layers, kernels, dropout, relu_type, dwpw, num_classes)
-    if dwpw:
+    kernels, dropout, dwpw = conf["tcn_kernel_size"], conf["tcn_dropout"], conf["tcn_dwpw"]
+    if dwpw and len(kernels) == 1:
         raise ValueError("tcn_dwpw goes with several kernel sizes only")
-    return TCN(in_channels, channels, n_layers, kernels[0], dropout, relu_type, num_classes)
+    channels = int(HIDDEN_DIM * len(kernels) * conf["tcn_width_mult"])
+    blocks, inputs = [], in_channels
+    for layer in range(conf["tcn_num_layers"]):
+        if len(kernels) > 1:
+            blocks.append(MultibranchBlock(inputs, channels, kernels, 2**layer, dropout, relu_type, dwpw))
+        else:
+            blocks.append(PlainBlock(inputs, channels, kernels[0], 2**layer, dropout, relu_type))
+        inputs = channels
+    return TemporalNetwork("mb_ms_tcn" if len(kernels) > 1 else "tcn_trunk", BlockStack(blocks), channels, num_classes)

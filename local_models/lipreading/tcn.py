@@ -118,57 +118,15 @@ class BlockStack(nn.Module):
         return self.network(x)
 
 
-class MultiscaleTCN(nn.Module):
-    """MS-TCN: `n_layers` multibranch blocks of `channels` in all, and the word classifier `tcn_output`."""
+class TemporalNetwork(nn.Module):
+    """A trunk over frame vectors, under its name in the public checkpoints, and the word classifier `tcn_output`."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        n_layers: int,
-        kernels: Sequence[int],
-        dropout: float,
-        relu_type: str,
-        dwpw: bool,
-        num_classes: int,
-    ) -> None:
+    def __init__(self, trunk_name: str, trunk: nn.Module, out_channels: int, num_classes: int) -> None:
         super().__init__()
-        widths = [in_channels] + [channels] * n_layers
-        self.mb_ms_tcn = BlockStack(
-            [
-                MultibranchBlock(widths[layer], channels, kernels, 2**layer, dropout, relu_type, dwpw)
-                for layer in range(n_layers)
-            ]
-        )
-        self.out_channels = channels
-        self.tcn_output = nn.Linear(channels, num_classes)
+        self.trunk_name, self.out_channels = trunk_name, out_channels
+        self.add_module(trunk_name, trunk)
+        self.tcn_output = nn.Linear(out_channels, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Frame features before the classifier: (batch, in_channels, frames) -> (batch, channels, frames)."""
-        return self.mb_ms_tcn(x)
-
-
-class TCN(nn.Module):
-    """TCN: `n_layers` plain blocks of `channels`, and the word classifier `tcn_output`."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        n_layers: int,
-        kernel: int,
-        dropout: float,
-        relu_type: str,
-        num_classes: int,
-    ) -> None:
-        super().__init__()
-        widths = [in_channels] + [channels] * n_layers
-        self.tcn_trunk = BlockStack(
-            [PlainBlock(widths[layer], channels, kernel, 2**layer, dropout, relu_type) for layer in range(n_layers)]
-        )
-        self.out_channels = channels
-        self.tcn_output = nn.Linear(channels, num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Frame features before the classifier: (batch, in_channels, frames) -> (batch, channels, frames)."""
-        return self.tcn_trunk(x)
+        """Frame features before the classifier: (batch, in_channels, frames) -> (batch, out_channels, frames)."""
+        return self.get_submodule(self.trunk_name)(x)

@@ -23,7 +23,7 @@ CUE_DEFINITIONS = {
 
 
 def cue_csvs(separated_dir: Path) -> dict[str, Path]:
-    """The CSVs of the cue test that are there, by the name of the cues."""
+    """The CSVs of the visual cue swap test that exist, by the name of the visual embeddings."""
     paths = {cues: separated_dir / folder / "separated.csv" for cues, folder in CUE_FOLDERS.items()}
     return {cues: path for cues, path in paths.items() if path.is_file()}
 

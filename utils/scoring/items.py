@@ -1,4 +1,4 @@
-"""Which mixtures are scored: read from the `separated.csv` of the separation stage, or found in folders.
+"""List of the mixtures to score: read from the `separated.csv` of the separation stage, or found in folders.
 
 Reads `exp/<tag>/separated/<test name>/separated.csv`, or folders with `s1/`, `s2/` ... whose files match by stem.
 """
@@ -64,7 +64,7 @@ def read_separated(path: Path) -> tuple[list[ScoreItem], list[Problem], list[str
         raise UserError(f"{path}: {len(references)} references but {len(estimates)} estimates; nothing pairs them")
     repeated = [name for name, count in Counter(row["mixture_ID"] for row in rows).items() if count > 1]
     if repeated:
-        raise UserError(f"{path}: mixture_ID {repeated[0]} is there twice; run stage 4 again (--stage 4 --force true)")
+        raise UserError(f"{path}: mixture_ID {repeated[0]} is listed twice; run stage 4 again (--stage 4 --force true)")
     absent = [name for name in references if not any(row.get(name) for row in rows)]
     items, problems = [], []
     for line, row in enumerate(rows, start=2):

@@ -1,8 +1,8 @@
 """Scoring of a test set: SI-SNR, SDR, PESQ and STOI of every estimate, the visual cue test, the offset sweep.
 
-Reads the audio that the lists of a `ScoringJob` name; writes all_metrics.csv, final_metrics.json, RESULTS.md, histogram.png,
-examples/, failed.csv, and for an offset sweep offset_sweep.{csv,md,png}. Imports nothing heavy at the top, so that stage 5
-can tell at once that it is up to date.
+Reads the audio that the lists of a `ScoringJob` name; writes all_metrics.csv, final_metrics.json, RESULTS.md,
+histogram.png, examples/, failed.csv, and for an offset sweep offset_sweep.{csv,md,png}. Imports nothing heavy at the
+top, so that stage 5 can tell at once that it is up to date.
 """
 
 import csv
@@ -44,8 +44,8 @@ class ScoringJob:
     items: list[ScoreItem]
     problems: list[Problem]
     permute: bool = False
-    cue_csvs: dict[str, Path] = field(default_factory=dict)  # separated.csv by the visual cues, see utils/scoring/cues.py
-    offset_csvs: dict[int, Path] = field(default_factory=dict)  # separated.csv by the video frames that the video is late
+    cue_csvs: dict[str, Path] = field(default_factory=dict)  # separated.csv by the visual embeddings given
+    offset_csvs: dict[int, Path] = field(default_factory=dict)  # separated.csv by how late the video is, frames
     experiment: dict[str, str] = field(default_factory=dict)
     experiment_files: tuple[Path, ...] = ()
     training: dict = field(default_factory=dict)

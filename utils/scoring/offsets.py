@@ -1,35 +1,38 @@
 """Scores by the offset of the faces: the rows of the sweep's CSV, its Markdown table, its picture."""
 
-import csv
-import io
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from utils.data.files import atomic_path, write_text
 from utils.data.reports import markdown_table
 from utils.scoring.items import ScoreItem
-from utils.scoring.report import has_targets
+from utils.scoring.report import SHORT_TABLE, has_targets, number_text
 from utils.scoring.table import mixture_means, source_table, summarise
 
-METRICS = {"si_snr": 2, "si_snr_imp": 2, "sdr_imp": 2, "pesq_wb": 2, "stoi": 3}  # column -> decimals
-HEADINGS = ("SI-SNR", "SI-SNRi", "SDRi", "PESQ wb", "STOI")
-COLUMNS = ("offset_frames", "subset", "n", "n_silent_output", *METRICS, "si_snr_imp_standard_error")
-ALL = "all"
+COLUMNS = (
+    "offset_frames",
+    "subset",
+    "n",
+    "n_silent_output",
+    *(name for _, name, _ in SHORT_TABLE),
+    "si_snr_imp_standard_error",
+)
 
 
 def offset_rows(by: int, items: list[ScoreItem], results: list[dict]) -> list[dict]:
     """A row for all mixtures and one for each subset; a metric without a value is None.
 
-    `n` counts the mixtures of the means, `n_silent_output` the targets that are heard and got silence: they are in none.
+    `n` counts the mixtures of the means, `n_silent_output` the heard targets that got silence: they are in none.
     """
     sources = source_table(items, results)
     if sources.empty:
         return []
     final = summarise(sources, mixture_means(sources))
     rows = []
-    for label, group in ({ALL: final["overall"]} | final["subsets"]).items():
-        metrics = {name: group["metrics"][name]["mean"] for name in METRICS}
+    for label, group in ({"all": final["overall"]} | final["subsets"]).items():
+        metrics = {name: group["metrics"][name]["mean"] for _, name, _ in SHORT_TABLE}
         error = group["metrics"]["si_snr_imp"]["standard_error"]
         counts = {"n": group["n_heard"], "n_silent_output": group["n_silent_output"]}
         if has_targets(group):
@@ -39,23 +42,19 @@ def offset_rows(by: int, items: list[ScoreItem], results: list[dict]) -> list[di
 
 def write_offsets(rows: list[dict], out_dir: Path, title: str) -> str:
     """Write offset_sweep.csv, .md and .png; gives the table as text."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_text(out_dir / "offset_sweep.csv", text.getvalue())
-    markdown = f"# {title}: faces out of step\n\n{offset_table(rows)}\n![offsets](offset_sweep.png)\n"
-    write_text(out_dir / "offset_sweep.md", markdown)
+    table = offset_table(rows)
+    write_text(out_dir / "offset_sweep.csv", pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n"))
+    write_text(out_dir / "offset_sweep.md", f"# {title}: faces out of step\n\n{table}\n![offsets](offset_sweep.png)\n")
     plot_offsets(rows, out_dir / "offset_sweep.png", title)
-    return f"{title}, faces out of step\n\n{offset_table(rows)}"
+    return f"{title}, faces out of step\n\n{table}"
 
 
 def offset_table(rows: list[dict]) -> str:
     """Markdown: a block of offsets for each subset."""
-    lines = [["subset", "faces late by (frames)", "mixtures", "silent outputs", *HEADINGS]]
+    lines = [["subset", "faces late by (frames)", "mixtures", "silent outputs", *(heading for heading, _, _ in SHORT_TABLE)]]
     for label in dict.fromkeys(row["subset"] for row in rows):
         for row in (row for row in rows if row["subset"] == label):
-            values = [_cell(row[name], digits) for name, digits in METRICS.items()]
+            values = [number_text(row[name], digits) for _, name, digits in SHORT_TABLE]
             lines.append([label, f"{row['offset_frames']:+d}", str(row["n"]), str(row["n_silent_output"]), *values])
     if not any(row["n_silent_output"] for row in rows):
         return markdown_table([line[:3] + line[4:] for line in lines])
@@ -78,7 +77,3 @@ def plot_offsets(rows: list[dict], path: Path, title: str) -> None:
     axis.legend(frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "NaN" if value is None else f"{value + 0.0:.{digits}f}"

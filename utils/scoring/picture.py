@@ -1,14 +1,18 @@
-"""Draws what a separation did: the faces, the mixture, each source as it was and as it came out.
+"""Picture of a separation: the mixture, and the mouth crops, source and estimate of each speaker.
 
-Reads exp/<tag>/separated/<test name>/separated.csv, the sound it names and the mouths of the test set's CSV; writes a PNG.
+Reads exp/<tag>/separated/<test name>/separated.csv, the sound it names and the mouth crops of the test set's CSV;
+writes a PNG.
 
-    python -m utils.scoring.picture --exp_dir exp/avdprnn_demo --manifest data/demo/test.csv --out docs/images/result.png
+    python -m utils.scoring.picture --exp_dir exp/av_tfdprnn_demo --manifest data/demo/test.csv --out result.png
 """
 
 import csv
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.signal import stft
 
 from utils.data.audio import read_audio
 from utils.data.files import atomic_path
@@ -36,14 +40,9 @@ def main() -> None:
 
 def draw(manifest: Manifest, item: Mixture, estimate_paths: list[Path], out: Path) -> None:
     """Draw the mixture on top and a row a source: face, reference, estimate with its SI-SNR and SI-SNRi."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     rate = manifest.sample_rate
     mixture = read_audio(manifest.resolve(item.mixture_path), sample_rate=rate)
-    figure = plt.figure(figsize=(11, 1.6 + 2.6 * len(estimate_paths)), layout="constrained")
+    figure = Figure(figsize=(11, 1.6 + 2.6 * len(estimate_paths)), layout="constrained")
     grid = figure.add_gridspec(1 + 2 * len(estimate_paths), 2, height_ratios=[3] + [1.3, 3] * len(estimate_paths))
     _spectrogram(figure.add_subplot(grid[0, :]), mixture, rate, f"mixture {item.mixture_id} {item.subset}")
     sources = zip(item.source_paths, item.mouth_paths, estimate_paths, strict=True)
@@ -60,7 +59,6 @@ def draw(manifest: Manifest, item: Mixture, estimate_paths: list[Path], out: Pat
         _spectrogram(figure.add_subplot(grid[2 + 2 * k, 1]), estimate, rate, title)
     with atomic_path(out) as temporary:
         figure.savefig(temporary, dpi=100)
-    plt.close(figure)
 
 
 def _chosen(manifest: Manifest, mixture_id: str) -> Mixture:
@@ -83,9 +81,7 @@ def _estimates(folder: Path, mixture_id: str) -> list[Path]:
     raise UserError(f"{table}: no mixture '{mixture_id}'; failed.csv says why")
 
 
-def _spectrogram(panel, signal: np.ndarray, rate_hz: int, title: str) -> None:
-    from scipy.signal import stft
-
+def _spectrogram(panel: Axes, signal: np.ndarray, rate_hz: int, title: str) -> None:
     _, _, spectrum = stft(signal, rate_hz, nperseg=512, noverlap=384)
     level_db = 20 * np.log10(np.abs(spectrum) / np.abs(spectrum).max().clip(1e-9) + 1e-9)
     extent = (0, len(signal) / rate_hz, 0, rate_hz / 2000)

@@ -1,4 +1,4 @@
-"""What `RESULTS.md` says, made from what `final_metrics.json` holds, and where scores come from."""
+"""Text of `RESULTS.md`, made from `final_metrics.json`, and the provenance of scores."""
 
 import importlib.metadata
 import shlex
@@ -15,6 +15,7 @@ TABLE = (
     ("SNR", "snr", 2), ("SNRi", "snr_imp", 2), ("PESQ wb", "pesq_wb", 2), ("PESQ nb", "pesq_nb", 2),
     ("STOI", "stoi", 3), ("ESTOI", "estoi", 3),
 )  # fmt: skip
+SHORT_TABLE = tuple(entry for entry in TABLE if entry[1] in ("si_snr", "si_snr_imp", "sdr_imp", "pesq_wb", "stoi"))
 
 
 def provenance(argv: list[str]) -> dict:
@@ -33,8 +34,8 @@ def package_versions() -> dict[str, str]:
 
 
 def definitions() -> dict[str, str]:
-    """What each number is, by name."""
-    from utils.scoring.metrics import DEFINITIONS, IMPROVEMENT, SILENT_DEFINITIONS  # brings scipy: a wrong path need not wait
+    """Definitions of the numbers, by name."""
+    from utils.scoring.metrics import DEFINITIONS, IMPROVEMENT, SILENT_DEFINITIONS  # brings scipy
 
     return DEFINITIONS | {"improvement": IMPROVEMENT} | SILENT_DEFINITIONS
 
@@ -78,12 +79,12 @@ def results_table(final: dict) -> str:
 
 
 def has_targets(group: dict) -> bool:
-    """Whether a group has a mean, or would have one if its outputs were not silence; not so where all targets are absent."""
+    """Tell if a group has a mean, or would have one but for silent outputs: not all of its targets are absent."""
     return group["metrics"]["si_snr"]["mean"] is not None or group.get("n_silent_output", 0) > 0
 
 
 def silent_output_note(final: dict) -> str:
-    """How many outputs are silence where a target is heard, in all and by subset; "" where none is."""
+    """Count the outputs that are silence where a target is heard, in all and by subset; "" where none is."""
     total = final["overall"]["n_silent_output"]
     if not total:
         return ""
@@ -99,24 +100,28 @@ def silent_table(final: dict) -> str:
     for label, group in groups.items():
         if group["n_silent"]:
             means = [group["metrics"][name]["mean"] for name in ("silent_db", "silent_rel_db")]
-            rows.append([label, str(group["n_silent"]), *(_number(mean, 1) for mean in means)])
+            rows.append([label, str(group["n_silent"]), *(number_text(mean, 1) for mean in means)])
     return markdown_table(rows) + "\nThese sources have no SI-SNR and no other metric, and are in none of the means above."
 
 
 def _cell(group: dict, name: str, digits: int) -> str:
     metric = group["metrics"][name]
-    text = _number(metric["mean"], digits)
-    if name == "si_snr_imp" and metric["standard_error"] is not None:
-        text += f" ± {metric['standard_error']:.{digits}f}"
-    return text
+    return mean_text(metric["mean"], metric["standard_error"] if name == "si_snr_imp" else None, digits)
 
 
 def _input_cell(group: dict, name: str, digits: int) -> str:
     return f"{0:.{digits}f}" if name.endswith("_imp") else _cell(group, f"input_{name}", digits)
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "NaN" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus zeros
+def number_text(value: float | None, digits: int, none: str = "NaN") -> str:
+    """A number with so many decimals; the text `none` for None."""
+    return none if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus zeros
+
+
+def mean_text(mean: float | None, standard_error: float | None, digits: int = 2, none: str = "NaN") -> str:
+    """A mean with its standard error, if that is known."""
+    text = number_text(mean, digits, none)
+    return text if standard_error is None else f"{text} ± {standard_error:.{digits}f}"
 
 
 def _notes(final: dict) -> list[str]:
@@ -157,7 +162,9 @@ def cue_text(cue_test: dict) -> str:
             entry = cue_test[cues]
             given = entry.get("si_snr_imp_swapped_references", entry["si_snr_imp"] if cues == "own" else None)
             accuracy = f"{entry['assignment_accuracy']:.1%}" if "assignment_accuracy" in entry else ""
-            rows.append([cues, _number(entry["si_snr_imp"], 2), "" if cues == "shuffled" else _number(given, 2), accuracy])
+            rows.append(
+                [cues, number_text(entry["si_snr_imp"], 2), "" if cues == "shuffled" else number_text(given, 2), accuracy]
+            )
     text = f"{cue_test['n']} mixtures, separated with each set of faces.\n\n{markdown_table(rows)}\n"
     if "both_assignments_accuracy" in cue_test:
         both = cue_test["both_assignments_accuracy"]

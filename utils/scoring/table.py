@@ -56,7 +56,7 @@ def mixture_means(sources: pd.DataFrame) -> pd.DataFrame:
 
 
 def all_rows(sources: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
-    """What `all_metrics.csv` holds: each mixture's sources, then its mean (speaker "mean")."""
+    """The rows of `all_metrics.csv`: each mixture's sources, then its mean (speaker "mean")."""
     means = means.assign(speaker="mean", estimate="", reasons="", silent_output="")
     order = {name: number for number, name in enumerate(means["mixture_ID"])}
     both = pd.concat([sources, means[list(sources.columns)]])

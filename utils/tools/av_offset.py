@@ -69,10 +69,6 @@ class Offset:
     agreement: float  # mean correlation there, -1 to 1
     margin: float  # over the best offset elsewhere
 
-    @property
-    def whole_frames(self) -> int:
-        return int(np.rint(self.frames))
-
 
 @dataclass(frozen=True, eq=False)
 class SyncModel:

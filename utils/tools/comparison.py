@@ -32,23 +32,25 @@ import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from utils.data.files import atomic_path, exclusive_lock, read_json, write_json
 from utils.data.manifest import read_manifest
 from utils.data.reports import markdown_table
-from utils.errors import OptionParser, UserError, run_cli
+from utils.errors import OptionParser, UserError, at_least, run_cli
+from utils.scoring.report import mean_text, number_text
+from utils.separation.options import name_of_test
 from utils.tools.processes import Chain, run_chains
 from utils.tools.sections import add_results_options, origin, publish, section_name
-from utils.training.config import Config, nearest, read_config
+from utils.training.config import Config, nearest, read_config, read_yaml
 
 SUITE_KEYS = ("minutes", "common", "baseline", "rows")
 ROW_KEYS = ("conf", "train_args", "seeds")
 # Keys of a conf, and those of a suite that decide them.
 DECIDED_HERE = {"epochs": "minutes", "early_stop": "minutes", "max_minutes": "minutes", "seed": "seeds"}
+TIMING_THREADS = 2  # CPU threads with which separation is timed
 MAX_EPOCHS = 100_000  # never reached: the minutes end a training
 METRICS = ("si_snr_imp", "pesq_wb", "estoi")
 MAY_DIFFER = ("visual_dim", "num_workers", "logger", "audio_examples")  # given by the frontend, or no part of a score
@@ -83,19 +85,12 @@ class Suite:
 
 @dataclass(frozen=True)
 class Run:
-    """A row trained with one seed and scored.
-
-    Attributes:
-        seed: of the training.
-        exp_dir: the experiment's folder.
-        final: the content of final_metrics.json.
-        training: the content of training.json.
-    """
+    """A row trained with one seed and scored."""
 
     seed: int
     exp_dir: Path
-    final: dict[str, Any]
-    training: dict[str, Any]
+    final: dict[str, Any]  # of final_metrics.json
+    training: dict[str, Any]  # of training.json
 
     @property
     def revision(self) -> str:
@@ -128,7 +123,7 @@ def main() -> int:
     args = parse_args()
     suite = read_suite(args.suite, args.minutes, args.train_args)
     rows = choose_rows(suite, args.rows)
-    test_name = f"{args.data_dir.resolve().name}_test"
+    test_name = name_of_test(args.data_dir / "test.csv")
     failures: dict[str, str] = {}
     if not args.table_only:
         check_inputs(args, rows)
@@ -154,16 +149,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="of training for each run; none: the suite's")
     parser.add_argument("--train_args", default="", help="keys of the conf for all rows, after the suite's common ones")
     parser.add_argument("--rows", default="", help="run only these rows, a,b; empty: all")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once; they slow each other equally")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
+    parser.add_argument("--jobs", type=at_least(1), default=1, help="runs at once; they slow each other equally")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of each run")
     parser.add_argument("--table_only", action="store_true", help="print the table of earlier runs, run nothing")
-    parser.add_argument("--timing_threads", type=int, default=2, help="CPU threads with which separation is timed")
     add_results_options(parser, None)  # the suite's name
     args = parser.parse_args()
     args.section = args.section or (section_name(args.suite.stem) if args.results else "")
-    for name in ("jobs", "threads", "timing_threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} {getattr(args, name)} must be at least 1")
     return args
 
 
@@ -178,7 +169,9 @@ def read_suite(path: Path, minutes: float | None = None, train_args: str = "") -
     Raises:
         UserError: no such file, no YAML, an unknown key, or a row that cannot be trained; names the row.
     """
-    given = _read_yaml(path)
+    given = read_yaml(path, "suite")
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: a suite has the keys {', '.join(SUITE_KEYS)}; this is a {type(given).__name__}")
     _check_keys(str(path), given, SUITE_KEYS)
     rows, common = given.get("rows"), given.get("common", "")
     if not isinstance(rows, dict) or not rows:
@@ -205,19 +198,6 @@ def choose_rows(suite: Suite, wanted: str) -> list[Row]:
         if name not in rows:
             raise UserError(f"--rows: {suite.path} has no row '{name}'{nearest(name, rows)}")
     return [rows[name] for name in dict.fromkeys(chosen)]
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
-        known = ", ".join(sorted(str(other) for other in path.parent.glob("*.yml"))) or "none"
-        raise UserError(f"{path}: no such suite; there are: {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(given, dict):
-        raise UserError(f"{path}: a suite has the keys {', '.join(SUITE_KEYS)}; this is a {type(given).__name__}")
-    return given
 
 
 def _check_keys(where: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
@@ -318,11 +298,8 @@ def read_runs(
 ) -> tuple[dict[str, list[Run]], dict[str, str]]:
     """The scored runs of the suite as it is now, by row, and why the others are left out, by the run's name.
 
-    Args:
-        suite: its rows may have changed since they were trained, and so may its minutes.
-        out_dir: the comparison's folder.
-        test_name: of the scores.
-        failures: of this call, by the run's name: the files in their folders are of an earlier time.
+    The suite's rows and minutes may have changed since they were trained. What lies in the folders of the runs that
+    failed in this call (`failures`, by the run's name) is of an earlier time.
 
     Raises:
         UserError: a file of a run is damaged.
@@ -357,12 +334,12 @@ def _other_training(row: Row, seed: int, conf_path: Path) -> str:
 
 
 def order_searched(runs: Iterable[Run]) -> bool:
-    """Whether the order of the estimates was searched in the scores of a row."""
+    """Tell if the order of the estimates was searched in the scores of a row."""
     return any(run.final["n_order_unknown"] for run in runs)
 
 
 def difference(runs: Sequence[Run], baseline: Sequence[Run], test_name: str) -> Difference | None:
-    """How much better a row is than the baseline on the mixtures that both have; seeds are averaged first."""
+    """Gain of a row over the baseline on the mixtures that both have; seeds are averaged first."""
     ours, theirs = (_mean_gains_db(some, test_name) for some in (runs, baseline))
     differences = [ours[name] - theirs[name] for name in ours if name in theirs]
     if not differences:
@@ -387,7 +364,7 @@ def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failur
     from utils.tools.complexity import MIXTURE_SEC, inference_costs  # brings torch: a wrong option need not wait
 
     configs = {name: read_config(some[0].exp_dir / "conf.yml") for name, some in runs.items()}
-    costs = inference_costs(configs, args.timing_threads)
+    costs = inference_costs(configs, TIMING_THREADS)
     baseline = suite.baseline if suite.baseline in runs else ""
     differences = {name: difference(some, runs[baseline], test_name) for name, some in runs.items()} if baseline else {}
     budget = f"budget: {suite.minutes:g} minutes of training and validation for each run; {suite.path}"
@@ -406,7 +383,7 @@ def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failur
     write_json(args.out_dir / "comparison.json", facts | {"left_out": left_out, "origin": source.splitlines()})
     title = f"{suite.path.stem}: {suite.minutes:g} minutes for each row"
     draw_curves(args.out_dir / "curves.png", runs, suite.minutes, title)
-    lines = notes(runs, left_out, baseline, suite.minutes, args.timing_threads, MIXTURE_SEC)
+    lines = notes(runs, left_out, baseline, suite.minutes, MIXTURE_SEC)
     table = comparison_table(runs, costs, differences, baseline)
     publish("\n".join(["", table, *(f"- {line}" for line in lines), source]), args.results, args.section)
 
@@ -442,7 +419,7 @@ def comparison_table(
 
     Args:
         runs: by the row's name, one for each seed.
-        costs: by the row's name, as `utils.tools.complexity.inference_costs` gives them.
+        costs: by the row's name, of `utils.tools.complexity.inference_costs`.
         differences: to the baseline, by the row's name; empty where there is none.
         baseline: the row that the others are compared with, or "".
     """
@@ -469,20 +446,18 @@ def gain_cell(runs: Sequence[Run], group: str) -> str:
     means = [metric["mean"] for _, metric in found if metric["mean"] is not None]
     if not means:
         return "–"
-    text = _number(statistics.fmean(means))
     if len(means) > 1:
-        text += f" [{_number(min(means))}..{_number(max(means))}]"
-    elif found[0][1]["standard_error"] is not None:
-        text += f" ± {found[0][1]['standard_error']:.2f}"
-    return text
+        mean, lowest, highest = (number_text(value, 2) for value in (statistics.fmean(means), min(means), max(means)))
+        return f"{mean} [{lowest}..{highest}]"
+    return mean_text(means[0], found[0][1]["standard_error"])
 
 
 def difference_cell(name: str, found: Difference | None, baseline: str) -> str:
     """The difference to the baseline with its standard error."""
     if name == baseline or found is None:
         return "–"
-    text = f"{round(found.mean_db, 2) + 0.0:+.2f}"  # + 0.0: no minus zeros
-    return text if found.standard_error_db is None else f"{text} ± {found.standard_error_db:.2f}"
+    text = mean_text(found.mean_db, found.standard_error_db)
+    return text if text.startswith("-") else f"+{text}"
 
 
 def _means(runs: Iterable[Run], metric: str) -> list[float]:
@@ -492,11 +467,7 @@ def _means(runs: Iterable[Run], metric: str) -> list[float]:
 
 def _mean_cell(runs: Iterable[Run], metric: str, digits: int) -> str:
     means = _means(runs, metric)
-    return _number(statistics.fmean(means), digits) if means else "–"
-
-
-def _number(value: float, digits: int = 2) -> str:
-    return f"{round(value, digits) + 0.0:.{digits}f}"
+    return number_text(statistics.fmean(means), digits) if means else "–"
 
 
 def notes(
@@ -504,17 +475,12 @@ def notes(
     left_out: dict[str, str],
     baseline: str,
     budget_minutes: float,
-    threads: int,
     mixture_sec: float,
 ) -> list[str]:
     """Explain the numbers and their errors, and name the runs that are left out; a sentence or two for each line.
 
-    Args:
-        runs: by the row's name.
-        left_out: why, by the run's name.
-        baseline: as for `comparison_table`.
-        budget_minutes: of a training.
-        threads, mixture_sec: with which separation was timed.
+    The arguments are those of `comparison_table`, the reasons by the run's name, and the length of the mixture with
+    which separation was timed.
     """
     some = [run for row_runs in runs.values() for run in row_runs]
     n_mixtures = " or ".join(map(str, sorted({run.final["overall"]["n_heard"] for run in some})))
@@ -522,7 +488,7 @@ def notes(
         f"{n_mixtures} test mixtures; each number is the mean over the mixtures of the mean over a mixture's sources. "
         "SI-SNRi of one seed: ± standard error over mixtures; of several seeds: their mean [lowest..highest]; other "
         "columns: means over the seeds.",
-        f"CPU: median time to separate a mixture of {mixture_sec:g} s with {threads} threads, embeddings given, the "
+        f"CPU: median time to separate a mixture of {mixture_sec:g} s with {TIMING_THREADS} threads, embeddings given, the "
         "rows measured in turns. Training: training and validation of all epochs, measured; start and end not counted.",
     ]
     if baseline:
@@ -544,13 +510,12 @@ def notes(
 
 def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, title: str) -> None:
     """Draw validation SI-SNRi over the minutes, a colour for each row, a line for each seed, and the budget, as PNG."""
-    import matplotlib
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panel = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    colours = plt.get_cmap("tab10" if len(runs) <= 10 else "tab20").colors
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    panel = figure.subplots()
+    colours = colormaps["tab10" if len(runs) <= 10 else "tab20"].colors
     for index, (name, row_runs) in enumerate(runs.items()):
         for number, run in enumerate(row_runs):
             minutes, gains_db = _curve(run.exp_dir / "history.csv")
@@ -565,17 +530,14 @@ def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, t
     panel.legend(title=title, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
-    plt.close(figure)
 
 
 def _curve(path: Path) -> tuple[list[float], list[float]]:
-    minutes, gains_db, seconds = [], [], 0.0
+    """Minutes since the beginning and validation SI-SNRi, dB, after each epoch of a history.csv."""
     with open(path, newline="", encoding="utf-8") as handle:
-        for row in csv.DictReader(handle):
-            seconds += float(row["seconds"])
-            minutes.append(seconds / 60)
-            gains_db.append(float(row["val_si_snri"]))
-    return minutes, gains_db
+        rows = list(csv.DictReader(handle))
+    minutes = accumulate(float(row["seconds"]) / 60 for row in rows)
+    return list(minutes), [float(row["val_si_snri"]) for row in rows]
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from local_models.networks import build_network
 from utils.data.files import write_json
 from utils.data.reports import markdown_table
 from utils.embedding.frontends import load_frontend
-from utils.errors import OptionParser, UserError, run_cli
+from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.tools.processes import in_own_process, peak_growth_bytes
 from utils.tools.sections import cpu_name
 from utils.training.config import Config, read_config
@@ -72,11 +72,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--conf", type=Path, nargs="+", default=[Path("conf/av_tfdprnn.yml")], help="conf/*.yml")
     parser.add_argument("--frontend_weights", type=Path, help="visual frontend, for the numbers that include it")
     parser.add_argument("--json", type=Path, help="also write the numbers here (by conf, if there are several)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    args = parser.parse_args()
-    if args.threads < 1:
-        parser.error(f"--threads {args.threads} must be at least 1")
-    return args
+    parser.add_argument("--threads", type=at_least(1), default=2, help="CPU threads")
+    return parser.parse_args()
 
 
 def measure(path: Path, config: Config, frontend_weights: Path | None) -> dict[str, Any]:
@@ -280,23 +277,12 @@ class MacCounter(TorchFunctionMode):
         return result
 
 
-def count_macs(network: nn.Module, *inputs: torch.Tensor | None) -> int:
-    """Run `network(*inputs)` once and count its MACs."""
-    with torch.no_grad(), MacCounter() as counter:
-        network(*inputs)
-    return counter.macs
-
-
 def _convolution(result: torch.Tensor, signal: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> int:
     return result.numel() * weight[0].numel()  # weight: (out, in / groups, *kernel)
 
 
 def _transposed_convolution(result: torch.Tensor, signal: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> int:
     return signal.numel() * weight[0].numel()  # weight: (in, out / groups, *kernel)
-
-
-def _linear(result: torch.Tensor, signal: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> int:
-    return result.numel() * weight.shape[-1]
 
 
 def _recurrent(result: Any, signal: torch.Tensor, *arguments: Any) -> int:
@@ -322,7 +308,7 @@ def _attention(result: torch.Tensor, query: torch.Tensor, key: torch.Tensor, val
 _RULES: dict[Callable, Callable[..., int]] = {
     **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _convolution),
     **dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), _transposed_convolution),
-    functional.linear: _linear,
+    functional.linear: _product,
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent),
     **dict.fromkeys((torch.matmul, torch.mm, torch.bmm, torch.mv, torch.dot), _product),
     **dict.fromkeys((torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.mm, torch.Tensor.bmm), _product),

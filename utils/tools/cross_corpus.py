@@ -10,21 +10,18 @@ The mouth crops of a test set pass the visual frontend of each model: nothing ne
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 from utils.data.files import read_json
 from utils.data.reports import markdown_table
-from utils.errors import OptionParser, UsageError, UserError, run_cli
+from utils.errors import OptionParser, UsageError, UserError, at_least, run_cli
+from utils.scoring.report import SHORT_TABLE, mean_text
+from utils.separation.options import name_of_test
 from utils.tools.processes import Chain, run_chains
 from utils.tools.sections import add_results_options, origin, publish
 
-log = logging.getLogger(__name__)
-
-METRICS = {"si_snr": 2, "si_snr_imp": 2, "sdr_imp": 2, "pesq_wb": 2, "stoi": 3}  # column -> decimals
-HEADINGS = ("SI-SNR", "SI-SNRi", "SDRi", "PESQ wb", "STOI")
 Group = dict[str, Any]
 
 
@@ -41,7 +38,8 @@ def main() -> int:
     failures = run_chains([_chain(args, *pair) for pair in pairs], 1, args.threads)
     if failures:
         raise UserError(f"{len(failures)} of the runs failed, the first: {next(iter(failures.values()))}")
-    found = {(exp_dir, test_name(test_dir)): read_groups(exp_dir, test_name(test_dir)) for exp_dir, test_dir in pairs}
+    named = [(exp_dir, name_of_test(test_dir)) for exp_dir, test_dir in pairs]
+    found = {(exp_dir, name): read_groups(exp_dir, name) for exp_dir, name in named}
     text = f"{matrix(found)}\n{long_table(found)}\n{silent_outputs(found)}"
     publish(text + origin("utils.tools.cross_corpus", args.threads), args.results, args.section)
     return 0
@@ -55,12 +53,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="where embeddings are kept")
     parser.add_argument("--data_root_dir", type=Path, default=Path("data"), help="where a folder's manifest is made")
     parser.add_argument("--max_failed", type=int, default=0, help="mixtures of a run that may fail")
-    parser.add_argument("--nj", type=int, default=2, help="processes that score")
+    parser.add_argument("--nj", type=at_least(1), default=2, help="processes that score")
     parser.add_argument("--id", default="", help="GPU, e.g. 0; cpu; empty: a GPU if there is one")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each program")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of each program")
     add_results_options(parser, "cross-corpus")
     args = parser.parse_args()
-    names = [test_name(test) for test in args.test_dirs]
+    names = [name_of_test(test) for test in args.test_dirs]
     if len(set(names)) < len(names) or len({exp.resolve().name for exp in args.exp_dirs}) < len(args.exp_dirs):
         raise UsageError("cross_corpus: two experiments or two test sets have the same name; rename one of the folders")
     return args
@@ -70,14 +68,8 @@ def _paths(text: str) -> list[Path]:
     return [Path(word) for word in text.split(",") if word]
 
 
-def test_name(test_dir: Path) -> str:
-    """The name that stage 4 gives a test set: `<corpus>_<split>` of `<corpus>/<split>.csv`, or the folder's name."""
-    path = test_dir.resolve()
-    return f"{path.parent.name}_{path.stem}" if path.suffix == ".csv" and not path.is_dir() else path.name
-
-
 def _chain(args: argparse.Namespace, exp_dir: Path, test_dir: Path) -> Chain:
-    name, python = test_name(test_dir), [sys.executable, "-m"]
+    name, python = name_of_test(test_dir), [sys.executable, "-m"]
     common = [f"--exp_dir={exp_dir}", f"--test_name={name}", f"--nj={args.nj}", f"--max_failed={args.max_failed}"]
     separate = [f"--test_dir={test_dir}", f"--dump_dir={args.dump_dir}", f"--data_root_dir={args.data_root_dir}"]
     separate += [f"--id={args.id}"] if args.id else []
@@ -125,13 +117,13 @@ def matrix(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
 
 def long_table(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
     """All the metrics, a row for each test set, subset and model, Markdown."""
-    rows = [["test set", "subset", "model", "mixtures", *HEADINGS]]
+    rows = [["test set", "subset", "model", "mixtures", *(heading for heading, _, _ in SHORT_TABLE)]]
     for test in dict.fromkeys(test for _, test in found):
         own = {exp.name: groups for (exp, name), groups in found.items() if name == test}
         for label in dict.fromkeys(label for groups in own.values() for label in groups):
             for name, groups in own.items():
                 if label in groups:
-                    cells = [_cell(groups[label], metric, digits) for metric, digits in METRICS.items()]
+                    cells = [_cell(groups[label], metric, digits) for _, metric, digits in SHORT_TABLE]
                     rows.append([test, label, name, str(_n_scored(groups[label])), *cells])
     return markdown_table(rows, n_left=3)
 
@@ -154,10 +146,7 @@ def _n_scored(group: Group) -> int:
 
 def _cell(group: Group | None, metric: str, digits: int, error: bool = False) -> str:
     entry = group["metrics"].get(metric) if group else None
-    if entry is None or entry["mean"] is None:
-        return "–"
-    text = f"{round(entry['mean'], digits) + 0.0:.{digits}f}"
-    return text + (f" ± {entry['standard_error']:.{digits}f}" if error and entry["standard_error"] is not None else "")
+    return mean_text(entry["mean"], entry["standard_error"] if error else None, digits, "–") if entry else "–"
 
 
 if __name__ == "__main__":

@@ -23,12 +23,12 @@ from utils.data.experiments import open_experiment
 from utils.data.manifest import Mixture, read_manifest, write_manifest
 from utils.data.reports import markdown_table
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
-from utils.errors import OptionParser, UserError, run_cli
+from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.separation.options import SeparationOptions
 from utils.tools.processes import in_own_process, peak_growth_bytes
 from utils.tools.sections import add_results_options, origin, publish
 
-WINDOW_SEC, HOP_SEC = 8.0, 6.0  # stage 4's defaults
+WINDOW_SEC, HOP_SEC = SeparationOptions.window_sec, SeparationOptions.hop_sec  # of stage 4
 STORE, MANIFEST, ESTIMATES = "embeddings", "recording.csv", "estimates"
 
 
@@ -62,11 +62,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--minutes", type=_minutes, default="1,10", help="lengths, separated by commas")
     parser.add_argument("--window_sec", type=float, default=WINDOW_SEC, help="that the network separates at once")
     parser.add_argument("--hop_sec", type=float, default=HOP_SEC, help="from window to window")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads")
     add_results_options(parser, "long-recordings")
     args = parser.parse_args()
-    if args.threads < 1:
-        parser.error(f"--threads {args.threads} must be at least 1")
     check_window_options(parser, args)
     return args
 

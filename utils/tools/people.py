@@ -1,18 +1,17 @@
-"""How well the people of videos are told apart, where it is known who is in which shot.
+"""Accuracy of telling the people of videos apart, where it is known who is in which shot.
 
 Reads   --video_dir: videos, and --people: a CSV video,first_frame,frames,speaker, a row for each shot with one face
 Writes  a table on stdout; with --scan_dir the faces that were found, which another call takes
-Run     python -m utils.tools.people --video_dir DIR [--people DIR/people.csv] [--scan_dir DIR] [--show_differences true]
+Run     python -m utils.tools.people --video_dir DIR [--people FILE] [--scan_dir DIR] [--show_differences true]
 
-Of two shots of one video it is asked whether they were given to the same face; a shot belongs to the face that is seen in most
-of its frames.
+Counted are the pairs of shots of one video that were given to the same face; a shot belongs to the face that is seen in
+most of its frames.
 """
 
 import argparse
 import csv
-import logging
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -21,10 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.constants import VIDEO_SUFFIXES
+from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.video.people import FoundPeople, find_people
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a video: numbers of people, and of pairs of shots."""
+    """Counts of a video: people, and pairs of shots."""
 
     n_people: int
     n_found: int
@@ -60,12 +58,12 @@ def main() -> None:
             outcomes.append(compare(of_video, faces, len(found.people)))
             if args.show_differences:
                 print(f"{name}: {outcomes[-1].n_found} people for {outcomes[-1].n_people}")
-                for face in sorted(set(faces), key=str):
-                    members = [
-                        f"{shot.speaker}@{shot.first_frame}" for shot, of in zip(of_video, faces, strict=True) if of == face
-                    ]
+                shots_of = defaultdict(list)
+                for shot, face in zip(of_video, faces, strict=True):
+                    shots_of[face].append(f"{shot.speaker}@{shot.first_frame}")
+                for face, members in sorted(shots_of.items()):
                     print(f"  {face or 'nobody'}: {' '.join(sorted(members))}")
-    print(table(outcomes))
+    print(table(outcomes), end="")
 
 
 def parse_args() -> argparse.Namespace:
@@ -127,8 +125,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     joined, confused = (
         f"{100 * totals[f'n_{kind}_joined'] / max(totals[f'n_{kind}'], 1):.1f} %" for kind in ("same", "different")
     )
-    head = "| videos | with the right number of people | pairs of one person joined | pairs of two people joined |"
-    return f"{head}\n|---|---|---|---|\n| {len(outcomes)} | {right} | {joined} | {confused} |"
+    head = ["videos", "with the right number of people", "pairs of one person joined", "pairs of two people joined"]
+    return markdown_table([head, [str(len(outcomes)), str(right), joined, confused]], n_left=0)
 
 
 if __name__ == "__main__":

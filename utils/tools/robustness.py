@@ -28,7 +28,9 @@ from utils.data.files import atomic_path, write_json, write_text
 from utils.data.manifest import Manifest, read_manifest
 from utils.data.reports import markdown_table
 from utils.embedding.store import EmbeddingStore
-from utils.errors import OptionParser, UserError, run_cli
+from utils.errors import OptionParser, UserError, at_least, run_cli
+from utils.scoring.report import mean_text
+from utils.separation.options import name_of_test
 from utils.tools.long_recordings import HOP_SEC, WINDOW_SEC, check_window_options
 from utils.tools.robustness_conditions import (
     ACCURACY,
@@ -94,10 +96,7 @@ class Statistic(NamedTuple):
     n: int
 
     def __str__(self) -> str:
-        if self.mean is None:
-            return "–"
-        error = "" if self.standard_error is None else f" ± {self.standard_error:.2f}"
-        return f"{round(self.mean, 2) + 0.0:.2f}{error}"  # + 0.0: no minus zeros
+        return mean_text(self.mean, self.standard_error, none="–")
 
 
 def main() -> int:
@@ -134,21 +133,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--exp_dir", type=Path, required=True, help="experiment of an audio-visual network")
     parser.add_argument("--baseline_exp_dir", type=Path, help="experiment of an audio-only network, to compare with")
     parser.add_argument("--manifest", type=Path, required=True, help="CSV of mixtures of two sources with references")
-    parser.add_argument("--max_mixtures", type=int, default=40, help="mixtures to try, spread evenly over the manifest")
+    parser.add_argument("--max_mixtures", type=at_least(2), default=40, help="mixtures to try, spread evenly over the manifest")
     parser.add_argument("--noise_dir", type=Path, help="noise files to try, at the manifest's sample rate")
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="stores are in dump_dir/embeddings")
     parser.add_argument("--window_sec", type=float, default=WINDOW_SEC, help="of longer recordings")
     parser.add_argument("--hop_sec", type=float, default=HOP_SEC, help="from window to window")
-    parser.add_argument("--batch_size", type=int, default=8, help="equally long mixtures separated at once")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--batch_size", type=at_least(1), default=8, help="equally long mixtures separated at once")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of everything that is drawn")
     parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--threads", type=at_least(1), default=2, help="CPU threads")
     parser.add_argument("--out_dir", type=Path, help="default: robustness/<test name> in the experiment")
     add_results_options(parser, "robustness")
     args = parser.parse_args()
-    for name, least in (("max_mixtures", 2), ("batch_size", 1), ("threads", 1), ("seed", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} {getattr(args, name)} must be at least {least}")
     check_window_options(parser, args)
     return args
 
@@ -239,7 +235,7 @@ def separate_trials(separator: "Separator", trials: dict[str, Trial], settings: 
 
 def report(outcomes: dict[str, Outcome], args: argparse.Namespace, manifest: Manifest) -> None:
     """Print the table, write it with its JSON and its picture."""
-    test_name = f"{manifest.path.resolve().parent.name}_{manifest.path.stem}"
+    test_name = name_of_test(manifest.path)
     out_dir = args.out_dir or args.exp_dir / "robustness" / test_name
     baseline = args.baseline_exp_dir.resolve().name if args.baseline_exp_dir else ""
     names = {"model": args.exp_dir.resolve().name, "baseline": baseline}

@@ -76,7 +76,7 @@ class SourceBank:
         fps: video frames for each second that the network was trained for.
 
     Raises:
-        UserError: references, mouths or embeddings are missing, the mixtures have not two sources, or the video has
+        UserError: references, mouth crops or embeddings are missing, the mixtures have not two sources, or the video has
             another rate.
     """
 
@@ -395,5 +395,5 @@ def spread(items: tuple | list, n_most: int) -> list:
 
 
 def _kept(before: tuple[str, ...], after: tuple[str, ...]) -> int:
-    """How many faces keep their speaker; unknown speakers never do."""
+    """Count the faces that keep their speaker; unknown speakers never do."""
     return sum(bool(old) and old == new for old, new in zip(before, after, strict=True))

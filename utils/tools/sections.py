@@ -1,7 +1,6 @@
 """Sections of a Markdown file that tools fill: each writes its own and leaves the rest of the file as it is.
 
 A section `NAME` lies between the lines `<!-- begin NAME -->` and `<!-- end NAME -->`, which a browser does not show.
-Used by the programs in this folder; `write_section` reads and replaces the file that --results names.
 """
 
 import argparse
@@ -85,14 +84,14 @@ def write_section(path: Path, name: str, text: str) -> None:
 def origin(
     program: str, threads: int, *facts: str, arguments: Sequence[str] | None = None, revisions: Sequence[str] = ()
 ) -> str:
-    """Where a section's numbers come from, as Markdown: what belongs at the end of every section.
+    """Origin of a section's numbers as Markdown, for the end of the section.
 
     Args:
         program: what `python -m` was given, e.g. `utils.tools.comparison`.
         threads: CPU threads of a process.
         facts: more lines, such as the seeds and the budget.
         arguments: of the command that makes the numbers again; None: those of this process.
-        revisions: commits that the numbers were made with; none: the one that is checked out.
+        revisions: commits that made the numbers; none: the one that is checked out.
     """
     command = shlex.join(["python", "-m", program, *(sys.argv[1:] if arguments is None else arguments)])
     date = datetime.now().astimezone().isoformat(timespec="minutes")

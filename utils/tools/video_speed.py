@@ -29,7 +29,8 @@ from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.experiments import open_experiment
 from utils.data.files import atomic_path
 from utils.data.reports import markdown_table
-from utils.errors import OptionParser, UsageError, run_cli
+from utils.errors import OptionParser, UsageError, UserError, at_least, run_cli
+from utils.tools.long_recordings import HOP_SEC, WINDOW_SEC
 from utils.tools.processes import in_own_process
 from utils.tools.sections import add_results_options, origin, publish
 from utils.video.decoding import read_pictures
@@ -42,6 +43,8 @@ PARTS = ("sound", "decoding", "faces", "mouth crops", "visual frontend", "separa
 def main() -> None:
     """Make the videos, measure them, print the table."""
     args = parse_args()
+    if open_experiment(args.exp_dir, args.frontend_weights).frontend is None:
+        raise UserError(f"--exp_dir {args.exp_dir}: audio-only, it takes no faces; give an audio-visual one")
     rows = []
     for height in args.heights:
         piece = args.work_dir / f"piece-{height}p.mkv"
@@ -64,13 +67,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--frontend_weights", default="", help="where the visual frontend's weights are now, if moved")
     parser.add_argument("--minutes", type=_numbers, default=[1.0], help="lengths of the videos")
     parser.add_argument("--heights", type=_numbers, default=[360.0, 720.0], help="pixels, 16:9")
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
+    parser.add_argument("--threads", type=at_least(1), default=2, help="of PyTorch")
     parser.add_argument("--work_dir", type=Path, default=Path("dump/video_speed"), help="the videos are kept here")
     add_results_options(parser, "video-speed")
     args = parser.parse_args()
     args.heights = [int(height) for height in args.heights]
-    if min(args.heights) < 144 or min(args.minutes) <= 0 or args.threads < 1:
-        raise UsageError("--heights are at least 144, --minutes above 0, --threads at least 1")
+    if min(args.heights) < 144 or min(args.minutes) <= 0:
+        raise UsageError("--heights are at least 144, --minutes above 0")
     return args
 
 
@@ -150,14 +153,6 @@ def measure(video: Path, exp_dir: Path, frontend_weights: str, threads: int) -> 
     """Seconds of each part, those of the video, the number of faces, and the process' peak memory in MB."""
     import torch
 
-    torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory() as folder:
-        return _measure_parts(video, Path(folder), exp_dir, frontend_weights)
-
-
-def _measure_parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: str) -> dict[str, float]:
-    import torch
-
     from utils.data.audio import read_audio
     from utils.data.mouths import MouthFile
     from utils.embedding.embed import embed_file
@@ -167,30 +162,32 @@ def _measure_parts(video: Path, folder: Path, exp_dir: Path, frontend_weights: s
     from utils.video.people import find_people
     from utils.video.preparation import VideoOptions, write_mouths
 
+    torch.set_num_threads(threads)
     record = open_experiment(exp_dir, frontend_weights).frontend
     frontend = load_frontend(record.weights, record.conf or None, record.layer)
     separator = load_separator(exp_dir, "cpu")
-    sound_path, mouths = folder / "sound.wav", []
-    sound_sec, n_samples = _timed(lambda: extract_sound(video, sound_path).n_samples)
-    n_frames = math.ceil(n_samples / _FRAME_SAMPLES)
-    decode_sec, _ = _timed(lambda: sum(1 for _ in read_pictures(video, n_frames)))
-    scan_sec, found = _timed(lambda: find_people(video, n_frames, folder / "scan"))
-    people = found.people
-    mouths = [folder / f"{person.name}.npz" for person in people]
-    cut_sec, _ = _timed(lambda: write_mouths(video, people, n_frames, mouths, VideoOptions()))
-    embed_sec, visual = _timed(lambda: torch.stack([embed_file(frontend, MouthFile(path)) for path in mouths]))
+    with tempfile.TemporaryDirectory() as folder:
+        sound_path = Path(folder) / "sound.wav"
+        sound_sec, n_samples = _timed(lambda: extract_sound(video, sound_path).n_samples)
+        n_frames = math.ceil(n_samples / _FRAME_SAMPLES)
+        decode_sec, _ = _timed(lambda: sum(1 for _ in read_pictures(video, n_frames)))
+        scan_sec, found = _timed(lambda: find_people(video, n_frames, Path(folder) / "scan"))
+        people = found.people
+        mouths = [Path(folder) / f"{person.name}.npz" for person in people]
+        cut_sec, _ = _timed(lambda: write_mouths(video, people, n_frames, mouths, VideoOptions()))
+        embed_sec, visual = _timed(lambda: torch.stack([embed_file(frontend, MouthFile(path)) for path in mouths]))
 
-    def separate() -> None:
-        blocks: Iterator = separate_blocks(
-            FacesOnScreen(separator.network),
-            lambda start, count: torch.from_numpy(read_audio(sound_path, start, count, SAMPLE_RATE_HZ)),
-            lambda first, count: visual[:, first : first + count],
-            n_samples, window_sec=8.0, hop_sec=6.0, sample_rate=SAMPLE_RATE_HZ, fps=float(VIDEO_FPS),
-        )  # fmt: skip
-        for _ in blocks:
-            pass
+        def separate() -> None:
+            blocks: Iterator = separate_blocks(
+                FacesOnScreen(separator.network),
+                lambda start, count: torch.from_numpy(read_audio(sound_path, start, count, SAMPLE_RATE_HZ)),
+                lambda first, count: visual[:, first : first + count],
+                n_samples, window_sec=WINDOW_SEC, hop_sec=HOP_SEC, sample_rate=SAMPLE_RATE_HZ, fps=float(VIDEO_FPS),
+            )  # fmt: skip
+            for _ in blocks:
+                pass
 
-    separate_sec, _ = _timed(separate)
+        separate_sec, _ = _timed(separate)
     seconds = (sound_sec, 2 * decode_sec, scan_sec - decode_sec, cut_sec - decode_sec, embed_sec, separate_sec)
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     lengths = {"video_sec": n_samples / SAMPLE_RATE_HZ, "n_faces": len(people), "memory_mb": memory_mb}

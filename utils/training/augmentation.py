@@ -26,17 +26,11 @@ BURST_FRAMES = 5  # mean length of what is lost at a time: 0.2 s at 25 frames/s
 
 
 def shift_frames(visual: np.ndarray, by: int) -> np.ndarray:
-    """Delay the video of a face.
+    """Delay the video of a face, embeddings (frames, dim), by frames; negative is early.
 
-    Args:
-        visual: embeddings (frames, dim).
-        by: frames that the video is late; negative is early. The first or last frame fills what is missing.
-
-    Returns:
-        (frames, dim), as long as before.
+    The first or last frame fills what is missing.
     """
-    last = len(visual) - 1
-    return visual[np.clip(np.arange(len(visual)) - by, 0, last)]
+    return visual[np.clip(np.arange(len(visual)) - by, 0, len(visual) - 1)]
 
 
 def drop_frames(visual: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
@@ -45,18 +39,15 @@ def drop_frames(visual: np.ndarray, ratio: float, rng: np.random.Generator) -> n
     Args:
         visual: embeddings (frames, dim).
         ratio: of the frames that are lost, 0 to 1, to the nearest whole frame.
-        rng: where the bursts fall.
+        rng: for length and place of the bursts.
     """
     return np.where(_bursts(len(visual), ratio, rng)[:, None], 0, visual).astype(visual.dtype)
 
 
 def freeze_frames(visual: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
-    """Repeat the last good frame in a part of the frames, as a video that hangs, in bursts of random length.
+    """Repeat the last good frame in a part of the frames, as a video that hangs; arguments as of `drop_frames`.
 
-    Args:
-        visual: embeddings (frames, dim). One that begins within a burst repeats its first frame.
-        ratio: of the frames that are repeated, 0 to 1, to the nearest whole frame.
-        rng: where the bursts fall.
+    A clip that begins within a burst repeats its first frame.
     """
     frozen = _bursts(len(visual), ratio, rng)
     return visual[np.maximum.accumulate(np.where(frozen, 0, np.arange(len(visual))))]
@@ -80,7 +71,7 @@ def augment_visual(visual: np.ndarray, config: DataConfig, rng: np.random.Genera
     Args:
         visual: (n_faces, frames, dim).
         config: how much, and how often; each kind draws for itself.
-        rng: what happens.
+        rng: for all that is drawn.
         keep_faces: drop no whole face.
 
     Returns:

@@ -217,7 +217,6 @@ class Config:
 _SECTIONS: dict[str, type[Checked]] = {
     "data": DataConfig, "loss": LossConfig, "training": TrainingConfig, "optim": OptimConfig
 }  # fmt: skip
-_Nested = dict[str, dict[str, Any]]
 
 
 def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
@@ -235,7 +234,7 @@ def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     path = Path(path)
     layers = _layers(path)
     kinds: dict[str, type[Checked]] = {"model": NETWORK_CONFIGS[_network_name(layers)], **_SECTIONS}
-    values: _Nested = {section: {} for section in kinds}
+    values: dict[str, dict[str, Any]] = {section: {} for section in kinds}
     for file, given in layers:
         for section, key, value in _checked_keys(file, given, kinds):
             values[section][key] = _checked_value(f"{file}: {section}.{key}", kinds[section], key, value)
@@ -249,6 +248,21 @@ def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
         return Config(**sections)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """Read a YAML file, {} from an empty one; `what` it holds is for messages.
+
+    Raises:
+        UserError: no such file, or no YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        known = ", ".join(sorted(str(other) for other in path.parent.glob("*.yml"))) or "none"
+        raise UserError(f"{path}: no such {what}; there are: {known}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
 
 
 def write_config(path: Path | str, config: Config) -> None:
@@ -267,14 +281,7 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[s
     """A conf and those it is based on, the base first: (file, its sections)."""
     if path.resolve() in [file.resolve() for file in above]:
         raise UserError(f"{path}: based on itself: {' -> '.join(str(file) for file in (*above, path))}")
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        known = ", ".join(sorted(str(p) for p in path.parent.glob("*.yml"))) or "none"
-        of_which = f" (base of {above[-1]})" if above else ""
-        raise UserError(f"{path}: no such conf{of_which}; there are: {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    given = read_yaml(path, f"conf (base of {above[-1]})" if above else "conf")
     if not isinstance(given, dict):
         raise UserError(f"{path}: a conf is sections of keys, this is a {type(given).__name__}")
     base = given.pop("base", None)

@@ -147,8 +147,8 @@ class MixtureDataset(Dataset):
     ) -> None:
         if not manifest.has_references:
             raise UserError(f"{manifest.path}: mixtures without sources cannot be trained on or validated with")
-        self.manifest, self.stores, self.seed, self.config = manifest, list(stores), seed, config or DataConfig()
-        self.segments = Segments(manifest, self.stores, segment_sec, fps)
+        self.manifest, self.stores, self.seed, self.config = manifest, stores, seed, config or DataConfig()
+        self.segments = Segments(manifest, stores, segment_sec, fps)
         self.left_out = self.segments.left_out
 
     def __len__(self) -> int:
@@ -189,9 +189,8 @@ class UtterancePool:
 
     Args:
         manifest: utterances.
-        stores: embedding stores, each with the mouths of all utterances.
+        stores, fps: as for `Segments`.
         config: `segment_sec`, `same_speaker_prob`, `max_speed_change`.
-        fps: video frames for each second.
         most_sources: the largest number of sources that will be asked for.
 
     Raises:
@@ -295,7 +294,7 @@ class DynamicMixtureDataset(Dataset):
         config: what is drawn, and how often.
         n_src: sources to separate.
         fps: video frames for each second.
-        seed: of everything that is drawn.
+        seed: of everything.
 
     Attributes:
         n_with_extra_speaker: so many of the examples, the first of each epoch, have n_src + 1 targets.
@@ -316,13 +315,13 @@ class DynamicMixtureDataset(Dataset):
         fps: float = 25.0,
         seed: int = 0,
     ) -> None:
-        self.stores, self.config, self.n_src, self.seed = list(stores), config, n_src, seed
+        self.stores, self.config, self.n_src, self.seed = stores, config, n_src, seed
         most_targets = n_src + (config.extra_speaker_prob > 0)
         most_sources = max(most_targets, 2) + (config.off_screen_prob > 0)
         # Where every source without a face is from elsewhere, a corpus needs no second speaker.
         self.draws_others = config.interferer_prob < 1
         most_drawn = most_sources if self.draws_others else most_targets
-        self.pool = UtterancePool(manifest, self.stores, config, fps, most_drawn)
+        self.pool = UtterancePool(manifest, stores, config, fps, most_drawn)
         self.acoustics = Acoustics(config, manifest.sample_rate)
         self.acoustics.check_sources(most_sources)
         self.size = config.epoch_size or len(self.pool.items)
@@ -481,19 +480,14 @@ def make_sampler(
 ) -> EpochSampler:
     """Make the order of the training examples, in whole batches of equally many sources.
 
-    Args:
-        config: of the training.
-        train_set: what `make_datasets` made of the manifest at `path`.
-        path: named in errors.
-        rank, world_size: this process and the number of processes.
-        first_epoch: the one to begin with.
+    `train_set` is what `make_datasets` made of the manifest at `path`; the others are arguments of `EpochSampler`.
 
     Raises:
         UserError: too few examples for a batch.
     """
-    batch_size, n_extra = config.training.batch_size, train_set.n_with_extra_speaker
-    sizes = {"batch_size": batch_size, "n_with_extra_speaker": n_extra}
-    sampler = EpochSampler(len(train_set), config.training.seed, rank, world_size, first_epoch, **sizes)
+    batch_size, n_extra, seed = config.training.batch_size, train_set.n_with_extra_speaker, config.training.seed
+    place = (rank, world_size, first_epoch)
+    sampler = EpochSampler(len(train_set), seed, *place, batch_size=batch_size, n_with_extra_speaker=n_extra)
     if len(train_set) < sampler.step:
         raise UserError(
             f"{path}: {len(train_set)} examples are too few for a step of {batch_size} mixtures x "

@@ -79,14 +79,11 @@ def write_history(path: Path | str, rows: list[dict[str, Any]]) -> None:
 
 def draw_curves(path: Path | str, rows: list[dict[str, Any]], title: str) -> None:
     """Draw loss and SI-SNRi of training and validation over the epochs, as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     epochs = [row["epoch"] + 1 for row in rows]
-    figure, panels = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for panel, key, label in zip(panels, ("loss", "si_snri"), ("loss (dB)", "SI-SNRi (dB)"), strict=True):
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    for panel, key, label in zip(figure.subplots(1, 2), ("loss", "si_snri"), ("loss (dB)", "SI-SNRi (dB)"), strict=True):
         panel.plot(epochs, [row[key] for row in rows], label="training", color="tab:blue")
         panel.plot(epochs, [row[f"val_{key}"] for row in rows], label="validation", color="tab:orange")
         panel.set(xlabel="epoch", ylabel=label)
@@ -95,7 +92,6 @@ def draw_curves(path: Path | str, rows: list[dict[str, Any]], title: str) -> Non
     figure.suptitle(title, parse_math=False)  # a name may have dollar signs
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
-    plt.close(figure)
 
 
 def training_inputs(

@@ -1,7 +1,4 @@
-"""Training: data, network and Lightning's trainer put together; resumed from the last epoch where there is one.
-
-After every epoch the history, its curves, the best network and audio examples are written, and a line is logged.
-"""
+"""Training: data, network and Lightning's trainer put together; resumed from the last epoch where there is one."""
 
 import importlib.util
 import logging
