@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from utils.data.constants import AUDIO_SUFFIXES
 from utils.data.files import atomic_path
 from utils.data.sound_checks import SoundMeter, require_numbers
 from utils.errors import UserError, system_error
 
-EXTENSIONS = AUDIO_SUFFIXES
 _BLOCK_SAMPLES = 1 << 20
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.corpora.dla import SAMPLE_RATE_HZ, VIDEO_FPS, dla_splits, scan_dla
-from utils.data.audio import EXTENSIONS, probe_audio
+from utils.data.audio import probe_audio
+from utils.data.constants import AUDIO_SUFFIXES
 from utils.data.devices import choose_device
 from utils.data.estimates import CUE_FOLDERS, JOURNAL_NAME, offset_folder, offset_folders, write_separated
 from utils.data.experiments import Experiment
@@ -312,7 +313,7 @@ def _with_bad_mouths(root: Path, split: str | None, problems: list[Problem]) -> 
 
 
 def _audio_files(root: Path, folder: Path, stem: str) -> Iterator[str]:
-    for suffix in (*EXTENSIONS, *(suffix.upper() for suffix in EXTENSIONS)):
+    for suffix in (*AUDIO_SUFFIXES, *(suffix.upper() for suffix in AUDIO_SUFFIXES)):
         if (root / folder / (stem + suffix)).is_file():
             yield str(folder / (stem + suffix))
 

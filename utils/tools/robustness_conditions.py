@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.data.audio import EXTENSIONS, read_audio
+from utils.data.audio import read_audio
 from utils.data.clock import frames_covering, frames_to_samples
+from utils.data.constants import AUDIO_SUFFIXES
 from utils.data.manifest import Manifest
 from utils.data.manifest_rows import Mixture
 from utils.embedding.store import EmbeddingStore
@@ -273,9 +274,9 @@ def read_noises(folder: Path | None, sample_rate: int) -> dict[str, np.ndarray]:
     """
     if folder is None:
         return {}
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in EXTENSIONS)
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     if not paths:
-        raise UserError(f"--noise_dir {folder}: holds no {', '.join(EXTENSIONS)} file")
+        raise UserError(f"--noise_dir {folder}: holds no {', '.join(AUDIO_SUFFIXES)} file")
     noises = {path.stem: read_audio(path, sample_rate=sample_rate) for path in paths}
     for path in paths:
         if not noises[path.stem].any():
