@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from utils.data.constants import SPLITS
+from utils.data.constants import SAMPLE_RATE_HZ, SPLITS
 from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
 from utils.data.manifest_rows import Mixture, Utterance, item_id
 from utils.data.validation import validate_manifest
@@ -37,18 +37,16 @@ def keep_usable(items: Items, root: Path, sample_rate: int, *, deep: bool, nj: i
 
 
 def label_mixtures(mixtures: Mapping[str, Sequence[Mixture]], train_speakers: set[str] | None) -> dict[str, list[Mixture]]:
-    """Name the subset of each mixture (`same_voice`, `unseen_face`, `different_voices`), where the speakers are known."""
-    return {split: label_subsets(list(items), train_speakers) for split, items in mixtures.items()}
-
-
-def label_subsets(mixtures: list[Mixture], train_speakers: set[str] | None) -> list[Mixture]:
     """Name the subset of each mixture: `same_voice`, `unseen_face` or `different_voices`.
 
     Args:
-        mixtures: with their speakers; those without get "".
+        mixtures: by split, with their speakers; those without get "".
         train_speakers: the speakers of the train split; None where there is no train split.
     """
-    return [replace(mixture, subset=_subset(mixture.speakers, train_speakers)) for mixture in mixtures]
+    return {
+        split: [replace(item, subset=_subset(item.speakers, train_speakers)) for item in items]
+        for split, items in mixtures.items()
+    }
 
 
 def _subset(speakers: tuple[str, ...], train_speakers: set[str] | None) -> str:
@@ -59,6 +57,13 @@ def _subset(speakers: tuple[str, ...], train_speakers: set[str] | None) -> str:
     if train_speakers is not None and not train_speakers.issuperset(speakers):
         return "unseen_face"
     return "different_voices"
+
+
+def too_short(length: int, min_sec: float) -> str:
+    """The reason against a sound of `length` samples, "" if it is long enough."""
+    if length >= min_sec * SAMPLE_RATE_HZ:
+        return ""
+    return f"lasts {length / SAMPLE_RATE_HZ:.3f} s, less than --min_sec {min_sec:g}"
 
 
 def refuse_failures(path: Path, problems: Sequence[Problem], max_failed: int) -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from utils.corpora.output import label_mixtures, print_summary, refuse_failures, write_corpus
+from utils.corpora.output import label_mixtures, print_summary, refuse_failures, too_short, write_corpus
 from utils.data.clock import frames_covering
 from utils.data.constants import SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
 from utils.data.disk import require_space
@@ -76,8 +76,7 @@ class RawOptions:
     Attributes:
         n_mixtures: mixtures to draw for each split that has none in a list.
         draw: options of these mixtures.
-        mixing: options of their audio.
-        min_sec: clips that are shorter are listed and left out.
+        mixing: options of their audio; clips that are shorter than its `min_sec` are listed and left out.
         seed: of all that is drawn.
         nj: processes.
         max_failed: clips and mixtures that may be left out.
@@ -87,8 +86,7 @@ class RawOptions:
 
     n_mixtures: dict[str, int] = field(default_factory=lambda: {"train": 0, "val": 500, "test": 500})
     draw: ListOptions = field(default_factory=ListOptions)
-    mixing: MixingOptions = field(default_factory=MixingOptions)
-    min_sec: float = 2.0
+    mixing: MixingOptions = field(default_factory=lambda: MixingOptions(min_sec=SETTINGS["min_sec"]))
     seed: int = 0
     nj: int = 1
     max_failed: int = 0
@@ -100,16 +98,18 @@ class RawOptions:
 # Options
 
 
-def raw_parser(description: str) -> OptionParser:
-    """The options that every raw-video corpus has; a corpus adds its own."""
+def raw_parser(
+    description: str,
+    corpus: str = "folder of the raw corpus",
+    mix_list: str = "the mixtures of this list, mixtures.csv of an earlier preparation",
+) -> OptionParser:
+    """The options that every raw-video corpus has, two of them with help of their own; a corpus adds its own."""
     parser = OptionParser(description=description)
-    parser.add_argument(
-        "--data_dir", type=Path, required=True, help="gets the manifests and the audio; its name is the corpus'"
-    )
-    parser.add_argument("--corpus_dir", type=Path, required=True, help="folder of the raw corpus")
+    parser.add_argument("--data_dir", type=Path, required=True, help="gets manifests and audio; its name is the corpus'")
+    parser.add_argument("--corpus_dir", type=Path, required=True, help=corpus)
     parser.add_argument("--nj", type=int, default=1, help="processes")
     parser.add_argument("--max_failed", type=int, default=0, help="clips and mixtures that may be left out")
-    parser.add_argument("--mix_list", type=Path, help="the mixtures of this list, mixtures.csv of an earlier preparation")
+    parser.add_argument("--mix_list", type=Path, help=mix_list)
     add_raw_options(parser)
     return parser
 
@@ -177,7 +177,6 @@ def raw_options(args: argparse.Namespace) -> RawOptions:
         n_mixtures={split: values[f"n_{split}"] for split in SPLITS},
         draw=draw,
         mixing=MixingOptions(**settings, noise_dir=args.noise_dir, rir_dir=args.rir_dir),
-        min_sec=settings["min_sec"],
         seed=args.seed,
         nj=args.nj,
         max_failed=args.max_failed,
@@ -263,13 +262,11 @@ def _checked_clips(clips: Sequence[Utterance]) -> tuple[list[Utterance], list[Pr
         name = clip.utterance_id
         texts = (name, clip.speaker, clip.video_path, clip.audio_path, clip.landmarks_path)
         reason = next(filter(None, map(name_problem, texts)), "")
-        if reason:
-            pass
-        elif counts[name] > 1:
+        if not reason and counts[name] > 1:
             reason = f"{counts[name]} clips have this id; ids must tell them apart"
-        elif not name or "/" in name or "\\" in name:
+        if not reason and (not name or "/" in name or "\\" in name):
             reason = "the name cannot be an id: it is empty, or holds a separator"
-        elif clip.split not in SPLITS:
+        if not reason and clip.split not in SPLITS:
             reason = f"the split is '{clip.split}', none of {', '.join(SPLITS)}"
         if reason:
             problems.append(Problem(0, name, clip.video_path, reason))
@@ -381,9 +378,7 @@ def _extract(
     kept, problems = [], []
     for clip in clips:
         name = clip.utterance_id
-        reason = reasons.get(name, "")
-        if not reason and lengths[name] < options.min_sec * SAMPLE_RATE_HZ:
-            reason = f"lasts {lengths[name] / SAMPLE_RATE_HZ:.3f} s, less than --min_sec {options.min_sec:g}"
+        reason = reasons.get(name) or too_short(lengths[name], options.mixing.min_sec)
         if reason:
             problems.append(Problem(0, name, clip.audio_path or clip.video_path, reason))
         else:
@@ -445,8 +440,7 @@ def _matching(
     there = absent_clips(listed, clips, known)
     kept, problems = [], list(there.problems)
     for item in there.mixtures:
-        reason = _reason_against(item, clips, options)
-        if reason:
+        if reason := _reason_against(item, clips, options):
             problems.append(Problem(item.row, item.mixture_id, item.source, reason))
         else:
             kept.append(item)
