@@ -48,7 +48,9 @@ def main() -> None:
     utterances = _collect_utterances(mixtures, extras, args.nj)
     problems["utterances"] = utterances.problems
     refuse_failures(args.data_dir / "failed.csv", [p for found in problems.values() for p in found], args.max_failed)
-    _refuse_empty_splits(args.data_dir, root, mixtures)
+    for split, items in mixtures.items():
+        if not items:
+            raise UserError(f"the {split} split holds no mixture that can be used; see {args.data_dir / 'failed.csv'}", root)
     train_speakers = {name for item in mixtures["train"] for name in item.speakers} if "train" in mixtures else None
     mixtures = label_mixtures(mixtures, train_speakers)
     write_corpus(args.data_dir, root, SAMPLE_RATE_HZ, {**mixtures, "utterances": utterances.items})
@@ -77,7 +79,10 @@ def _collect_utterances(mixtures: dict[str, list[Mixture]], extras: Sequence[Man
         found = [replace(p, path=str(extra.resolve(p.path))) for p in validate_manifest(extra, deep=True, nj=nj)]
         broken = {problem.item_id for problem in found}
         problems += found
-        offered += [(_absolute(extra, item), False) for item in extra.items if item.utterance_id not in broken]
+        for item in extra.items:
+            if item.utterance_id not in broken:
+                mouth_path = str(extra.resolve(item.mouth_path)) if item.mouth_path else ""
+                offered.append((replace(item, audio_path=str(extra.resolve(item.audio_path)), mouth_path=mouth_path), False))
     kept: dict[str, Utterance] = {}
     dropped = Counter()
     for utterance, from_train in offered:
@@ -107,26 +112,10 @@ def _parts(mixture: Mixture) -> list[Utterance]:
     ]
 
 
-def _absolute(manifest: Manifest, item: Utterance) -> Utterance:
-    """An utterance of another folder, to be read from anywhere."""
-    mouth_path = str(manifest.resolve(item.mouth_path)) if item.mouth_path else ""
-    return replace(item, audio_path=str(manifest.resolve(item.audio_path)), mouth_path=mouth_path)
-
-
-def _left_out(problems: dict[str, list[Problem]]) -> dict[str, int]:
-    return {name: len({problem.item_id for problem in found}) for name, found in problems.items()}
-
-
-def _refuse_empty_splits(data_dir: Path, root: Path, mixtures: dict[str, list[Mixture]]) -> None:
-    for split, items in mixtures.items():
-        if not items:
-            raise UserError(f"the {split} split holds no mixture that can be used; see {data_dir / 'failed.csv'}", root)
-
-
 def _print_summary(
     data_dir: Path, mixtures: dict[str, list[Mixture]], problems: dict[str, list[Problem]], utterances: Utterances
 ) -> None:
-    left_out = _left_out(problems)
+    left_out = {name: len({problem.item_id for problem in found}) for name, found in problems.items()}
     parts = []
     for split, items in mixtures.items():
         subsets = Counter(mixture.subset for mixture in items if mixture.subset)
