@@ -6,7 +6,6 @@ every edge has an exact coverage and no supersampling is needed. Skin is pulled 
 with the head, lit and given a sensor's noise.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -200,14 +199,10 @@ def draw_mouths(face: Face, motion: Motion, rng: np.random.Generator) -> np.ndar
     Returns:
         uint8 (frames, 96, 96).
     """
-    pieces = [_draw(face, piece) for piece in _pieces(motion)]
-    return _film(np.concatenate(pieces), rng)
-
-
-def _pieces(motion: Motion) -> Iterator[Motion]:
-    """A few frames at a time: their arrays stay in the processor's cache, which halves the time."""
-    for start in range(0, len(motion.jaw), _FRAMES_AT_ONCE):
-        yield Motion(*(curve[start : start + _FRAMES_AT_ONCE] for curve in vars(motion).values()))
+    # a few frames at a time: their arrays stay in the processor's cache, which halves the time
+    pieces = [slice(start, start + _FRAMES_AT_ONCE) for start in range(0, len(motion.jaw), _FRAMES_AT_ONCE)]
+    drawn = [_draw(face, Motion(*(curve[piece] for curve in vars(motion).values()))) for piece in pieces]
+    return _film(np.concatenate(drawn), pieces, rng)
 
 
 def _draw(face: Face, motion: Motion) -> np.ndarray:
@@ -227,18 +222,15 @@ def opening_of(face: Face, motion: Motion) -> np.ndarray:
 
 
 def _shape_lips(face: Face, motion: Motion) -> _Lips:
-    def each(values: np.ndarray) -> np.ndarray:
-        return values.astype(np.float32)[:, None, None]
-
-    closure, labiodental = each(motion.closure), each(motion.labiodental)
-    width, protrusion = each(motion.width) * face.liveliness, each(motion.protrusion)
+    closure, labiodental = _each(motion.closure), _each(motion.labiodental)
+    width, protrusion = _each(motion.width) * face.liveliness, _each(motion.protrusion)
     free = (1 - closure) * (1 - labiodental)
-    jaw = each(motion.jaw) * face.jaw_reach
+    jaw = _each(motion.jaw) * face.jaw_reach
     half_width = face.half_width * (1 + 0.12 * width - 0.17 * protrusion) - 0.03 * jaw
     along = np.clip(np.abs(X) / half_width, 0, 1)
     seam = face.corner_drop * along**2 + face.seam_wave * (0.6 * _bump(along, 0.25) - _bump(along - 0.45, 0.25))
-    rise = free * (2.6 * each(motion.upper_raise) * face.liveliness + 0.10 * jaw) + labiodental * (1 - closure) * 1.8
-    drop = free * (0.80 * np.maximum(jaw - 0.8, 0) + 3.2 * each(motion.lower_drop) * face.liveliness)
+    rise = free * (2.6 * _each(motion.upper_raise) * face.liveliness + 0.10 * jaw) + labiodental * (1 - closure) * 1.8
+    drop = free * (0.80 * np.maximum(jaw - 0.8, 0) + 3.2 * _each(motion.lower_drop) * face.liveliness)
     # f and v: the lower lip comes up until it meets the edge of the upper teeth
     drop = drop + labiodental * (1 - closure) * (face.upper_teeth_y - 1.2)
     aperture = np.clip(1 - np.square(along / (0.90 + 0.05 * width)), 0, None) ** (0.62 - 0.14 * protrusion)
@@ -260,6 +252,11 @@ def _shape_lips(face: Face, motion: Motion) -> _Lips:
         lower_inner + lower * lower_profile,
         jaw,
     )
+
+
+def _each(values: np.ndarray) -> np.ndarray:
+    """A value for each frame, to be spread over the canvas."""
+    return values[:, None, None]
 
 
 def _pull_skin(face: Face, lips: _Lips) -> np.ndarray:
@@ -288,13 +285,9 @@ def _shade_around(face: Face, lips: _Lips, picture: np.ndarray) -> np.ndarray:
 
 def _paint_inside(face: Face, motion: Motion, lips: _Lips) -> np.ndarray:
     """The open mouth behind the lips: dark cavity, tongue, both rows of teeth."""
-
-    def each(values: np.ndarray) -> np.ndarray:
-        return values[:, None, None]
-
     side = _bump(X / lips.half_width, 0.95)
     cavity = 0.14 * face.skin_tone + 10 + 0.6 * Y
-    height, tip = each(motion.tongue_height), each(motion.tongue_tip)
+    height, tip = _each(motion.tongue_height), _each(motion.tongue_tip)
     floor = face.upper_teeth_y + 0.9 * lips.jaw + 4.0
     tongue_top = floor - 3.5 - (0.75 * lips.jaw + 4.0) * height + 0.035 * np.square(X)
     tongue = _soft_step(Y - tongue_top, 2.0) * (1 - _soft_step(np.abs(X) - 0.62 * face.half_width, 5))
@@ -329,7 +322,7 @@ def _paint_lips(face: Face, motion: Motion, lips: _Lips, mouth: np.ndarray) -> n
     upper = base - 10 - 9 * np.clip(depth_upper, 0, 1)
     lower = base + face.gloss * _bump(depth_lower - 0.42, 0.24) * _bump(X, 11) - 9 * np.clip(depth_lower, 0, 1) ** 3
     creases = 2.6 * np.sin(X * 1.9 + 1.3 * np.sin(X * 0.7 + face.gloss)) * _bump(X, 16)
-    tone = upper + is_lower * (lower - upper) + creases + 6 * motion.protrusion[:, None, None]
+    tone = upper + is_lower * (lower - upper) + creases + 6 * _each(motion.protrusion)
     gap = lips.lower_inner - lips.upper_inner
     contact = np.clip(1 - gap / 2.0, 0, 1)
     seam = contact * _bump(Y - middle, 1.15) * _soft_step(0.97 * lips.half_width - np.abs(X), 2.5)
@@ -348,14 +341,13 @@ def _cover(below: np.ndarray, above: np.ndarray, coverage: np.ndarray) -> np.nda
     return below + coverage * (above - below)
 
 
-def _film(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _film(picture: np.ndarray, pieces: list[slice], rng: np.random.Generator) -> np.ndarray:
     """Head motion, lighting drift, a lens and a sensor: canvas to crop."""
     n_frames = len(picture)
     sway = _drift(rng, n_frames, 5) * np.array([0.9, 0.8, 0.012, 0.010, 1.0])
     still = rng.uniform(-1, 1, 5) * np.array([1.8, 2.0, 0.035, 0.045, 0.0])
     shift_x, shift_y, roll, zoom, light = (sway + still).T.astype(np.float32)[:, :, None, None]
     pose = np.stack([shift_x, shift_y, roll, _CLOSE_UP + zoom])
-    pieces = [slice(start, start + _FRAMES_AT_ONCE) for start in range(0, n_frames, _FRAMES_AT_ONCE)]
     moved = np.concatenate([_move(picture[piece], *pose[:, piece]) for piece in pieces])
     gain = 1 + 0.025 * light + rng.uniform(-0.06, 0.06)
     across = np.arange(MOUTH_SIZE, dtype=np.float32) / MOUTH_SIZE - 0.5

@@ -328,9 +328,8 @@ def prepare_raw_corpus(
         UserError: more fails than allowed, the disk is too small, or the clips are too few for the mixtures.
     """
     data_dir = data_dir.absolute()
-    problems = list(problems)
     clips, found = _checked_clips(clips)
-    problems += found
+    problems = [*problems, *found]
     known = {clip.utterance_id for clip in clips} | {problem.item_id for problem in problems}
     clips, found = _extract(clips, data_dir, options, listed)
     problems += found
@@ -455,8 +454,7 @@ def _reason_against(item: ListedMixture, clips: Mapping[str, Utterance], options
     counts = Counter(clip.speaker for clip in own if clip.speaker)
     if max(counts.values(), default=0) > 1 and not options.draw.same_speaker:
         return f"mixes the speaker {counts.most_common(1)[0][0]} with themselves; --same_speaker true allows that"
-    chosen = max if options.mixing.length == MAX else min
-    seconds = chosen(clip.length for clip in own) / SAMPLE_RATE_HZ
+    seconds = options.mixing.mixed_length(clip.length for clip in own) / SAMPLE_RATE_HZ
     if item.seconds is not None and abs(seconds - item.seconds) > _SECONDS_APART:
         return f"lasts {seconds:.3f} s by its clips where the list says {item.seconds:g} s; these are other clips"
     return ""

@@ -16,7 +16,7 @@ import hashlib
 import logging
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -79,6 +79,10 @@ class MixingOptions:
             if getattr(self, name) not in choices:
                 raise UserError(f"the {name} of mixtures is '{getattr(self, name)}', none of {', '.join(choices)}")
 
+    def mixed_length(self, lengths: Iterable[int]) -> int:
+        """Samples of a mixture of clips of these lengths, before it is cut to `max_sec`."""
+        return min(lengths) if self.length == MIN else max(lengths)
+
 
 def make_mixtures(
     data_dir: Path, mixtures: Sequence[ListedMixture], clips: Mapping[str, Utterance], options: MixingOptions, nj: int = 1
@@ -101,7 +105,11 @@ def make_mixtures(
     jobs = [_job(data_dir, item, clips, options) for item in mixtures]
     journal = data_dir / "audio" / JOURNAL
     todo = {job.name for job in pending(jobs, journal)[0]}
-    size = sum(_bytes(item, clips, options) for item in mixtures if _job_name(item) in todo)
+    size = 0
+    for item in mixtures:
+        if _job_name(item) in todo:
+            samples = options.mixed_length(clips[source.utterance_id].length for source in item.sources)
+            size += mixture_bytes(len(item.sources), samples, has_rest(item), options)
     require_space(data_dir, size, f"{len(todo)} mixtures", "--data_dir")
     results, reasons = run_jobs(_make, jobs, journal, nj, "mixtures", "mixture")
     made, problems = [], []
@@ -295,7 +303,7 @@ def _noise(item: ListedMixture, length: int, options: MixingOptions) -> np.ndarr
 
 
 def _length(lengths: Sequence[int], options: MixingOptions) -> int:
-    length = min(lengths) if options.length == MIN else max(lengths)
+    length = options.mixed_length(lengths)
     if length < max(options.min_sec * options.sample_rate, 1):
         raise UserError(f"would last {length / options.sample_rate:.3f} s where {options.min_sec:g} s are the least")
     return int(min(length, options.max_sec * options.sample_rate))
@@ -304,12 +312,6 @@ def _length(lengths: Sequence[int], options: MixingOptions) -> int:
 def has_rest(item: ListedMixture) -> bool:
     """True where more than sources is heard: noise, or a room."""
     return bool(item.noise) or any(source.response for source in item.sources)
-
-
-def _bytes(item: ListedMixture, clips: Mapping[str, Utterance], options: MixingOptions) -> int:
-    lengths = [clips[source.utterance_id].length for source in item.sources]
-    samples = min(lengths) if options.length == MIN else max(lengths)
-    return mixture_bytes(len(lengths), samples, has_rest(item), options)
 
 
 def _row(item: ListedMixture, clips: Mapping[str, Utterance], options: MixingOptions, result: Mapping[str, int]) -> Mixture:
