@@ -348,7 +348,7 @@ def prepare_raw_corpus(
     train = [clip for clip in clips if clip.split == "train" and clip.utterance_id not in held_out]
     others = [clip for clip in clips if clip.split != "train" or clip.utterance_id in held_out]
     by_split = {split: [item for item in made if item.mixture_path.startswith(f"audio/{split}/")] for split in SPLITS}
-    contents = label_mixtures(by_split, {clip.speaker for clip in train} if train else None)
+    contents = label_mixtures(by_split, {clip.speaker for clip in train})
     contents |= {"utterances": train, "clips": others}
     _write_list(data_dir / "mixtures.csv", listed, options.mixing)
     write_corpus(data_dir, data_dir, SAMPLE_RATE_HZ, contents, mouths_go_on=True)

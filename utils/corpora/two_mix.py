@@ -22,7 +22,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from utils.corpora.output import keep_usable, label_mixtures, print_summary, refuse_failures, too_short, write_corpus
+from utils.corpora.output import (
+    keep_usable,
+    label_mixtures,
+    print_summary,
+    refuse_failures,
+    too_short,
+    training_utterances,
+    write_corpus,
+)
 from utils.corpora.raw_corpus import (
     SETTINGS,
     add_raw_options,
@@ -195,17 +203,15 @@ def _listed_items(folder: Path, lists: dict[str, list]) -> Iterator[_Item | Prob
     """Match the rows of the lists by the names of their files; an item that a list lacks is a problem."""
     by_part: dict[str, dict[str, tuple[int, str, str, int]]] = {}
     for part, rows in lists.items():
-        by_part[part] = {}
+        path, by_part[part] = f"{folder / part}.json", {}
         for number, row in enumerate(rows, start=1):
             parsed = _json_row(row)
             if parsed is None:
-                yield Problem(
-                    number, str(row)[:100], f"{folder / part}.json", "is neither [path, samples] nor [path, mouth, samples]"
-                )
+                yield Problem(number, str(row)[:100], path, "is neither [path, samples] nor [path, mouth, samples]")
                 continue
             stem = PurePosixPath(parsed[0]).stem
             if stem in by_part[part]:
-                yield Problem(number, stem, f"{folder / part}.json", f"row {by_part[part][stem][0]} lists this name, too")
+                yield Problem(number, stem, path, f"row {by_part[part][stem][0]} lists this name, too")
                 continue
             by_part[part][stem] = (number, *parsed)
     for stem in sorted({stem for rows in by_part.values() for stem in rows}):
@@ -216,9 +222,8 @@ def _listed_items(folder: Path, lists: dict[str, list]) -> Iterator[_Item | Prob
         if missing:
             yield Problem(number, stem, str(folder), f"not in {', '.join(missing)}, but in {', '.join(rows)}.json")
         elif len(lengths) > 1:
-            yield Problem(
-                number, stem, str(folder), f"the lists say that it has {' and '.join(map(str, sorted(lengths)))} samples"
-            )
+            said = " and ".join(map(str, sorted(lengths)))
+            yield Problem(number, stem, str(folder), f"the lists say that it has {said} samples")
         else:
             names = tuple(PurePosixPath(row[1]).name for row in rows.values())
             mouths = tuple(row[2] for part, row in rows.items() if part != "mix")
@@ -350,10 +355,8 @@ def _prepare_two_mix(rule: IdRule, args: argparse.Namespace) -> None:
             else:
                 mixtures[split].append(item)
     refuse_failures(args.data_dir / "failed.csv", problems, args.max_failed)
-    train_speakers = {name for item in mixtures["train"] for name in item.speakers} if mixtures.get("train") else None
-    contents = label_mixtures(mixtures, train_speakers)
-    held_out = {path for split in ("val", "test") for item in contents.get(split, []) for path in item.mouth_paths}
-    contents["utterances"] = _utterances(contents.get("train", []), held_out)
+    contents = label_mixtures(mixtures)
+    contents["utterances"], _ = training_utterances(mixtures)
     write_corpus(args.data_dir, root, SAMPLE_RATE_HZ, contents)
     print_summary(args.data_dir, contents, problems)
 
@@ -412,14 +415,3 @@ def _raw_given(args: argparse.Namespace) -> list[str]:
     given = {name: getattr(args, name, None) for name in defaults if name not in _OF_BOTH}
     given = {name: value for name, value in given.items() if value is not None and value is not False}  # 0 is given
     return [f"--{name}" for name, value in given.items() if value != defaults[name]]
-
-
-def _utterances(mixtures: list[Mixture], held_out: set[str]) -> list[Utterance]:
-    """Every clip of the training mixtures once; its sound is the source of one of them, cut and scaled as in that mixture."""
-    found: dict[str, Utterance] = {}
-    for item in mixtures:
-        for speaker, audio, mouth in zip(item.speakers, item.source_paths, item.mouth_paths, strict=True):
-            name = Path(mouth).stem
-            if mouth not in held_out and name not in found:
-                found[name] = Utterance(name, speaker, audio, mouth, item.length, item.frames, item.fps)
-    return list(found.values())
