@@ -236,7 +236,7 @@ def split_clips(clips: Sequence[Utterance], options: RawOptions) -> list[Utteran
     return [clip if clip.split else replace(clip, split=chosen[clip.speaker]) for clip in clips]
 
 
-def clips_of_lists(clips: Sequence[Utterance], listed: Sequence[ListedMixture]) -> list[Utterance]:
+def _clips_of_lists(clips: Sequence[Utterance], listed: Sequence[ListedMixture]) -> list[Utterance]:
     """The clips that lists name, in the split of the list; what is tested on is not trained on."""
     split_of: dict[str, str] = {}
     for item in sorted(listed, key=lambda item: _EVALUATED.index(item.split)):
@@ -288,46 +288,27 @@ def prepare_raw(
     lists: MixtureList | None = None,
     problems: Sequence[Problem] = (),
 ) -> None:
-    """Prepare a raw corpus; see `prepare_raw_corpus`.
+    """Write all that stage 0 of a raw corpus writes. An interrupted call continues where it stopped.
 
     Args:
         clips: all clips of the corpus; no speaker in two splits, unless a list says so.
         data_dir: the corpus' folder below data/.
         options: how.
-        lists: mixtures of lists that the caller has read; None: those of `options.mix_list`, where there is one. Only
-            the clips that a list names are taken, in its splits; problems of other clips do not matter.
+        lists: mixtures of lists that the caller has read; None: those of `options.mix_list`, where there is one, else they
+            are drawn. Only the clips that a list names are taken, in its splits; problems of other clips do not matter.
         problems: of the clips.
-    """
-    video_decoding()  # says at once what is not installed
-    if lists is None and options.mix_list:
-        lists = read_mix_list(options.mix_list, same_speaker=options.draw.same_speaker)
-    if lists is None:
-        prepare_raw_corpus(clips, data_dir, options, problems=problems)
-        return
-    problems = [*_problems_of_lists(problems, lists.mixtures), *lists.problems]
-    prepare_raw_corpus(clips_of_lists(clips, lists.mixtures), data_dir, options, listed=lists.mixtures, problems=problems)
-
-
-def prepare_raw_corpus(
-    clips: Sequence[Utterance],
-    data_dir: Path,
-    options: RawOptions,
-    *,
-    listed: Sequence[ListedMixture] | None = None,
-    problems: Sequence[Problem] = (),
-) -> None:
-    """Write all that stage 0 of a raw corpus writes. An interrupted call continues where it stopped.
-
-    Args:
-        clips, data_dir, options: as for `prepare_raw`.
-        listed: mixtures of a list, for any of the splits; the clips that it does not name are of use for dynamic mixing
-            only. None: the mixtures are drawn.
-        problems: that the caller found already, e.g. rows of the list.
 
     Raises:
         UserError: more fails than allowed, the disk is too small, or the clips are too few for the mixtures.
     """
+    video_decoding()  # says at once what is not installed
     data_dir = data_dir.absolute()
+    if lists is None and options.mix_list:
+        lists = read_mix_list(options.mix_list, same_speaker=options.draw.same_speaker)
+    listed = None if lists is None else lists.mixtures
+    if lists is not None:
+        clips = _clips_of_lists(clips, listed)
+        problems = [*_problems_of_lists(problems, listed), *lists.problems]
     clips, found = _checked_clips(clips)
     problems = [*problems, *found]
     known = {clip.utterance_id for clip in clips} | {problem.item_id for problem in problems}
@@ -335,7 +316,6 @@ def prepare_raw_corpus(
     problems += found
     by_id = {clip.utterance_id: clip for clip in clips}
     if listed is not None:
-        known |= {problem.item_id for problem in problems}
         listed, found = _matching(listed, by_id, known, options)
         problems += found
     refuse_failures(data_dir / "failed.csv", problems, options.max_failed)
@@ -344,12 +324,10 @@ def prepare_raw_corpus(
     made, found = make_mixtures(data_dir, listed, by_id, options.mixing, options.nj)
     problems += found
     refuse_failures(data_dir / "failed.csv", problems, options.max_failed)
-    held_out = {source.utterance_id for item in listed if item.split != "train" for source in item.sources}
-    train = [clip for clip in clips if clip.split == "train" and clip.utterance_id not in held_out]
-    others = [clip for clip in clips if clip.split != "train" or clip.utterance_id in held_out]
+    train = [clip for clip in clips if clip.split == "train"]
     by_split = {split: [item for item in made if item.mixture_path.startswith(f"audio/{split}/")] for split in SPLITS}
     contents = label_mixtures(by_split, {clip.speaker for clip in train})
-    contents |= {"utterances": train, "clips": others}
+    contents |= {"utterances": train, "clips": [clip for clip in clips if clip.split != "train"]}
     _write_list(data_dir / "mixtures.csv", listed, options.mixing)
     write_corpus(data_dir, data_dir, SAMPLE_RATE_HZ, contents, mouths_go_on=True)
     write_videos(data_dir / FILE_NAME, clips)
