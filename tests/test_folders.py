@@ -11,6 +11,7 @@ from separation_helpers import make_folder
 from shell_helpers import ROOT, bash, calls, copy_recipe, write_script
 
 from utils.data.manifest import read_manifest
+from utils.separation.options import is_video_set, name_of_test
 
 SOURCED = ("utils/log.sh", "utils/parse_options.sh", "utils/recipe.sh", "path.sh")
 
@@ -53,6 +54,7 @@ def test_the_environment_is_found_with_cdpath_and_a_stage_runs(odd_place):
     script = f". -- {odd_place.name!r}/path.sh && printf '%s\\n' \"$PYTHONPATH\""
     done = bash("bash", "-c", script, cwd=odd_place.parent, CDPATH=".")
     assert done.returncode == 0 and done.stdout == f"{odd_place}\n"
+    (odd_place / "-data dir").mkdir()
     for name in ("run.sh", "egs/dla/run.sh"):
         words = ["--stop_stage", 0, "--data_dir", "-data dir", "--corpus_args", "-x"]
         (odd_place / "egs/dla/prepare.py").touch()
@@ -86,20 +88,22 @@ def test_the_command_to_continue_has_one_stage_and_can_be_pasted(given, wanted):
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
-    [("-x/-y.csv", "-x_-y"), ("a b/c\n", "c\n"), ("-v.mkv", "-v"), ("d.e", "d.e"), ("x.csv", "x.csv")],
-)
-def test_the_name_of_a_test_is_that_of_its_folder_whatever_it_holds(tmp_path, given, wanted):
+    [("-x/-y.csv", "-x_-y"), ("a b/c\n", "c\n"), ("-v.mkv", "-v"), ("d.e", "d.e"), ("x.csv", "x.csv"), ("link", "link"),
+     ("-x/../-v.mkv", "-v"), ("-x/", "-x")],
+)  # fmt: skip
+def test_the_name_of_a_test_is_that_of_its_folder_whatever_it_holds(tmp_path, monkeypatch, given, wanted):
     for name in ("-x/-y.csv", "-v.mkv"):
         touch_all(tmp_path, name)
     (tmp_path / "x.csv").mkdir()
-    script = f'. {str(ROOT / "utils/recipe.sh")!r}; name_of_test "$1"'
-    assert bash("bash", "-euc", script, "bash", given, cwd=tmp_path).stdout == wanted
+    (tmp_path / "link").symlink_to("-x")
+    monkeypatch.chdir(tmp_path)
+    assert name_of_test(Path(given)) == wanted
 
 
-def test_videos_are_found_in_a_folder_whose_name_begins_with_a_dash(tmp_path):
+def test_videos_are_found_in_a_folder_whose_name_begins_with_a_dash(tmp_path, monkeypatch):
     touch_all(tmp_path / "-name", "a.MKV")
-    script = f". {str(ROOT / 'utils/recipe.sh')!r}; is_video_set -name"
-    assert bash("bash", "-euc", script, cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert is_video_set(Path("-name"))
 
 
 def test_weights_in_a_folder_with_a_backslash_are_known_by_their_digest(tmp_path):

@@ -31,7 +31,8 @@ def experiment(tmp_path_factory) -> Path:
     exp_dir = tmp_path_factory.mktemp("exp") / "av"
     torch.manual_seed(0)
     save_model(exp_dir / "best_model.pth", build_network(CONFIG.model), {})
-    write_json(exp_dir / "frontend.json", {"store_name": "front", "precision": "float32"})
+    record = {"weights": "w", "layer": "trunk", "view": "centre", "store_name": "front", "precision": "float32"}
+    write_json(exp_dir / "frontend.json", record)
     return exp_dir
 
 

@@ -60,7 +60,7 @@ def test_features_become_the_store_of_a_front_end_of_their_own(tmp_path, feature
     for name, vectors in features.items():
         np.testing.assert_array_equal(store.get(f"mouths/{name}.npz"), vectors.astype(np.float16).astype(np.float32))
     facts = read_json(store.root.parent / "frontend.json")
-    assert (facts["network"], facts["name"], facts["dim"]) == ("ready-made features", "lips", DIM)
+    assert (facts["network"], facts["name"], facts["dim"]) == ("precomputed embeddings", "lips", DIM)
     caplog.clear()
     assert run_embed(monkeypatch, tmp_path) == 0 and "up to date" in caplog.text
     np.save(tmp_path / "lips/0003.npy", features["0003"] + 1)
@@ -166,7 +166,7 @@ def test_training_separation_and_scoring_take_them_and_another_test_set_brings_i
     exp, lips, dump = tmp_path / "exp", tmp_path / "lips", {"dump_dir": tmp_path / "dump"}
     conf = {"conf": "conf/av_tfdprnn.yml", "train_args": TRAIN_ARGS, "data_dir": tmp_path / "data"}
     assert run_stage(monkeypatch, train, exp_dir=exp, frontend_weights=lips, **conf, **dump) == 0
-    assert read_json(exp / "frontend.json")["description"]["network"] == "ready-made features"
+    assert read_json(exp / "frontend.json")["description"]["network"] == "precomputed embeddings"
 
     test = {"exp_dir": exp, "test_dir": tmp_path / "data/val.csv", "test_name": "own", "id": "cpu", **dump}
     run_stage(monkeypatch, separate, **test)

@@ -62,7 +62,8 @@ def root(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     save_model(root / "exp/av/best_model.pth", build_network(conf.model), {})
     write_config(root / "exp/av/conf.yml", conf)
-    write_json(root / "exp/av/frontend.json", {"store_name": "front", "precision": "float16"})
+    record = {"weights": "w", "layer": "trunk", "view": "centre", "store_name": "front", "precision": "float16"}
+    write_json(root / "exp/av/frontend.json", record)
     return root
 
 

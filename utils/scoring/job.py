@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = sorted(Path(__file__).parent.glob("*.py"))  # the results depend on it; the scores on a part of it:
-SCORE_CODE = [REPOSITORY / "utils/scoring/metrics.py", REPOSITORY / "utils/scoring/scores.py"]
+SCORE_CODE = [Path(__file__).with_name("metrics.py"), Path(__file__).with_name("scores.py")]
 OUTPUTS = ("all_metrics.csv", "final_metrics.json", "RESULTS.md", "histogram.png")
 OFFSET_OUTPUTS = ("offset_sweep.csv", "offset_sweep.md", "offset_sweep.png")
 
@@ -130,7 +129,7 @@ def score_job(job: ScoringJob, nj: int) -> int:
     from utils.scoring.scores import score_item
     from utils.scoring.table import mixture_means, source_table
 
-    source = provenance(sys.argv[1:], REPOSITORY)
+    source = provenance(sys.argv[1:])
     version = score_version(job.permute)
     function = partial(score_item, permute=job.permute)
     results, reasons = score_all(function, job.items, nj, job.out_dir / ".scored.jsonl", version)

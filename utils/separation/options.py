@@ -4,12 +4,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data.constants import VIDEO_SUFFIXES
+from utils.data.constants import ALIGNMENTS, VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
 class SeparationOptions:
-    """Options of separation, whatever the network."""
+    """Options of separation, whatever the network; the defaults of the records here are those of stage 4."""
 
     window_sec: float = 8.0  # longer mixtures are separated in windows of this length
     hop_sec: float = 6.0  # from window to window
@@ -53,7 +53,7 @@ class VideoSetOptions(StageOptions):
     out_dir: str = ""  # "" is <exp_dir>/separated/<test name>
     preview: bool = False
     landmarks_dir: str = ""
-    alignment: str = "centred8"
+    alignment: str = ALIGNMENTS[0]
     audio_stream: int = 0
     min_on_screen_sec: float = 0.5
     people: int = 0  # at most; 0 is no limit

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import termios
 import time
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
@@ -34,7 +35,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux' prctl
 
 
 class Log:
-    """A log file, opened once its folder's parent exists; one that cannot be written any more is given up with a word."""
+    """A log file: begun once the folder above its own exists, given up with a word when it cannot be written any more."""
 
     def __init__(self, path: Path, first_line: str) -> None:
         self.path = path
@@ -43,20 +44,16 @@ class Log:
         self.is_whole = True
 
     def open(self) -> None:
-        """Create the folder of the log, and the log; what was written before goes there now."""
+        """Make the log and its folder."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open until this process ends)
         print(f"log: {self.path}", file=sys.stderr, flush=True)
-        self.write(b"")
 
-    def open_if_possible(self) -> None:
-        """Open the log if the folder that it lies in, two above the file, exists meanwhile."""
+    def write(self, data: bytes = b"") -> None:
+        """Append, or keep until the log can begin."""
+        self.waiting += data
         if self.file is None and self.path.parent.parent.is_dir():
             self.open()
-
-    def write(self, data: bytes) -> None:
-        """Append, or keep until the file is open."""
-        self.waiting += data
         try:
             while self.file and self.waiting and self.is_whole:
                 self.waiting = self.waiting[self.file.write(self.waiting) :]
@@ -101,8 +98,9 @@ def run_logged(log: Log, command: list[str]) -> int:
     stderr_end, stderr_slave = (stdout_end, stdout_slave) if together else _channel(2)
     parent = _run_sh()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # workers whose parent died become our children, so that they can be found
+    die_with_us = partial(_prctl, _PR_SET_PDEATHSIG, signal.SIGKILL)
     child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=stdout_slave, stderr=stderr_slave, preexec_fn=_die_with_parent
+        command, stdin=subprocess.DEVNULL, stdout=stdout_slave, stderr=stderr_slave, preexec_fn=die_with_us
     )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the program by itself; its last words are still read
     signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
@@ -115,7 +113,7 @@ def run_logged(log: Log, command: list[str]) -> int:
             selector.register(end, selectors.EVENT_READ)
         while selector.get_map():
             ready = selector.select(_POLL_SEC)
-            log.open_if_possible()
+            log.write()
             for key, _ in ready:
                 if not _copy(key.fd, *targets[key.fd]):
                     selector.unregister(key.fd)
@@ -167,10 +165,6 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value)
 
 
-def _die_with_parent() -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _kill_descendants() -> None:
     """Kill all that we started and all that they started, workers that were left behind included."""
     children: dict[int, list[int]] = {}
@@ -209,13 +203,14 @@ def main() -> int:
         path, command = Path(sys.argv[1]), sys.argv[2:]
     log = Log(path, f"# {time.strftime('%F %T')} {shlex.join(command)}")
     try:
-        log.open() if sys.argv[1] != "--stage" else log.open_if_possible()
+        if sys.argv[1] != "--stage":
+            log.open()
+        log.write()
         code = run_logged(log, command)
     except OSError as error:
         reason = f"{error.filename or path}: {error.strerror}"
         print(f"error: {reason}; the log goes there: give a folder that can be written", file=sys.stderr)
         return 1
-    log.open_if_possible()
     log.write(f"# {time.strftime('%F %T')} exit code {code}\n".encode())
     if code and log.file and _run_sh() is None:
         print(f"{path.stem} failed (exit code {code}); log: {path}", file=sys.stderr)

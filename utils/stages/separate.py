@@ -15,7 +15,7 @@ utils/separation/test_sets.py and utils/separation/videos.py.
 import argparse
 import logging
 import re
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,34 +61,36 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = OptionParser(prog="separate", description="Stage 4: separate the mixtures of a test set, or videos.")
+    records = (*fields(TestSetOptions), *fields(VideoSetOptions))
+    parser.set_defaults(**{field.name: field.default for field in records if field.default is not MISSING})
     parser.add_argument("--exp_dir", type=Path, required=True, help="folder of the experiment")
     parser.add_argument("--test_dir", type=Path, required=True, help="CSV of mixtures, folder in the DLA layout, or videos")
-    parser.add_argument("--test_name", default="", help="name of the outputs; empty: made from --test_dir")
-    parser.add_argument("--cue_test", type=flag, nargs="?", const=True, default=False,
+    parser.add_argument("--test_name", help="name of the outputs; empty: made from --test_dir")
+    parser.add_argument("--cue_test", type=flag, nargs="?", const=True,
                         help="also separate with swapped and with shuffled visual embeddings")  # fmt: skip
-    parser.add_argument("--av_offset_sweep", type=offsets, default="",
+    parser.add_argument("--av_offset_sweep", type=offsets,
                         help="also separate with the video so many frames late: -5:5 or -5,-1,1,5")  # fmt: skip
     parser.add_argument("--fallback_exp_dir", type=Path, help="audio-only experiment for mixtures without good mouths")
     parser.add_argument("--frontend_weights", default="", help="where its visual frontend is now, or other features")
-    parser.add_argument("--subtype", default="float", choices=tuple(SUBTYPES), help="sample format of the estimates")
-    parser.add_argument("--window_sec", type=float, default=8.0, help="longer mixtures are separated in such windows")
-    parser.add_argument("--hop_sec", type=float, default=6.0, help="from window to window")
-    parser.add_argument("--batch_size", type=int, default=4, help="equally long mixtures separated at once")
-    parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="stores are in dump_dir/embeddings")
-    parser.add_argument("--data_root_dir", type=Path, default=Path("data"),
+    parser.add_argument("--subtype", choices=tuple(SUBTYPES), help="sample format of the estimates")
+    parser.add_argument("--window_sec", type=float, help="longer mixtures are separated in such windows")
+    parser.add_argument("--hop_sec", type=float, help="from window to window")
+    parser.add_argument("--batch_size", type=int, help="equally long mixtures separated at once")
+    parser.add_argument("--dump_dir", type=Path, help="stores are in dump_dir/embeddings")
+    parser.add_argument("--data_root_dir", type=Path,
                         help="where a folder's manifest is made; <exp_dir>/data where this cannot be written")  # fmt: skip
     parser.add_argument("--nj", type=int, default=n_cores(), help="processes and threads that read files")
-    parser.add_argument("--id", dest="device", default="", help="GPU, e.g. 0; cpu; empty: a GPU if there is one")
-    parser.add_argument("--max_failed", type=int, default=0, help="mixtures that may fail before the stage does")
-    parser.add_argument("--out_dir", default="", help="videos: the tracks go here; empty: <exp_dir>/separated/<test name>")
-    parser.add_argument("--preview", type=flag, nargs="?", const=True, default=False,
+    parser.add_argument("--id", dest="device", help="GPU, e.g. 0; cpu; empty: a GPU if there is one")
+    parser.add_argument("--max_failed", type=int, help="mixtures that may fail before the stage does")
+    parser.add_argument("--out_dir", help="videos: the tracks go here; empty: <exp_dir>/separated/<test name>")
+    parser.add_argument("--preview", type=flag, nargs="?", const=True,
                         help="videos: also write each again with each face's track")  # fmt: skip
-    parser.add_argument("--landmarks_dir", default="", help="videos: landmarks found before, a file named as each video")
-    parser.add_argument("--alignment", default="centred8", choices=ALIGNMENTS, help="videos: how mouths are aligned")
-    parser.add_argument("--audio_stream", type=int, default=0, help="videos: 1 is the first; 0: the default, or one with sound")
-    parser.add_argument("--min_on_screen_sec", type=float, default=0.5, help="videos: people seen for less are left out")
-    parser.add_argument("--people", type=_people, default=0, help="videos: at most so many people; empty or 0: no limit")
-    parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="make everything again")
+    parser.add_argument("--landmarks_dir", help="videos: landmarks found before, a file named as each video")
+    parser.add_argument("--alignment", choices=ALIGNMENTS, help="videos: how mouths are aligned")
+    parser.add_argument("--audio_stream", type=int, help="videos: 1 is the first; 0: the default, or one with sound")
+    parser.add_argument("--min_on_screen_sec", type=float, help="videos: people seen for less are left out")
+    parser.add_argument("--people", type=_people, help="videos: at most so many people; empty or 0: no limit")
+    parser.add_argument("--force", type=flag, nargs="?", const=True, help="make everything again")
     args = parser.parse_args()
     for name in ("nj", "batch_size"):
         if getattr(args, name) < 1:

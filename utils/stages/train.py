@@ -14,14 +14,13 @@ visual frontend changed, what was trained before is kept in exp/<tag>/previous-<
 import argparse
 import logging
 import os
-import shlex
 from pathlib import Path
 
 from utils.data.devices import show_only
 from utils.data.manifest import Manifest, read_manifest
-from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
+from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.training.augmentation import Acoustics
-from utils.training.config import Config, read_config
+from utils.training.preflight import check_frontend_weights, read_train_config
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,8 @@ def main() -> int:
     """Check everything that is cheap to check, then train."""
     args = parse_args()
     show_only(args.id)
-    config = _read_config(args.conf, args.train_args, args.frontend_weights)
+    config = read_train_config(args.conf, args.train_args)
+    check_frontend_weights(config, args.frontend_weights)
     train_manifest = read_manifest(args.data_dir / ("utterances.csv" if config.data.dynamic else "train.csv"))
     val_manifest = read_manifest(args.data_dir / "val.csv")
     acoustics = Acoustics(config.data, train_manifest.sample_rate)
@@ -83,20 +83,6 @@ def main() -> int:
             args.exp_dir / "best_model.pth",
         )  # fmt: skip
     return 0
-
-
-def _read_config(conf: Path, train_args: str, frontend_weights: str) -> Config:
-    """The conf with the keys of `--train_args`, and the visual frontend's weights where it needs them."""
-    try:
-        words = shlex.split(train_args)
-    except ValueError as error:
-        raise UsageError(f"--train_args: {error}") from None
-    config = read_config(conf, words)
-    if config.model.n_faces and not frontend_weights:
-        raise UsageError(f"{conf} needs visual embeddings: give --frontend_weights FILE")
-    if config.model.n_faces and not Path(frontend_weights).exists():
-        raise UserError(f"{frontend_weights}: no such weights; utils/download_weights.sh fetches public ones")
-    return config
 
 
 def _frontend(weights: str, conf: str, layer: str, views: str, precision: str) -> tuple[dict, int]:

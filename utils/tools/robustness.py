@@ -106,7 +106,8 @@ def main() -> int:
     frontend = open_experiment(args.exp_dir, needs_weights=False).frontend
     if frontend is None:
         raise UserError(f"--exp_dir {args.exp_dir}: audio-only, it takes no faces; give it as --baseline_exp_dir")
-    if args.baseline_exp_dir and open_experiment(args.baseline_exp_dir, option="--baseline_exp_dir").frontend:
+    baseline_options = {"option": "--baseline_exp_dir", "needs_weights": False}
+    if args.baseline_exp_dir and open_experiment(args.baseline_exp_dir, **baseline_options).frontend:
         raise UserError(f"--baseline_exp_dir {args.baseline_exp_dir}: needs faces itself; give an audio-only one")
     manifest = read_manifest(args.manifest)
     check_manifest(manifest)
