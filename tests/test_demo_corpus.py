@@ -12,13 +12,11 @@ import soundfile
 import torch
 
 from egs.demo.clips import Clip, make_clip
-from egs.demo.faces import make_face
 from egs.demo.lipreader_data import normalise
-from egs.demo.mouths import opening_of
+from egs.demo.mouths import make_face, opening_of
 from egs.demo.speech import Span, Speech, speak
 from egs.demo.visemes import LEAD_SEC, VISEMES, label_frames, visemes_of
-from egs.demo.vocabulary import WORDS
-from egs.demo.voices import VOICES, voices_of
+from egs.demo.voices import VOICES, WORDS, voices_of
 from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.manifest import read_manifest
 from utils.data.validation import validate_manifest

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from utils.corpora.dla import dla_splits, scan_dla
-from utils.corpora.output import label_subsets
+from utils.corpora.output import label_mixtures
 from utils.data.manifest import write_manifest
 from utils.errors import UserError
 
@@ -238,12 +238,13 @@ def test_subsets_follow_from_the_speakers_and_the_train_split(tmp_path):
     mixtures, _ = scan_dla(tmp_path, None, speaker_pattern="^(..)")
 
     def subsets(train_speakers):
-        return {m.mixture_id: m.subset for m in label_subsets(mixtures, train_speakers)}
+        return {m.mixture_id: m.subset for m in label_mixtures({"val": mixtures}, train_speakers)["val"]}
 
     known = {"g3d_g3e": "same_voice", "s1a_s1b": "same_voice", "s1a_s2c": "different_voices"}
     assert subsets({"s1", "s2"}) == known | {"s1a_g3d": "unseen_face"}
     assert subsets(None) == known | {"s1a_g3d": "different_voices"}
-    assert {m.subset for m in label_subsets(scan_dla(tmp_path, None)[0], {"s1"})} == {""}
+    unnamed = {"val": scan_dla(tmp_path, None)[0]}
+    assert {m.subset for m in label_mixtures(unnamed, {"s1"})["val"]} == {""}
 
 
 def test_an_empty_split_and_a_corpus_without_mouths_are_refused(corpus):

@@ -10,14 +10,14 @@ import soundfile
 from corpora_helpers import RATE_HZ, speech, write_audio, write_crops
 
 from utils.corpora import raw_corpus
-from utils.corpora.raw_corpus import RawOptions, prepare_raw_corpus
+from utils.corpora.raw_corpus import RawOptions, prepare_raw
 from utils.data.audio import probe_audio, read_audio, write_wav
 from utils.data.manifest import Utterance, find_manifests, read_manifest
 from utils.data.validation import validate_manifest
 from utils.data.video_clips import read_videos
 from utils.errors import UserError
 from utils.mixing.drawing import ListOptions
-from utils.mixing.lists import ListedMixture, ListedSource
+from utils.mixing.lists import ListedMixture, ListedSource, MixtureList
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +33,7 @@ def sounds_for_videos(monkeypatch) -> None:
 
     monkeypatch.setattr(raw_corpus, "extract_clip", extract)
     monkeypatch.setattr(raw_corpus, "clip_duration_sec", duration_sec)
+    monkeypatch.setattr(raw_corpus, "video_decoding", lambda: None)
 
 
 def raw_clip(name: str, speaker: str, split: str, video_path: str) -> Utterance:
@@ -55,7 +56,8 @@ def clips(tmp_path, shared_data) -> list[Utterance]:
 
 def prepare(folder: Path, clips: list[Utterance], listed=None, problems=(), **options) -> None:
     settings = {"n_mixtures": {"train": 3, "val": 2, "test": 2}, "draw": ListOptions(), **options}
-    prepare_raw_corpus(clips, folder, RawOptions(**settings), listed=listed, problems=problems)
+    lists = None if listed is None else MixtureList(tuple(listed), ())
+    prepare_raw(clips, folder, RawOptions(**settings), lists=lists, problems=problems)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -120,13 +122,16 @@ def test_what_cannot_be_used_is_listed_and_refused_above_the_limit(tmp_path, cli
 def test_listed_mixtures_are_made_and_their_clips_kept_out_of_training(tmp_path, clips):
     sources = (ListedSource("_s0-0", "_s0", 0.0), ListedSource("_s1-1", "_s1", 3.0))
     absent = (ListedSource("_s0-0", "_s0", 0.0), ListedSource("nobody", "n", 3.0))
-    listed = [ListedMixture("one", "val", sources), ListedMixture("none", "val", absent, row=7)]
+    trained = (ListedSource("_s0-0", "_s0", 0.0), ListedSource("_s2-0", "_s2", 0.0))
+    listed = [ListedMixture("two", "train", trained), ListedMixture("one", "val", sources)]
+    listed.append(ListedMixture("none", "val", absent, row=7))
     with pytest.raises(UserError, match="row 7, none: the list names nobody, which the corpus does not hold"):
         prepare(tmp_path / "out", clips, listed)
     prepare(tmp_path / "out", clips, listed, max_failed=1)
     assert [item.mixture_id for item in read_manifest(tmp_path / "out" / "val.csv").items] == ["one"]
     names = {item.utterance_id for item in read_manifest(tmp_path / "out" / "utterances.csv").items}
-    assert names == {"_s0-1", "_s1-0", "_s2-0", "_s2-1", "_s3-0", "_s3-1"}
+    assert names == {"_s2-0"}  # _s0-0 is in val, too; the others are not listed
+    assert [item.mixture_id for item in read_manifest(tmp_path / "out" / "train.csv").items] == ["two"]
 
 
 def test_three_sources_are_mixed(tmp_path, clips):

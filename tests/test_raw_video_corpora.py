@@ -17,19 +17,8 @@ from utils.errors import UserError
 
 
 def run(repo_root: Path, corpus: str, corpus_dir: Path, data_dir: Path, *more: str) -> subprocess.CompletedProcess:
-    command = [
-        "./run.sh",
-        "--corpus",
-        corpus,
-        "--corpus_dir",
-        corpus_dir,
-        "--data_dir",
-        data_dir,
-        "--stop_stage",
-        "1",
-        "--nj",
-        "2",
-    ]
+    command = ["./run.sh", "--corpus", corpus, "--corpus_dir", corpus_dir, "--data_dir", data_dir]
+    command += ["--stop_stage", "1", "--nj", "2"]
     return subprocess.run(list(map(str, [*command, *more])), cwd=repo_root, capture_output=True, text=True, check=False)
 
 
@@ -96,15 +85,8 @@ def test_grid_takes_separate_sounds_and_lists_those_without_a_video(tmp_path):
 
 
 def test_own_clips_are_named_after_the_way_to_them_and_take_what_lies_beside(tmp_path):
-    names = (
-        "anna/a b.mp4",
-        "anna/a b.wav",
-        "anna/2024/x.MTS",
-        "anna/2024/x.csv",
-        "bert/y.mkv",
-        "bert/y.landmarks.csv",
-        "z.mp4",
-    )
+    names = ["anna/a b.mp4", "anna/a b.wav", "anna/2024/x.MTS", "anna/2024/x.csv"]
+    names += ["bert/y.mkv", "bert/y.landmarks.csv", "z.mp4"]
     clips = own_video.find_clips(touch(tmp_path, *names))
     assert [clip.utterance_id for clip in clips] == ["anna_2024_x", "anna_a-b", "bert_y"]
     assert [Path(clip.audio_path).name for clip in clips] == ["", "a b.wav", ""]

@@ -164,6 +164,14 @@ def test_extra_utterances_join_those_of_train_but_never_those_of_test(corpus, ru
     assert validate_manifest(manifest, deep=True) == []
 
 
+def test_a_clip_of_two_train_mixtures_that_is_in_val_too_is_left_out_once(corpus, run):
+    """Regression: it was counted once for each of its train mixtures."""
+    write_mixture(corpus, "val", "s1a_s2x")
+    said = run("prepare", *options(corpus))
+    assert "utterances: 2 (2 from train, 0 from other folders; left out: 1 in val or test, 0 with" in said
+    assert [row["utterance_ID"] for row in rows(corpus.parent / "data/tiny/utterances.csv")] == ["s1c", "s2b"]
+
+
 def test_broken_extra_utterances_are_listed_and_changed_ones_noticed(corpus, run, tmp_path):
     write_extra(tmp_path / "more", "s1y", "s1z")
     extra = f"--corpus_args=--extra_utterances {tmp_path / 'more'}"

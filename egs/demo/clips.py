@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from egs.demo.faces import make_face
-from egs.demo.mouths import draw_mouths
+from egs.demo.mouths import draw_mouths, make_face
 from egs.demo.speech import Span, speak
 from egs.demo.visemes import Motion, move_mouth
-from egs.demo.vocabulary import draw_sentence
-from egs.demo.voices import VOICES, Voice
+from egs.demo.voices import VOICES, Voice, draw_sentence
 from utils.data.audio import write_wav
 from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.files import atomic_path, read_json, sha256_file, write_json
@@ -23,10 +21,10 @@ from utils.errors import UserError
 CLIP_SEC = 2
 CLIP_SAMPLES = CLIP_SEC * SAMPLE_RATE_HZ
 CLIP_FRAMES = CLIP_SEC * VIDEO_FPS
+PEAK = 0.9
 
 _RMS = 0.06
-_PEAK = 0.9
-_SOURCES = ("clips.py", "faces.py", "mouths.py", "speech.py", "visemes.py", "vocabulary.py", "voices.py")
+_SOURCES = ("clips.py", "mouths.py", "speech.py", "visemes.py", "voices.py")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def make_clip(voice: Voice, number: int, seed: int, face_number: int | None = No
     motion = move_mouth(speech.phones, speech.samples, start_sec, CLIP_FRAMES)
     face = make_face(own_number if face_number is None else face_number, voice.gender)
     samples = speech.samples[start : start + CLIP_SAMPLES]
-    gain = min(_RMS / np.sqrt(np.mean(samples**2)), _PEAK / np.abs(samples).max())
+    gain = min(_RMS / np.sqrt(np.mean(samples**2)), PEAK / np.abs(samples).max())
     return Clip(
         samples=samples * np.float32(gain),
         mouths=draw_mouths(face, motion, rng),
@@ -131,10 +129,7 @@ def to_pcm16(samples: np.ndarray) -> np.ndarray:
 
 def code_fingerprint() -> str:
     """Changes whenever a program that shapes the clips does."""
-    digest = hashlib.sha256()
-    for name in _SOURCES:
-        digest.update((Path(__file__).parent / name).read_bytes())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in _SOURCES)).hexdigest()[:16]
 
 
 def _hashes(job: ClipJob) -> dict[str, str]:

@@ -5,12 +5,19 @@ Reads data/demo and the phoneme times in --raw_dir; writes docs/images/demo_mout
     python egs/demo/contact_sheet.py --data_dir data/demo
 """
 
+import argparse
 import io
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from egs.demo.voices import voices_of
+from utils.data.constants import VIDEO_FPS
+from utils.data.files import atomic_path, read_json
+from utils.data.mouths import read_mouths
 from utils.errors import OptionParser, UserError, run_cli
 
 COLUMNS = 14
@@ -19,18 +26,10 @@ ROWS = 6
 
 def main() -> int:
     args = _parse_args()
-    import matplotlib
+    from matplotlib.figure import Figure  # after `run_cli` has given it a folder for its configuration
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from PIL import Image
-
-    from egs.demo.voices import voices_of
-    from utils.data.files import atomic_path
-
-    voices = voices_of("test")[:ROWS]
-    figure, axes = pyplot.subplots(ROWS, COLUMNS, figsize=(COLUMNS * 0.86, ROWS * 1.13), facecolor="white")
-    for row, voice in zip(axes, voices, strict=True):
+    figure = Figure(figsize=(COLUMNS * 0.86, ROWS * 1.13), facecolor="white")
+    for row, voice in zip(figure.subplots(ROWS, COLUMNS), voices_of("test")[:ROWS], strict=True):
         _draw_row(row, args, f"{voice.speaker}u{args.number:04d}", f"{voice.speaker}\n{voice.name}")
     figure.subplots_adjust(left=0.085, right=0.998, top=0.995, bottom=0.035, wspace=0.03, hspace=0.22)
     drawn = io.BytesIO()
@@ -41,7 +40,7 @@ def main() -> int:
     return 0
 
 
-def _parse_args():
+def _parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="egs/demo/contact_sheet.py", description="Draws the contact sheet of the demo corpus.")
     parser.add_argument("--data_dir", type=Path, default=Path("data/demo"), help="the demo corpus")
     parser.add_argument("--raw_dir", type=Path, default=Path("dump/demo_corpus"), help="its phoneme times")
@@ -54,11 +53,7 @@ def _parse_args():
     return args
 
 
-def _draw_row(axes, args, utterance_id: str, title: str) -> None:
-    from utils.data.constants import VIDEO_FPS
-    from utils.data.files import read_json
-    from utils.data.mouths import read_mouths
-
+def _draw_row(axes, args: argparse.Namespace, utterance_id: str, title: str) -> None:
     mouths = read_mouths(args.data_dir / "mouths" / f"{utterance_id}.npz")
     phones = read_json(args.raw_dir / "clips" / f"{utterance_id}.json")["phones"]
     for column, axis in enumerate(axes):

@@ -10,8 +10,7 @@ from tqdm import tqdm
 
 from egs.demo.clips import CLIP_FRAMES, code_fingerprint, make_clip
 from egs.demo.visemes import LEAD_SEC, label_frames
-from egs.demo.vocabulary import WORDS
-from egs.demo.voices import Voice, voices_of
+from egs.demo.voices import WORDS, Voice, voices_of
 from utils.data.constants import MOUTH_SIZE, VIDEO_FPS
 from utils.data.files import atomic_path
 

@@ -1,21 +1,179 @@
-"""Draws speaking mouths: 96x96 grey crops of a face whose lips, jaw, teeth and tongue follow a `Motion`.
+"""Speaking mouths: 96x96 grey crops of a drawn face whose lips, jaw, teeth and tongue follow a `Motion`.
 
-Lips are the region between curves y(x), so that every edge has an exact coverage and no supersampling is needed. Skin
-is pulled down by the jaw. The whole is then moved with the head, lit and given a sensor's noise.
+A face is drawn on a canvas a little larger than the crop, so that head motion never shows its edge. Coordinates are
+pixels from the middle of the closed mouth, x to the right and y down. Lips are the region between curves y(x), so that
+every edge has an exact coverage and no supersampling is needed. Skin is pulled down by the jaw. The whole is then moved
+with the head, lit and given a sensor's noise.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from egs.demo.faces import CANVAS, MIDDLE, Face, X, Y, bump, soft_step
 from egs.demo.visemes import Motion
 from utils.data.constants import MOUTH_SIZE
 
+CANVAS = 112  # pixels; the crop is 96
+MIDDLE = CANVAS / 2
+
+X = (np.arange(CANVAS, dtype=np.float32) + 0.5 - MIDDLE)[None, :]
+Y = (np.arange(CANVAS, dtype=np.float32) + 0.5 - MIDDLE)[:, None]
+
+_BEARDS = ("none", "stubble", "moustache", "full")
+_BEARD_CHANCES = (0.45, 0.25, 0.12, 0.18)
 _FRAMES_AT_ONCE = 10
 _CLOSE_UP = 1.12  # a lip-reading crop shows little more than the mouth
+
+
+@dataclass(frozen=True)
+class Face:
+    """One speaker's lower face; lengths in pixels, tones in grey levels."""
+
+    half_width: float  # of the closed mouth
+    upper_lip: float
+    lower_lip: float
+    cupid_bow: float  # depth, 0..1
+    corner_drop: float
+    seam_wave: float
+    skin_tone: float
+    lip_contrast: float  # lips minus skin
+    gloss: float
+    teeth_tone: float
+    tooth_width: float
+    upper_teeth_y: float  # edge of the upper teeth
+    nose_y: float
+    nose_width: float
+    chin_y: float
+    jaw_width: float
+    fold_depth: float
+    background: float
+    beard: str
+    beard_tone: float
+    jaw_reach: float  # of a fully open jaw
+    liveliness: float  # how far the lips travel
+    light_x: float
+    light_y: float
+    skin: np.ndarray  # float32 (CANVAS, CANVAS), lit, at rest, without lips
+
+
+def make_face(number: int, gender: str) -> Face:
+    """Draw a face's geometry and skin; the same `number` and `gender` ("f" or "m") give the same face."""
+    rng = np.random.default_rng([20240, number])
+    uniform = rng.uniform
+    male = gender == "m"
+    values = {
+        "half_width": uniform(19.5, 24.5) + (0.8 if male else 0.0),
+        "upper_lip": uniform(3.2, 6.4) - (0.6 if male else 0.0),
+        "lower_lip": uniform(5.0, 8.6) - (0.7 if male else 0.0),
+        "cupid_bow": uniform(0.1, 0.45),
+        "corner_drop": uniform(-1.6, 1.4),
+        "seam_wave": uniform(0.2, 1.2),
+        "skin_tone": uniform(88, 178),
+        "lip_contrast": uniform(-50, -26) + (1 if male else -4),
+        "gloss": uniform(4, 22),
+        "teeth_tone": uniform(180, 225),
+        "tooth_width": uniform(3.6, 5.0),
+        "upper_teeth_y": uniform(1.6, 3.2),
+        "nose_y": uniform(-31, -25),
+        "nose_width": uniform(8.0, 11.5) + (1.0 if male else 0.0),
+        "chin_y": uniform(33, 40) + (2.0 if male else 0.0),
+        "jaw_width": uniform(38, 50) + (3.0 if male else 0.0),
+        "fold_depth": uniform(3, 17),
+        "background": uniform(30, 190),
+        "jaw_reach": uniform(13.5, 17.5),
+        "liveliness": uniform(0.88, 1.12),
+        "light_x": uniform(-0.5, 0.5),
+        "light_y": uniform(-0.35, 0.1),
+        "beard": str(rng.choice(_BEARDS, p=_BEARD_CHANCES)) if male else "none",
+        "beard_tone": uniform(35, 60),
+    }
+    values["lip_contrast"] *= 0.6 + values["skin_tone"] / 350  # dark skin shows less contrast
+    return Face(**values, skin=_draw_skin(values, rng))
+
+
+def _soft_step(distance: np.ndarray, width: float = 1.0) -> np.ndarray:
+    """0 below, 1 above zero, smooth over `width` pixels: the coverage of an edge."""
+    ramp = np.clip(distance / width + 0.5, 0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
+
+
+def _bump(value: np.ndarray, width: float) -> np.ndarray:
+    """A bell around zero."""
+    return np.exp(-np.square(value / width))
+
+
+def _draw_skin(face: dict, rng: np.random.Generator) -> np.ndarray:
+    noise = rng.standard_normal((3, CANVAS, CANVAS)).astype(np.float32)
+    skin = face["skin_tone"] + 26 * (face["light_x"] * X + face["light_y"] * Y) / MIDDLE
+    skin = skin - 14 * np.square(X / 46) + 5 * _bump(np.hypot(np.abs(X) - 27, Y + 14), 16)  # round head, cheeks
+    skin = skin + _blotches(noise[0], 5.0, 3.5) + _blotches(noise[1], 1.1, 2.6) + 1.6 * noise[2]
+    skin = skin + _folds(face) + _philtrum(face) + _chin(face)
+    skin = _nose(face, skin)
+    skin = _beard(face, skin, noise)
+    return _outline(face, skin, noise).astype(np.float32)
+
+
+def _blotches(noise: np.ndarray, size: float, strength: float) -> np.ndarray:
+    smooth = gaussian_filter(noise, size)
+    return strength * smooth / smooth.std()
+
+
+def _folds(face: dict) -> np.ndarray:
+    """The nasolabial folds, from the wings of the nose past the corners of the mouth."""
+    start = face["nose_y"] + 4
+    along = np.clip((Y - start) / (6 - start), 0, 1.3)
+    path = face["nose_width"] + 4 + (face["half_width"] + 6 - face["nose_width"] - 4) * along**1.2
+    present = _soft_step(Y - start, 6) * (1 - _soft_step(Y - 4, 14))
+    side = np.abs(X) - path
+    return face["fold_depth"] * present * (0.55 * _bump(side - 3, 3.5) - _bump(side, 2.2))
+
+
+def _philtrum(face: dict) -> np.ndarray:
+    top, bottom = face["nose_y"] + 5, -face["upper_lip"]
+    present = _soft_step(Y - top, 6) * (1 - _soft_step(Y - bottom, 4))
+    return present * (5 * _bump(np.abs(X) - 4.2, 1.6) - 7 * _bump(X, 2.6))
+
+
+def _chin(face: dict) -> np.ndarray:
+    return 9 * _bump(np.hypot(X / 1.3, Y - face["chin_y"] + 10), 9) - 4 * _bump(X, 1.8) * _bump(Y - face["chin_y"] + 8, 6)
+
+
+def _nose(face: dict, skin: np.ndarray) -> np.ndarray:
+    y, width = Y - face["nose_y"], face["nose_width"]
+    skin = skin + 12 * _bump(X, 5) * (1 - _soft_step(y - 1, 6)) - 16 * _bump(np.abs(X) - width - 1.0, 2.2) * _bump(y + 2, 6)
+    skin = skin - 13 * _bump(y - 4.5, 2.6) * _bump(X, width * 0.9)  # shadow under the tip
+    nostrils = _bump((np.abs(X) - width * 0.48) / 1.5, 2.0) * _bump(y - 1.5 + 0.12 * np.abs(X), 2.0)
+    return skin * (1 - 0.72 * np.clip(nostrils * 1.25, 0, 1))
+
+
+def _beard(face: dict, skin: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    if face["beard"] == "none":
+        return skin
+    bottom = -face["upper_lip"] * 0.5
+    moustache = _soft_step(Y - face["nose_y"] - 8 - 0.012 * np.square(X), 6) * (1 - _soft_step(Y - bottom - 3, 6))
+    moustache = moustache * (1 - _soft_step(np.abs(X) - face["half_width"] + 0.2 * Y, 12)) * (1 - 0.35 * _bump(X, 2.0))
+    cheeks = _soft_step(np.abs(X) - face["half_width"] - 4, 9) * _soft_step(Y + 8, 14)
+    jaw = np.maximum(cheeks, _soft_step(Y - 10.5 - 0.01 * np.square(X), 6))
+    chin = np.maximum(jaw * _soft_step(Y + 4, 16), 0.9 * _bump(X, 4) * _soft_step(Y - 9, 5))
+    area = {"stubble": 0.42 * np.maximum(moustache, chin), "moustache": 0.85 * moustache}
+    cover = area.get(face["beard"], 0.82 * np.maximum(moustache, chin))
+    hair = np.clip(0.8 + 0.3 * gaussian_filter(noise[0], (1.2, 0.5)) + 0.08 * noise[2], 0.3, 1.2)
+    return skin + np.clip(cover * hair, 0, 1) * (face["beard_tone"] - skin)
+
+
+def _outline(face: dict, skin: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Cheeks and jaw against neck and background."""
+    chin, width = face["chin_y"], face["jaw_width"]
+    reach = np.clip(1 - np.square(X / width), 0, None)
+    edge = -12 + (chin + 12) * reach**0.55
+    neck_tone = 0.62 * face["skin_tone"] + 8 * _bump(Y - edge - 12, 10) + 1.5 * noise[2]
+    neck = 1 - _soft_step(np.abs(X) - 0.72 * width, 5)
+    behind = neck * neck_tone + (1 - neck) * (face["background"] + 2 * noise[2] + 0.15 * Y)
+    inside = 1 - _soft_step(Y - edge, 3.0)
+    inside = inside * (1 - _soft_step(np.abs(X) - width + 1, 3.0))
+    rim = 1 - 0.20 * _bump(Y - edge + 1, 5.0)
+    return inside * skin * rim + (1 - inside) * behind
 
 
 @dataclass(frozen=True)
@@ -41,14 +199,10 @@ def draw_mouths(face: Face, motion: Motion, rng: np.random.Generator) -> np.ndar
     Returns:
         uint8 (frames, 96, 96).
     """
-    pieces = [_draw(face, piece) for piece in _pieces(motion)]
-    return _film(np.concatenate(pieces), rng)
-
-
-def _pieces(motion: Motion) -> Iterator[Motion]:
-    """A few frames at a time: their arrays stay in the processor's cache, which halves the time."""
-    for start in range(0, len(motion.jaw), _FRAMES_AT_ONCE):
-        yield Motion(*(curve[start : start + _FRAMES_AT_ONCE] for curve in vars(motion).values()))
+    # a few frames at a time: their arrays stay in the processor's cache, which halves the time
+    pieces = [slice(start, start + _FRAMES_AT_ONCE) for start in range(0, len(motion.jaw), _FRAMES_AT_ONCE)]
+    drawn = [_draw(face, Motion(*(curve[piece] for curve in vars(motion).values()))) for piece in pieces]
+    return _film(np.concatenate(drawn), pieces, rng)
 
 
 def _draw(face: Face, motion: Motion) -> np.ndarray:
@@ -68,18 +222,15 @@ def opening_of(face: Face, motion: Motion) -> np.ndarray:
 
 
 def _shape_lips(face: Face, motion: Motion) -> _Lips:
-    def each(values: np.ndarray) -> np.ndarray:
-        return values.astype(np.float32)[:, None, None]
-
-    closure, labiodental = each(motion.closure), each(motion.labiodental)
-    width, protrusion = each(motion.width) * face.liveliness, each(motion.protrusion)
+    closure, labiodental = _each(motion.closure), _each(motion.labiodental)
+    width, protrusion = _each(motion.width) * face.liveliness, _each(motion.protrusion)
     free = (1 - closure) * (1 - labiodental)
-    jaw = each(motion.jaw) * face.jaw_reach
+    jaw = _each(motion.jaw) * face.jaw_reach
     half_width = face.half_width * (1 + 0.12 * width - 0.17 * protrusion) - 0.03 * jaw
     along = np.clip(np.abs(X) / half_width, 0, 1)
-    seam = face.corner_drop * along**2 + face.seam_wave * (0.6 * bump(along, 0.25) - bump(along - 0.45, 0.25))
-    rise = free * (2.6 * each(motion.upper_raise) * face.liveliness + 0.10 * jaw) + labiodental * (1 - closure) * 1.8
-    drop = free * (0.80 * np.maximum(jaw - 0.8, 0) + 3.2 * each(motion.lower_drop) * face.liveliness)
+    seam = face.corner_drop * along**2 + face.seam_wave * (0.6 * _bump(along, 0.25) - _bump(along - 0.45, 0.25))
+    rise = free * (2.6 * _each(motion.upper_raise) * face.liveliness + 0.10 * jaw) + labiodental * (1 - closure) * 1.8
+    drop = free * (0.80 * np.maximum(jaw - 0.8, 0) + 3.2 * _each(motion.lower_drop) * face.liveliness)
     # f and v: the lower lip comes up until it meets the edge of the upper teeth
     drop = drop + labiodental * (1 - closure) * (face.upper_teeth_y - 1.2)
     aperture = np.clip(1 - np.square(along / (0.90 + 0.05 * width)), 0, None) ** (0.62 - 0.14 * protrusion)
@@ -87,7 +238,7 @@ def _shape_lips(face: Face, motion: Motion) -> _Lips:
     upper = face.upper_lip * pressed * (1 + 0.30 * protrusion - 0.10 * np.clip(width, 0, 1)) * (1 - 0.02 * rise)
     lower = face.lower_lip * pressed * (1 + 0.25 * protrusion - 0.10 * np.clip(width, 0, 1)) * (1 - 0.22 * labiodental)
     upper_profile = np.clip(1 - along**1.7, 0, None) ** 0.9 * (
-        1 + 0.12 * bump(along - 0.24, 0.14) - face.cupid_bow * bump(along, 0.13)
+        1 + 0.12 * _bump(along - 0.24, 0.14) - face.cupid_bow * _bump(along, 0.13)
     )
     lower_profile = np.clip(1 - along**2.3, 0, None) ** 0.75
     corner_pull = 0.30 * drop * along**2  # the corners follow the jaw
@@ -101,6 +252,11 @@ def _shape_lips(face: Face, motion: Motion) -> _Lips:
         lower_inner + lower * lower_profile,
         jaw,
     )
+
+
+def _each(values: np.ndarray) -> np.ndarray:
+    """A value for each frame, to be spread over the canvas."""
+    return values[:, None, None]
 
 
 def _pull_skin(face: Face, lips: _Lips) -> np.ndarray:
@@ -121,82 +277,77 @@ def _shade_around(face: Face, lips: _Lips, picture: np.ndarray) -> np.ndarray:
     """The lips' effects on the skin: the shadow under the lower lip, the light rim above the upper, dark corners."""
     below = Y - lips.lower_outer
     bearded = 0.35 if face.beard == "full" else 1.0
-    shadow = -0.15 * bump(below - 3.0, 3.6) * bump(X, 13) - 0.05 * bump(below - 1.0, 2.0) * bump(X, 18)
-    rim = 0.07 * bump(Y - lips.upper_outer + 1.2, 1.4) * bump(X / lips.half_width, 0.8)
+    shadow = -0.15 * _bump(below - 3.0, 3.6) * _bump(X, 13) - 0.05 * _bump(below - 1.0, 2.0) * _bump(X, 18)
+    rim = 0.07 * _bump(Y - lips.upper_outer + 1.2, 1.4) * _bump(X / lips.half_width, 0.8)
     corner = np.hypot(np.abs(X) - lips.half_width - 0.5, Y - face.corner_drop - 0.1 * lips.jaw)
-    return picture * (1 + bearded * (shadow + rim) - 0.22 * bump(corner, 2.6))
+    return picture * (1 + bearded * (shadow + rim) - 0.22 * _bump(corner, 2.6))
 
 
 def _paint_inside(face: Face, motion: Motion, lips: _Lips) -> np.ndarray:
     """The open mouth behind the lips: dark cavity, tongue, both rows of teeth."""
-
-    def each(values: np.ndarray) -> np.ndarray:
-        return values[:, None, None]
-
-    side = bump(X / lips.half_width, 0.95)
+    side = _bump(X / lips.half_width, 0.95)
     cavity = 0.14 * face.skin_tone + 10 + 0.6 * Y
-    height, tip = each(motion.tongue_height), each(motion.tongue_tip)
+    height, tip = _each(motion.tongue_height), _each(motion.tongue_tip)
     floor = face.upper_teeth_y + 0.9 * lips.jaw + 4.0
     tongue_top = floor - 3.5 - (0.75 * lips.jaw + 4.0) * height + 0.035 * np.square(X)
-    tongue = soft_step(Y - tongue_top, 2.0) * (1 - soft_step(np.abs(X) - 0.62 * face.half_width, 5))
-    tongue_tone = face.skin_tone * 0.52 + 24 + 10 * bump(Y - tongue_top - 2.5, 2.5) - 7 * bump(X, 1.2)
+    tongue = _soft_step(Y - tongue_top, 2.0) * (1 - _soft_step(np.abs(X) - 0.62 * face.half_width, 5))
+    tongue_tone = face.skin_tone * 0.52 + 24 + 10 * _bump(Y - tongue_top - 2.5, 2.5) - 7 * _bump(X, 1.2)
     inside = _cover(cavity, tongue_tone * (0.8 + 0.2 * tip), tongue)
 
-    gaps = 1 - 0.16 * bump((X / face.tooth_width + 0.5) % 1.0 - 0.5, 0.10)
+    gaps = 1 - 0.16 * _bump((X / face.tooth_width + 0.5) % 1.0 - 0.5, 0.10)
     teeth_tone = face.teeth_tone * (0.35 + 0.65 * side) * gaps
     arch = 0.006 * np.square(X)
     lower_edge = face.upper_teeth_y + 0.6 + 0.80 * lips.jaw - arch * 0.6
-    lower_teeth = soft_step(Y - lower_edge, 1.0) * (1 - soft_step(np.abs(X) - 0.58 * face.half_width, 4))
+    lower_teeth = _soft_step(Y - lower_edge, 1.0) * (1 - _soft_step(np.abs(X) - 0.58 * face.half_width, 4))
     inside = _cover(inside, 0.80 * teeth_tone, lower_teeth)
     upper_edge = face.upper_teeth_y - arch
-    upper_teeth = (1 - soft_step(Y - upper_edge, 1.0)) * (1 - soft_step(np.abs(X) - 0.70 * face.half_width, 4))
+    upper_teeth = (1 - _soft_step(Y - upper_edge, 1.0)) * (1 - _soft_step(np.abs(X) - 0.70 * face.half_width, 4))
     inside = _cover(inside, teeth_tone, upper_teeth)
 
     # th: the tip of the tongue shows between the teeth
     blade = np.clip(tip - 0.7, 0, 1) / 0.3
     tip_y = face.upper_teeth_y + 1.0 + 0.15 * lips.jaw
-    inside = _cover(inside, face.skin_tone * 0.55 + 28, blade * bump(Y - tip_y, 2.6) * bump(X, 8.5))
-    overhang = 1 - 0.45 * bump(Y - lips.upper_inner, 2.2)  # the upper lip's shadow
+    inside = _cover(inside, face.skin_tone * 0.55 + 28, blade * _bump(Y - tip_y, 2.6) * _bump(X, 8.5))
+    overhang = 1 - 0.45 * _bump(Y - lips.upper_inner, 2.2)  # the upper lip's shadow
     return inside * overhang
 
 
 def _paint_lips(face: Face, motion: Motion, lips: _Lips, mouth: np.ndarray) -> np.ndarray:
     """Both lips with their light, and the mouth where they are apart."""
     middle = (lips.upper_inner + lips.lower_inner) / 2
-    is_lower = soft_step(Y - middle, 1.2)
+    is_lower = _soft_step(Y - middle, 1.2)
     depth_upper = (Y - lips.upper_outer) / np.maximum(lips.upper_inner - lips.upper_outer, 0.8)
     depth_lower = (Y - lips.lower_inner) / np.maximum(lips.lower_outer - lips.lower_inner, 0.8)
     base = face.skin_tone + face.lip_contrast + 20 * face.light_x * X / MIDDLE
     upper = base - 10 - 9 * np.clip(depth_upper, 0, 1)
-    lower = base + face.gloss * bump(depth_lower - 0.42, 0.24) * bump(X, 11) - 9 * np.clip(depth_lower, 0, 1) ** 3
-    creases = 2.6 * np.sin(X * 1.9 + 1.3 * np.sin(X * 0.7 + face.gloss)) * bump(X, 16)
-    tone = upper + is_lower * (lower - upper) + creases + 6 * motion.protrusion[:, None, None]
+    lower = base + face.gloss * _bump(depth_lower - 0.42, 0.24) * _bump(X, 11) - 9 * np.clip(depth_lower, 0, 1) ** 3
+    creases = 2.6 * np.sin(X * 1.9 + 1.3 * np.sin(X * 0.7 + face.gloss)) * _bump(X, 16)
+    tone = upper + is_lower * (lower - upper) + creases + 6 * _each(motion.protrusion)
     gap = lips.lower_inner - lips.upper_inner
     contact = np.clip(1 - gap / 2.0, 0, 1)
-    seam = contact * bump(Y - middle, 1.15) * soft_step(0.97 * lips.half_width - np.abs(X), 2.5)
+    seam = contact * _bump(Y - middle, 1.15) * _soft_step(0.97 * lips.half_width - np.abs(X), 2.5)
     tone = tone * (1 - 0.55 * seam)
-    tone = tone * (1 - 0.16 * (1 - contact) * bump(Y - middle - gap / 2, 1.2))  # the wet inner edge
-    opened = soft_step(Y - lips.upper_inner, 1.2) * soft_step(lips.lower_inner - Y, 1.2) * np.clip(gap / 1.2, 0, 1)
+    tone = tone * (1 - 0.16 * (1 - contact) * _bump(Y - middle - gap / 2, 1.2))  # the wet inner edge
+    opened = _soft_step(Y - lips.upper_inner, 1.2) * _soft_step(lips.lower_inner - Y, 1.2) * np.clip(gap / 1.2, 0, 1)
     return _cover(tone, mouth, opened)
 
 
 def _lip_coverage(lips: _Lips) -> np.ndarray:
-    vertical = soft_step(Y - lips.upper_outer, 1.8) * soft_step(lips.lower_outer - Y, 2.0)
-    return vertical * soft_step(lips.half_width - np.abs(X), 2.0)
+    vertical = _soft_step(Y - lips.upper_outer, 1.8) * _soft_step(lips.lower_outer - Y, 2.0)
+    return vertical * _soft_step(lips.half_width - np.abs(X), 2.0)
 
 
 def _cover(below: np.ndarray, above: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     return below + coverage * (above - below)
 
 
-def _film(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _film(picture: np.ndarray, pieces: list[slice], rng: np.random.Generator) -> np.ndarray:
     """Head motion, lighting drift, a lens and a sensor: canvas to crop."""
     n_frames = len(picture)
     sway = _drift(rng, n_frames, 5) * np.array([0.9, 0.8, 0.012, 0.010, 1.0])
     still = rng.uniform(-1, 1, 5) * np.array([1.8, 2.0, 0.035, 0.045, 0.0])
     shift_x, shift_y, roll, zoom, light = (sway + still).T.astype(np.float32)[:, :, None, None]
     pose = np.stack([shift_x, shift_y, roll, _CLOSE_UP + zoom])
-    pieces = [slice(start, start + _FRAMES_AT_ONCE) for start in range(0, n_frames, _FRAMES_AT_ONCE)]
     moved = np.concatenate([_move(picture[piece], *pose[:, piece]) for piece in pieces])
     gain = 1 + 0.025 * light + rng.uniform(-0.06, 0.06)
     across = np.arange(MOUTH_SIZE, dtype=np.float32) / MOUTH_SIZE - 0.5

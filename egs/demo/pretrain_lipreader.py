@@ -9,16 +9,29 @@ temporal network, from words, on the trunk's output. The committed file was made
     python egs/demo/pretrain_lipreader.py --steps 240 --seed 0
 """
 
-import csv
-import io
+import argparse
 import logging
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm, trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from egs.demo.lipreader_data import LipClips, corpus_clips, draw_windows, normalise, training_clips
+from egs.demo.visemes import VISEMES
+from egs.demo.voices import WORDS
+from local_models.lipreading import Lipreading
+from utils.data.files import atomic_path, write_text
+from utils.embedding.checkpoints import read_lipreading_conf
 from utils.errors import OptionParser, run_cli
 
 HERE = Path(__file__).resolve().parent
@@ -31,21 +44,18 @@ logger = logging.getLogger(__name__)
 
 def main() -> int:
     args = _parse_args()
-    import torch
-
-    from egs.demo.lipreader_data import corpus_clips, training_clips
-    from egs.demo.vocabulary import WORDS
-
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     train = training_clips(args.n_clips, args.seed, args.nj, args.cache_dir)
     val = corpus_clips("val", 60, args.seed, args.nj, args.cache_dir)
     logger.info("%d training words, %d validation words, chance %.4f", len(train.words), len(val.words), 1 / len(WORDS))
-    Pretraining(args, train, val).run()
+    pretraining = Pretraining(args, train, val)
+    pretraining.train_trunk()
+    pretraining.train_temporal()
     return 0
 
 
-def _parse_args():
+def _parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="egs/demo/pretrain_lipreader.py", description="Pretrains the demo's visual frontend.")
     parser.add_argument("--out", type=Path, default=HERE / "lipreader.pth.tar", help="the checkpoint")
     parser.add_argument("--cache_dir", type=Path, default=Path("dump/demo_lipreader"), help="the clips are kept here")
@@ -63,36 +73,18 @@ def _parse_args():
 class Pretraining:
     """One pretraining: the network, its auxiliary layers, its log and its checkpoint."""
 
-    def __init__(self, args, train, val) -> None:
-        import numpy as np
-        import torch
-
-        from egs.demo.visemes import VISEMES
-        from egs.demo.vocabulary import WORDS
-        from local_models.lipreading import Lipreading
-        from utils.data.files import read_json
-
+    def __init__(self, args: argparse.Namespace, train: LipClips, val: LipClips) -> None:
         self.args, self.train, self.val = args, train, val
         self.rng = np.random.default_rng([args.seed, 1])
-        self.network = Lipreading(read_json(HERE.parents[1] / "conf" / "lipreading" / f"{CONFIG}.json"), len(WORDS))
+        self.network = Lipreading(read_lipreading_conf(CONFIG), len(WORDS))
         trunk_dim = self.network.layer_dims["trunk"]
-        self.viseme_layer = torch.nn.Linear(trunk_dim, len(VISEMES))
-        self.motion_layer = torch.nn.Linear(trunk_dim, train.motions.shape[2])
+        self.viseme_layer = nn.Linear(trunk_dim, len(VISEMES))
+        self.motion_layer = nn.Linear(trunk_dim, train.motions.shape[2])
         self.log: list[dict] = []
         self.start = time.monotonic()
 
-    def run(self) -> None:
-        self._train_trunk()
-        self._train_temporal()
-
-    def _train_trunk(self) -> None:
+    def train_trunk(self) -> None:
         """Visemes and articulators of single frames, through first convolution and trunk."""
-        import torch
-        from torch.nn import functional
-        from tqdm import trange
-
-        from egs.demo.lipreader_data import draw_windows
-
         args, network = self.args, self.network.train()
         layers = (network.frontend3D, network.trunk, self.viseme_layer, self.motion_layer)
         parameters = [parameter for layer in layers for parameter in layer.parameters()]
@@ -106,18 +98,14 @@ class Pretraining:
             motion_loss = functional.mse_loss(self.motion_layer(vectors), torch.from_numpy((motions - mean) / std))
             optimiser.zero_grad()
             (viseme_loss + 2 * motion_loss).backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+            nn.utils.clip_grad_norm_(parameters, 5.0)
             optimiser.step()
             schedule.step()
             if step % 10 == 0:
                 self._note("trunk", step, viseme_loss=viseme_loss.item(), motion_loss=motion_loss.item())
 
-    def _train_temporal(self) -> None:
+    def train_temporal(self) -> None:
         """Words, through the temporal network, on the frozen trunk's output."""
-        import torch
-        from torch.nn import functional
-        from tqdm import trange
-
         args, batch_size, tcn = self.args, 48, self.network.tcn
         vectors, val_vectors = self._trunk_vectors(self.train, mirror=True), self._trunk_vectors(self.val, mirror=False)
         n_batches = len(self.train.words) // batch_size
@@ -139,17 +127,12 @@ class Pretraining:
             self._note("temporal", epoch, word_loss=sum(losses) / len(losses), val_word_accuracy=accuracy)
         self._save(args.tcn_epochs, accuracy)
 
-    def _logits(self, windows):
+    def _logits(self, windows: torch.Tensor) -> torch.Tensor:
         """Words from the trunk's output, (words, frames, 1024) -> (words, vocabulary)."""
         return self.network.tcn.tcn_output(self.network.tcn(windows.transpose(1, 2)).mean(dim=2))
 
-    def _trunk_vectors(self, clips, mirror: bool):
+    def _trunk_vectors(self, clips: LipClips, mirror: bool) -> torch.Tensor:
         """float16 (clips, 50, 1024): what the trunk makes of whole clips, as the recipe's stage 2 does."""
-        import torch
-        from tqdm import tqdm
-
-        from egs.demo.lipreader_data import normalise
-
         self.network.eval()
         vectors = []
         with torch.no_grad():
@@ -158,17 +141,15 @@ class Pretraining:
                 vectors.append(self.network.features(torch.from_numpy(normalise(mouths))[None])[0].half())
         return torch.stack(vectors)
 
-    def _accuracy(self, vectors) -> float:
+    def _accuracy(self, vectors: torch.Tensor) -> float:
         """Share of the validation voices' words that are read right."""
-        import torch
-
         self.network.eval()
         words = self.val.words
         with torch.no_grad():
             guesses = self._logits(_word_windows(vectors, words, [0] * len(words))).argmax(dim=1)
         return float((guesses.numpy() == words[:, 2]).mean())
 
-    def _note(self, phase: str, step: int, **values) -> None:
+    def _note(self, phase: str, step: int, **values: float) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise RuntimeError(f"{phase} {step}: {bad[0]} is not finite; try a lower --lr")
@@ -177,11 +158,6 @@ class Pretraining:
         logger.info("%s", self.log[-1])
 
     def _save(self, step: int, accuracy: float) -> None:
-        import torch
-
-        from egs.demo.vocabulary import WORDS
-        from utils.data.files import atomic_path, write_text
-
         content = {
             "epoch_idx": step,
             "model_state_dict": _as_half(self.network.state_dict()),
@@ -191,17 +167,12 @@ class Pretraining:
         }
         with atomic_path(self.args.out) as temporary:
             torch.save(content, temporary)
-        buffer = io.StringIO()
-        rows = csv.DictWriter(buffer, LOG_FIELDS, lineterminator="\n")
-        rows.writeheader()
-        rows.writerows(self.log)
-        write_text(self.args.out.parent / "lipreader_log.csv", buffer.getvalue())
+        log = pd.DataFrame(self.log, columns=LOG_FIELDS)
+        write_text(self.args.out.parent / "lipreader_log.csv", log.to_csv(index=False))
 
 
-def _middle_vectors(network, windows):
+def _middle_vectors(network: Lipreading, windows: torch.Tensor) -> torch.Tensor:
     """The trunk's output for the middle frames of (n, 5, 88, 88): the 3-D convolution seen as one over five channels."""
-    from torch.nn import functional
-
     convolution, *rest = network.frontend3D
     x = functional.conv2d(windows, convolution.weight.squeeze(1), None, convolution.stride[1:], convolution.padding[1:])
     x = x.unsqueeze(2)
@@ -210,20 +181,16 @@ def _middle_vectors(network, windows):
     return network.trunk(x.squeeze(2))
 
 
-def _word_windows(vectors, words, shifts):
+def _word_windows(vectors: torch.Tensor, words: np.ndarray, shifts: Sequence[int]) -> torch.Tensor:
     """The frames around each word, float32 (words, WINDOW, 1024), from the trunk's output of whole clips."""
-    import torch
-
     last = vectors.shape[1] - WINDOW
     starts = [min(max(int(word[1]) - WINDOW // 2 + int(shift), 0), last) for word, shift in zip(words, shifts, strict=True)]
     pieces = [vectors[word[0], start : start + WINDOW] for word, start in zip(words, starts, strict=True)]
     return torch.stack(pieces).float()
 
 
-def _as_half(state: dict) -> dict:
+def _as_half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Matrices and kernels in float16, shared tensors still shared; the batch norms keep float32."""
-    import torch
-
     halves: dict[int, torch.Tensor] = {}
 
     def half(tensor: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ not negotiated: p, b, m close the lips and f, v put the lower lip to the teeth, 
 lips run ahead of the sound, and the loudness of the sound opens the jaw a little more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -123,12 +123,8 @@ def label_frames(phones: Sequence[Span], n_frames: int) -> np.ndarray:
     """The viseme of each frame: its index in `VISEMES`, int64 (frames,); times from the first frame's start."""
     labels = np.zeros(n_frames, dtype=np.int64)  # rest
     times = (np.arange(n_frames) + 0.5) / VIDEO_FPS + LEAD_SEC
-    for phone in phones:
-        visemes = visemes_of(phone.label)
-        step = (phone.end_sec - phone.start_sec) / max(1, len(visemes))
-        for index, viseme in enumerate(visemes):
-            start = phone.start_sec + index * step
-            labels[(times >= start) & (times < start + step)] = VISEMES.index(viseme)
+    for gesture in (gesture for phone in phones for gesture in _gestures_of(phone)):
+        labels[(times >= gesture.start_sec) & (times < gesture.end_sec)] = VISEMES.index(gesture.viseme)
     return labels
 
 
@@ -143,32 +139,33 @@ def move_mouth(phones: Sequence[Span], samples: np.ndarray, start_sec: float, n_
     """
     n_points = round(n_frames / VIDEO_FPS * _GRID_HZ)
     times = start_sec + LEAD_SEC + np.arange(n_points) / _GRID_HZ
-    gestures = _gestures(phones)
-    targets = _blend(gestures, times)
+    targets = _blend(_gestures(phones), times)
     closure = _contact(_contact_spans(phones, "pbm"), times)
     labiodental = _contact(_contact_spans(phones, "fv"), times)
     targets[:, 0] *= 0.75 + 0.4 * _loudness(samples, times)
-    curves = np.column_stack([targets, closure, labiodental])
-    frames = _expose(curves, n_frames)
+    frames = _expose(np.column_stack([targets, closure, labiodental]), n_frames)
     return Motion(*np.ascontiguousarray(frames.T, dtype=np.float32))
 
 
 def _gestures(phones: Sequence[Span]) -> list[_Gesture]:
-    """One gesture a viseme; those of a diphthong share its time; rest before, between (pauses) and after."""
-    gestures = []
+    """The gestures of a sentence: rest before it, in its pauses, and after it."""
     clock = phones[0].start_sec
-    gestures.append(_Gesture("rest", clock - 0.4, clock))
+    gestures = [_Gesture("rest", clock - 0.4, clock)]
     for phone in phones:
         if phone.start_sec - clock > 0.08:
             gestures.append(_Gesture("rest", clock, phone.start_sec))
-        visemes = visemes_of(phone.label)
-        step = (phone.end_sec - phone.start_sec) / max(1, len(visemes))
-        for index, viseme in enumerate(visemes):
-            start = phone.start_sec + index * step
-            gestures.append(_Gesture(viseme, start, start + step))
+        gestures += _gestures_of(phone)
         clock = phone.end_sec
-    gestures.append(_Gesture("rest", clock, clock + 0.4))
-    return gestures
+    return [*gestures, _Gesture("rest", clock, clock + 0.4)]
+
+
+def _gestures_of(phone: Span) -> Iterator[_Gesture]:
+    """One gesture a viseme; those of a diphthong share its time."""
+    visemes = visemes_of(phone.label)
+    step = (phone.end_sec - phone.start_sec) / max(1, len(visemes))
+    for index, viseme in enumerate(visemes):
+        start = phone.start_sec + index * step
+        yield _Gesture(viseme, start, start + step)
 
 
 def _blend(gestures: list[_Gesture], times: np.ndarray) -> np.ndarray:

@@ -10,28 +10,17 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
 from utils.corpora.dla import dla_splits, scan_dla
-from utils.corpora.output import label_mixtures, refuse_failures, write_corpus
+from utils.corpora.output import label_mixtures, refuse_failures, training_utterances, write_corpus
 from utils.data.constants import SAMPLE_RATE_HZ
 from utils.data.manifest import Manifest, Mixture, Problem, Utterance, read_utterances
 from utils.data.validation import validate_manifest
 from utils.errors import OptionParser, UserError, run_cli
-
-
-@dataclass(frozen=True)
-class Utterances:
-    """The utterances for dynamic mixing, and counts of those of other folders."""
-
-    items: list[Utterance]
-    n_train: int  # of them, from the train split
-    n_held_out: int  # left out: the clip is in val or test
-    n_known: int  # left out: the id was there already
-    problems: list[Problem]
 
 
 def main() -> None:
@@ -45,14 +34,14 @@ def main() -> None:
     for split in splits:
         name = split or "test"
         mixtures[name], problems[name] = scan_dla(root, split, speaker_pattern=args.speaker_pattern, nj=args.nj)
-    utterances = _collect_utterances(mixtures, extras, args.nj)
-    problems["utterances"] = utterances.problems
+    utterances, counts, problems["utterances"] = _collect_utterances(mixtures, extras, args.nj)
     refuse_failures(args.data_dir / "failed.csv", [p for found in problems.values() for p in found], args.max_failed)
-    _refuse_empty_splits(args.data_dir, root, mixtures)
-    train_speakers = {name for item in mixtures["train"] for name in item.speakers} if "train" in mixtures else None
-    mixtures = label_mixtures(mixtures, train_speakers)
-    write_corpus(args.data_dir, root, SAMPLE_RATE_HZ, {**mixtures, "utterances": utterances.items})
-    _print_summary(args.data_dir, mixtures, problems, utterances)
+    for split, items in mixtures.items():
+        if not items:
+            raise UserError(f"the {split} split holds no mixture that can be used; see {args.data_dir / 'failed.csv'}", root)
+    mixtures = label_mixtures(mixtures)
+    write_corpus(args.data_dir, root, SAMPLE_RATE_HZ, {**mixtures, "utterances": utterances})
+    _print_summary(args.data_dir, mixtures, problems, len(utterances), counts)
 
 
 def _parse_args() -> argparse.Namespace:
@@ -68,65 +57,44 @@ def _parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _collect_utterances(mixtures: dict[str, list[Mixture]], extras: Sequence[Manifest], nj: int) -> Utterances:
-    """The clips of the train split, each once, and the sound ones of other folders; none that is in val or test."""
-    held_out = {name for split in ("val", "test") for mixture in mixtures.get(split, []) for name in _ids(mixture)}
-    offered = [(utterance, True) for mixture in mixtures.get("train", []) for utterance in _parts(mixture)]
-    problems = []
+def _collect_utterances(
+    mixtures: dict[str, list[Mixture]], extras: Sequence[Manifest], nj: int
+) -> tuple[list[Utterance], Counter[str], list[Problem]]:
+    """The clips of the train split, and the sound ones of other folders; none that is in val or test.
+
+    Returns:
+        The utterances; numbers of those from `train`, of those left out as `held_out` in val or test, and of those of
+        other folders whose id was `known`; and what is wrong with other ones.
+    """
+    train, held_out = training_utterances(mixtures)
+    kept = {item.utterance_id: item for item in train}
+    in_train = {Path(path).stem for item in mixtures.get("train", []) for path in item.mouth_paths}
+    counts = Counter(train=len(train), held_out=len(in_train & held_out))
+    problems: list[Problem] = []
     for extra in extras:
         found = [replace(p, path=str(extra.resolve(p.path))) for p in validate_manifest(extra, deep=True, nj=nj)]
-        broken = {problem.item_id for problem in found}
         problems += found
-        offered += [(_absolute(extra, item), False) for item in extra.items if item.utterance_id not in broken]
-    kept: dict[str, Utterance] = {}
-    dropped = Counter()
-    for utterance, from_train in offered:
-        name = utterance.utterance_id
-        if name in held_out:
-            dropped["held out"] += 1
-        elif name not in kept:
-            kept[name] = utterance
-            dropped["train"] += from_train
-        elif not from_train:
-            dropped["known"] += 1
-    return Utterances(list(kept.values()), dropped["train"], dropped["held out"], dropped["known"], problems)
-
-
-def _ids(mixture: Mixture) -> list[str]:
-    return [Path(path).stem for path in mixture.mouth_paths]
-
-
-def _parts(mixture: Mixture) -> list[Utterance]:
-    """The utterances of a mixture, as far as it has their sources."""
-    return [
-        Utterance(name, speaker, audio, mouth, mixture.length, mixture.frames, mixture.fps)
-        for name, speaker, audio, mouth in zip(
-            _ids(mixture), mixture.speakers, mixture.source_paths, mixture.mouth_paths, strict=True
-        )
-        if audio
-    ]
-
-
-def _absolute(manifest: Manifest, item: Utterance) -> Utterance:
-    """An utterance of another folder, to be read from anywhere."""
-    mouth_path = str(manifest.resolve(item.mouth_path)) if item.mouth_path else ""
-    return replace(item, audio_path=str(manifest.resolve(item.audio_path)), mouth_path=mouth_path)
-
-
-def _left_out(problems: dict[str, list[Problem]]) -> dict[str, int]:
-    return {name: len({problem.item_id for problem in found}) for name, found in problems.items()}
-
-
-def _refuse_empty_splits(data_dir: Path, root: Path, mixtures: dict[str, list[Mixture]]) -> None:
-    for split, items in mixtures.items():
-        if not items:
-            raise UserError(f"the {split} split holds no mixture that can be used; see {data_dir / 'failed.csv'}", root)
+        broken = {problem.item_id for problem in found}
+        for item in extra.items:
+            name = item.utterance_id
+            if name in broken:
+                continue
+            if name in held_out or name in kept:
+                counts["held_out" if name in held_out else "known"] += 1
+                continue
+            mouth_path = str(extra.resolve(item.mouth_path)) if item.mouth_path else ""
+            kept[name] = replace(item, audio_path=str(extra.resolve(item.audio_path)), mouth_path=mouth_path)
+    return list(kept.values()), counts, problems
 
 
 def _print_summary(
-    data_dir: Path, mixtures: dict[str, list[Mixture]], problems: dict[str, list[Problem]], utterances: Utterances
+    data_dir: Path,
+    mixtures: dict[str, list[Mixture]],
+    problems: dict[str, list[Problem]],
+    n_utterances: int,
+    counts: Counter[str],
 ) -> None:
-    left_out = _left_out(problems)
+    left_out = {name: len({problem.item_id for problem in found}) for name, found in problems.items()}
     parts = []
     for split, items in mixtures.items():
         subsets = Counter(mixture.subset for mixture in items if mixture.subset)
@@ -134,10 +102,10 @@ def _print_summary(
         details += [f"{left_out[split]} left out"] if left_out[split] else []
         parts.append(f"{split} {len(items)}" + (f" ({', '.join(details)})" if details else ""))
     print(f"{data_dir}: mixtures: {', '.join(parts)}")
-    others = len(utterances.items) - utterances.n_train
+    others = n_utterances - counts["train"]
     print(
-        f"{data_dir}: utterances: {len(utterances.items)} ({utterances.n_train} from train, {others} from other folders; "
-        f"left out: {utterances.n_held_out} in val or test, {utterances.n_known} with an id that was there already, "
+        f"{data_dir}: utterances: {n_utterances} ({counts['train']} from train, {others} from other folders; "
+        f"left out: {counts['held_out']} in val or test, {counts['known']} with an id that was there already, "
         f"{left_out['utterances']} broken)"
     )
 

@@ -9,7 +9,6 @@ Run     python egs/grid/prepare.py --data_dir data/grid --corpus_dir CORPUS_DIR 
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
@@ -53,22 +52,15 @@ def find_clips(corpus_dir: Path, separate_audio: bool) -> tuple[list[Utterance],
 
 
 def _by_clip(corpus_dir: Path, suffixes: tuple[str, ...]) -> dict[tuple[str, str], list[Path]]:
-    """The files of each (speaker, sentence), the preferred one first."""
+    """The files of each (speaker, sentence), the preferred one first; the last folder named like a speaker is the speaker."""
     found = defaultdict(list)
-    for path, speaker in _files(corpus_dir):
-        if path.suffix.lower() in suffixes and _SENTENCE.fullmatch(path.stem.lower()):
-            found[speaker, path.stem.lower()].append(path)
-    return {key: sorted(paths, key=lambda path: (path.suffix.lower() not in _PREFERRED, path)) for key, paths in found.items()}
-
-
-def _files(corpus_dir: Path) -> Iterator[tuple[Path, str]]:
-    """Every file below a speaker's folder, with the speaker: the last folder above it that is named like one."""
     for path in sorted(corpus_dir.rglob("*")):
-        speakers = [part for part in path.relative_to(corpus_dir).parts[:-1] if _SPEAKER.fullmatch(part)]
-        if not speakers and _SPEAKER.fullmatch(corpus_dir.name):
-            speakers = [corpus_dir.name]
-        if speakers and path.is_file() and not path.name.startswith("."):
-            yield path, speakers[-1]
+        folders = (corpus_dir.name, *path.relative_to(corpus_dir).parts[:-1])
+        speakers = [part for part in folders if _SPEAKER.fullmatch(part)]
+        sentence = path.stem.lower()
+        if speakers and path.suffix.lower() in suffixes and _SENTENCE.fullmatch(sentence) and path.is_file():
+            found[speakers[-1], sentence].append(path)
+    return {key: sorted(paths, key=lambda path: (path.suffix.lower() not in _PREFERRED, path)) for key, paths in found.items()}
 
 
 if __name__ == "__main__":

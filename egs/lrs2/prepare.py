@@ -27,16 +27,13 @@ def main() -> None:
 
 
 def _find_clips(args: argparse.Namespace, with_lists: bool) -> tuple[list[Utterance], list[Problem]]:
-    return find_clips(args.corpus_dir.absolute(), args.pretrain)
-
-
-def find_clips(root: Path, pretrain: bool) -> tuple[list[Utterance], list[Problem]]:
     """The clips that LRS2's lists name; a list that names an absent clip is a problem, by its row."""
-    parts = {part: find_part(root, part) for part in ("main", *(["pretrain"] if pretrain else []))}
+    root = args.corpus_dir.absolute()
+    parts = {part: find_part(root, part) for part in ("main", *(["pretrain"] if args.pretrain else []))}
     problems = [problem for _, found in parts.values() for problem in found]
     clips: dict[str, Utterance] = {}
     for name, split in LISTS.items():
-        if name == "pretrain" and not pretrain:
+        if name == "pretrain" and not args.pretrain:
             continue
         known, _ = parts["pretrain" if name == "pretrain" else "main"]
         path = _find_list(root, name)

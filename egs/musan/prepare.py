@@ -27,7 +27,7 @@ from utils.data.files import read_json, write_text
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, pending, run_jobs
 from utils.data.manifest import Problem, Utterance
-from utils.data.validation import AudioCheck, check_audio, check_files
+from utils.data.validation import check_audio, check_files
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 
 log = logging.getLogger(__name__)
@@ -52,10 +52,13 @@ def main() -> None:
         outputs[name].unlink(missing_ok=True)  # a folder of noise holds only noise
     refuse_failures(data_dir / "failed.csv", problems, args.max_failed)
     contents: dict[str, list[Utterance]] = {"noise_train": [], "noise_test": []}
-    for name in sorted(set(outputs) - set(broken)):
-        relative = outputs[name].relative_to(data_dir)
-        contents[f"noise_{relative.parts[1]}"].append(_utterance(name, files[name], relative, checks[outputs[name]]))
-    _remove_others(data_dir, {outputs[name] for name in set(outputs) - set(broken)})
+    kept = {name: path for name, path in sorted(outputs.items()) if name not in broken}
+    for name, path in kept.items():
+        relative, place = path.relative_to(data_dir), files[name].place
+        kind = place[0] if len(place) > 1 else "noise"
+        item = Utterance(name, kind, relative.as_posix(), length=checks[path].length)
+        contents[f"noise_{relative.parts[1]}"].append(item)
+    _remove_others(data_dir, set(kept.values()))
     write_corpus(data_dir, data_dir, SAMPLE_RATE_HZ, contents)
     print_summary(data_dir, contents, problems)
 
@@ -108,8 +111,8 @@ def bring_in(files: dict[str, TreeFile], data_dir: Path, test_share: float, nj: 
     todo, done = pending(jobs, journal)
     ours = _converted_before(data_dir) | {job.outputs[0] for job in jobs if job.name in done}
     _refuse_foreign_files(data_dir, files, outputs, ours)
-    size = sum(_EXPANSION * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() not in LOSSLESS_SUFFIXES)
-    size += sum(2 * job.given[0].stat().st_size for job in todo if job.given[0].suffix.lower() in LOSSLESS_SUFFIXES)
+    sources = [job.given[0] for job in todo]
+    size = sum((2 if path.suffix.lower() in LOSSLESS_SUFFIXES else _EXPANSION) * path.stat().st_size for path in sources)
     if todo:
         video_decoding()  # says at once what is not installed
     require_space(data_dir, size, f"{len(todo)} recordings, converted", "--data_dir")
@@ -194,11 +197,6 @@ def _remove_others(data_dir: Path, wanted: set[Path]) -> None:
 def _draw(name: str) -> float:
     """A number in [0, 1) that depends only on the name, so that added recordings never move one to the other folder."""
     return int(hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest(), 16) % _HASH_RANGE / _HASH_RANGE
-
-
-def _utterance(name: str, item: TreeFile, relative: Path, check: AudioCheck) -> Utterance:
-    kind = item.place[0] if len(item.place) > 1 else "noise"
-    return Utterance(name, kind, relative.as_posix(), length=check.length)
 
 
 def _parse_args() -> argparse.Namespace:

@@ -85,21 +85,22 @@ def scan_dla(
     pattern = _compile(speaker_pattern)
     folder = Path("audio", split) if split else Path("audio")
     candidates, problems = _candidates(root, folder)
-    _check_pattern_fits(pattern, candidates)
+    names = [name for candidate in candidates for name in candidate.ids]
+    if names and not any(pattern.search(name) for name in names):  # said before any file is opened
+        raise UserError(f"--speaker_pattern '{pattern.pattern}' finds no speaker in any id, e.g. {names[0]}; correct it")
     title = split or "flat"
-    audio = check_files(
-        partial(check_audio, sample_rate=SAMPLE_RATE_HZ),
-        (root / path for candidate in candidates for path in candidate.audio_paths),
-        nj,
-        f"{title} audio",
-    )
+    audio_files = (root / path for candidate in candidates for path in candidate.audio_paths)
+    audio = check_files(partial(check_audio, sample_rate=SAMPLE_RATE_HZ), audio_files, nj, f"{title} audio")
     mouth_files = (root / path for candidate in candidates for path in candidate.mouth_paths)
     mouths = check_files(check_mouths, mouth_files, nj, f"{title} mouths")
     mixtures = []
     for candidate in candidates:
         sounds = {path: audio[root / path] for path in candidate.audio_paths}
         crops = {path: mouths[root / path] for path in candidate.mouth_paths}
-        found = [*_file_problems(candidate, sounds, crops), *_speaker_problems(candidate, pattern)]
+        found = [*_file_problems(sounds, crops)]
+        for path, name in zip(candidate.mouth_paths, candidate.ids, strict=True):
+            if pattern.pattern != "()" and not _speaker(name, pattern):
+                found.append((path, f"--speaker_pattern '{pattern.pattern}' finds no speaker in the id {name}"))
         problems += [Problem(0, candidate.stem, path, reason) for path, reason in found]
         if not found:
             mixtures.append(_mixture(candidate, sounds, pattern))
@@ -115,13 +116,6 @@ def _compile(pattern: str | None) -> re.Pattern[str]:
     if compiled.groups != 1:
         raise UserError(f"--speaker_pattern '{pattern}': {compiled.groups} groups where one is needed, as in '^(s[0-9]+)'")
     return compiled
-
-
-def _check_pattern_fits(pattern: re.Pattern[str], candidates: list[_Candidate]) -> None:
-    """Stop before any file is opened if the pattern finds no speaker at all."""
-    names = [name for candidate in candidates for name in candidate.ids]
-    if names and not any(pattern.search(name) for name in names):
-        raise UserError(f"--speaker_pattern '{pattern.pattern}' finds no speaker in any id, e.g. {names[0]}; correct it")
 
 
 def _candidates(root: Path, folder: Path) -> tuple[list[_Candidate], list[Problem]]:
@@ -193,14 +187,12 @@ def _split_ids(stem: str, known_mouths: set[str]) -> tuple[str, str] | str:
     return f"the name is not ID1_ID2: {ways} to split it at a '_' into two ids that both have mouths"
 
 
-def _file_problems(
-    candidate: _Candidate, sounds: dict[str, AudioCheck], crops: dict[str, MouthCheck]
-) -> Iterator[tuple[str, str]]:
+def _file_problems(sounds: dict[str, AudioCheck], crops: dict[str, MouthCheck]) -> Iterator[tuple[str, str]]:
     broken = {path: check.reason for path, check in (sounds | crops).items() if check.reason}
     yield from broken.items()
     if any(path in broken for path in sounds):
         return  # no length to compare with
-    length = _length(sounds)
+    length = min(check.length for check in sounds.values())  # MP3s may have a little more
     for path, check in sounds.items():
         if lengths_differ(path, check.length, length):
             yield path, f"{check.length} samples, another file of this mixture has {length}"
@@ -210,24 +202,13 @@ def _file_problems(
             yield path, reason
 
 
-def _speaker_problems(candidate: _Candidate, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
-    for path, name in zip(candidate.mouth_paths, candidate.ids, strict=True):
-        if not _speaker(name, pattern) and pattern.pattern != "()":
-            yield path, f"--speaker_pattern '{pattern.pattern}' finds no speaker in the id {name}"
-
-
 def _speaker(name: str, pattern: re.Pattern[str]) -> str:
     match = pattern.search(name)
     return (match.group(1) or "") if match else ""
 
 
-def _length(sounds: dict[str, AudioCheck]) -> int:
-    """The samples that all files of a mixture have: MP3s may have a little more."""
-    return min(check.length for check in sounds.values())
-
-
 def _mixture(candidate: _Candidate, sounds: dict[str, AudioCheck], pattern: re.Pattern[str]) -> Mixture:
-    length = _length(sounds)
+    length = min(check.length for check in sounds.values())
     powers = [sounds[path].power for path in candidate.source_paths if path]
     sir_db = round(10 * math.log10(powers[0] / powers[1]), 4) if len(powers) == 2 else None
     return Mixture(

@@ -40,14 +40,6 @@ BLOCK_FRAMES = 64  # of crops in memory
 TARGET_RMS = 0.05  # of every target
 
 
-@dataclass(frozen=True)
-class Levels:
-    """Uniform between the two, dB."""
-
-    sir_db: tuple[float, float]
-    snr_db: tuple[float, float]
-
-
 def main() -> int:
     """Check everything that is cheap to check, then mix."""
     args = parse_args()
@@ -62,10 +54,11 @@ def main() -> int:
     if not targets:
         raise UserError(f"no utterance with a face can be used, see {failed_path}", args.faces)
     refuse_failures(failed_path, problems, args.max_failed)
-    maker = Maker(manifest, targets, speech, noise, args.out_dir.absolute(), args.split, args.join_sec)
-    levels = Levels((args.sir_low_db, args.sir_high_db), (args.snr_low_db, args.snr_high_db))
+    levels = {"sir_db": (args.sir_low_db, args.sir_high_db), "snr_db": (args.snr_low_db, args.snr_high_db)}
+    out_dir = args.out_dir.absolute()
+    maker = Maker(manifest, targets, speech, noise, out_dir, args.split, args.join_sec, **levels, seed=args.seed)
     jobs = [(kind, number) for kind, n in wanted.items() for number in range(n)]
-    items = [maker.make(kind, number, levels, args.seed) for kind, number in tqdm(jobs, unit="mix", disable=None)]
+    items = [maker.make(kind, number) for kind, number in tqdm(jobs, unit="mix", disable=None)]
     write_manifest(
         args.out_dir / f"{args.split}.csv", corpus=manifest.corpus, split=args.split, data_root=manifest.data_root,
         sample_rate=rate, n_src=1, items=items,
@@ -126,11 +119,9 @@ def usable_targets(manifest: Manifest) -> tuple[list[Utterance], list[Problem]]:
     problems: list[Problem] = []
     for row, item in enumerate(manifest.items, start=2):
         for speaker, audio, mouth in _utterances(item):
-            reason = "has no mouth" if not mouth else "has no reference" if not audio else ""
             if mouth in targets:
                 continue
-            if not reason:
-                reason = _silence(manifest, audio)
+            reason = "has no mouth" if not mouth else "has no reference" if not audio else _silence(manifest, audio)
             if reason:
                 problems.append(Problem(row, item_id(item), mouth or audio, reason))
             else:
@@ -153,44 +144,53 @@ def _silence(manifest: Manifest, audio: str) -> str:
     return "" if loudness > SILENCE_POWER else "is silent"
 
 
+@dataclass(frozen=True)
 class Maker:
     """Makes mixtures; each depends only on the seed, its condition and its number.
 
-    Args:
+    Attributes:
         manifest: of the targets.
         targets: each is taken about equally often.
         speech, noise: recordings with their samples.
         out_dir: gets sound and mouths.
         split: names the folder of the sound.
         join_sec: lengths to join clips to, or None.
+        sir_db, snr_db: uniform between the two.
+        seed: of everything that is drawn.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        targets: Sequence[Utterance],
-        speech: dict[Path, int],
-        noise: dict[Path, int],
-        out_dir: Path,
-        split: str,
-        join_sec: tuple[float, float] | None,
-    ) -> None:
-        self.manifest, self.targets, self.speech, self.noise = manifest, list(targets), speech, noise
-        self.out_dir, self.split, self.join_sec = out_dir, split, join_sec
-        self.rate, self.fps = manifest.sample_rate, next(item.fps for item in manifest.items if item.fps)
+    manifest: Manifest
+    targets: Sequence[Utterance]
+    speech: dict[Path, int]
+    noise: dict[Path, int]
+    out_dir: Path
+    split: str
+    join_sec: tuple[float, float] | None
+    sir_db: tuple[float, float]
+    snr_db: tuple[float, float]
+    seed: int
 
-    def make(self, kind: str, number: int, levels: Levels, seed: int) -> Mixture:
+    @property
+    def rate(self) -> int:
+        return self.manifest.sample_rate
+
+    @property
+    def fps(self) -> float:
+        return self.targets[0].fps
+
+    def make(self, kind: str, number: int) -> Mixture:
         """Mix, write, and give the row of the manifest.
 
         Raises:
             UserError: a file cannot be read.
         """
-        rng = np.random.default_rng([seed, *kind.encode(), number])
-        order = np.random.default_rng([seed, *kind.encode(), number // len(self.targets)]).permutation(len(self.targets))
-        chain = self._chain(self.targets[order[number % len(self.targets)]], rng)
+        rng = np.random.default_rng([self.seed, *kind.encode(), number])
+        turn, place = divmod(number, len(self.targets))
+        order = np.random.default_rng([self.seed, *kind.encode(), turn]).permutation(len(self.targets))
+        chain = self._chain(self.targets[order[place]], rng)
         name = f"{kind}_{number:04d}_{chain[0].utterance_id}"
         target, mouth_path, frames = self._target(chain, name)
-        sir_db, snr_db = rng.uniform(*levels.sir_db), rng.uniform(*levels.snr_db)
+        sir_db, snr_db = rng.uniform(*self.sir_db), rng.uniform(*self.snr_db)
         heard = target
         if kind in NEED_SPEECH:
             heard, (_, interferer) = mix_at_sir(np.stack([target, self._interferer(len(target), rng)]), np.array([sir_db]))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from utils.data.constants import SPLITS
+from utils.data.constants import SAMPLE_RATE_HZ, SPLITS
 from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
 from utils.data.manifest_rows import Mixture, Utterance, item_id
 from utils.data.validation import validate_manifest
@@ -36,29 +36,53 @@ def keep_usable(items: Items, root: Path, sample_rate: int, *, deep: bool, nj: i
     return [item for item in items if item_id(item) not in broken], problems
 
 
-def label_mixtures(mixtures: Mapping[str, Sequence[Mixture]], train_speakers: set[str] | None) -> dict[str, list[Mixture]]:
-    """Name the subset of each mixture (`same_voice`, `unseen_face`, `different_voices`), where the speakers are known."""
-    return {split: label_subsets(list(items), train_speakers) for split, items in mixtures.items()}
-
-
-def label_subsets(mixtures: list[Mixture], train_speakers: set[str] | None) -> list[Mixture]:
+def label_mixtures(
+    mixtures: Mapping[str, Sequence[Mixture]], train_speakers: set[str] | None = None
+) -> dict[str, list[Mixture]]:
     """Name the subset of each mixture: `same_voice`, `unseen_face` or `different_voices`.
 
     Args:
-        mixtures: with their speakers; those without get "".
-        train_speakers: the speakers of the train split; None where there is no train split.
+        mixtures: by split, with their speakers; those without get "".
+        train_speakers: who is trained on; without anybody no face is unseen. None: the speakers of the train mixtures.
     """
-    return [replace(mixture, subset=_subset(mixture.speakers, train_speakers)) for mixture in mixtures]
+    if train_speakers is None:
+        train_speakers = {name for item in mixtures.get("train", []) for name in item.speakers}
+    return {
+        split: [replace(item, subset=_subset(item.speakers, train_speakers)) for item in items]
+        for split, items in mixtures.items()
+    }
 
 
-def _subset(speakers: tuple[str, ...], train_speakers: set[str] | None) -> str:
+def _subset(speakers: tuple[str, ...], train_speakers: set[str]) -> str:
     if not all(speakers):
         return ""
     if len(set(speakers)) < len(speakers):
         return "same_voice"
-    if train_speakers is not None and not train_speakers.issuperset(speakers):
+    if train_speakers and not train_speakers.issuperset(speakers):
         return "unseen_face"
     return "different_voices"
+
+
+def training_utterances(mixtures: Mapping[str, Sequence[Mixture]]) -> tuple[list[Utterance], set[str]]:
+    """The clips of the train mixtures, each once, and the ids of those of val and test, which none of them is.
+
+    The sound of a clip is the source of one of its mixtures, cut and scaled as in that mixture; without sources it has none.
+    """
+    held_out = {Path(path).stem for split in ("val", "test") for item in mixtures.get(split, []) for path in item.mouth_paths}
+    found: dict[str, Utterance] = {}
+    for item in mixtures.get("train", []):
+        for speaker, audio, mouth in zip(item.speakers, item.source_paths, item.mouth_paths, strict=True):
+            name = Path(mouth).stem
+            if audio and name not in held_out and name not in found:
+                found[name] = Utterance(name, speaker, audio, mouth, item.length, item.frames, item.fps)
+    return list(found.values()), held_out
+
+
+def too_short(length: int, min_sec: float) -> str:
+    """The reason against a sound of `length` samples, "" if it is long enough."""
+    if length >= min_sec * SAMPLE_RATE_HZ:
+        return ""
+    return f"lasts {length / SAMPLE_RATE_HZ:.3f} s, less than --min_sec {min_sec:g}"
 
 
 def refuse_failures(path: Path, problems: Sequence[Problem], max_failed: int) -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from utils.corpora.output import label_mixtures, print_summary, refuse_failures, write_corpus
+from utils.corpora.output import label_mixtures, print_summary, refuse_failures, too_short, write_corpus
 from utils.data.clock import frames_covering
 from utils.data.constants import SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
 from utils.data.disk import require_space
@@ -76,8 +76,7 @@ class RawOptions:
     Attributes:
         n_mixtures: mixtures to draw for each split that has none in a list.
         draw: options of these mixtures.
-        mixing: options of their audio.
-        min_sec: clips that are shorter are listed and left out.
+        mixing: options of their audio; clips that are shorter than its `min_sec` are listed and left out.
         seed: of all that is drawn.
         nj: processes.
         max_failed: clips and mixtures that may be left out.
@@ -87,8 +86,7 @@ class RawOptions:
 
     n_mixtures: dict[str, int] = field(default_factory=lambda: {"train": 0, "val": 500, "test": 500})
     draw: ListOptions = field(default_factory=ListOptions)
-    mixing: MixingOptions = field(default_factory=MixingOptions)
-    min_sec: float = 2.0
+    mixing: MixingOptions = field(default_factory=lambda: MixingOptions(min_sec=SETTINGS["min_sec"]))
     seed: int = 0
     nj: int = 1
     max_failed: int = 0
@@ -100,16 +98,18 @@ class RawOptions:
 # Options
 
 
-def raw_parser(description: str) -> OptionParser:
-    """The options that every raw-video corpus has; a corpus adds its own."""
+def raw_parser(
+    description: str,
+    corpus: str = "folder of the raw corpus",
+    mix_list: str = "the mixtures of this list, mixtures.csv of an earlier preparation",
+) -> OptionParser:
+    """The options that every raw-video corpus has, two of them with help of their own; a corpus adds its own."""
     parser = OptionParser(description=description)
-    parser.add_argument(
-        "--data_dir", type=Path, required=True, help="gets the manifests and the audio; its name is the corpus'"
-    )
-    parser.add_argument("--corpus_dir", type=Path, required=True, help="folder of the raw corpus")
+    parser.add_argument("--data_dir", type=Path, required=True, help="gets manifests and audio; its name is the corpus'")
+    parser.add_argument("--corpus_dir", type=Path, required=True, help=corpus)
     parser.add_argument("--nj", type=int, default=1, help="processes")
     parser.add_argument("--max_failed", type=int, default=0, help="clips and mixtures that may be left out")
-    parser.add_argument("--mix_list", type=Path, help="the mixtures of this list, mixtures.csv of an earlier preparation")
+    parser.add_argument("--mix_list", type=Path, help=mix_list)
     add_raw_options(parser)
     return parser
 
@@ -177,7 +177,6 @@ def raw_options(args: argparse.Namespace) -> RawOptions:
         n_mixtures={split: values[f"n_{split}"] for split in SPLITS},
         draw=draw,
         mixing=MixingOptions(**settings, noise_dir=args.noise_dir, rir_dir=args.rir_dir),
-        min_sec=settings["min_sec"],
         seed=args.seed,
         nj=args.nj,
         max_failed=args.max_failed,
@@ -237,7 +236,7 @@ def split_clips(clips: Sequence[Utterance], options: RawOptions) -> list[Utteran
     return [clip if clip.split else replace(clip, split=chosen[clip.speaker]) for clip in clips]
 
 
-def clips_of_lists(clips: Sequence[Utterance], listed: Sequence[ListedMixture]) -> list[Utterance]:
+def _clips_of_lists(clips: Sequence[Utterance], listed: Sequence[ListedMixture]) -> list[Utterance]:
     """The clips that lists name, in the split of the list; what is tested on is not trained on."""
     split_of: dict[str, str] = {}
     for item in sorted(listed, key=lambda item: _EVALUATED.index(item.split)):
@@ -263,13 +262,11 @@ def _checked_clips(clips: Sequence[Utterance]) -> tuple[list[Utterance], list[Pr
         name = clip.utterance_id
         texts = (name, clip.speaker, clip.video_path, clip.audio_path, clip.landmarks_path)
         reason = next(filter(None, map(name_problem, texts)), "")
-        if reason:
-            pass
-        elif counts[name] > 1:
+        if not reason and counts[name] > 1:
             reason = f"{counts[name]} clips have this id; ids must tell them apart"
-        elif not name or "/" in name or "\\" in name:
+        if not reason and (not name or "/" in name or "\\" in name):
             reason = "the name cannot be an id: it is empty, or holds a separator"
-        elif clip.split not in SPLITS:
+        if not reason and clip.split not in SPLITS:
             reason = f"the split is '{clip.split}', none of {', '.join(SPLITS)}"
         if reason:
             problems.append(Problem(0, name, clip.video_path, reason))
@@ -291,55 +288,34 @@ def prepare_raw(
     lists: MixtureList | None = None,
     problems: Sequence[Problem] = (),
 ) -> None:
-    """Prepare a raw corpus; see `prepare_raw_corpus`.
+    """Write all that stage 0 of a raw corpus writes. An interrupted call continues where it stopped.
 
     Args:
         clips: all clips of the corpus; no speaker in two splits, unless a list says so.
         data_dir: the corpus' folder below data/.
         options: how.
-        lists: mixtures of lists that the caller has read; None: those of `options.mix_list`, where there is one. Only
-            the clips that a list names are taken, in its splits; problems of other clips do not matter.
+        lists: mixtures of lists that the caller has read; None: those of `options.mix_list`, where there is one, else they
+            are drawn. Only the clips that a list names are taken, in its splits; problems of other clips do not matter.
         problems: of the clips.
-    """
-    video_decoding()  # says at once what is not installed
-    if lists is None and options.mix_list:
-        lists = read_mix_list(options.mix_list, same_speaker=options.draw.same_speaker)
-    if lists is None:
-        prepare_raw_corpus(clips, data_dir, options, problems=problems)
-        return
-    problems = [*_problems_of_lists(problems, lists.mixtures), *lists.problems]
-    prepare_raw_corpus(clips_of_lists(clips, lists.mixtures), data_dir, options, listed=lists.mixtures, problems=problems)
-
-
-def prepare_raw_corpus(
-    clips: Sequence[Utterance],
-    data_dir: Path,
-    options: RawOptions,
-    *,
-    listed: Sequence[ListedMixture] | None = None,
-    problems: Sequence[Problem] = (),
-) -> None:
-    """Write all that stage 0 of a raw corpus writes. An interrupted call continues where it stopped.
-
-    Args:
-        clips, data_dir, options: as for `prepare_raw`.
-        listed: mixtures of a list, for any of the splits; the clips that it does not name are of use for dynamic mixing
-            only. None: the mixtures are drawn.
-        problems: that the caller found already, e.g. rows of the list.
 
     Raises:
         UserError: more fails than allowed, the disk is too small, or the clips are too few for the mixtures.
     """
+    video_decoding()  # says at once what is not installed
     data_dir = data_dir.absolute()
-    problems = list(problems)
+    if lists is None and options.mix_list:
+        lists = read_mix_list(options.mix_list, same_speaker=options.draw.same_speaker)
+    listed = None if lists is None else lists.mixtures
+    if lists is not None:
+        clips = _clips_of_lists(clips, listed)
+        problems = [*_problems_of_lists(problems, listed), *lists.problems]
     clips, found = _checked_clips(clips)
-    problems += found
+    problems = [*problems, *found]
     known = {clip.utterance_id for clip in clips} | {problem.item_id for problem in problems}
     clips, found = _extract(clips, data_dir, options, listed)
     problems += found
     by_id = {clip.utterance_id: clip for clip in clips}
     if listed is not None:
-        known |= {problem.item_id for problem in problems}
         listed, found = _matching(listed, by_id, known, options)
         problems += found
     refuse_failures(data_dir / "failed.csv", problems, options.max_failed)
@@ -348,12 +324,10 @@ def prepare_raw_corpus(
     made, found = make_mixtures(data_dir, listed, by_id, options.mixing, options.nj)
     problems += found
     refuse_failures(data_dir / "failed.csv", problems, options.max_failed)
-    held_out = {source.utterance_id for item in listed if item.split != "train" for source in item.sources}
-    train = [clip for clip in clips if clip.split == "train" and clip.utterance_id not in held_out]
-    others = [clip for clip in clips if clip.split != "train" or clip.utterance_id in held_out]
+    train = [clip for clip in clips if clip.split == "train"]
     by_split = {split: [item for item in made if item.mixture_path.startswith(f"audio/{split}/")] for split in SPLITS}
-    contents = label_mixtures(by_split, {clip.speaker for clip in train} if train else None)
-    contents |= {"utterances": train, "clips": others}
+    contents = label_mixtures(by_split, {clip.speaker for clip in train})
+    contents |= {"utterances": train, "clips": [clip for clip in clips if clip.split != "train"]}
     _write_list(data_dir / "mixtures.csv", listed, options.mixing)
     write_corpus(data_dir, data_dir, SAMPLE_RATE_HZ, contents, mouths_go_on=True)
     write_videos(data_dir / FILE_NAME, clips)
@@ -381,9 +355,7 @@ def _extract(
     kept, problems = [], []
     for clip in clips:
         name = clip.utterance_id
-        reason = reasons.get(name, "")
-        if not reason and lengths[name] < options.min_sec * SAMPLE_RATE_HZ:
-            reason = f"lasts {lengths[name] / SAMPLE_RATE_HZ:.3f} s, less than --min_sec {options.min_sec:g}"
+        reason = reasons.get(name) or too_short(lengths[name], options.mixing.min_sec)
         if reason:
             problems.append(Problem(0, name, clip.audio_path or clip.video_path, reason))
         else:
@@ -445,8 +417,7 @@ def _matching(
     there = absent_clips(listed, clips, known)
     kept, problems = [], list(there.problems)
     for item in there.mixtures:
-        reason = _reason_against(item, clips, options)
-        if reason:
+        if reason := _reason_against(item, clips, options):
             problems.append(Problem(item.row, item.mixture_id, item.source, reason))
         else:
             kept.append(item)
@@ -461,8 +432,7 @@ def _reason_against(item: ListedMixture, clips: Mapping[str, Utterance], options
     counts = Counter(clip.speaker for clip in own if clip.speaker)
     if max(counts.values(), default=0) > 1 and not options.draw.same_speaker:
         return f"mixes the speaker {counts.most_common(1)[0][0]} with themselves; --same_speaker true allows that"
-    chosen = max if options.mixing.length == MAX else min
-    seconds = chosen(clip.length for clip in own) / SAMPLE_RATE_HZ
+    seconds = options.mixing.mixed_length(clip.length for clip in own) / SAMPLE_RATE_HZ
     if item.seconds is not None and abs(seconds - item.seconds) > _SECONDS_APART:
         return f"lasts {seconds:.3f} s by its clips where the list says {item.seconds:g} s; these are other clips"
     return ""

@@ -22,7 +22,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from utils.corpora.output import keep_usable, label_mixtures, print_summary, refuse_failures, write_corpus
+from utils.corpora.output import (
+    keep_usable,
+    label_mixtures,
+    print_summary,
+    refuse_failures,
+    too_short,
+    training_utterances,
+    write_corpus,
+)
 from utils.corpora.raw_corpus import (
     SETTINGS,
     add_raw_options,
@@ -30,6 +38,7 @@ from utils.corpora.raw_corpus import (
     list_settings,
     prepare_raw,
     raw_options,
+    raw_parser,
     split_clips,
 )
 from utils.data.audio import probe_audio
@@ -44,7 +53,6 @@ from utils.mixing.public_lists import SIR_CONVENTIONS, read_extraction_csv, read
 log = logging.getLogger(__name__)
 SPLIT_FOLDERS = {"train": "tr", "val": "cv", "test": "tt"}
 PRETRAIN = "pretrain_"  # before the ids of LRS2's and LRS3's pretrain parts
-_WITH_PRETRAIN = ("lrs2", "lrs3")
 _OF_BOTH = ("seed", "min_sec")  # options of raw video that do no harm beside a 2Mix folder
 _RAW = ("pretrain", "audio_dir", "sir_convention", "mix_list", "train_gains", "val_gains", "test_gains")
 _GAIN = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
@@ -58,11 +66,13 @@ class IdRule:
         corpus: its name.
         pattern: regular expression of a whole id; its group `speaker` is the speaker.
         example: of an id.
+        has_pretrain: a clip of its pretrain part may have the name of another one; `PRETRAIN` stands before its id.
     """
 
     corpus: str
     pattern: str
     example: str
+    has_pretrain: bool = False
 
     def ids_of_name(self, stem: str) -> list[tuple[str, float]] | None:
         """The ids and gains (dB) in a mixture's name, two or three of them; None for any other name."""
@@ -76,11 +86,14 @@ class IdRule:
     def id_of_path(self, path: str) -> str:
         """The id of a clip by its path without suffix, `…/VIDEO/00001` as well as `…/VIDEO_00001`; "" where it has none."""
         match = re.search(rf"(?:^|(?<=_))({self._nameless})$", path.replace("/", "_"), re.ASCII)
-        return match.group(1) if match else ""
+        if not match:
+            return ""
+        in_pretrain = self.has_pretrain and "pretrain" in PurePosixPath(path).parts
+        return PRETRAIN + match.group(1) if in_pretrain else match.group(1)
 
     def speaker_of_id(self, name: str) -> str:
         """The speaker of an id; "" where the id is none of this corpus."""
-        match = re.fullmatch(self.pattern, name, re.ASCII)
+        match = re.fullmatch(self.pattern, name.removeprefix(PRETRAIN) if self.has_pretrain else name, re.ASCII)
         return match["speaker"] if match else ""
 
     @property
@@ -88,14 +101,9 @@ class IdRule:
         return self.pattern.replace("?P<speaker>", "?:")
 
 
-LRS2 = IdRule("lrs2", r"(?P<speaker>[0-9]+)_[0-9]{5}", "6339077953587836416_00025")
-LRS3 = IdRule("lrs3", r"(?P<speaker>[\w-]{11})_[0-9]{5}", "NCJTV5KaJJc_00001")
+LRS2 = IdRule("lrs2", r"(?P<speaker>[0-9]+)_[0-9]{5}", "6339077953587836416_00025", has_pretrain=True)
+LRS3 = IdRule("lrs3", r"(?P<speaker>[\w-]{11})_[0-9]{5}", "NCJTV5KaJJc_00001", has_pretrain=True)
 VOXCELEB2 = IdRule("voxceleb2", r"(?P<speaker>id[0-9]{5})_[\w-]{11}_[0-9]{5}", "id00017_01dfn2spqyE_00001")
-
-
-def is_two_mix(root: Path) -> bool:
-    """True for a folder that looks like a 2Mix set."""
-    return find_audio(root) is not None
 
 
 def find_audio(root: Path) -> Path | None:
@@ -195,17 +203,15 @@ def _listed_items(folder: Path, lists: dict[str, list]) -> Iterator[_Item | Prob
     """Match the rows of the lists by the names of their files; an item that a list lacks is a problem."""
     by_part: dict[str, dict[str, tuple[int, str, str, int]]] = {}
     for part, rows in lists.items():
-        by_part[part] = {}
+        path, by_part[part] = f"{folder / part}.json", {}
         for number, row in enumerate(rows, start=1):
             parsed = _json_row(row)
             if parsed is None:
-                yield Problem(
-                    number, str(row)[:100], f"{folder / part}.json", "is neither [path, samples] nor [path, mouth, samples]"
-                )
+                yield Problem(number, str(row)[:100], path, "is neither [path, samples] nor [path, mouth, samples]")
                 continue
             stem = PurePosixPath(parsed[0]).stem
             if stem in by_part[part]:
-                yield Problem(number, stem, f"{folder / part}.json", f"row {by_part[part][stem][0]} lists this name, too")
+                yield Problem(number, stem, path, f"row {by_part[part][stem][0]} lists this name, too")
                 continue
             by_part[part][stem] = (number, *parsed)
     for stem in sorted({stem for rows in by_part.values() for stem in rows}):
@@ -216,9 +222,8 @@ def _listed_items(folder: Path, lists: dict[str, list]) -> Iterator[_Item | Prob
         if missing:
             yield Problem(number, stem, str(folder), f"not in {', '.join(missing)}, but in {', '.join(rows)}.json")
         elif len(lengths) > 1:
-            yield Problem(
-                number, stem, str(folder), f"the lists say that it has {' and '.join(map(str, sorted(lengths)))} samples"
-            )
+            said = " and ".join(map(str, sorted(lengths)))
+            yield Problem(number, stem, str(folder), f"the lists say that it has {said} samples")
         else:
             names = tuple(PurePosixPath(row[1]).name for row in rows.values())
             mouths = tuple(row[2] for part, row in rows.items() if part != "mix")
@@ -298,8 +303,7 @@ def run_preparation(
     add_options(parser)
     args = parser.parse_args()
     if is_prepared(args):
-        min_sec = list_settings(args)["min_sec"]
-        prepare_two_mix(rule, args.corpus_dir, args.data_dir, args.json_dir, min_sec, args.deep, args.nj, args.max_failed)
+        _prepare_two_mix(rule, args)
         return
     options = raw_options(args)
     lists = read_lists(args, rule)
@@ -325,60 +329,36 @@ def find_part(root: Path, part: str) -> tuple[dict[str, Utterance], list[Problem
 
 
 def _corpus_parser(description: str) -> OptionParser:
-    parser = OptionParser(description=description)
-    parser.add_argument("--data_dir", type=Path, required=True, help="gets the manifests; its name is the corpus'")
-    parser.add_argument("--corpus_dir", type=Path, required=True, help="a 2Mix folder, or the raw corpus")
-    parser.add_argument("--nj", type=int, default=1, help="processes")
-    parser.add_argument("--max_failed", type=int, default=0, help="clips and mixtures that may be left out")
+    lists = "raw: our own list, or the extraction family's CSV"
+    parser = raw_parser(description, corpus="a 2Mix folder, or the raw corpus", mix_list=lists)
     parser.add_argument(
         "--json_dir", type=Path, help="2Mix: folder with {tr,cv,tt}/{mix,s1,s2}.json, whose mixtures are then taken"
     )
     parser.add_argument("--deep", type=flag, default=True, help="2Mix: decode every file; false only looks for the files")
-    parser.add_argument("--mix_list", type=Path, help="raw: our own list, or the extraction family's CSV")
     parser.add_argument("--sir_convention", choices=SIR_CONVENTIONS, help="meaning of the dB of such a CSV; see the README")
     for split in SPLITS:
         parser.add_argument(f"--{split}_gains", type=Path, help=f"raw: 2Mix gain list (.scp, .txt) of the {split} split")
-    add_raw_options(parser)
     return parser
 
 
-def prepare_two_mix(
-    rule: IdRule,
-    corpus_dir: Path,
-    data_dir: Path,
-    json_dir: Path | None = None,
-    min_sec: float = 0.0,
-    deep: bool = True,
-    nj: int = 1,
-    max_failed: int = 0,
-) -> None:
-    """Turn a 2Mix folder into manifests.
-
-    Args:
-        rule: of the corpus.
-        corpus_dir: the folder that holds audio/ and mouths/.
-        data_dir: gets the manifests.
-        json_dir: as for `read_two_mix`.
-        min_sec: mixtures that are shorter are listed and left out.
-        deep: decode every file; False only looks for the files.
-        nj: threads.
-        max_failed: mixtures that may be left out.
-    """
-    root = corpus_dir.absolute()
-    mixtures, problems = read_two_mix(root, rule, json_dir)
+def _prepare_two_mix(rule: IdRule, args: argparse.Namespace) -> None:
+    """Turn a 2Mix folder into manifests."""
+    root, min_sec = args.corpus_dir.absolute(), list_settings(args)["min_sec"]
+    mixtures, problems = read_two_mix(root, rule, args.json_dir)
     for split, items in mixtures.items():
-        mixtures[split], found = keep_usable(items, root, SAMPLE_RATE_HZ, deep=deep, nj=nj)
+        usable, found = keep_usable(items, root, SAMPLE_RATE_HZ, deep=args.deep, nj=args.nj)
         problems += found
-        short = [item for item in mixtures[split] if item.length < min_sec * SAMPLE_RATE_HZ]
-        problems += [Problem(0, item.mixture_id, item.mixture_path, _too_short(item, min_sec)) for item in short]
-        mixtures[split] = [item for item in mixtures[split] if item.length >= min_sec * SAMPLE_RATE_HZ]
-    refuse_failures(data_dir / "failed.csv", problems, max_failed)
-    train_speakers = {name for item in mixtures["train"] for name in item.speakers} if mixtures.get("train") else None
-    contents = label_mixtures(mixtures, train_speakers)
-    held_out = {path for split in ("val", "test") for item in contents.get(split, []) for path in item.mouth_paths}
-    contents["utterances"] = _utterances(contents.get("train", []), held_out)
-    write_corpus(data_dir, root, SAMPLE_RATE_HZ, contents)
-    print_summary(data_dir, contents, problems)
+        mixtures[split] = []
+        for item in usable:
+            if reason := too_short(item.length, min_sec):
+                problems.append(Problem(0, item.mixture_id, item.mixture_path, reason))
+            else:
+                mixtures[split].append(item)
+    refuse_failures(args.data_dir / "failed.csv", problems, args.max_failed)
+    contents = label_mixtures(mixtures)
+    contents["utterances"], _ = training_utterances(mixtures)
+    write_corpus(args.data_dir, root, SAMPLE_RATE_HZ, contents)
+    print_summary(args.data_dir, contents, problems)
 
 
 def read_lists(args: argparse.Namespace, rule: IdRule) -> MixtureList | None:
@@ -398,12 +378,8 @@ def read_lists(args: argparse.Namespace, rule: IdRule) -> MixtureList | None:
             reason = f"public code reads its dB with opposite signs; say which with --sir_convention {conventions}"
             raise UserError(reason, args.mix_list)
         return read_extraction_csv(args.mix_list, sir_convention=args.sir_convention, same_speaker=args.same_speaker)
-    names = {"id_of": partial(id_in_part, rule), "speaker_of": partial(speaker_in_part, rule)}
-    lists = {
-        split: read_gain_list(path, split=split, **names, same_speaker=args.same_speaker)
-        for split, path in gains.items()
-        if path
-    }
+    names = {"id_of": rule.id_of_path, "speaker_of": rule.speaker_of_id, "same_speaker": args.same_speaker}
+    lists = {split: read_gain_list(path, split=split, **names) for split, path in gains.items() if path}
     if not lists:
         return None
     sizes = {found.n_src: split for split, found in lists.items() if found.n_src}
@@ -416,25 +392,13 @@ def read_lists(args: argparse.Namespace, rule: IdRule) -> MixtureList | None:
     return MixtureList(mixtures, tuple(problem for found in lists.values() for problem in found.problems))
 
 
-def id_in_part(rule: IdRule, path: str) -> str:
-    """The id of a clip by its path; LRS2 and LRS3 may have the same name in their pretrain part and elsewhere."""
-    name = rule.id_of_path(path)
-    in_pretrain = rule.corpus in _WITH_PRETRAIN and "pretrain" in Path(path).parts
-    return PRETRAIN + name if name and in_pretrain else name
-
-
-def speaker_in_part(rule: IdRule, name: str) -> str:
-    """The speaker of an id of `id_in_part`."""
-    return rule.speaker_of_id(name.removeprefix(PRETRAIN) if rule.corpus in _WITH_PRETRAIN else name)
-
-
 def is_prepared(args: argparse.Namespace) -> bool:
     """True where the corpus comes as a 2Mix folder, False where it is raw video.
 
     Raises:
         UsageError: an option has no meaning for this folder.
     """
-    two_mix = is_two_mix(args.corpus_dir)
+    two_mix = find_audio(args.corpus_dir) is not None
     if two_mix and (given := _raw_given(args)):
         raise UsageError(f"{args.corpus_dir} holds mixtures already; {', '.join(given)}: for raw video")
     if not two_mix and (args.json_dir or not args.deep):
@@ -448,23 +412,6 @@ def _raw_given(args: argparse.Namespace) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False)
     add_raw_options(parser)
     defaults = vars(parser.parse_args([])) | dict.fromkeys(SETTINGS) | dict.fromkeys(_RAW)
-    names = [name for name in defaults if name not in _OF_BOTH]
-    given = {name: getattr(args, name, None) for name in names}
-    return [
-        f"--{name}" for name, value in given.items() if value is not None and value is not False and value != defaults[name]
-    ]
-
-
-def _utterances(mixtures: list[Mixture], held_out: set[str]) -> list[Utterance]:
-    """Every clip of the training mixtures once; its sound is the source of one of them, cut and scaled as in that mixture."""
-    found: dict[str, Utterance] = {}
-    for item in mixtures:
-        for speaker, audio, mouth in zip(item.speakers, item.source_paths, item.mouth_paths, strict=True):
-            name = Path(mouth).stem
-            if mouth not in held_out and name not in found:
-                found[name] = Utterance(name, speaker, audio, mouth, item.length, item.frames, item.fps)
-    return list(found.values())
-
-
-def _too_short(item: Mixture, min_sec: float) -> str:
-    return f"lasts {item.length / SAMPLE_RATE_HZ:.3f} s, less than --min_sec {min_sec:g}"
+    given = {name: getattr(args, name, None) for name in defaults if name not in _OF_BOTH}
+    given = {name: value for name, value in given.items() if value is not None and value is not False}  # 0 is given
+    return [f"--{name}" for name, value in given.items() if value != defaults[name]]

@@ -127,13 +127,16 @@ def checked_list(path: Path, found: Iterable[ListedMixture | Problem], *, same_s
     counts = Counter(item.mixture_id for item in found if isinstance(item, ListedMixture))
     mixtures, problems = [], []
     for item in found:
-        item = replace(item, **{"source" if isinstance(item, ListedMixture) else "path": str(path)})
-        if isinstance(item, ListedMixture):
-            reason = _reason_against(item, same_speaker, max_db)
-            if counts[item.mixture_id] > 1:
-                reason = reason or f"{counts[item.mixture_id]} rows of the list make a mixture of this name"
-            item = Problem(item.row, item.mixture_id, str(path), reason) if reason else item
-        (problems if isinstance(item, Problem) else mixtures).append(item)
+        if isinstance(item, Problem):
+            problems.append(replace(item, path=str(path)))
+            continue
+        reason = _reason_against(item, same_speaker, max_db)
+        if not reason and counts[item.mixture_id] > 1:
+            reason = f"{counts[item.mixture_id]} rows of the list make a mixture of this name"
+        if reason:
+            problems.append(Problem(item.row, item.mixture_id, str(path), reason))
+        else:
+            mixtures.append(replace(item, source=str(path)))
     if not found:
         raise UserError(f"{path}: lists no mixture; give another list")
     return MixtureList(tuple(mixtures), tuple(problems))
@@ -145,11 +148,9 @@ def absent_clips(mixtures: Iterable[ListedMixture], usable: Collection[str], kno
     for item in mixtures:
         missing = [source.utterance_id for source in item.sources if source.utterance_id not in usable]
         absent = [name for name in missing if name not in known]
-        if absent:
-            reason = f"the list names {', '.join(absent)}, which the corpus does not hold"
-        else:
-            reason = f"the list names {', '.join(missing)}, which could not be used (see its own row)"
+        why = "which the corpus does not hold" if absent else "which could not be used (see its own row)"
         if missing:
+            reason = f"the list names {', '.join(absent or missing)}, {why}"
             problems.append(Problem(item.row, item.mixture_id, item.source, reason))
         else:
             kept.append(item)

@@ -6,6 +6,7 @@ channels are positions in one room.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import soundfile
@@ -17,6 +18,7 @@ from utils.errors import UserError, name_problem
 from utils.mixing.levels import MAX_DRAWS, SILENCE_POWER, power
 
 EARLY_SEC = 0.05
+File = TypeVar("File", Path, str)
 SPEECH_POWER = 1e-5  # mean square, -50 dB re full scale: a stretch of a recording in which somebody speaks
 
 
@@ -97,6 +99,32 @@ def response_channels(folder: Path, sample_rate: int) -> dict[Path, int]:
         single = next(path for path, count in positions.items() if count == 1)
         raise UserError(f"--rir_dir: {single} has one channel, other files have more; keep the two kinds in two folders")
     return positions
+
+
+def draw_positions(files: Mapping[File, int], n_src: int, rng: np.random.Generator) -> list[tuple[File, int]]:
+    """Draw a response for each source: positions of one room where files have several channels, else other files.
+
+    Args:
+        files: file -> channels, all of one or all of several.
+        n_src: sources.
+        rng: of the draw.
+
+    Returns:
+        File and channel of each source.
+
+    Raises:
+        UserError: there are fewer responses than sources.
+    """
+    names = sorted(files)
+    name = names[rng.integers(len(names))]
+    if files[name] > 1:
+        if files[name] < n_src:
+            raise UserError(f"--rir_dir: {name} has {files[name]} channels, too few for {n_src} sources; take it out")
+        return [(name, int(channel)) for channel in rng.choice(files[name], n_src, replace=False)]
+    if len(names) < n_src:
+        raise UserError(f"--rir_dir: {len(names)} responses are too few for {n_src} sources; add more")
+    others = [other for other in names if other != name]
+    return [(name, 0), *((others[index], 0) for index in rng.choice(len(others), n_src - 1, replace=False))]
 
 
 def _files(key: str, folder: Path, sample_rate: int) -> dict[Path, AudioInfo]:

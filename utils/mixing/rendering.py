@@ -13,11 +13,10 @@ same samples, for libsndfile writes the time into their headers.
 """
 
 import hashlib
-import json
 import logging
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from utils.data.constants import SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
 from utils.data.disk import require_space
 from utils.data.files import read_json, write_json
 from utils.data.fingerprints import hash_stats
-from utils.data.jobs import Job, pending, run_jobs
+from utils.data.jobs import Job, Journal, pending, run_jobs
 from utils.data.manifest import Mixture, Problem, Utterance
 from utils.errors import UsageError, UserError
 from utils.mixing.levels import MEASURES, SILENCE_POWER, WHOLE, level_db, noise_gain, power
@@ -76,19 +75,13 @@ class MixingOptions:
     fps: float = float(VIDEO_FPS)
 
     def __post_init__(self) -> None:
-        for name, choices in (("length", (MIN, MAX)), ("measure", MEASURES), ("subtype", SUBTYPES)):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"the {name} of mixtures is '{getattr(self, name)}', none of {', '.join(choices)}")
 
-
-@dataclass(frozen=True)
-class _Work:
-    """The work of a process: one mixture."""
-
-    item: ListedMixture
-    audio_paths: tuple[Path, ...]
-    outputs: tuple[Path, ...]  # mix, sources, and the noise where there is one
-    options: MixingOptions
+    def mixed_length(self, lengths: Iterable[int]) -> int:
+        """Samples of a mixture of clips of these lengths, before it is cut to `max_sec`."""
+        return min(lengths) if self.length == MIN else max(lengths)
 
 
 def make_mixtures(
@@ -112,7 +105,11 @@ def make_mixtures(
     jobs = [_job(data_dir, item, clips, options) for item in mixtures]
     journal = data_dir / "audio" / JOURNAL
     todo = {job.name for job in pending(jobs, journal)[0]}
-    size = sum(_bytes(item, clips, options) for item in mixtures if _job_name(item) in todo)
+    size = 0
+    for item in mixtures:
+        if _job_name(item) in todo:
+            samples = options.mixed_length(clips[source.utterance_id].length for source in item.sources)
+            size += mixture_bytes(len(item.sources), samples, has_rest(item), options)
     require_space(data_dir, size, f"{len(todo)} mixtures", "--data_dir")
     results, reasons = run_jobs(_make, jobs, journal, nj, "mixtures", "mixture")
     made, problems = [], []
@@ -168,17 +165,11 @@ def made_before(data_dir: Path) -> set[tuple[str, str]]:
     These are those of their journal, which also holds what was made before a call failed, and those of mixtures.csv, which
     the last successful call wrote.
     """
-    found = set()
-    journal, list_path = data_dir / "audio" / JOURNAL, data_dir / "mixtures.csv"
-    lines = journal.read_text(encoding="utf-8", errors="replace").splitlines() if journal.is_file() else []
-    for line in lines:
-        try:
-            split, _, mixture_id = json.loads(line)["name"].partition("/")
-        except (ValueError, KeyError, TypeError, AttributeError):  # the line that a kill cut short
-            continue
-        found.add((split, mixture_id))
+    names = (str(name).partition("/") for name in Journal(data_dir / "audio" / JOURNAL).entries)
+    found = {(split, mixture_id) for split, _, mixture_id in names}
     with suppress(UserError):  # there is none, or it is no longer the one that was written
-        found |= {(item.split, item.mixture_id) for item in read_mix_list(list_path, same_speaker=True).mixtures}
+        listed = read_mix_list(data_dir / "mixtures.csv", same_speaker=True)
+        found |= {(item.split, item.mixture_id) for item in listed.mixtures}
     return {(split, name) for split, name in found if split in SPLITS and name and not {"/", "\\"} & set(name)}
 
 
@@ -268,18 +259,18 @@ def _job(data_dir: Path, item: ListedMixture, clips: Mapping[str, Utterance], op
     responses = filter(None, (response_file(source.response) for source in item.sources))
     used += [options.rir_dir / name for name in responses if options.rir_dir]
     text = f"{astuple(replace(item, row=0, source='', seconds=None))} {options} {hash_stats([*sounds, *used])}"
-    return Job(_job_name(item), hashlib.sha256(text.encode()).hexdigest(), outputs, _Work(item, sounds, outputs, options))
+    return Job(_job_name(item), hashlib.sha256(text.encode()).hexdigest(), outputs, (item, sounds, outputs, options))
 
 
-def _make(work: _Work) -> dict[str, int]:
+def _make(given: tuple[ListedMixture, tuple[Path, ...], tuple[Path, ...], MixingOptions]) -> dict[str, int]:
     """Write the files of one mixture; its length in samples."""
-    if work.item.noise and work.options.noise_dir is None:
-        raise UserError(f"the list names the noise {work.item.noise}; give its folder with --noise_dir")
-    clips = [read_audio(path, sample_rate=work.options.sample_rate) for path in work.audio_paths]
-    sources, rest = mix_sources(work.item, clips, work.options)
-    signals = _rounded(sources, rest, work.options.subtype)
-    for path, signal in zip(work.outputs, signals, strict=False):  # without noise, the rest is zeros and has no file
-        write_wav(path, signal, work.options.sample_rate, work.options.subtype)
+    item, sounds, outputs, options = given
+    if item.noise and options.noise_dir is None:
+        raise UserError(f"the list names the noise {item.noise}; give its folder with --noise_dir")
+    sources, rest = mix_sources(item, [read_audio(path, sample_rate=options.sample_rate) for path in sounds], options)
+    signals = _rounded(sources, rest, options.subtype)
+    for path, signal in zip(outputs, signals, strict=False):  # without noise, the rest is zeros and has no file
+        write_wav(path, signal, options.sample_rate, options.subtype)
     return {"length": sources.shape[1]}
 
 
@@ -312,7 +303,7 @@ def _noise(item: ListedMixture, length: int, options: MixingOptions) -> np.ndarr
 
 
 def _length(lengths: Sequence[int], options: MixingOptions) -> int:
-    length = min(lengths) if options.length == MIN else max(lengths)
+    length = options.mixed_length(lengths)
     if length < max(options.min_sec * options.sample_rate, 1):
         raise UserError(f"would last {length / options.sample_rate:.3f} s where {options.min_sec:g} s are the least")
     return int(min(length, options.max_sec * options.sample_rate))
@@ -321,12 +312,6 @@ def _length(lengths: Sequence[int], options: MixingOptions) -> int:
 def has_rest(item: ListedMixture) -> bool:
     """True where more than sources is heard: noise, or a room."""
     return bool(item.noise) or any(source.response for source in item.sources)
-
-
-def _bytes(item: ListedMixture, clips: Mapping[str, Utterance], options: MixingOptions) -> int:
-    lengths = [clips[source.utterance_id].length for source in item.sources]
-    samples = min(lengths) if options.length == MIN else max(lengths)
-    return mixture_bytes(len(lengths), samples, has_rest(item), options)
 
 
 def _row(item: ListedMixture, clips: Mapping[str, Utterance], options: MixingOptions, result: Mapping[str, int]) -> Mixture:

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
-from utils.mixing.recordings import read_responses
+from utils.mixing.recordings import draw_positions, read_responses
 
 _WALL_M = 0.5  # speakers and microphone keep this distance from the walls
 _SIZES_M = ((3.5, 8.0), (3.0, 6.0), (2.4, 3.2))
 _HEIGHT_M = (1.2, 1.9)
+_RT60_SEC = (0.15, 0.5)
 _NUMBERS = r"((?:\d+\.?\d*\s?){%d})"
 _SHOEBOX = re.compile(rf"shoebox {_NUMBERS % 3} ?rt60 {_NUMBERS % 1} ?mic {_NUMBERS % 3} ?voice {_NUMBERS % 3}")
 
@@ -33,14 +34,11 @@ class RoomOptions:
         files: files of room responses with their channels, by their names below the folder, all of one channel or all of
             several; they take precedence.
         simulated: draw rooms for pyroomacoustics where there are no files.
-        rt60_low_sec, rt60_high_sec: reverberation time of simulated rooms, uniform between them.
     """
 
     room_prob: float = 0.0
     files: Mapping[str, int] = field(default_factory=dict)
     simulated: bool = False
-    rt60_low_sec: float = 0.15
-    rt60_high_sec: float = 0.5
 
 
 def draw_responses(options: RoomOptions, n_src: int, rng: np.random.Generator) -> list[str]:
@@ -52,12 +50,11 @@ def draw_responses(options: RoomOptions, n_src: int, rng: np.random.Generator) -
     if not options.room_prob or rng.random() >= options.room_prob:
         return [""] * n_src
     if options.files:
-        return _draw_files(options.files, n_src, rng)
+        return [f"{name}#{channel}" for name, channel in draw_positions(options.files, n_src, rng)]
     if not options.simulated:
         raise UserError("--room_prob needs --rir_dir, or --simulate_rooms true; give one of them")
     size = [rng.uniform(*bounds) for bounds in _SIZES_M]
-    rt60_sec = rng.uniform(options.rt60_low_sec, options.rt60_high_sec)
-    room = f"shoebox {_metres(size)} rt60 {rt60_sec:.3f} mic {_metres(_place(size, rng))}"
+    room = f"shoebox {_metres(size)} rt60 {rng.uniform(*_RT60_SEC):.3f} mic {_metres(_place(size, rng))}"
     return [f"{room} voice {_metres(_place(size, rng))}" for _ in range(n_src)]
 
 
@@ -90,20 +87,6 @@ def load_response(response: str, folder: Path | None, sample_rate: int) -> np.nd
     if int(channel) >= responses.shape[1]:
         raise UserError(f"--rir_dir: {folder / name} has no channel {channel}; give the folder of the list")
     return np.ascontiguousarray(responses[:, int(channel)])
-
-
-def _draw_files(files: Mapping[str, int], n_src: int, rng: np.random.Generator) -> list[str]:
-    """Positions of one room where files have several channels, else a file for each source."""
-    names = sorted(files)
-    name = names[rng.integers(len(names))]
-    if files[name] > 1:
-        if files[name] < n_src:
-            raise UserError(f"--rir_dir: {name} has {files[name]} channels, too few for {n_src} sources; take it out")
-        return [f"{name}#{channel}" for channel in rng.choice(files[name], n_src, replace=False)]
-    if len(names) < n_src:
-        raise UserError(f"--rir_dir: {len(names)} responses are too few for {n_src} sources; add more")
-    others = [other for other in names if other != name]
-    return [f"{name}#0", *(f"{others[index]}#0" for index in rng.choice(len(others), n_src - 1, replace=False))]
 
 
 def _place(size: list[float], rng: np.random.Generator) -> list[float]:

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.data.constants import AUDIO_SUFFIXES
 from utils.data.manifest import Problem
 from utils.errors import UserError, name_problem
-
-AUDIO_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg")
 
 
 @dataclass(frozen=True)
@@ -139,10 +138,10 @@ def _audio_by_stem(folder: Path) -> dict[str, list[Path]]:
         raise UserError(f"{folder}: no such folder")
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in AUDIO_EXTENSIONS and not path.name.startswith("."):
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."):
             files.setdefault(path.stem, []).append(path)
     if not files:
-        raise UserError(f"{folder}: no audio ({', '.join(AUDIO_EXTENSIONS)})")
+        raise UserError(f"{folder}: no audio ({', '.join(AUDIO_SUFFIXES)})")
     return files
 
 

@@ -14,6 +14,7 @@ from utils.errors import UserError
 from utils.mixing.levels import add_noise
 from utils.mixing.recordings import (
     SPEECH_POWER,
+    draw_positions,
     draw_stretch,
     read_responses,
     recording_lengths,
@@ -158,7 +159,9 @@ class Acoustics:
         """
         if not rng.random() < self.config.rir_prob:
             return sources, sources
-        responses = self._draw_responses(len(sources), rng)
+        drawn = draw_positions(self.rooms, len(sources), rng)
+        files = {path: read_responses(path) for path in dict(drawn)}
+        responses = [files[path][:, channel] for path, channel in drawn]
         pairs = [reverberate(s, r, self.sample_rate) for s, r in zip(sources, responses, strict=True)]
         whole, early = zip(*pairs, strict=True)
         return np.stack(whole), np.stack(early)
@@ -195,11 +198,3 @@ class Acoustics:
         for index in np.flatnonzero(rng.random(len(sources)) < self.config.interferer_prob):
             replaced[index] = draw_stretch("interferer_dir", files, length, self.sample_rate, rng, SPEECH_POWER)
         return replaced
-
-    def _draw_responses(self, n_sources: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """A response (taps,) for each source: positions of one room, or files of one channel each."""
-        paths = list(self.rooms)
-        path = paths[rng.integers(len(paths))]
-        if self.rooms[path] > 1:
-            return list(read_responses(path)[:, rng.choice(self.rooms[path], n_sources, replace=False)].T)
-        return [read_responses(paths[index])[:, 0] for index in rng.choice(len(paths), n_sources, replace=False)]
