@@ -33,7 +33,7 @@ def sounds_for_videos(monkeypatch) -> None:
 
     monkeypatch.setattr(raw_corpus, "extract_clip", extract)
     monkeypatch.setattr(raw_corpus, "clip_duration_sec", duration_sec)
-    monkeypatch.setattr(raw_corpus, "video_decoding", lambda: None)
+    monkeypatch.setattr(raw_corpus, "require_video_packages", lambda: None)
 
 
 def raw_clip(name: str, speaker: str, split: str, video_path: str) -> Utterance:

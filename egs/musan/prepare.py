@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
 from utils.corpora.output import print_summary, refuse_failures, write_corpus
-from utils.corpora.raw_corpus import video_decoding
+from utils.corpora.raw_corpus import require_video_packages
 from utils.data.audio import probe_audio
 from utils.data.clip_tree import TreeFile, walk_tree
 from utils.data.constants import CONVERTIBLE_SUFFIXES, LOSSLESS_SUFFIXES, SAMPLE_RATE_HZ
@@ -114,7 +114,7 @@ def bring_in(files: dict[str, TreeFile], data_dir: Path, test_share: float, nj: 
     sources = [job.given[0] for job in todo]
     size = sum((2 if path.suffix.lower() in LOSSLESS_SUFFIXES else _EXPANSION) * path.stat().st_size for path in sources)
     if todo:
-        video_decoding()  # says at once what is not installed
+        require_video_packages()  # says at once what is not installed
     require_space(data_dir, size, f"{len(todo)} recordings, converted", "--data_dir")
     _write_converted(data_dir, ours | {job.outputs[0] for job in jobs})  # beforehand: a killed run's files are ours, too
     for source, target in links:
@@ -136,7 +136,9 @@ def _fits(path: Path) -> bool:
 
 
 def _convert(given: tuple[Path, Path]) -> int:
-    sound = video_decoding().extract_sound(*given)  # PyAV decodes what soundfile does not
+    from utils.video.sound import extract_sound  # PyAV decodes what soundfile does not
+
+    sound = extract_sound(*given)
     for warning in sound.warnings:
         log.warning("%s: %s", given[0], warning)
     return sound.n_samples

@@ -26,7 +26,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from utils.corpora.output import label_mixtures, print_summary, refuse_failures, too_short, write_corpus
@@ -301,7 +300,7 @@ def prepare_raw(
     Raises:
         UserError: more fails than allowed, the disk is too small, or the clips are too few for the mixtures.
     """
-    video_decoding()  # says at once what is not installed
+    require_video_packages()  # says at once what is not installed
     data_dir = data_dir.absolute()
     if lists is None and options.mix_list:
         lists = read_mix_list(options.mix_list, same_speaker=options.draw.same_speaker)
@@ -477,10 +476,12 @@ def extract_clip(clip: Utterance, wav_path: Path) -> int:
     Raises:
         UserError: the video or its sound cannot be used, or the two do not last equally long.
     """
-    decoding = video_decoding()
-    info = decoding.probe_video(Path(clip.video_path))
+    from utils.video.decoding import probe_video
+    from utils.video.sound import extract_sound
+
+    info = probe_video(Path(clip.video_path))
     source = Path(clip.audio_path or clip.video_path)
-    sound = decoding.extract_sound(source, wav_path)
+    sound = extract_sound(source, wav_path)
     length = sound.n_samples
     for warning in sound.warnings:
         log.warning("%s: %s", source, warning)
@@ -494,19 +495,21 @@ def extract_clip(clip: Utterance, wav_path: Path) -> int:
 
 def clip_duration_sec(clip: Utterance) -> float:
     """The duration of a clip, by the header of its video."""
-    return video_decoding().probe_video(Path(clip.video_path)).duration_sec
+    from utils.video.decoding import probe_video
+
+    return probe_video(Path(clip.video_path)).duration_sec
 
 
-def video_decoding() -> ModuleType:
-    """`utils.video.decoding`, whose packages are installed separately.
+def require_video_packages() -> None:
+    """Check that the packages that read videos, which are installed separately, are there.
 
     Raises:
         UserError: they are not.
     """
     try:
-        from utils.video import decoding
+        import utils.video.decoding
+        import utils.video.sound  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"videos need more packages ({error}); add them: utils/install_more.sh requirements-video.txt"
         ) from None
-    return decoding
