@@ -467,4 +467,4 @@ def test_mistakes_are_one_line(corpus, tmp_path, more, said, code):
 
 def test_faces_need_a_visual_frontend(corpus, tmp_path):
     done = finish(stage_3(corpus, tmp_path / "exp", conf_file(tmp_path)))
-    assert done.returncode == 2 and "give --frontend_weights" in done.stderr
+    assert done.returncode == 2 and "--frontend_weights FILE is needed" in done.stderr
