@@ -58,6 +58,10 @@ class UserError(Exception):
         self.path = path
         self.reason = str(reason)
 
+    def reason_for(self, path: object) -> str:
+        """The reason, for a row that names `path` itself: without the path if this is the one at fault."""
+        return self.reason if self.path is not None and str(self.path) == str(path) else str(self)
+
 
 class UsageError(UserError):
     """A call that can never work: an unknown option, a missing value. Ends a program with exit code 2."""

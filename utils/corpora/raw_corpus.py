@@ -367,8 +367,7 @@ def _extract_one(given: tuple[Utterance, Path]) -> int:
     try:
         return extract_clip(clip, wav_path)
     except UserError as error:  # the list of failures names the path in a column of its own
-        named = str(error.path) == (clip.audio_path or clip.video_path)
-        raise UserError(error.reason if named else error) from None
+        raise UserError(error.reason_for(clip.audio_path or clip.video_path)) from None
 
 
 def _prepared(clip: Utterance, length: int) -> Utterance:

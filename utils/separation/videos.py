@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.devices import choose_device
 from utils.data.experiments import Experiment
 from utils.data.files import exclusive_lock
@@ -117,11 +118,7 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
         for video in videos:
             if video.name in reasons:
                 remove_tracks(video.path, folder / video.name)
-        problems = [
-            Problem(0, video.name, str(video.path), reasons[video.name].removeprefix(f"{video.path}: "))
-            for video in found
-            if video.name in reasons
-        ]
+        problems = [Problem(0, video.name, str(video.path), reasons[video.name]) for video in found if video.name in reasons]
         write_failed(folder / "failed.csv", problems)
     for problem in problems:
         logger.error("stage 4: %s: %s", printable(problem.path), problem.reason)
@@ -135,12 +132,13 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
 
 
 def _as_reason(video: Video, error: Exception) -> str:
+    """The reason of a failure, for the row of the video."""
     if isinstance(error, UserError):
-        return str(error)
+        return error.reason_for(video.path)
     if isinstance(error, OSError) and (reason := system_error(error)):
         return reason
     logger.debug("%s", video.path, exc_info=error)
-    return f"{video.path}: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _video_options(options: VideoSetOptions) -> "VideoOptions":
@@ -159,10 +157,10 @@ def _video_options(options: VideoSetOptions) -> "VideoOptions":
 
 
 def _check_clocks(exp_dir: Path, separator: "Separator") -> None:
-    if (separator.sample_rate, separator.fps) != (16000, 25.0):
+    if (separator.sample_rate, separator.fps) != (SAMPLE_RATE_HZ, VIDEO_FPS):
         raise UserError(
-            f"{exp_dir}: trained at {separator.sample_rate} Hz and {separator.fps:g} frames/s; videos are brought to 16000 Hz "
-            "and 25 frames/s, which needs a network trained at these"
+            f"{exp_dir}: trained at {separator.sample_rate} Hz and {separator.fps:g} frames/s; videos are brought to "
+            f"{SAMPLE_RATE_HZ} Hz and {VIDEO_FPS} frames/s, which needs a network trained at these"
         )
 
 
@@ -192,10 +190,12 @@ def _prepare(given: tuple) -> int:
 
     try:
         return len(prepare_video(*given).people)
-    except (UserError, OSError):
+    except UserError as error:
+        raise UserError(error.reason_for(given[0])) from None
+    except OSError:
         raise
     except Exception as error:  # of a decoder: the other videos go on
-        raise UserError(f"{given[0]}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _embed(
@@ -212,14 +212,14 @@ def _embed(
             mouth_path=str(video.mouth_path(person)),
             length=video.n_samples,
             frames=video.n_frames,
-            fps=25.0,
+            fps=float(VIDEO_FPS),
         )
         for video_name, video in prepared.items()
         for person in video.people
     ]
     path = options.dump_dir / "videos" / set_name / "faces.csv"
     where = {"corpus": f"videos_{set_name}", "split": "faces", "data_root": Path.cwd()}
-    manifest: Manifest = write_manifest(path, **where, sample_rate=16000, n_src=1, items=faces)
+    manifest: Manifest = write_manifest(path, **where, sample_rate=SAMPLE_RATE_HZ, n_src=1, items=faces)
     return embed_mouths(experiment, manifest, options, device)
 
 
@@ -227,4 +227,4 @@ def _check_embedded(video: "PreparedVideo", reasons: dict[str, str]) -> None:
     for person in video.people:
         reason = reasons.get(str(video.mouth_path(person)))
         if reason:
-            raise UserError(f"{video.mouth_path(person)}: {reason}")
+            raise UserError(reason, video.mouth_path(person))

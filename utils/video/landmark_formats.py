@@ -36,13 +36,13 @@ def read_tracks(path: Path, n_frames: int) -> Tracks:
         UserError: missing, damaged, unknown or ill-shaped.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError("no such file", path)
     match path.suffix.lower():
         case ".pkl" | ".pickle" | ".p":
             return tracks_of(read_pickle(path.read_bytes(), path), path)
         case ".csv":
             return _read_openface(path, n_frames)
-    raise UserError(f"{path}: landmarks of an unknown kind; .npz, .pkl and OpenFace's .csv are read")
+    raise UserError("landmarks of an unknown kind; .npz, .pkl and OpenFace's .csv are read", path)
 
 
 def read_npz(path: Path | str) -> dict[str, Any]:
@@ -52,12 +52,12 @@ def read_npz(path: Path | str) -> dict[str, Any]:
         UserError: missing or damaged.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError("no such file", path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
     except _DAMAGE as error:
-        raise UserError(f"{path}: not an npz file, or a damaged one ({error}); make it again") from None
+        raise UserError(f"not an npz file, or a damaged one ({error}); make it again", path) from None
     return {key: _array_of(content, path) for key, content in members.items()}
 
 
@@ -76,7 +76,7 @@ def _array_of(content: bytes, path: Path | str) -> Any:
         raise
     except Exception as error:  # anything may be wrong in what a stranger wrote; numpy says so in many ways
         text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: damaged numpy file ({text:.80}); make it again") from None
+        raise UserError(f"damaged numpy file ({text:.80}); make it again", path) from None
 
 
 def tracks_of(data: Any, path: Path) -> Tracks:
@@ -92,11 +92,11 @@ def tracks_of(data: Any, path: Path) -> Tracks:
     if isinstance(data, np.ndarray):
         return {"face1": _plain_track(data, path)}
     if not isinstance(data, list | tuple):
-        raise UserError(f"{path}: holds {_kind(data)} where a list with the landmarks of each frame is expected")
+        raise UserError(f"holds {_kind(data)} where a list with the landmarks of each frame is expected", path)
     faces = [_faces(entry, f"{path}, frame {k}") for k, entry in enumerate(data)]
     n_people = max(map(len, faces), default=0)
     if n_people > _LIMIT_PEOPLE:
-        raise UserError(f"{path}: {n_people} faces in a frame; a list with the landmarks of each frame is expected")
+        raise UserError(f"{n_people} faces in a frame; a list with the landmarks of each frame is expected", path)
     tracks = np.full((max(n_people, 1), len(faces), N_POINTS, 2), np.nan)
     for k, in_frame in enumerate(faces):
         for person, points in enumerate(in_frame):
@@ -108,7 +108,7 @@ def tracks_of(data: Any, path: Path) -> Tracks:
 def _plain_track(data: np.ndarray, path: Path) -> np.ndarray:
     """(T, 68, 2) of an array that may have x, y (and z) before the points."""
     if data.dtype.kind not in "iuf":
-        raise UserError(f"{path}: landmarks are {data.dtype}; numbers of pixels are expected")
+        raise UserError(f"landmarks are {data.dtype}; numbers of pixels are expected", path)
     if data.ndim == 3 and data.shape[1:] == (N_POINTS, 2):
         return data.astype(np.float64)
     if data.ndim == 3 and data.shape[1:] in ((2, N_POINTS), (3, N_POINTS)):
@@ -172,7 +172,7 @@ def _read_openface(path: Path, n_frames: int) -> Tracks:
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text (UTF-8)") from None
+        raise UserError("not a text (UTF-8)", path) from None
     cells = [[cell.strip() for cell in row] for row in csv.reader(lines)]
     header = [cell.lower() for cell in cells[0]] if cells else []
     column = {name: k for k, name in enumerate(header)}
@@ -180,7 +180,7 @@ def _read_openface(path: Path, n_frames: int) -> Tracks:
     if missing:
         raise UserError(f"{path}, row 1: no column {missing[0]}; OpenFace's x_0 ... x_67 and y_0 ... y_67 are expected")
     if len(cells) < 2:
-        raise UserError(f"{path}: a header without rows")
+        raise UserError("a header without rows", path)
     for k, row in enumerate(cells[1:], start=2):
         if len(row) != len(header):
             raise UserError(f"{path}, row {k}: {len(row)} cells where the header has {len(header)}")

@@ -94,7 +94,7 @@ def _people_of(path: Path | str, arrays: Mapping[str, Any]) -> People:
     """The people of a landmark file's arrays."""
     missing = sorted({*_COLUMNS, *_SIZES, "names"} - set(arrays))
     if missing:
-        raise UserError(f"{path}: not a landmark file, without {', '.join(missing)}; make it again")
+        raise UserError(f"not a landmark file, without {', '.join(missing)}; make it again", path)
     n_frames, width, height = (_whole(path, name, arrays[name]) for name in _SIZES)
     columns = {name: arrays[name] for name in _COLUMNS}
     n_rows = np.shape(columns["frame"])[:1]
@@ -103,14 +103,14 @@ def _people_of(path: Path | str, arrays: Mapping[str, Any]) -> People:
         array = columns[name]
         if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or array.shape != (*n_rows, *shape):
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise UserError(f"{path}: `{name}` is {found} where {(*n_rows, *shape)} is expected; make it again")
+            raise UserError(f"`{name}` is {found} where {(*n_rows, *shape)} is expected; make it again", path)
         if kinds == "f" and not np.isfinite(array).all():
-            raise UserError(f"{path}: `{name}` holds values that are not finite; make it again")
+            raise UserError(f"`{name}` holds values that are not finite; make it again", path)
     names = arrays["names"]
     if not isinstance(names, np.ndarray) or names.ndim != 1 or (len(names) and names.dtype.kind != "U"):
-        raise UserError(f"{path}: `names` is no list of texts; make it again")
+        raise UserError("`names` is no list of texts; make it again", path)
     if not ((columns["person"] >= 0) & (columns["person"] < len(names))).all():
-        raise UserError(f"{path}: `person` points outside the {len(names)} names; make it again")
+        raise UserError(f"`person` points outside the {len(names)} names; make it again", path)
     people = tuple(_person_of(path, columns, k, str(name), n_frames) for k, name in enumerate(names))
     return People(people, n_frames, width, height)
 
@@ -119,14 +119,14 @@ def _person_of(path: Path | str, columns: Mapping[str, np.ndarray], index: int, 
     rows = columns["person"] == index
     frames = columns["frame"][rows].astype(np.int64)
     if len(frames) and (frames[0] < 0 or frames[-1] >= n_frames or (np.diff(frames) <= 0).any()):
-        raise UserError(f"{path}: frames of {name} are not ascending within the {n_frames} of the video; make it again")
+        raise UserError(f"frames of {name} are not ascending within the {n_frames} of the video; make it again", path)
     points, boxes, scores = (columns[key][rows].astype(np.float32) for key in ("points", "box", "score"))
     return Person(name, frames, points, boxes, scores)
 
 
 def _whole(path: Path | str, name: str, value: Any) -> int:
     if not isinstance(value, np.ndarray) or value.shape != () or value.dtype.kind not in "iu" or value < 0:
-        raise UserError(f"{path}: `{name}` is no whole number; make it again")
+        raise UserError(f"`{name}` is no whole number; make it again", path)
     return int(value)
 
 
@@ -160,7 +160,7 @@ def read_landmarks(
             return _seen(path, _shortened(path, _people_of(path, arrays), n_frames, n_shown))
         if "data" not in arrays:
             found = ", ".join(sorted(arrays)[:8])
-            raise UserError(f"{path}: neither a landmark file nor landmarks under the key `data`, but {found or 'nothing'}")
+            raise UserError(f"neither a landmark file nor landmarks under the key `data`, but {found or 'nothing'}", path)
         tracks = tracks_of(arrays["data"], path)
     else:
         tracks = read_tracks(path, n_shown or n_frames)
@@ -173,7 +173,7 @@ def _seen(path: Path, people: Sequence[Person]) -> list[Person]:
     """Those who have a frame."""
     seen = [person for person in people if len(person.frames)]
     if not seen:
-        raise UserError(f"{path}: no frame has a face; leave the file out to have faces looked for")
+        raise UserError("no frame has a face; leave the file out to have faces looked for", path)
     if len(seen) < len(people):
         absent = ", ".join(person.name for person in people if not len(person.frames))
         log.warning("%s: without a single frame, left out: %.200s", path, absent)

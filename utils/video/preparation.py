@@ -141,7 +141,7 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
         n_ignored, joins = 0, [(1, 1.0)] * len(people)
     if not people:
         seen = f" ({n_ignored} faces were there for less than {options.min_sec:g} s)" if n_ignored else ""
-        raise UserError(f"{path}: nobody is on screen{seen}, so there is no voice to take out of the sound")
+        raise UserError(f"nobody is on screen{seen}, so there is no voice to take out of the sound", path)
     write_people(folder / "people.npz", people, n_frames, info.width, info.height)
     prepared = PreparedVideo(
         folder=folder,
@@ -204,7 +204,7 @@ def cut_clip(
     else:
         people = _given_people(landmarks_path, probe_video(video_path), n_frames)
     if not people:
-        raise UserError(f"{video_path}: no face found in {n_frames} frames")
+        raise UserError(f"no face found in {n_frames} frames", video_path)
     speaker = max(people, key=_presence)
     shares = write_mouths(video_path, [speaker], n_frames, [mouth_path], options)
     return {"people": len(people), "share_with_mouth": shares[0]}
@@ -312,7 +312,7 @@ def _with_thumbnails(
             save_thumbnail(picture, one.box, one.path)
         yield frame, picture
     if waiting and last is None:
-        raise UserError(f"{path}: shows no picture while there is sound")
+        raise UserError("shows no picture while there is sound", path)
     for one in waiting:
         save_thumbnail(last, one.box, one.path)
 

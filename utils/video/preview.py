@@ -47,7 +47,7 @@ def write_preview(
     info, sound = probe_video(video_path), probe_audio(wav_path)
     if (sound.sample_rate, sound.channels) != (SAMPLE_RATE_HZ, 1):
         found = f"{sound.channels} channels at {sound.sample_rate} Hz"
-        raise UserError(f"{wav_path}: {found} where one at {SAMPLE_RATE_HZ} Hz is expected; convert it first")
+        raise UserError(f"{found} where one at {SAMPLE_RATE_HZ} Hz is expected; convert it first", wav_path)
     scale = min(1.0, max_height / info.height)
     size = _even(info.width * scale), _even(info.height * scale)
     with ExitStack() as stack:

@@ -130,5 +130,5 @@ def plain(value: Any, path: Path | str) -> Any:
     try:
         array = value.array()
     except (ValueError, TypeError, AttributeError, MemoryError) as error:
-        raise UserError(f"{path}: damaged array in the pickle ({str(error):.80}); save the landmarks again") from None
+        raise UserError(f"damaged array in the pickle ({str(error):.80}); save the landmarks again", path) from None
     return array.tolist() if array.dtype.hasobject else array
