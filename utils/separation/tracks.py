@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from utils.data.audio import read_audio
+from utils.data.constants import SAMPLE_RATE_HZ
 from utils.data.estimates import are_complete, write_estimates
 from utils.data.files import atomic_path, read_json, remove_leftovers, write_json
 from utils.data.fingerprints import hash_json, hash_stats
@@ -255,7 +256,7 @@ def _merged(stretches_sec: Iterable[Sequence[float]], sample_rate: int, n_sample
 def _summary(prepared: "PreparedVideo") -> str:
     faces = f"{len(prepared.people)} face{'s' * (len(prepared.people) != 1)}"
     ignored = f" ({prepared.n_ignored} seen too shortly)" if prepared.n_ignored else ""
-    return f"{faces}{ignored}, {prepared.n_samples / 16000:.1f} s"
+    return f"{faces}{ignored}, {prepared.n_samples / SAMPLE_RATE_HZ:.1f} s"
 
 
 def _write_previews(video_path: Path, prepared: "PreparedVideo", folder: Path) -> bool:
