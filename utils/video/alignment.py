@@ -1,6 +1,6 @@
 """Alignment of faces to the mean face: the two published alignments of mouth crops, as transforms, without pictures.
 
-Lip networks know mouths from 96x96 crops of faces that were turned, scaled and shifted onto a mean face in a frame of
+Visual frontends know mouths from 96x96 crops of faces that were turned, scaled and shifted onto a mean face in a frame of
 256x256. The published preprocessing did it in two ways, and a network wants the one that it was trained with:
 
 - `centred8` (checkpoints since 2022): eight stable points, a robust similarity (least median of squares), landmarks

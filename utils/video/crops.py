@@ -36,7 +36,7 @@ def cut_people(
             which the landmarks were found, or None where the video shows nothing.
         people: landmarks of all frames.
         n_frames: of the whole video, where people's landmarks end.
-        alignment: that of the lip network, see `utils.video.alignment`.
+        alignment: that of the visual frontend, see `utils.video.alignment`.
         max_gap_frames: frames without landmarks that are bridged by interpolation.
 
     Yields:

@@ -141,7 +141,7 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
         n_ignored, joins = 0, [(1, 1.0)] * len(people)
     if not people:
         seen = f" ({n_ignored} faces were there for less than {options.min_sec:g} s)" if n_ignored else ""
-        raise UserError(f"nobody is on screen{seen}, so there is no voice to take out of the sound", path)
+        raise UserError(f"nobody is on screen{seen}, so no speaker can be separated", path)
     write_people(folder / "people.npz", people, n_frames, info.width, info.height)
     prepared = PreparedVideo(
         folder=folder,
