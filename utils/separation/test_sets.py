@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.corpora.dla import SAMPLE_RATE_HZ, VIDEO_FPS, dla_splits, scan_dla
+from utils.corpora.dla import dla_splits, scan_dla
 from utils.data.audio import probe_audio
-from utils.data.constants import AUDIO_SUFFIXES
+from utils.data.constants import AUDIO_SUFFIXES, SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.devices import choose_device
 from utils.data.estimates import CUE_FOLDERS, JOURNAL_NAME, offset_folder, offset_folders, write_separated
 from utils.data.experiments import Experiment

@@ -205,8 +205,8 @@ def lost_speakers(prepared: "PreparedVideo", sample_rate: int, folder: Path) -> 
         return []
     names = ", ".join(person.name for person in talking)
     return [
-        f"{names} moves the mouth, but the tracks are {below_db:.1f} dB quieter than the residual: the network seems not to "
-        f"know this speaker, who is then in {RESIDUAL}.wav"
+        f"{names}: the mouth moves, but the residual is {below_db:.1f} dB louder than what was separated: the network seems "
+        f"not to know this speaker, who is then in {RESIDUAL}.wav"
     ]
 
 

@@ -100,8 +100,8 @@ def find_people(
     found = to_people(group_tracks(tracks, at_most, min_sec * VIDEO_FPS), min_sec, at_most)
     dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(tracker.dropped.items())) or "none"
     log.info(
-        "%s: %d people from %d tracks; %d were there for less than %g s; tracks dropped: %s",
-        path, len(found.people), len(tracks), found.n_too_short, min_sec, dropped,
+        "%s: people: %d, of tracks: %d; people there for less than %g s: %d; tracks dropped: %s",
+        path, len(found.people), len(tracks), min_sec, found.n_too_short, dropped,
     )  # fmt: skip
     return found
 
