@@ -5,6 +5,7 @@ estimates is the order of the faces by construction, and any number of faces wor
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,8 +34,8 @@ class AVSeparator(BaseModel):
 
     Shape:
         - mixture: (batch, time)
-        - visual: (batch, n_faces, video_frames, visual_dim), or None for the audio-only baseline; a video frame of
-          zeros is one on which no mouth was seen
+        - visual: (batch, n_faces, video_frames, visual_dim); a video frame of zeros is one on which no mouth was seen.
+          None for the audio-only baseline, and where no face of n_src is seen: then in an order left to chance
         - output: (batch, n_src, time), with visual embeddings as many estimates as faces
 
     Raises:
@@ -88,7 +89,8 @@ class AVSeparator(BaseModel):
 
         Args:
             mixture: (time,), at `sample_rate`.
-            visual: (n_faces, video_frames, visual_dim), at `config.video_fps`; None for the audio-only baseline.
+            visual: (n_faces, video_frames, visual_dim), at `config.video_fps`; None for the audio-only baseline, and
+                where no face is seen.
 
         Returns:
             (n_src, time), of the kind of `mixture`, at its level.
@@ -120,6 +122,9 @@ class AVSeparator(BaseModel):
     ) -> list[torch.Tensor]:
         """Estimates (batch, n_src, time) for each of the masks (batch, n_src, n_feats, frames)."""
         self._check(mixture, visual)
+        if visual is None and self.config.n_faces:
+            n_frames = math.ceil(mixture.shape[-1] * self.config.video_fps / self.config.sample_rate)
+            visual = mixture.new_zeros(len(mixture), self.config.n_src, n_frames, self.config.visual_dim)
         level = mixture.square().mean(dim=-1, keepdim=True).sqrt() + EPS  # (batch, 1); the masker gets all at one level
         encoded = self._encode(mixture / level)  # (batch, n_feats, frames)
         if visual is not None:
@@ -137,9 +142,10 @@ class AVSeparator(BaseModel):
     def _check(self, mixture: torch.Tensor, visual: torch.Tensor | None) -> None:
         if mixture.ndim != 2:
             raise ValueError(f"mixture is {tuple(mixture.shape)} where (batch, time) is expected")
-        if (visual is None) != (self.config.n_faces == 0):
-            what = "this network is audio-only" if visual is not None else "this network needs visual embeddings"
-            raise ValueError(f"visual is {None if visual is None else tuple(visual.shape)}, but {what}")
+        if visual is None and self.config.n_faces == 1:
+            raise ValueError("visual is None, but extraction needs the visual embeddings of its target")
+        if visual is not None and self.config.n_faces == 0:
+            raise ValueError(f"visual is {tuple(visual.shape)}, but this network is audio-only")
         dim = self.config.visual_dim
         if visual is not None and (visual.ndim != 4 or visual.shape[-1] != dim):
             raise ValueError(f"visual is {tuple(visual.shape)} where (batch, n_faces, video_frames, {dim}) is expected")

@@ -28,8 +28,8 @@ _VIEWS = ("centre", "flip")
 def main() -> int:
     """Check everything that is cheap to check, then embed."""
     args = parse_args()
-    if args.conf and not read_train_config(args.conf, args.train_args).model.n_faces:
-        logger.info("stage 2: skipped, %s is an audio-only model", args.conf)
+    if args.conf and not read_train_config(args.conf, args.train_args).needs_visual:
+        logger.info("stage 2: skipped, %s needs no visual embeddings", args.conf)
         return 0
     share = process_share(os.environ)
     manifests = _read_manifests(args)

@@ -31,6 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--conf", type=Path, required=True, help="conf/*.yml")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the corpus' CSVs")
     parser.add_argument("--exp_dir", type=Path, required=True, help="folder of the experiment")
+    parser.add_argument("--init_exp_dir", type=Path, help="start from the network of this experiment")
     parser.add_argument("--train_args", default="", help='keys of the conf to change, "--lr 0.0005 --batch_size 2"')
     parser.add_argument("--frontend_weights", default="", help="visual frontend's weights (not for audio-only confs)")
     parser.add_argument("--frontend_conf", default="", help="its conf/lipreading/*.json; found out when not given")
@@ -52,6 +53,8 @@ def main() -> int:
     check_frontend_weights(config, args.frontend_weights)
     train_manifest = read_manifest(args.data_dir / ("utterances.csv" if config.data.dynamic else "train.csv"))
     val_manifest = read_manifest(args.data_dir / "val.csv")
+    if args.init_exp_dir and not (args.init_exp_dir / "best_model.pth").is_file():
+        raise UserError(f"--init_exp_dir {args.init_exp_dir}: no best_model.pth there; stage 3 makes it")
     acoustics = Acoustics(config.data, train_manifest.sample_rate)
 
     # torch is imported here, after the cheap checks.
@@ -59,13 +62,15 @@ def main() -> int:
     from utils.training.trainer import train
 
     frontend, train_stores, val_stores = {}, [], []
-    if config.model.n_faces:
+    if config.needs_visual:
         options = (args.frontend_weights, args.frontend_conf, args.frontend_layer, args.views, args.precision)
         frontend, visual_dim = _frontend(*options)
         config = config.with_visual_dim(visual_dim)
         train_stores, val_stores = _stores(args.dump_dir / "embeddings", frontend, train_manifest, val_manifest)
     stores = frontend.get("training_stores", [])
-    marks = TrainingMarks(args.exp_dir, training_inputs(config, stores, train_manifest, val_manifest, acoustics))
+    init_path = args.init_exp_dir / "best_model.pth" if args.init_exp_dir else None
+    inputs = training_inputs(config, stores, train_manifest, val_manifest, acoustics, init_path)
+    marks = TrainingMarks(args.exp_dir, inputs)
     if marks.is_finished() and not args.force:
         log.info("stage 3: up to date, %s was trained on the same inputs", args.exp_dir / "best_model.pth")
         return 0
@@ -74,7 +79,7 @@ def main() -> int:
         marks.start(frontend, args.force)
     else:
         marks.wait_for_start(args.force)
-    summary = train(config, args.exp_dir, train_manifest, val_manifest, train_stores, val_stores)
+    summary = train(config, args.exp_dir, train_manifest, val_manifest, train_stores, val_stores, init_path)
     if rank == 0:
         marks.finish()
         log.info(

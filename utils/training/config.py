@@ -51,6 +51,8 @@ class DataConfig(Checked):
     """Each source and its face are played at 1 - max_speed_change to 1 + max_speed_change of their speed."""
     extra_speaker_prob: Probability = 0.0
     """A mixture has n_src + 1 speakers, all with faces, all to be separated; in batches of their own."""
+    faceless_prob: Probability = 0.0
+    """A source is an utterance that has no face in the manifest: speech alone, of which there is far more."""
     off_screen_prob: Probability = 0.0
     """A mixture has a further speaker without a face, who is not to be separated."""
     interferer_dir: str = ""
@@ -88,8 +90,8 @@ class DataConfig(Checked):
 
     def problems(self) -> Iterator[str]:
         needs_dynamic = (
-            "same_speaker_prob", "max_speed_change", "extra_speaker_prob", "off_screen_prob", "interferer_prob",
-            "target_only_prob", "inactive_target_prob", "noise_prob", "rir_prob",
+            "same_speaker_prob", "max_speed_change", "extra_speaker_prob", "faceless_prob", "off_screen_prob",
+            "interferer_prob", "target_only_prob", "inactive_target_prob", "noise_prob", "rir_prob",
         )  # fmt: skip
         for key in needs_dynamic:
             if getattr(self, key) and not self.dynamic:
@@ -109,6 +111,10 @@ class LossConfig(Checked):
 
     signal_loss: Literal["snr", "si_snr"] = "snr"
     """snr: level counts; si_snr: blind to the level of the estimates, for networks with `model.fit_to_mixture`."""
+    order_weight: Probability = 1.0
+    """Share of the loss in the order of the faces, at the end of the training; the rest is in the best order."""
+    order_weight_start: Probability = 1.0
+    """The same at the start; it changes linearly. A network that cannot tell yet learns to separate first."""
     block_weight: NotNegative = 0.0
     """Weight of the loss after each block but the last (deep supervision); for model.name av_dprnn."""
 
@@ -184,6 +190,11 @@ class Config:
     def with_visual_dim(self, visual_dim: int) -> "Config":
         """The same conf for visual embeddings of `visual_dim` numbers."""
         return replace(self, model=replace(self.model, visual_dim=visual_dim))
+
+    @property
+    def needs_visual(self) -> bool:
+        """False for the audio-only baseline, and where an audio-visual network is pretrained on speech without faces."""
+        return self.model.n_faces > 0 and self.data.no_visual_prob < 1
 
     @property
     def is_extraction(self) -> bool:

@@ -7,7 +7,7 @@ processes, and not on where a training was interrupted.
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,11 +168,16 @@ class MixtureDataset(Dataset):
         example = {"mixture": torch.from_numpy(audio[0]), "sources": torch.from_numpy(np.stack(audio[1:]))}
         if self.stores:
             store = self.stores[view]
-            visual = np.stack([store.get(path, start_frame, self.segments.n_frames) for path in item.mouth_paths])
+            visual = np.stack([_visual(store, path, start_frame, self.segments.n_frames) for path in item.mouth_paths])
             if self.seed is not None:
                 visual = augment_visual(visual, self.config, np.random.default_rng([self.seed, FACES, epoch, index]))
             example["visual"] = torch.from_numpy(visual)
         return example
+
+
+def _visual(store: EmbeddingStore, mouth_path: str, start_frame: int, n_frames: int) -> np.ndarray:
+    """Embeddings (n_frames, dim) of a mouth, zeros where there is none."""
+    return store.get(mouth_path, start_frame, n_frames) if mouth_path else np.zeros((n_frames, store.dim), np.float32)
 
 
 class DrawnSource(NamedTuple):
@@ -190,7 +195,7 @@ class UtterancePool:
     Args:
         manifest: utterances.
         stores, fps: as for `Segments`.
-        config: `segment_sec`, `same_speaker_prob`, `max_speed_change`.
+        config: `segment_sec`, `same_speaker_prob`, `faceless_prob`, `max_speed_change`.
         most_sources: the largest number of sources that will be asked for.
 
     Raises:
@@ -203,18 +208,26 @@ class UtterancePool:
         self.manifest, self.config = manifest, config
         self.segments = Segments(manifest, stores, config.segment_sec, fps)
         self.items: list[Utterance] = self.segments.items
-        self.by_speaker: dict[str, list[int]] = defaultdict(list)
-        for index, item in enumerate(self.items):
-            self.by_speaker[_speaker(item)].append(index)
-        self.speakers = sorted(self.by_speaker)
+        faceless = [index for index, item in enumerate(self.items) if not item.mouth_path]
+        if config.faceless_prob and not faceless:
+            raise UserError(f"{manifest.path}: every utterance has a face; add speech without faces, or set --faceless_prob 0")
+        # To an audio-only network all utterances are alike, unless it is told how often to take those without a face.
+        apart = set(faceless) if stores or config.faceless_prob else set()
+        self.faceless = _by_speaker(self.items, apart)
+        self.by_speaker = _by_speaker(self.items, set(range(len(self.items))) - apart)
+        if not self.by_speaker and config.faceless_prob < 1:
+            raise UserError(f"{manifest.path}: no utterance has a face; set --faceless_prob 1")
+        self.speakers = list(self.by_speaker)
         # The speakers that have enough utterances to fill a mixture of so many sources.
         self.speakers_with = {
             n: [s for s in self.speakers if len(self.by_speaker[s]) >= n] for n in range(2, most_sources + 1)
         }  # fmt: skip
         fewer = " ask for fewer (--extra_speaker_prob 0 --off_screen_prob 0)," if most_sources > 2 else ""
-        if config.same_speaker_prob < 1 and len(self.speakers) < most_sources:
+        pools = [self.by_speaker] * (config.faceless_prob < 1) + [self.faceless] * (config.faceless_prob > 0)
+        fewest = min(map(len, pools))
+        if config.same_speaker_prob < 1 and fewest < most_sources:
             raise UserError(
-                f"{manifest.path}: {len(self.speakers)} speaker(s) cannot make mixtures of {most_sources} different "
+                f"{manifest.path}: {fewest} speaker(s) cannot make mixtures of {most_sources} different "
                 f"ones; give more,{fewer} or mix utterances of one speaker (--same_speaker_prob 1)"
             )
         if config.same_speaker_prob > 0 and most_sources > 1 and not self.speakers_with[most_sources]:
@@ -234,10 +247,16 @@ class UtterancePool:
             speakers = self.speakers_with[n_sources]
             speaker = speakers[rng.integers(len(speakers))]
             return [int(i) for i in rng.choice(self.by_speaker[speaker], n_sources, replace=False)]
-        first = int(rng.integers(len(self.items)))  # every utterance is as likely, however many its speaker has
-        others = [s for s in self.speakers if s != _speaker(self.items[first])]
-        chosen = rng.choice(others, n_sources - 1, replace=False)
-        drawn = [first, *(int(rng.choice(self.by_speaker[s])) for s in chosen)]
+        pools: list[dict[str, list[int]]] = [self.by_speaker] * n_sources
+        if self.config.faceless_prob:
+            is_faceless = rng.random(n_sources) < self.config.faceless_prob
+            pools = [self.faceless if each else self.by_speaker for each in is_faceless]
+        # Of the first source every utterance is as likely, however many its speaker has; of the others every speaker.
+        drawn = [int(rng.choice([index for indices in pools[0].values() for index in indices]))]
+        for pool in pools[1:]:
+            used = {_speaker(self.items[index]) for index in drawn}
+            speaker = rng.choice([speaker for speaker in pool if speaker not in used])
+            drawn.append(int(rng.choice(pool[speaker])))
         return [drawn[i] for i in rng.permutation(n_sources)]
 
     def segment(self, index: int, rng: np.random.Generator) -> DrawnSource:
@@ -268,7 +287,7 @@ class UtterancePool:
 
     def visual(self, source: DrawnSource, store: EmbeddingStore) -> np.ndarray:
         """The embeddings that go with a source, played in the frames of a segment: (frames, dim)."""
-        visual = store.get(source.item.mouth_path, source.start_frame, source.n_frames)
+        visual = _visual(store, source.item.mouth_path, source.start_frame, source.n_frames)
         if source.n_frames == self.segments.n_frames:
             return visual
         positions = (np.arange(self.segments.n_frames) + 0.5) * source.n_frames / self.segments.n_frames - 0.5
@@ -279,6 +298,14 @@ class UtterancePool:
 
 def _speaker(item: Utterance) -> str:
     return item.speaker or item.utterance_id
+
+
+def _by_speaker(items: Sequence[Utterance], indices: Collection[int]) -> dict[str, list[int]]:
+    """The utterances of these indices by their speakers, in order."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for index in sorted(indices):
+        found[_speaker(items[index])].append(index)
+    return dict(sorted(found.items()))
 
 
 class DynamicMixtureDataset(Dataset):

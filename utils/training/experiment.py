@@ -68,6 +68,23 @@ def load_model(path: Path | str) -> AVSeparator:
     return network.eval()
 
 
+def initialise(network: AVSeparator, path: Path | str) -> None:
+    """Start a network from a trained one: take over every weight that has the same name and shape in both.
+
+    An audio-only network gives what it shares with an audio-visual one.
+
+    Raises:
+        UserError: as `load_model`, or the networks have nothing in common.
+    """
+    own, given = network.state_dict(), load_model(path).state_dict()
+    shared = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
+    if not shared:
+        raise UserError(f"{path}: no weight fits this network; it is of another kind")
+    network.load_state_dict(own | shared)
+    left = sorted({name.rpartition(".")[0] for name in own if name not in shared})
+    log.info("%d of %d weights are those of %s%s", len(shared), len(own), path, f"; new: {', '.join(left)}" if left else "")
+
+
 def write_history(path: Path | str, rows: list[dict[str, Any]]) -> None:
     """Write the epochs' rows as CSV, atomically; the whole file each time, so that resuming never doubles a row."""
     text = io.StringIO()
@@ -95,7 +112,12 @@ def draw_curves(path: Path | str, rows: list[dict[str, Any]], title: str) -> Non
 
 
 def training_inputs(
-    config: Config, training_stores: Sequence[str], train: Manifest, val: Manifest, acoustics: Acoustics
+    config: Config,
+    training_stores: Sequence[str],
+    train: Manifest,
+    val: Manifest,
+    acoustics: Acoustics,
+    init_path: Path | None = None,
 ) -> dict[str, str]:
     """Everything whose change asks for a new training: name -> value.
 
@@ -104,6 +126,7 @@ def training_inputs(
         training_stores: names of the embedding stores; they hold the visual frontend's fingerprint.
         train, val: the manifests.
         acoustics: the recordings of noise, rooms and interferers.
+        init_path: the trained network that the training starts from.
     """
     values = {
         f"{section}.{key}": json.dumps(value)
@@ -112,7 +135,8 @@ def training_inputs(
         if key not in NEUTRAL_KEYS
     }
     values |= {manifest.path.name: hash_contents([manifest.path]) for manifest in (train, val)}
-    return values | {"noise and rooms": acoustics.fingerprint(), "embeddings": ",".join(training_stores)}
+    values |= {"noise and rooms": acoustics.fingerprint(), "embeddings": ",".join(training_stores)}
+    return values | {"initial weights": hash_contents([init_path]) if init_path else ""}
 
 
 class TrainingMarks:

@@ -34,7 +34,7 @@ def check_frontend_weights(config: Config, weights: str) -> None:
         UsageError: none are given.
         UserError: the path is missing.
     """
-    if not config.model.n_faces:
+    if not config.needs_visual:
         return
     if not weights:
         raise UsageError(

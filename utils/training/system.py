@@ -25,7 +25,8 @@ class AVSystem(pl.LightningModule):
         network: see `local_models.networks`.
         loss: the loss that is minimised.
         optim: optimiser and learning rate.
-        progress: how far the training is before an optimiser step (counted from 0), 0 to 1, for the cosine schedule.
+        progress: how far the training is before an optimiser step (counted from 0), 0 to 1, for the cosine schedule and the
+            weight of the order.
         seed: random numbers inside the network (dropout) depend on it and the epoch only, so that a resumed training
             goes on as if it had not stopped.
     """
@@ -36,6 +37,7 @@ class AVSystem(pl.LightningModule):
         super().__init__()
         self.network, self.optim, self.progress, self.seed = network, optim, progress, seed
         self.block_weight = loss.block_weight
+        self.order_weights = loss.order_weight_start, loss.order_weight
         self.loss = SeparationLoss(loss.signal_loss)
         # Means over mixtures, also where processes have unequal shares of them.
         self.val_loss, self.val_si_snri = MeanMetric(), MeanMetric()
@@ -47,6 +49,8 @@ class AVSystem(pl.LightningModule):
         return self.network(batch["mixture"], batch.get("visual"))
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        start, end = self.order_weights
+        self.loss.order_weight = start + (end - start) * min(self.progress(self.global_step), 1.0)
         *earlier, estimates = self._after_blocks(batch)
         loss, improvements = self._step(batch, estimates)
         n_mixtures, n_improved = len(batch["sources"]), len(improvements)
@@ -57,6 +61,7 @@ class AVSystem(pl.LightningModule):
         return loss + self.block_weight * sum(self._loss(batch, estimates)[0] for estimates in earlier)
 
     def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
+        self.loss.order_weight = self.order_weights[1]  # epochs are compared by what is wanted in the end
         loss, improvements = self._step(batch, self(batch))
         self.val_loss.update(loss, weight=len(batch["sources"]))
         self.val_si_snri.update(improvements)

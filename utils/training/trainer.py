@@ -37,7 +37,7 @@ from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.training.config import Config, TrainingConfig, write_config
 from utils.training.datasets import EpochSampler, make_datasets, make_loader, make_sampler
-from utils.training.experiment import draw_curves, save_model, write_history
+from utils.training.experiment import draw_curves, initialise, save_model, write_history
 from utils.training.system import AVSystem
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ def train(
     val_manifest: Manifest,
     train_stores: Sequence[EmbeddingStore],
     val_stores: Sequence[EmbeddingStore],
+    init_path: Path | None = None,
 ) -> dict[str, Any]:
     """Train a network, or go on from `exp_dir/checkpoints/last.ckpt`.
 
@@ -61,6 +62,7 @@ def train(
         train_manifest: utterances for dynamic mixing, mixtures otherwise.
         val_manifest: mixtures.
         train_stores, val_stores: the embeddings, a store for each view; empty for an audio-only network.
+        init_path: a trained network to start from; None starts from random weights.
 
     Returns:
         The content of training.json.
@@ -81,6 +83,8 @@ def train(
     val_sampler = EpochSampler(len(val_set), None, rank, world_size)
     batches = len(train_sampler) // batch_size
     network = build_network(config.model)
+    if init_path and not resumed:
+        initialise(network, init_path)
     steps_per_epoch = -(-batches // config.training.accumulate)  # Lightning steps on what an epoch's end leaves over
     progress = _progress(trainer, steps_per_epoch * config.training.epochs, config.training.max_minutes)
     system = AVSystem(network, config.loss, config.optim, progress, config.training.seed)
