@@ -109,6 +109,11 @@ class SeparatorConfig(Checked):
     """Channels inside a block of the visual branch."""
     visual_blocks: CountOrZero = 5
     """Blocks of the visual branch."""
+    match_chan: CountOrZero = 0
+    """Numbers in which each frame of a face and of an estimate are compared, to tell whose voice an estimate is
+    (`local_models/matching.py`); 0: the estimates are in the order of the streams that the faces steer."""
+    match_hid: Count = 96
+    """Channels inside that comparison."""
     visual_dropout: Probability = 0.0
     """Dropout of whole channels of the visual embeddings, in training."""
     video_fps: Positive = 25.0

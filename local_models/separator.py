@@ -6,20 +6,30 @@ estimates is the order of the faces by construction, and any number of faces wor
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from asteroid.models.base_models import BaseModel
 from asteroid_filterbanks import make_enc_dec
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn.functional import pad
 
 from local_models.configs import SeparatorConfig
+from local_models.matching import FaceVoiceMatcher
 from local_models.visual import VisualNet, resample_frames
 
 EPS = 1e-8
+
+
+class Streams(NamedTuple):
+    """The estimates of a window before it is decided whose they are."""
+
+    estimates: torch.Tensor  # (batch, n_streams, time)
+    evidence: np.ndarray  # float64 (batch, n_streams, n_faces), nats
+    seen: np.ndarray  # bool (batch, n_faces): the faces that get a stream
 
 
 class AVSeparator(BaseModel):
@@ -60,6 +70,10 @@ class AVSeparator(BaseModel):
             self.visual_net = VisualNet(
                 config.visual_dim, config.visual_chan, config.visual_hid, config.visual_blocks, config.visual_dropout
             )
+        self.matcher = None
+        if config.match_chan and config.n_faces > 1:
+            clocks = (config.sample_rate, config.video_fps)
+            self.matcher = FaceVoiceMatcher(config.visual_dim, config.match_chan, config.match_hid, *clocks)
 
     @property
     def n_masks(self) -> int:
@@ -100,12 +114,41 @@ class AVSeparator(BaseModel):
         was_training = self.training
         self.eval()  # Asteroid's `from_pretrained` leaves dropout switched on
         with torch.inference_mode():
-            estimates = self(*given)[0]
+            estimates = self.in_order_of_faces(self(*given), given[1], given[0])[0]
         self.train(was_training)
         return estimates.cpu().numpy() if isinstance(mixture, np.ndarray) else estimates.to(mixture.device)
 
     def forward(self, mixture: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
         return self._separate(mixture, visual, lambda features, visual: [self.masker(features, visual)])[0]
+
+    def streams(self, mixture: torch.Tensor, visual: torch.Tensor) -> Streams:
+        """Separate, and say how well each estimate goes with each face; for a network with `match_chan`.
+
+        Args:
+            mixture, visual: as of `forward`.
+        """
+        estimates = self(mixture, visual)
+        seen = np.ones(visual.shape[:2], bool)
+        return Streams(estimates, self.evidence(estimates, visual, mixture), seen)
+
+    def evidence(self, estimates: torch.Tensor, visual: torch.Tensor, mixture: torch.Tensor) -> np.ndarray:
+        """What speaks for each estimate being the voice of each face, nats: (batch, n_src, n_faces)."""
+        return self.matcher(estimates, visual, mixture).sum(dim=-1).double().cpu().numpy()
+
+    def arrange(self, estimates: torch.Tensor, orders: Sequence[Sequence[int]], mixture: torch.Tensor) -> torch.Tensor:
+        """Estimates (batch, n_src, time) in the orders given: of each mixture the estimate of each face."""
+        index = torch.tensor(orders, device=estimates.device)
+        return estimates.gather(1, index.unsqueeze(-1).expand(-1, -1, estimates.shape[-1]))
+
+    def in_order_of_faces(self, estimates: torch.Tensor, visual: torch.Tensor | None, mixture: torch.Tensor) -> torch.Tensor:
+        """Estimates (batch, n_src, time) in the order of the faces (batch, n_faces, frames, visual_dim).
+
+        A network that compares faces with voices decides by all frames given; another has them in order already.
+        """
+        if self.matcher is None or visual is None:
+            return estimates
+        evidence = self.evidence(estimates, visual, mixture)
+        return self.arrange(estimates, [linear_sum_assignment(each.T, maximize=True)[1] for each in evidence], mixture)
 
     def after_each_block(self, mixture: torch.Tensor, visual: torch.Tensor | None = None) -> list[torch.Tensor]:
         """The estimates after each block of the masker, for deep supervision; the last are those of `forward`.

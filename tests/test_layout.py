@@ -32,7 +32,8 @@ ALLOWED = {
     "utils.embedding": GROUND | {"utils.embedding", "local_models"},
     "utils.training": GROUND | {"utils.training", "utils.mixing", "utils.embedding", "local_models"},
     "utils.scoring": GROUND | {"utils.scoring"},
-    "utils.separation": GROUND | {"utils.separation", "utils.embedding", "utils.training", "utils.corpora", "utils.video"},
+    "utils.separation": GROUND
+    | {"utils.separation", "utils.embedding", "utils.training", "utils.corpora", "utils.video", "local_models"},
 }
 ROOMS = {f"utils.{name}" for name in ("mixing", "video", "corpora", "embedding", "training", "scoring", "separation")}
 ALLOWED |= {
@@ -49,7 +50,7 @@ NETWORKS_ALLOWED = {
     "utils.scoring": set(),
     "utils.errors": set(),
     "utils.environment": set(),
-    "local_models": {"torch", "asteroid", "asteroid_filterbanks", "numpy"},
+    "local_models": {"torch", "torchaudio", "asteroid", "asteroid_filterbanks", "numpy", "scipy"},
 }
 
 

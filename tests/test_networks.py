@@ -110,10 +110,16 @@ def test_the_audio_only_baseline_takes_no_faces_and_has_no_visual_weights(kind):
 
 
 @every
+def test_without_visual_embeddings_no_face_is_seen(kind):
+    net, mixture = tiny(kind).eval(), torch.randn(2, 3200)
+    torch.testing.assert_close(net(mixture), net(mixture, torch.zeros(2, 2, 5, 6)))
+
+
+@every
 def test_wrong_shapes_are_named(kind):
     net = tiny(kind)
-    with pytest.raises(ValueError, match="needs visual embeddings"):
-        net(torch.randn(1, 1600))
+    with pytest.raises(ValueError, match="needs the visual embeddings of its target"):
+        tiny(kind, n_src=1, n_faces=1)(torch.randn(1, 1600))
     with pytest.raises(ValueError, match=r"\(batch, n_faces, video_frames, 6\)"):
         net(torch.randn(1, 1600), torch.randn(1, 2, 5, 7))
     with pytest.raises(ValueError, match=r"\(batch, time\)"):

@@ -14,14 +14,19 @@ correlates best with the window before it over the shared samples. Where nobody 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 
+from local_models.separator import Streams
 from utils.data.clock import frames_covering, frames_to_samples
 from utils.errors import UserError
+from utils.separation.assignment import UNSEEN, Assignment, WindowEvidence, assign, best_order
 
 MixtureReader = Callable[[int, int], torch.Tensor]
 """(first sample, samples) -> float32 (samples,)."""
@@ -45,6 +50,31 @@ def check_windows(window_sec: float, hop_sec: float, fps: float) -> tuple[int, i
     return window_frames, hop_frames
 
 
+class Stretch(NamedTuple):
+    """A window's place in a recording."""
+
+    first_frame: int
+    n_frames: int
+    start: int  # first sample
+    end: int  # last sample + 1
+    fade: int  # first sample that the window before has too; its own first sample for the first window
+    kept: int  # first sample that the next window has too; the end for the last window
+
+
+def stretches(length: int, window: int, hop: int, sample_rate: int, fps: float) -> Iterator[Stretch]:
+    """Cut a recording of `length` samples into windows of `window` video frames every `hop` frames."""
+    n_frames = frames_covering(length, sample_rate, fps)
+    for fade_frame in range(0, n_frames, hop):
+        is_last = fade_frame + window >= n_frames
+        first_frame = max(n_frames - window, 0) if is_last else fade_frame
+        start, fade = (frames_to_samples(frame, sample_rate, fps) for frame in (first_frame, fade_frame))
+        end = length if is_last else frames_to_samples(first_frame + window, sample_rate, fps)
+        kept = length if is_last else frames_to_samples(fade_frame + hop, sample_rate, fps)
+        yield Stretch(first_frame, min(window, n_frames), start, end, fade, kept)
+        if is_last:
+            return
+
+
 def separate_blocks(
     model: nn.Module,
     read_mixture: MixtureReader,
@@ -55,6 +85,7 @@ def separate_blocks(
     hop_sec: float,
     sample_rate: int,
     fps: float,
+    assignment: Assignment | None = None,
 ) -> Iterator[torch.Tensor]:
     """Separate a recording piece by piece.
 
@@ -67,6 +98,7 @@ def separate_blocks(
         hop_sec: from window to window; shorter than the window and at least half of it.
         sample_rate: of the recording, Hz.
         fps: of the video, frames for each second; windows keep to its frames without video too.
+        assignment: of `assign_recording` with the same arguments; None makes it where the model compares faces with voices.
 
     Yields:
         float32 (n_src, samples) on the CPU; all blocks together are as long as the recording.
@@ -75,24 +107,51 @@ def separate_blocks(
         UserError: window and hop do not fit each other.
     """
     window, hop = check_windows(window_sec, hop_sec, fps)
-    n_frames = frames_covering(length, sample_rate, fps)
+    places = list(stretches(length, window, hop, sample_rate, fps))
+    clocks = {"window_sec": window_sec, "hop_sec": hop_sec, "sample_rate": sample_rate, "fps": fps}
+    if assignment is None and read_visual is not None and compares(model) and len(places) > 1:
+        assignment = assign_recording(model, read_mixture, read_visual, length, **clocks)
     tail = None  # the estimates of the window before over the samples shared with the coming one
-    for fade_frame in range(0, n_frames, hop):
-        is_last = fade_frame + window >= n_frames
-        first_frame = max(n_frames - window, 0) if is_last else fade_frame
-        start, fade = (frames_to_samples(frame, sample_rate, fps) for frame in (first_frame, fade_frame))
-        end = length if is_last else frames_to_samples(first_frame + window, sample_rate, fps)
-        mixture = read_mixture(start, end - start)
-        visual = None if read_visual is None else read_visual(first_frame, min(window, n_frames))
-        estimates = separate_window(model, mixture[None], None if visual is None else visual[None])[0, :, fade - start :]
+    for index, place in enumerate(places):
+        mixture = read_mixture(place.start, place.end - place.start)[None]
+        visual = None if read_visual is None else read_visual(place.first_frame, place.n_frames)[None]
+        order = assignment.orders[index] if assignment else None
+        estimates = separate_window(model, mixture, visual, order)[0, :, place.fade - place.start :]
         if tail is not None:
             estimates = _joined(tail, estimates, order_known=visual is not None)
-        if is_last:
-            yield estimates
-            return
-        kept = frames_to_samples(fade_frame + hop, sample_rate, fps) - fade
-        yield estimates[:, :kept]
-        tail = estimates[:, kept:].clone()  # not a view, which would keep the whole window alive
+        yield estimates[:, : place.kept - place.fade]
+        tail = estimates[:, place.kept - place.fade :].clone()  # not a view, which would keep the whole window alive
+
+
+@torch.inference_mode()
+def assign_recording(
+    model: nn.Module,
+    read_mixture: MixtureReader,
+    read_visual: VisualReader,
+    length: int,
+    *,
+    window_sec: float,
+    hop_sec: float,
+    sample_rate: int,
+    fps: float,
+) -> Assignment:
+    """Decide by the whole recording which stream of each window belongs to which face; arguments as of `separate_blocks`.
+
+    The windows are separated for it and forgotten again, so that memory does not grow with the recording.
+    """
+    window, hop = check_windows(window_sec, hop_sec, fps)
+    found: list[WindowEvidence] = []
+    tail = torch.empty(0, 0)
+    for place in stretches(length, window, hop, sample_rate, fps):
+        mixture = read_mixture(place.start, place.end - place.start)[None]
+        visual = read_visual(place.first_frame, place.n_frames)[None]
+        streams = model.streams(*_on_device(model, mixture, visual))
+        estimates = streams.estimates[0].float().cpu()[:, place.fade - place.start :]
+        shared = estimates[:, : tail.shape[1]]
+        link = (normalize(tail, dim=1) @ normalize(shared, dim=1).T).numpy().astype(float)
+        found.append(WindowEvidence(streams.evidence[0], streams.seen[0], link, place.n_frames))
+        tail = estimates[:, place.kept - place.fade :].clone()
+    return assign(found)
 
 
 def separate_long(
@@ -153,21 +212,41 @@ def check_frames(n_frames: int, expected_frames: int) -> None:
 
 
 @torch.inference_mode()
-def separate_window(model: nn.Module, mixture: torch.Tensor, visual: torch.Tensor | None) -> torch.Tensor:
+def separate_window(
+    model: nn.Module, mixture: torch.Tensor, visual: torch.Tensor | None, order: Sequence[int] | None = None
+) -> torch.Tensor:
     """Run the network on its own device.
 
     Args:
         mixture: (batch, time).
         visual: (batch, n_faces, frames, dim), or None.
+        order: the stream of each face; None lets a model that compares faces with voices find it in these frames.
 
     Returns:
-        float32 (batch, n_src, time) on the CPU.
+        float32 (batch, n_src, time) on the CPU, in the order of the faces.
     """
-    device = next((parameter.device for parameter in model.parameters()), mixture.device)
-    estimates = model(mixture.to(device), None if visual is None else visual.to(device)).float().cpu()
+    mixture, visual = _on_device(model, mixture, visual)
+    if visual is not None and compares(model):
+        streams = model.streams(mixture, visual)
+        orders = [best_order(*each) for each in zip(streams.evidence, streams.seen, strict=True)] if order is None else [order]
+        estimates = model.arrange(streams.estimates, orders, mixture).float().cpu()
+    else:
+        estimates = model(mixture, visual).float().cpu()
     if estimates.shape[-1] != mixture.shape[-1]:
         raise ValueError(f"the network gave {estimates.shape[-1]} samples for {mixture.shape[-1]}")
     return estimates
+
+
+def compares(model: nn.Module) -> bool:
+    """Tell if a model compares faces with voices, so that the order of its estimates is still to be decided."""
+    return getattr(model, "matcher", None) is not None
+
+
+def _on_device(
+    model: nn.Module, mixture: torch.Tensor, visual: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    device = next((parameter.device for parameter in model.parameters()), mixture.device)
+    return mixture.to(device), None if visual is None else visual.to(device)
 
 
 @torch.inference_mode()
@@ -209,20 +288,42 @@ class FacesOnScreen(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self.matcher = getattr(network, "matcher", None)
 
     def forward(self, mixture: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
-        """Separate a window."""
-        seen = visual[0].flatten(1).any(dim=1)
-        estimates = mixture.new_zeros(1, visual.shape[1], mixture.shape[-1])
+        """Separate a window by a network whose streams are those of the faces."""
+        seen = _seen(visual)
+        estimates = self._estimates(mixture, visual[:, seen])
+        order = iter(range(int(seen.sum())))
+        return self.arrange(estimates, [[next(order) if each else UNSEEN for each in seen]], mixture)
+
+    def streams(self, mixture: torch.Tensor, visual: torch.Tensor) -> Streams:
+        """Separate a window, and compare each stream with each face (`AVSeparator.streams`); unseen faces have no stream."""
+        seen = _seen(visual)
+        estimates = self._estimates(mixture, visual[:, seen])
+        evidence = np.zeros((1, estimates.shape[1], len(seen)))
         if seen.any():
-            estimates[:, seen] = self._estimates(mixture, visual[:, seen])
-        residual = mixture.unsqueeze(1) - estimates.sum(dim=1, keepdim=True)
-        return torch.cat([estimates, residual], dim=1)
+            evidence[:, :, seen.cpu().numpy()] = self.network.evidence(estimates, visual[:, seen], mixture)
+        return Streams(estimates, evidence, seen[None].cpu().numpy())
+
+    def arrange(self, estimates: torch.Tensor, orders: Sequence[Sequence[int]], mixture: torch.Tensor) -> torch.Tensor:
+        """The tracks of the faces and the residual: streams (1, n_streams, time) -> (1, n_faces + 1, time)."""
+        silence = torch.zeros_like(mixture)
+        tracks = [silence if stream == UNSEEN else estimates[:, stream] for stream in orders[0]]
+        return torch.stack([*tracks, mixture - sum(tracks)], dim=1)
 
     def _estimates(self, mixture: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
+        """A stream for each seen face, and one more where there is only one: (1, n_streams, time)."""
         n_faces = visual.shape[1]
+        if n_faces == 0:
+            return mixture.new_zeros(1, 0, mixture.shape[-1])
         if self.network.config.n_faces == 1:
             return self.network(mixture.expand(n_faces, -1), visual.transpose(0, 1)).transpose(0, 1)
         if n_faces == 1:
             visual = torch.cat([visual, torch.zeros_like(visual)], dim=1)
-        return self.network(mixture, visual)[:, :n_faces]
+        return self.network(mixture, visual)
+
+
+def _seen(visual: torch.Tensor) -> torch.Tensor:
+    """Which faces of a window are seen in any frame, bool (n_faces,)."""
+    return visual[0].flatten(1).any(dim=1)

@@ -115,6 +115,8 @@ class LossConfig(Checked):
     """Share of the loss in the order of the faces, at the end of the training; the rest is in the best order."""
     order_weight_start: Probability = 1.0
     """The same at the start; it changes linearly. A network that cannot tell yet learns to separate first."""
+    match_weight: NotNegative = 0.0
+    """Weight of telling which voice is whose, for networks with `model.match_chan`."""
     block_weight: NotNegative = 0.0
     """Weight of the loss after each block but the last (deep supervision); for model.name av_dprnn."""
 
@@ -207,6 +209,8 @@ class Config:
             yield "loss.signal_loss si_snr leaves level to chance; set model.fit_to_mixture to true, or take snr"
         if self.loss.block_weight and type(model) is not NETWORK_CONFIGS["av_dprnn"]:
             yield "loss.block_weight needs masks after each block, which only av_dprnn has; set it to 0"
+        if self.loss.match_weight and model.n_faces > 1 and not model.match_chan:
+            yield "loss.match_weight needs a network that compares faces with voices: set model.match_chan, or it to 0"
         if data.target_only_prob and not self.is_extraction:
             yield "data.target_only_prob is for extraction (model.n_src 1, model.n_faces 1); set it to 0"
         if data.interferer_prob and model.n_src > 1 and not data.off_screen_prob:

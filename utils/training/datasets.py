@@ -247,16 +247,12 @@ class UtterancePool:
             speakers = self.speakers_with[n_sources]
             speaker = speakers[rng.integers(len(speakers))]
             return [int(i) for i in rng.choice(self.by_speaker[speaker], n_sources, replace=False)]
-        pools: list[dict[str, list[int]]] = [self.by_speaker] * n_sources
+        is_faceless = np.zeros(n_sources, bool)
         if self.config.faceless_prob:
             is_faceless = rng.random(n_sources) < self.config.faceless_prob
-            pools = [self.faceless if each else self.by_speaker for each in is_faceless]
-        # Of the first source every utterance is as likely, however many its speaker has; of the others every speaker.
-        drawn = [int(rng.choice([index for indices in pools[0].values() for index in indices]))]
-        for pool in pools[1:]:
-            used = {_speaker(self.items[index]) for index in drawn}
-            speaker = rng.choice([speaker for speaker in pool if speaker not in used])
-            drawn.append(int(rng.choice(pool[speaker])))
+        drawn: list[int] = []
+        for pool, count in ((self.by_speaker, sum(~is_faceless)), (self.faceless, sum(is_faceless))):
+            drawn += _draw_of_speakers(pool, int(count), rng)
         return [drawn[i] for i in rng.permutation(n_sources)]
 
     def segment(self, index: int, rng: np.random.Generator) -> DrawnSource:
@@ -298,6 +294,16 @@ class UtterancePool:
 
 def _speaker(item: Utterance) -> str:
     return item.speaker or item.utterance_id
+
+
+def _draw_of_speakers(pool: dict[str, list[int]], count: int, rng: np.random.Generator) -> list[int]:
+    """Draw utterances of different speakers: of the first every utterance is as likely, of the others every speaker."""
+    if not count:
+        return []
+    indices = sorted(index for own in pool.values() for index in own)
+    first = indices[rng.integers(len(indices))]
+    others = [speaker for speaker, own in pool.items() if first not in own]
+    return [first, *(int(rng.choice(pool[speaker])) for speaker in rng.choice(others, count - 1, replace=False))]
 
 
 def _by_speaker(items: Sequence[Utterance], indices: Collection[int]) -> dict[str, list[int]]:

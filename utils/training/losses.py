@@ -38,9 +38,6 @@ class SeparationLoss(nn.Module):
     Args:
         signal_loss: `snr` or `si_snr`, see `utils.training.config.LossConfig`.
 
-    Attributes:
-        order_weight: share of the loss in the order of the faces; the rest is in the best order.
-
     References
         [1] Kolbæk et al., "Multitalker speech separation with utterance-level permutation invariant training", 2017.
         [2] Wisdom et al., "What's all the fuss about free universal sound separation data?", ICASSP 2021 (the ceiling
@@ -50,10 +47,14 @@ class SeparationLoss(nn.Module):
     def __init__(self, signal_loss: str) -> None:
         super().__init__()
         self.pairwise = PAIRWISE[signal_loss]
-        self.order_weight = 1.0
 
     def forward(
-        self, estimates: torch.Tensor, sources: torch.Tensor, mixture: torch.Tensor, without_visual: torch.Tensor
+        self,
+        estimates: torch.Tensor,
+        sources: torch.Tensor,
+        mixture: torch.Tensor,
+        without_visual: torch.Tensor,
+        order_weight: float = 1.0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss of a batch.
 
@@ -61,18 +62,20 @@ class SeparationLoss(nn.Module):
             estimates, sources: (batch, n_src, time); a silent source is all zeros.
             mixture: (batch, time).
             without_visual: (batch, n_src), true where no face told which source was wanted: those may change places.
+            order_weight: share of the loss in the order of the faces; the rest is in the best order.
 
         Returns:
-            The loss, a scalar in dB, and the estimates in the order of the sources.
+            The loss, a scalar in dB, and the estimates in the order of the sources: that of the faces, the best order
+            where no face gave one or where it has a part in the loss.
         """
         silent = sources.square().sum(dim=-1) == 0
         losses = self._pairs(estimates, sources, mixture, silent)
         order = _best_order(losses.detach(), without_visual)
         loss = losses.gather(1, order.unsqueeze(1)).mean()
-        if self.order_weight < 1:
-            best = _best_order(losses.detach(), torch.ones_like(without_visual))
-            best_loss = losses.gather(1, best.unsqueeze(1)).mean()
-            loss = self.order_weight * loss + (1 - self.order_weight) * best_loss
+        if order_weight < 1:
+            order = _best_order(losses.detach(), torch.ones_like(without_visual))
+            best_loss = losses.gather(1, order.unsqueeze(1)).mean()
+            loss = order_weight * loss + (1 - order_weight) * best_loss
         return loss, estimates.gather(1, order.unsqueeze(-1).expand_as(estimates))
 
     def _pairs(

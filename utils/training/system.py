@@ -37,6 +37,7 @@ class AVSystem(pl.LightningModule):
         super().__init__()
         self.network, self.optim, self.progress, self.seed = network, optim, progress, seed
         self.block_weight = loss.block_weight
+        self.match_weight = loss.match_weight if network.matcher else 0.0
         self.order_weights = loss.order_weight_start, loss.order_weight
         self.loss = SeparationLoss(loss.signal_loss)
         # Means over mixtures, also where processes have unequal shares of them.
@@ -49,20 +50,19 @@ class AVSystem(pl.LightningModule):
         return self.network(batch["mixture"], batch.get("visual"))
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
-        start, end = self.order_weights
-        self.loss.order_weight = start + (end - start) * min(self.progress(self.global_step), 1.0)
         *earlier, estimates = self._after_blocks(batch)
-        loss, improvements = self._step(batch, estimates)
+        order_weight = self._order_weight()
+        loss, improvements, ordered = self._step(batch, estimates, order_weight)
         n_mixtures, n_improved = len(batch["sources"]), len(improvements)
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=n_mixtures)
         mean = improvements.mean() if n_improved else loss.new_zeros(())
         self.log("si_snri", mean, on_step=False, on_epoch=True, sync_dist=True, batch_size=n_improved)
         self.log("step_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
-        return loss + self.block_weight * sum(self._loss(batch, estimates)[0] for estimates in earlier)
+        loss = loss + self.block_weight * sum(self._loss(batch, each, order_weight)[0] for each in earlier)
+        return loss + self.match_weight * self._match_loss(batch, ordered.detach())
 
     def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
-        self.loss.order_weight = self.order_weights[1]  # epochs are compared by what is wanted in the end
-        loss, improvements = self._step(batch, self(batch))
+        loss, improvements, _ = self._step(batch, self._in_order(batch))
         self.val_loss.update(loss, weight=len(batch["sources"]))
         self.val_si_snri.update(improvements)
 
@@ -109,13 +109,39 @@ class AVSystem(pl.LightningModule):
             return self.network.after_each_block(batch["mixture"], batch.get("visual"))
         return [self(batch)]
 
-    def _step(self, batch: dict[str, torch.Tensor], estimates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of a batch, and the SI-SNRi of its mixtures (those in which there is something to improve), dB both."""
-        loss, ordered = self._loss(batch, estimates)
+    def _in_order(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The estimates in the order that a user gets."""
+        return self.network.in_order_of_faces(self(batch), batch.get("visual"), batch["mixture"])
+
+    def _match_loss(self, batch: dict[str, torch.Tensor], ordered: torch.Tensor) -> torch.Tensor:
+        """Telling the voices of a batch apart by the faces: of the true sources, and of the estimates (batch, n_src, time).
+
+        Gradients stay inside the comparison: separation is not punished for what cannot be seen.
+        """
+        if not self.match_weight or "visual" not in batch:
+            return ordered.new_zeros(())
+        is_active = batch["sources"].ne(0).any(dim=-1)
+        given = (batch["visual"], batch["mixture"], is_active)
+        return sum(self.network.matcher.contrastive_loss(each, *given) for each in (batch["sources"], ordered)) / 2
+
+    def _order_weight(self) -> float:
+        """The share of the loss that is in the order of the faces, now."""
+        start, end = self.order_weights
+        return start + (end - start) * min(self.progress(self.global_step), 1.0) if start != end else end
+
+    def _step(
+        self, batch: dict[str, torch.Tensor], estimates: torch.Tensor, order_weight: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Loss of a batch, the SI-SNRi of its mixtures (those in which there is something to improve), dB both; the
+        estimates in the order of the sources."""
+        loss, ordered = self._loss(batch, estimates, order_weight)
         with torch.no_grad():
             improvements = si_snri_db(ordered, batch["sources"], batch["mixture"])
-        return loss, improvements
+        return loss, improvements, ordered
 
-    def _loss(self, batch: dict[str, torch.Tensor], estimates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _loss(
+        self, batch: dict[str, torch.Tensor], estimates: torch.Tensor, order_weight: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         sources = batch["sources"]
-        return self.loss(estimates.float(), sources, batch["mixture"], without_visual(batch.get("visual"), sources))
+        no_face = without_visual(batch.get("visual"), sources)
+        return self.loss(estimates.float(), sources, batch["mixture"], no_face, order_weight)
