@@ -65,13 +65,12 @@ class AVSeparator(BaseModel):
             self.fb_name, config.n_filters, config.kernel_size, config.stride, sample_rate=config.sample_rate
         )
         self.n_feats = self.encoder.n_feats_out
-        self.visual_net = None
+        self.visual_net = self.matcher = None
+        has_matcher = config.match_chan > 0 and config.n_faces > 1
         if config.n_faces:
-            self.visual_net = VisualNet(
-                config.visual_dim, config.visual_chan, config.visual_hid, config.visual_blocks, config.visual_dropout
-            )
-        self.matcher = None
-        if config.match_chan and config.n_faces > 1:
+            sizes = (config.visual_chan, config.visual_hid, config.visual_blocks, config.visual_dropout)
+            self.visual_net = VisualNet(config.visual_dim, *sizes, adds_to_position=has_matcher)
+        if has_matcher:
             clocks = (config.sample_rate, config.video_fps)
             self.matcher = FaceVoiceMatcher(config.visual_dim, config.match_chan, config.match_hid, *clocks)
 
@@ -137,7 +136,7 @@ class AVSeparator(BaseModel):
 
     def arrange(self, estimates: torch.Tensor, orders: Sequence[Sequence[int]], mixture: torch.Tensor) -> torch.Tensor:
         """Estimates (batch, n_src, time) in the orders given: of each mixture the estimate of each face."""
-        index = torch.tensor(orders, device=estimates.device)
+        index = torch.from_numpy(np.array(orders)).to(estimates.device)
         return estimates.gather(1, index.unsqueeze(-1).expand(-1, -1, estimates.shape[-1]))
 
     def in_order_of_faces(self, estimates: torch.Tensor, visual: torch.Tensor | None, mixture: torch.Tensor) -> torch.Tensor:

@@ -48,6 +48,9 @@ class VisualNet(nn.Module):
         hid_chan (int): Channels inside a block.
         n_blocks (int): Number of `VisualBlock`s.
         dropout (float): Dropout of whole channels after the projection, in training.
+        adds_to_position (bool): What is seen is added to the learned vector of the position instead of taking its place,
+            and starts at zero: a network that was pretrained without faces starts as it is. The streams are then no
+            longer those of the faces alone, and their order is to be decided otherwise.
 
     Shape:
         - input: (batch, n_faces, video_frames, visual_dim)
@@ -56,10 +59,22 @@ class VisualNet(nn.Module):
 
     N_POSITIONS = 8  # faces that differ without being seen; further ones share vectors
 
-    def __init__(self, visual_dim: int, out_chan: int, hid_chan: int, n_blocks: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        visual_dim: int,
+        out_chan: int,
+        hid_chan: int,
+        n_blocks: int,
+        dropout: float = 0.0,
+        adds_to_position: bool = False,
+    ) -> None:
         super().__init__()
+        self.adds_to_position = adds_to_position
         self.norm = nn.LayerNorm(visual_dim)
         self.project = nn.Conv1d(visual_dim, out_chan, 1)
+        if adds_to_position:
+            nn.init.zeros_(self.project.weight)
+            nn.init.zeros_(self.project.bias)
         self.unseen = nn.Parameter(torch.randn(self.N_POSITIONS, out_chan))
         self.dropout = nn.Dropout1d(dropout)
         self.blocks = nn.Sequential(*(VisualBlock(out_chan, hid_chan) for _ in range(n_blocks)))
@@ -70,7 +85,7 @@ class VisualNet(nn.Module):
         projected = self.dropout(self.project(self.norm(faces).transpose(1, 2))).unflatten(0, visual.shape[:2])
         positions = torch.arange(visual.shape[1], device=visual.device) % self.N_POSITIONS
         unseen = self.unseen[positions][:, :, None].to(projected.dtype)  # (n_faces, out_chan, 1)
-        features = torch.where(seen, projected, unseen)  # (batch, n_faces, out_chan, video_frames)
+        features = torch.where(seen, projected + unseen if self.adds_to_position else projected, unseen)  # (batch, n_faces, out_chan, video_frames)
         return self.blocks(features.flatten(0, 1)).unflatten(0, visual.shape[:2])
 
 

@@ -35,6 +35,7 @@ from utils.errors import UserError
 from utils.separation.offsets import ShiftedStore
 from utils.separation.options import SeparationOptions, StageOptions
 from utils.separation.overlap_add import check_frames, check_windows, separate_blocks, separate_window
+from utils.training.config import read_config
 from utils.training.experiment import load_model
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,9 @@ def load_separator(exp_dir: Path, device: str) -> Separator:
     """
     path = exp_dir / "best_model.pth"
     network = load_model(path)
-    needs_faces = network.config.n_faces > 0
+    conf = exp_dir / "conf.yml"
+    # An audio-visual network that was only pretrained without faces separates without them.
+    needs_faces = network.config.n_faces > 0 and not (conf.is_file() and not read_config(conf).needs_visual)
     name = exp_dir.resolve().name
     return Separator(
         network=network.to(device),

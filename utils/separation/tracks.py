@@ -18,15 +18,16 @@ import torch
 from tqdm import tqdm
 
 from utils.data.audio import read_audio
-from utils.data.constants import SAMPLE_RATE_HZ
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.estimates import are_complete, write_estimates
 from utils.data.files import atomic_path, read_json, remove_leftovers, write_json
 from utils.data.fingerprints import hash_json, hash_stats
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
+from utils.separation.assignment import Assignment
 from utils.separation.mixtures import Separator
 from utils.separation.options import VideoSetOptions
-from utils.separation.overlap_add import FacesOnScreen, separate_blocks
+from utils.separation.overlap_add import FacesOnScreen, assign_recording, compares, separate_blocks
 
 if TYPE_CHECKING:
     from utils.video.preparation import PreparedVideo
@@ -62,12 +63,12 @@ def write_tracks(
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         _remove_other_people(folder, names)
-        blocks = _blocks(prepared, separator, store, options)
+        blocks, assignment = _blocks(prepared, separator, store, options)
         gain = write_estimates(wavs, blocks, separator.sample_rate, options.subtype, prepared.n_samples)
         for person in prepared.people:
             with atomic_path(folder / f"{person.name}.png") as temporary:
                 shutil.copyfile(prepared.thumbnail_path(person), temporary)
-        facts = _report(video_path, prepared, separator, folder, gain, options.subtype)
+        facts = _report(video_path, prepared, separator, folder, gain, options.subtype, assignment)
         write_json(report, facts | {"stamp": stamp})
         made = False
         logger.info("stage 4: %s: %s -> %s", video_path, _summary(prepared), folder)
@@ -112,8 +113,8 @@ def _remove_other_people(folder: Path, names: Sequence[str]) -> None:
 
 def _blocks(
     prepared: "PreparedVideo", separator: Separator, store: EmbeddingStore, options: VideoSetOptions
-) -> Iterator[np.ndarray]:
-    """The tracks and the residual, (people + 1, samples), block by block from disk."""
+) -> tuple[Iterator[np.ndarray], Assignment | None]:
+    """The tracks and the residual, (people + 1, samples), block by block from disk; and how sure it is whose they are."""
     keys = [str(prepared.mouth_path(person)) for person in prepared.people]
 
     def read_mixture(start: int, count: int) -> torch.Tensor:
@@ -122,25 +123,30 @@ def _blocks(
     def read_visual(first: int, count: int) -> torch.Tensor:
         return torch.from_numpy(np.stack([store.get(key, first, count) for key in keys]))
 
-    blocks = separate_blocks(
-        FacesOnScreen(separator.network),
-        read_mixture,
-        read_visual,
-        prepared.n_samples,
-        window_sec=options.window_sec,
-        hop_sec=options.hop_sec,
-        sample_rate=separator.sample_rate,
-        fps=separator.fps,
-    )
-    seconds = prepared.n_samples // separator.sample_rate
-    with tqdm(total=seconds, disable=None, unit="s", desc=f"separating {prepared.folder.name}") as progress:
-        for block in blocks:
-            yield block.numpy()
-            progress.update(block.shape[1] // separator.sample_rate)
+    model = FacesOnScreen(separator.network)
+    recording = (model, read_mixture, read_visual, prepared.n_samples)
+    windows = {"window_sec": options.window_sec, "hop_sec": options.hop_sec}
+    clocks = windows | {"sample_rate": separator.sample_rate, "fps": separator.fps}
+    assignment = assign_recording(*recording, **clocks) if compares(model) else None
+
+    def blocks() -> Iterator[np.ndarray]:
+        seconds = prepared.n_samples // separator.sample_rate
+        with tqdm(total=seconds, disable=None, unit="s", desc=f"separating {prepared.folder.name}") as progress:
+            for block in separate_blocks(*recording, **clocks, assignment=assignment):
+                yield block.numpy()
+                progress.update(block.shape[1] // separator.sample_rate)
+
+    return blocks(), assignment
 
 
 def _report(
-    video_path: Path, prepared: "PreparedVideo", separator: Separator, folder: Path, gain: float, subtype: str
+    video_path: Path,
+    prepared: "PreparedVideo",
+    separator: Separator,
+    folder: Path,
+    gain: float,
+    subtype: str,
+    assignment: Assignment | None,
 ) -> dict[str, Any]:
     """The content of tracks.json."""
     duration_sec = round(prepared.n_samples / separator.sample_rate, 4)
@@ -157,8 +163,9 @@ def _report(
             "level_db": loudness_db(folder / f"{person.name}.wav"),
             "parts": person.parts,
             "joined_with_certainty": person.joined_with_certainty,
+            **_agreement(assignment, prepared, index),
         }
-        for person in prepared.people
+        for index, person in enumerate(prepared.people)
     ]
     return {
         "video": str(video_path),
@@ -173,7 +180,12 @@ def _report(
         "rest": {"wav": f"{RESIDUAL}.wav", "level_db": loudness_db(folder / f"{RESIDUAL}.wav")},
         "faces_seen_too_shortly": prepared.n_ignored,
         "faces_left_out": [{"on_screen_sec": stretches} for stretches in prepared.left_out],
-        "warnings": [*prepared.warnings, *people_warnings(prepared), *lost_speakers(prepared, separator.sample_rate, folder)],
+        "warnings": [
+            *prepared.warnings,
+            *people_warnings(prepared),
+            *lost_speakers(prepared, separator.sample_rate, folder),
+            *order_warnings(prepared, assignment),
+        ],
         "subtype": subtype,
         "gain": gain,
         "definitions": {
@@ -183,6 +195,8 @@ def _report(
             "on_screen_sec": "from, to; absences below 1 s are passed over",
             "parts": "stretches of following the face without a cut or an absence; they were joined by how alike the faces are",
             "joined_with_certainty": "0 to 1, how likely the least certain of these joins is right; 1 where there was none",
+            "agreement": "of the track with the mouth of each face, nats for each second that both are seen; 0 is chance",
+            "voice_certainty": "0 to 1, how likely the track is this face's voice rather than another one's",
             "faces_left_out": "people beyond the number that --people asked for",
             "rest": "the residual: the video's sound less all tracks, i.e. speakers off screen and noise",
             "gain": "what all tracks were multiplied with so that none is clipped",
@@ -222,6 +236,29 @@ def people_warnings(prepared: "PreparedVideo") -> list[str]:
         times = "; ".join(", ".join(f"{first:g} to {last:g} s" for first, last in one) for one in prepared.left_out)
         warnings.append(f"left out because of --people: {len(prepared.left_out)} more, on screen {times}")
     return warnings
+
+
+def order_warnings(prepared: "PreparedVideo", assignment: Assignment | None) -> list[str]:
+    """Warnings of tracks of which it is doubtful whose voice they are."""
+    if assignment is None:
+        return []
+    return [
+        f"{person.name}: whether this is the voice of this face is doubtful (probability {certainty:.2f}); compare the tracks"
+        for person, certainty in zip(prepared.people, assignment.certainties, strict=True)
+        if certainty < _CERTAIN
+    ]
+
+
+def _agreement(assignment: Assignment | None, prepared: "PreparedVideo", index: int) -> dict[str, Any]:
+    """What tracks.json says of how well the voice of person `index` goes with each face."""
+    if assignment is None:
+        return {}
+    per_sec = VIDEO_FPS * assignment.agreement[index]
+    named = zip(prepared.people, per_sec, strict=True)
+    return {
+        "agreement": {person.name: round(float(value), 2) for person, value in named if np.isfinite(value)},
+        "voice_certainty": round(assignment.certainties[index], 3),
+    }
 
 
 def _level_db(mixture_path: Path, path: Path) -> float | None:

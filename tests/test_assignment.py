@@ -1,0 +1,70 @@
+"""The order of a whole recording: evidence that adds up, voices that go on, faces that come and go."""
+
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+
+from utils.separation.assignment import UNSEEN, WindowEvidence, assign, best_order
+
+SEEN = np.ones(2, bool)
+
+
+def window(evidence, link=None, seen=SEEN) -> WindowEvidence:
+    evidence = np.array(evidence, float)
+    link = np.empty((0, len(evidence))) if link is None else np.array(link, float)
+    return WindowEvidence(evidence, np.array(seen), link, n_frames=25)
+
+
+def test_one_window_takes_the_order_with_the_most_evidence():
+    assert best_order(np.array([[0.0, 2.0], [1.0, 0.5]])) == [1, 0]
+    found = assign([window([[0.0, 2.0], [1.0, 0.5]])])
+    assert found.orders == [[1, 0]]
+    assert found.margins == pytest.approx([2.5, 2.5])
+    assert found.certainties[0] == pytest.approx(1 / (1 + np.exp(-2.5)))
+    assert found.agreement * 25 == pytest.approx(np.array([[1.0, 0.5], [0.0, 2.0]]))
+
+
+def test_the_evidence_of_the_whole_recording_corrects_a_window_that_was_wrong():
+    right, wrong, going_on = [[2.0, 0.0], [0.0, 2.0]], [[0.0, 1.0], [1.0, 0.0]], [[0.9, 0.1], [0.1, 0.9]]
+    found = assign([window(right), window(wrong, going_on), window(right, going_on)])
+    assert found.orders == [[0, 1]] * 3
+    assert found.margins == pytest.approx([6.0, 6.0])
+    alone = assign([window(right), window(wrong, np.zeros((2, 2))), window(right, np.zeros((2, 2)))])
+    assert alone.orders == [[0, 1], [1, 0], [0, 1]]  # where nothing says that a voice goes on, each window decides
+
+
+def test_voices_are_followed_where_the_streams_change_places():
+    exchanged = [[0.1, 0.9], [0.9, 0.1]]
+    found = assign([window([[1.0, 0.0], [0.0, 1.0]]), window(np.zeros((2, 2)), exchanged), window(np.zeros((2, 2)), exchanged)])
+    assert found.orders == [[0, 1], [1, 0], [0, 1]]
+
+
+def test_a_face_that_is_not_seen_has_no_stream_and_a_single_face_gets_the_voice_that_goes_with_it():
+    found = assign([window([[0.1, 0.0], [3.0, 0.0]], seen=[True, False]), window([[2.0, 0.0], [0.0, 2.0]], np.zeros((2, 2)))])
+    assert found.orders == [[1, UNSEEN], [0, 1]]
+    assert found.margins[0] == pytest.approx(2.9)  # against the stream that nobody has
+    assert np.isfinite(found.agreement).all()
+    nobody = assign([WindowEvidence(np.zeros((0, 2)), np.zeros(2, bool), np.empty((0, 0)), 25)])
+    assert nobody.orders == [[UNSEEN, UNSEEN]] and nobody.margins == [float("inf")] * 2
+    assert np.isnan(nobody.agreement).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_of_all_sequences_is_found(seed):
+    rng = np.random.default_rng(seed)
+    windows = [window(rng.normal(size=(3, 3)) * 10, rng.normal(size=(3, 3)) if w else None, np.ones(3, bool)) for w in range(4)]
+    orders = list(permutations(range(3)))
+
+    def total(sequence) -> float:
+        evidence = sum(w.evidence[list(o), range(3)].sum() for w, o in zip(windows, sequence, strict=True))
+        links = sum(w.link[list(a), list(b)].sum() for w, a, b in zip(windows[1:], sequence, sequence[1:], strict=False))
+        return evidence + 20.0 * links
+
+    best = max(product(orders, repeat=4), key=total)
+    assert assign(windows).orders == [list(order) for order in best]
+
+
+def test_many_faces_take_each_windows_best_order():
+    evidence = np.eye(9)[::-1].copy()
+    assert assign([window(evidence, seen=np.ones(9, bool))]).orders == [list(range(8, -1, -1))]
