@@ -28,7 +28,7 @@ _SENTENCE = re.compile(r"[blps][bgrw][abiw][a-z][z0-9][anps]")
 def main() -> None:
     """The tree to manifests."""
     parser = raw_parser(__doc__.splitlines()[0])
-    parser.add_argument("--separate_audio", type=flag, default=True, help="take the separate sounds where there are any")
+    parser.add_argument("--separate_audio", type=flag, default=True, help="take separate sounds where there are any")
     run_raw(parser.parse_args(), lambda args, options: find_clips(args.corpus_dir, args.separate_audio))
 
 

@@ -1,7 +1,8 @@
 """Turn LRS2 into manifests: LRS2-2Mix with its mouths, or the raw videos.
 
-Reads   CORPUS_DIR/audio/wav16k/min/{tr,cv,tt}/{mix,s1,s2} and CORPUS_DIR/mouths/*.npz; or CORPUS_DIR/main/VIDEO/00001.mp4
-        (mvlrs_v1, pretrain/ where it is asked for) with train.txt, val.txt, test.txt, pretrain.txt in it or beside it
+Reads   CORPUS_DIR/audio/wav16k/min/{tr,cv,tt}/{mix,s1,s2} and CORPUS_DIR/mouths/*.npz; or
+        CORPUS_DIR/main/VIDEO/00001.mp4 (mvlrs_v1, pretrain/ where it is asked for) with train.txt, val.txt, test.txt,
+        pretrain.txt in it or beside it
 Writes  DATA_DIR/{train,val,test}.csv, utterances.csv, failed.csv; of raw video also its sounds, mixtures and videos.csv
 Run     python egs/lrs2/prepare.py --data_dir data/lrs2 --corpus_dir CORPUS_DIR --nj 8
 """
@@ -39,7 +40,7 @@ def _find_clips(args: argparse.Namespace, options: MixOptions) -> Iterator[Utter
         prefix, split = (PRETRAIN, "train") if name == "pretrain" else ("", name)
         path = next((path for folder in (root, root.parent) if (path := folder / f"{name}.txt").is_file()), None)
         if path is None:
-            raise UserError(f"{name}.txt is neither in it nor beside it; LRS2 comes with its lists, put them there", root)
+            raise UserError(f"{name}.txt is neither in it nor beside it; LRS2 comes with lists, put them there", root)
         for row, line in text_lines(path):
             place = line.split()[0]  # lines of the test list have a second word
             clip_id = prefix + place.replace("/", "_")

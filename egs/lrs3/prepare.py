@@ -2,7 +2,7 @@
 
 Reads   CORPUS_DIR/audio/wav16k/min/{tr,cv,tt}/{mix,s1,s2} and CORPUS_DIR/mouths/*.npz; or
         CORPUS_DIR/{trainval,test}/YOUTUBE_ID/00001.mp4 (pretrain/ where it is asked for)
-Writes  DATA_DIR/{train,val,test}.csv, utterances.csv, failed.csv; of raw video also its sounds, mixtures and videos.csv,
+Writes  DATA_DIR/{train,val,test}.csv, utterances.csv, failed.csv; of raw video also its sounds, mixtures, videos.csv
         and held_out.csv: pretrain clips of videos that are used for validation
 Run     python egs/lrs3/prepare.py --data_dir data/lrs3 --corpus_dir CORPUS_DIR --nj 8
 """

@@ -1,9 +1,9 @@
 """Turn MUSAN, or any tree of recordings, into folders of noise that --noise_dir takes.
 
 Reads   CORPUS_DIR/{noise,music}/**/*.wav of MUSAN; --select . takes a whole tree (AudioSet, WHAM). speech/ is not taken
-Writes  DATA_DIR/noise/{train,test}/…: 16 kHz mono; links where nothing must be converted; DATA_DIR/noise_{train,test}.csv,
-        which list them, and failed.csv. Recordings themselves are never changed: see `_refuse_overlap`,
-        `_converted_files`
+Writes  DATA_DIR/noise/{train,test}/…: 16 kHz mono; links where nothing must be converted;
+        DATA_DIR/noise_{train,test}.csv, which list them, and failed.csv. Recordings themselves are never changed: see
+        `_refuse_overlap`, `_converted_files`
 Run     python egs/musan/prepare.py --data_dir data/musan --corpus_dir /data/musan --nj 4
 """
 
@@ -32,6 +32,7 @@ from utils.data.validation import check_audio, check_files
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 
 log = logging.getLogger(__name__)
+Files = dict[str, TreeFile]  # recordings by id
 PARTS = ("train", "test")
 _EXPANSION = 12  # of a compressed file, at most, when it becomes float32 at 16 kHz
 _HASH_RANGE = 10**8
@@ -44,7 +45,7 @@ def main() -> None:
     root, data_dir = args.corpus_dir.absolute(), args.data_dir.absolute()
     _refuse_overlap(root, args.select, data_dir)
     files, problems = _find_recordings(root, args.select)
-    outputs, reasons = _bring_in(files, data_dir, args.test_share, args.nj)
+    outputs, reasons = _bring_in(files, args)
     brought = [path for name, path in outputs.items() if name not in reasons]
     checks = check_files(partial(check_audio, sample_rate=SAMPLE_RATE_HZ), brought, args.nj, "noise")
     contents: dict[str, list[Utterance]] = {"noise_train": [], "noise_test": []}
@@ -80,14 +81,15 @@ def _refuse_overlap(root: Path, selected: list[str], data_dir: Path) -> None:
                 raise UsageError(f"--data_dir {data_dir}: {said}; choose another --data_dir")
 
 
-def _find_recordings(root: Path, selected: list[str]) -> tuple[dict[str, TreeFile], list[Problem]]:
+def _find_recordings(root: Path, selected: list[str]) -> tuple[Files, list[Problem]]:
     """The recordings of the selected folders, by id."""
-    files: dict[str, TreeFile] = {}
+    files: Files = {}
     problems: list[Problem] = []
     for name in selected:
         tree, found = walk_tree(root / name, CONVERTIBLE_SUFFIXES)
         if not tree and not found:
-            raise UserError(f"no {', '.join(CONVERTIBLE_SUFFIXES)} file in it; choose folders with --select", root / name)
+            suffixes = ", ".join(CONVERTIBLE_SUFFIXES)
+            raise UserError(f"no {suffixes} file in it; choose folders with --select", root / name)
         problems += found
         for item in tree.values():
             item = TreeFile((*Path(name).parts, *item.place), item.path)  # "." has no parts
@@ -95,13 +97,11 @@ def _find_recordings(root: Path, selected: list[str]) -> tuple[dict[str, TreeFil
     return files, problems
 
 
-def _bring_in(
-    files: dict[str, TreeFile], data_dir: Path, test_share: float, nj: int
-) -> tuple[dict[str, Path], dict[str, str]]:
+def _bring_in(files: Files, args: argparse.Namespace) -> tuple[dict[str, Path], dict[str, str]]:
     """Link what fits as it is, convert the rest; gives the file to be of each recording, and why some failed."""
-    outputs, jobs, links = {}, [], []
+    data_dir, outputs, jobs, links = args.data_dir.absolute(), {}, [], []
     for name, item in files.items():
-        folder = data_dir / "noise" / ("test" if _draw(name) < test_share else "train")
+        folder = data_dir / "noise" / ("test" if _draw(name) < args.test_share else "train")
         fits = _fits(item.path)
         suffix = item.path.suffix.lower() if fits else ".wav"
         outputs[name] = folder.joinpath(*item.place).with_name(item.place[-1] + suffix)
@@ -119,10 +119,10 @@ def _bring_in(
     grows = {path: 2 if path.suffix.lower() in LOSSLESS_SUFFIXES else _EXPANSION for path in sources}
     n_bytes = sum(factor * path.stat().st_size for path, factor in grows.items())
     require_space(data_dir, n_bytes, f"{len(todo)} recordings, converted", "--data_dir")
-    _write_converted(data_dir, ours | {job.outputs[0] for job in jobs})  # beforehand: a killed run's files are ours, too
+    _write_converted(data_dir, ours | {job.outputs[0] for job in jobs})  # beforehand, for a run may be killed
     for source, target in links:
         _link(source, target, ours)
-    return outputs, run_jobs(_convert, jobs, journal, nj, "convert")[1]
+    return outputs, run_jobs(_convert, jobs, journal, args.nj, "convert")[1]
 
 
 def _fits(path: Path) -> bool:
@@ -156,9 +156,7 @@ def _write_converted(data_dir: Path, paths: set[Path]) -> None:
     write_text(data_dir / CONVERTED, json.dumps(names, indent=2))  # escaped: names of files need not be UTF-8
 
 
-def _refuse_foreign_files(
-    data_dir: Path, files: dict[str, TreeFile], outputs: dict[str, Path], ours: set[Path]
-) -> None:
+def _refuse_foreign_files(data_dir: Path, files: Files, outputs: dict[str, Path], ours: set[Path]) -> None:
     """Stop before anything is written where that would replace a file of the user.
 
     Raises:
@@ -209,10 +207,8 @@ def _parse_args() -> argparse.Namespace:
     parser = OptionParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="gets noise/train and noise/test")
     parser.add_argument("--corpus_dir", type=Path, required=True, help="the folder that holds noise/, music/, …")
-    parser.add_argument(
-        "--select", nargs="+", default=["noise", "music"], metavar="DIR", help="folders to take; .: all of it"
-    )
-    parser.add_argument("--test_share", type=float, default=0.1, help="recordings that go to noise/test, by their names")
+    parser.add_argument("--select", nargs="+", default=["noise", "music"], metavar="DIR", help="folders taken; .: all")
+    parser.add_argument("--test_share", type=float, default=0.1, help="recordings that go to noise/test, by name")
     parser.add_argument("--nj", type=int, default=1, help="processes")
     parser.add_argument("--max_failed", type=int, default=0, help="recordings that may be left out")
     args = parser.parse_args()

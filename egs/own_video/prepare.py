@@ -1,4 +1,4 @@
-"""Turn your own videos into manifests: a folder with a sub-folder of clips for each speaker. Stage 1 then cuts the mouths.
+"""Turn your own videos into manifests: a folder with a sub-folder of clips for each speaker. Stage 1 cuts the mouths.
 
 Reads   CORPUS_DIR/<speaker>/**/<clip>.<any video>; one person speaks in a clip. A file <clip>.wav or <clip>.flac beside
         it is taken for its sound, a file <clip>.npz, .pkl or .landmarks.csv for landmarks of the face
@@ -58,7 +58,7 @@ def find_clips(corpus_dir: Path) -> list[Utterance]:
             continue
         name = re.sub(r"[^\w.-]", "-", "_".join((*parts[:-1], path.stem)))
         if name in clips:
-            raise UserError(f"{path}: would get the name {name}, which {clips[name].video_path} has already; rename one")
+            raise UserError(f"would get the name {name}, which {clips[name].video_path} has already; rename one", path)
         sound, landmarks = (_beside(path, suffixes) for suffixes in (LOSSLESS_SUFFIXES, LANDMARK_SUFFIXES))
         clips[name] = Utterance(name, parts[0], sound, video_path=str(path.absolute()), landmarks_path=landmarks)
     if not clips:

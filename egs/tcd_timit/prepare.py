@@ -1,7 +1,8 @@
 """Turn TCD-TIMIT into manifests.
 
-Reads   CORPUS_DIR/volunteers/01M/Clips/straightcam/sa1.mp4 and CORPUS_DIR/lipspeakers/Lipspkr1/Clips/straightcam/sa1.mp4
-        (one of the two is enough; 30degcam on request); pictures of 29.97 or 30 a second, sound of 48 kHz
+Reads   CORPUS_DIR/volunteers/01M/Clips/straightcam/sa1.mp4 and
+        CORPUS_DIR/lipspeakers/Lipspkr1/Clips/straightcam/sa1.mp4 (one of the two is enough; 30degcam on request);
+        pictures of 29.97 or 30 a second, sound of 48 kHz
 Writes  DATA_DIR/{val,test}.csv, utterances.csv, videos.csv, failed.csv, the sounds and the mixtures
 Run     python egs/tcd_timit/prepare.py --data_dir data/tcd_timit --corpus_dir CORPUS_DIR --nj 8
 """

@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _add_options(parser: OptionParser) -> None:
-    parser.add_argument("--audio_dir", type=Path, help="raw: take the sounds from this tree (m4a, wav), not from the videos")
+    parser.add_argument("--audio_dir", type=Path, help="raw: tree of the sounds (m4a, wav), instead of the videos' own")
 
 
 def _find_clips(args: argparse.Namespace, options: MixOptions) -> Iterator[Utterance | Problem]:

@@ -54,11 +54,11 @@ def scan_dla(
         raise UserError("no such folder; the DLA layout keeps the mouth crops there", root / "mouths")
     mouths = files_by_stem(root, "mouths", (".npz",))
     if mouths and not any(map(pattern.search, mouths)):  # said before any file is opened
-        raise UserError(f"--speaker_pattern '{speaker_pattern}' finds no speaker in any id, e.g. {min(mouths)}; correct it")
+        reason = f"finds no speaker in any id, e.g. {min(mouths)}; correct it"
+        raise UserError(f"--speaker_pattern '{speaker_pattern}' {reason}")
     folders = [f"audio/{split}/{part}" if split else f"audio/{part}" for part in ("mix", "s1", "s2")]
-    files = {
-        folder: files_by_stem(root, folder, AUDIO_SUFFIXES) if (root / folder).is_dir() else None for folder in folders
-    }
+    files = dict.fromkeys(folders)  # sources may be absent
+    files |= {folder: files_by_stem(root, folder, AUDIO_SUFFIXES) for folder in folders if (root / folder).is_dir()}
     if not files[folders[0]]:
         raise UserError(f"holds no {', '.join(AUDIO_SUFFIXES)} file", root / folders[0])
     pairs = pair_files(files[folders[0]], files)
@@ -79,9 +79,7 @@ def _compile(pattern: str | None) -> re.Pattern[str]:
     return compiled
 
 
-def _named(
-    stem: str, paths: tuple[str, ...], mouths: set[str], pattern: re.Pattern[str]
-) -> NamedMixture | Problem:
+def _named(stem: str, paths: tuple[str, ...], mouths: set[str], pattern: re.Pattern[str]) -> NamedMixture | Problem:
     """The ids in a name, and their speakers. Ids may hold "_" where the mouths tell where one ends."""
     cuts = [(stem[:at], stem[at + 1 :]) for at, letter in enumerate(stem) if letter == "_"]
     cuts = [cut for cut in cuts if all(cut)]

@@ -41,6 +41,7 @@ from utils.mixing.options import MixOptions, add_options, mix_options, settings_
 from utils.mixing.rendering import made_before, make_mixtures, remove_mixtures
 
 log = logging.getLogger(__name__)
+Clips = Mapping[str, Utterance]  # by id
 FindClips = Callable[[argparse.Namespace, MixOptions], Iterable[Utterance | Problem]]
 ReadLists = Callable[[argparse.Namespace], list[ListedMixture | Problem] | None]
 _SECONDS_APART = 0.1  # a list's duration and that of the mixture that it names
@@ -56,7 +57,7 @@ def raw_parser(
 ) -> OptionParser:
     """The options that every raw-video corpus has, two of them with help of their own; a corpus adds its own."""
     parser = OptionParser(description=description)
-    parser.add_argument("--data_dir", type=Path, required=True, help="gets manifests and audio; its name is the corpus'")
+    parser.add_argument("--data_dir", type=Path, required=True, help="gets manifests and audio; names the corpus")
     parser.add_argument("--corpus_dir", type=Path, required=True, help=corpus)
     parser.add_argument("--mix_list", type=Path, help=mix_list)
     add_options(parser)
@@ -162,9 +163,9 @@ def split_clips(clips: Sequence[Utterance], options: MixOptions) -> list[Utteran
 def _named_by_lists(
     clips: Sequence[Utterance], problems: Sequence[Problem], listed: Sequence[ListedMixture]
 ) -> tuple[list[Utterance], list[Problem]]:
-    """The clips that lists name, in the split of the list, and the problems of these; what is tested on is not trained on.
+    """The clips that lists name, in the split of the list, and the problems of these, or without an id.
 
-    Problems without an id stay.
+    What is tested on is not trained on.
     """
     split_of: dict[str, str] = {}
     for item in sorted(listed, key=lambda item: _EVALUATED.index(item.split)):
@@ -199,7 +200,7 @@ def _checked(clips: Sequence[Utterance]) -> Iterator[Utterance | Problem]:
 def _extracted(
     clips: Sequence[Utterance], data_dir: Path, options: MixOptions, listed: Sequence[ListedMixture] | None
 ) -> Iterator[Utterance | Problem]:
-    """Write the sounds of all clips; the clips are then as manifests have them, with the mouths that stage 1 will make."""
+    """Write the sounds of all clips; gives them as manifests have them, with the mouths that stage 1 will make."""
     jobs = []
     for clip in clips:
         output = data_dir / f"utterances/{clip.utterance_id}.wav"
@@ -210,9 +211,9 @@ def _extracted(
     lengths, reasons = run_jobs(extract_clip, jobs, journal, options.nj, "sounds", "clip")
     for clip in clips:
         name, source = clip.utterance_id, clip.audio_path or clip.video_path
-        # the list of failures names the path in a column of its own
-        reason = reasons[name].removeprefix(f"{source}: ") if name in reasons else too_short(lengths[name], options.min_sec)
+        reason = reasons.get(name) or too_short(lengths[name], options.min_sec)
         if reason:
+            reason = reason.removeprefix(f"{source}: ")  # the list of failures has a column for the path
             yield Problem(0, name, source, reason)
             continue
         paths = {"audio_path": f"utterances/{name}.wav", "mouth_path": f"mouths/{name}.npz"}
@@ -221,7 +222,11 @@ def _extracted(
 
 
 def _require_room(
-    data_dir: Path, clips: Sequence[Utterance], n_sounds: int, options: MixOptions, listed: Sequence[ListedMixture] | None
+    data_dir: Path,
+    clips: Sequence[Utterance],
+    n_sounds: int,
+    options: MixOptions,
+    listed: Sequence[ListedMixture] | None,
 ) -> None:
     """Refuse a disk that cannot hold the sounds and the mixtures that are still to be made.
 
@@ -275,7 +280,8 @@ def extract_clip(given: tuple[Utterance, Path]) -> int:
         sound_sec, picture_sec = length / SAMPLE_RATE_HZ, info.n_pictures / info.fps
         if not _SAMPLES_PER_FRAME[0] <= length / (picture_sec * VIDEO_FPS) <= _SAMPLES_PER_FRAME[1]:
             hint = wrong_rate_hint(length, SAMPLE_RATE_HZ, picture_sec)
-            raise UserError(f"the sound lasts {sound_sec:.2f} s, the pictures {picture_sec:.2f} s{hint}", clip.video_path)
+            said = f"the sound lasts {sound_sec:.2f} s, the pictures {picture_sec:.2f} s{hint}"
+            raise UserError(said, clip.video_path)
     return length
 
 
@@ -298,7 +304,7 @@ def require_video_packages() -> None:
 
 
 def _matching(
-    listed: Sequence[ListedMixture], clips: Mapping[str, Utterance], known: Collection[str], options: MixOptions
+    listed: Sequence[ListedMixture], clips: Clips, known: Collection[str], options: MixOptions
 ) -> Iterator[ListedMixture | Problem]:
     """The mixtures of a list whose clips can be used and are as the list says.
 
@@ -313,9 +319,7 @@ def _matching(
         yield item.problem(reason) if reason else item
 
 
-def _reason_against(
-    item: ListedMixture, clips: Mapping[str, Utterance], known: Collection[str], options: MixOptions
-) -> str:
+def _reason_against(item: ListedMixture, clips: Clips, known: Collection[str], options: MixOptions) -> str:
     ids = [source.utterance_id for source in item.sources]
     if absent := [name for name in ids if name not in clips and name not in known]:
         return f"the list names {', '.join(absent)}, which the corpus does not hold"

@@ -6,9 +6,9 @@ The layout is that which CTCNet, RTFS-Net and IIANet take:
     mouths/ID.npz
     <json folder>/{tr,cv,tt}/{mix,s1,s2}.json      optional: [[path, samples], …] or [[path, mouth, samples], …]
 
-Ids hold `_` and `-` and gains are decimals that may be negative, so that no name can be cut at its underscores: the rule
-of each corpus (`IdRule`) says what an id looks like. The lists' absolute paths are those of another machine; files are
-found by their names below the corpus' folder.
+Ids hold `_` and `-` and gains are decimals that may be negative, so that no name can be cut at its underscores: the
+rule of each corpus (`IdRule`) says what an id looks like. The lists' absolute paths are those of another machine; files
+are found by their names below the corpus' folder.
 
 The same corpora also come as raw video; `run_preparation` is the program of both.
 """
@@ -258,7 +258,7 @@ def run_preparation(
     conventions = "meaning of the dB of such a CSV; see the README"
     parser.add_argument("--sir_convention", choices=SIR_CONVENTIONS, help=conventions)
     for split in SPLITS:
-        parser.add_argument(f"--{split}_gains", type=Path, help=f"raw: 2Mix gain list (.scp, .txt) of the {split} split")
+        parser.add_argument(f"--{split}_gains", type=Path, help=f"raw: 2Mix gain list (.scp, .txt) of {split}")
     add_options(parser)
     args = parser.parse_args()
     if is_two_mix(args):
@@ -314,17 +314,14 @@ def read_lists(args: argparse.Namespace, rule: IdRule) -> list[ListedMixture | P
     if args.mix_list:
         is_ours = is_own_list(args.mix_list)
         return read_mix_list(args.mix_list) if is_ours else read_extraction_csv(args.mix_list, args.sir_convention)
-    found = [
-        item
-        for split, path in gains.items()
-        for item in read_gain_list(path, split, rule.id_of_path, rule.speaker_of_id)
-    ]
+    readers = {"id_of": rule.id_of_path, "speaker_of": rule.speaker_of_id}
+    found = [item for split, path in gains.items() for item in read_gain_list(path, split, **readers)]
     sizes = {len(item.sources): item.split for item in found if isinstance(item, ListedMixture)}
     if len(sizes) > 1:
         said = " and ".join(f"--{split}_gains of {size}" for size, split in sorted(sizes.items()))
         raise UserError(
-            f"the gain lists differ in their numbers of sources: {said}; give lists of one number, each in its own "
-            "--data_dir"
+            f"the gain lists differ in their numbers of sources: {said}; give those of each number a --data_dir of "
+            "their own, so that all mixtures of a corpus have the same number"
         )
     return found or None
 

@@ -18,6 +18,7 @@ from utils.mixing.options import MixOptions
 from utils.mixing.recordings import draw_positions
 
 log = logging.getLogger(__name__)
+Group = tuple[int, ...]  # places of clips
 _ENUMERABLE = 500_000  # combinations that may be written out one by one
 _WALL_M = 0.5  # speakers and microphone keep this distance from the walls
 _SIZES_M = ((3.5, 8.0), (3.0, 6.0), (2.4, 3.2))
@@ -25,9 +26,7 @@ _HEIGHT_M = (1.2, 1.9)
 _RT60_SEC = (0.15, 0.5)
 
 
-def split_speakers(
-    speakers: Sequence[str], shares: Mapping[str, float], seed: int, fewest: int = 1
-) -> dict[str, str]:
+def split_speakers(speakers: Sequence[str], shares: Mapping[str, float], seed: int, fewest: int = 1) -> dict[str, str]:
     """Give each speaker to one split.
 
     Args:
@@ -45,11 +44,12 @@ def split_speakers(
     wanted = {split: share for split, share in shares.items() if share > 0}
     names = sorted(set(speakers))
     if not wanted:
-        raise UserError(f"no split of {', '.join(shares)} has a share of the speakers; give one of them a share above 0")
+        raise UserError(f"no split of {', '.join(shares)} has a share of the speakers; give one of them one above 0")
     if len(names) < fewest * len(wanted):
         raise UserError(
             f"{len(names)} speakers are too few for {len(wanted)} splits of at least {fewest}; set fewer shares "
-            "(--val_share 0 or --test_share 0), give more speakers, or mix speakers with themselves (--same_speaker true)"
+            "(--val_share 0 or --test_share 0), give more speakers, or mix speakers with themselves (--same_speaker "
+            "true)"
         )
     order = list(np.random.default_rng(seed).permutation(len(names)))
     bounds = np.cumsum([share / sum(wanted.values()) for share in wanted.values()]) * len(names)
@@ -60,9 +60,7 @@ def split_speakers(
     return {names[index]: split for index, split in zip(order, np.repeat([*wanted], sizes).tolist(), strict=True)}
 
 
-def draw_mixtures(
-    clips: Sequence[Utterance], split: str, n_mixtures: int, options: MixOptions
-) -> list[ListedMixture]:
+def draw_mixtures(clips: Sequence[Utterance], split: str, n_mixtures: int, options: MixOptions) -> list[ListedMixture]:
     """Draw a list of different mixtures; each clip is used about equally often.
 
     Args:
@@ -109,9 +107,7 @@ def count_mixtures(speakers: Sequence[str], n_src: int, same_speaker: bool) -> i
     return ways[n_src]
 
 
-def _shuffled_groups(
-    speakers: Sequence[str], options: MixOptions, rng: np.random.Generator
-) -> Iterator[tuple[int, ...]]:
+def _shuffled_groups(speakers: Sequence[str], options: MixOptions, rng: np.random.Generator) -> Iterator[Group]:
     groups = [
         group
         for group in combinations(range(len(speakers)), options.n_src)
@@ -120,9 +116,7 @@ def _shuffled_groups(
     return (groups[index] for index in rng.permutation(len(groups)))
 
 
-def _queued_groups(
-    speakers: Sequence[str], options: MixOptions, rng: np.random.Generator
-) -> Iterator[tuple[int, ...]]:
+def _queued_groups(speakers: Sequence[str], options: MixOptions, rng: np.random.Generator) -> Iterator[Group]:
     """Take the clips in shuffled order: the next one, and the next ones after it of other speakers."""
     queue: list[int] = []
     while True:

@@ -12,7 +12,7 @@ Extraction family (MuSE, USEV, SEANet, ClearerVoice), a CSV without header, of 2
     set,{folder, speaker, clip, dB} for each speaker, the target first,seconds
 
 Public code reads the dB of an interferer with opposite signs: MuSE, USEV and ClearerVoice make the interferer louder by
-it, SEANet takes the same number of the same file for the target's level over the interferer. No default can be right, so
+it, SEANet takes the same number of the same file for the target's level over the interferer. No default can be right:
 the convention is always given.
 """
 
@@ -20,7 +20,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from utils.data.constants import SPLITS
 from utils.data.manifest import Problem
 from utils.data.manifest_rows import as_number
 from utils.errors import UserError
@@ -30,10 +29,9 @@ TARGET_OVER_INTERFERER, INTERFERER_OVER_TARGET = "target_over_interferer", "inte
 SIR_CONVENTIONS = (TARGET_OVER_INTERFERER, INTERFERER_OVER_TARGET)
 _MAX_SIR_DB = 10.0  # of an interferer in the extraction family's lists, either way
 _MAX_GAIN_DB = 5.0  # of the 2Mix lists, either way
-_PATH_AND_GAIN = re.compile(
-    r"(?P<path>\S.*?\.(?:wav|flac|mp3|m4a|mp4))\s+(?P<gain>[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)(?:\s+|$)"
-)
-_SPLIT_NAMES = {"tr": "train", "cv": "val", "tt": "test", "valid": "val", "dev": "val"} | {name: name for name in SPLITS}
+_GAIN = r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?"
+_PATH_AND_GAIN = re.compile(rf"(?P<path>\S.*?\.(?:wav|flac|mp3|m4a|mp4))\s+(?P<gain>{_GAIN})(?:\s+|$)")
+_SPLIT_NAMES = {"tr": "train", "cv": "val", "tt": "test", "valid": "val", "dev": "val"}
 
 
 def read_extraction_csv(path: Path | str, sir_convention: str | None) -> list[ListedMixture | Problem]:

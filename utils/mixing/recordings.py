@@ -69,9 +69,8 @@ def reverberate(source: np.ndarray, response: np.ndarray, sample_rate: int) -> t
 
     direct = int(np.abs(response).argmax())
     early_end = direct + round(EARLY_SEC * sample_rate) + 1
-    heard, early = (
-        oaconvolve(source, taps)[direct : direct + len(source)] for taps in (response, response[:early_end])
-    )
+    end = direct + len(source)
+    heard, early = (oaconvolve(source, taps)[direct:end] for taps in (response, response[:early_end]))
     gain = np.sqrt(power(source) / power(heard))
     return (gain * heard).astype(np.float32), (gain * early).astype(np.float32)
 
@@ -99,7 +98,7 @@ def response_channels(folder: Path, sample_rate: int) -> dict[Path, int]:
     positions = {path: info.channels for path, info in _files("rir_dir", folder, sample_rate).items()}
     if len({count > 1 for count in positions.values()}) > 1:
         single = next(path for path, count in positions.items() if count == 1)
-        raise UserError(f"--rir_dir: {single} has one channel, other files have more; keep the two kinds in two folders")
+        raise UserError(f"--rir_dir: {single} has one channel, others have more; keep the two kinds in two folders")
     return positions
 
 

@@ -1,8 +1,8 @@
 """The audio of listed mixtures: sources at exact ratios, in rooms, in noise; the same list gives the same bytes.
 
 A mixture is written as audio/<split>/{mix,s1,s2,…}/<mixture>.wav, and noise/<mixture>.wav where there is noise or a
-room. It ends with its shortest clip. All its files are scaled by one factor, so that none clips (the loudest peak of them
-is 0.9), and are rounded before they are added: mix = s1 + s2 + … + noise holds to the bit, in PCM16 as in float32.
+room. It ends with its shortest clip. All its files are scaled by one factor, so that none clips (the loudest peak of
+them is 0.9), and are rounded before they are added: mix = s1 + s2 + … + noise holds to the bit, in PCM16 and float32.
 
 Ratios are those of what is heard, over the mixture's length: with its whole reverberation where a speaker is in a room.
 The source is then only the early part, up to 50 ms after the direct sound; late reverberation is in `noise`.
@@ -67,9 +67,7 @@ def make_mixtures(
     return found
 
 
-def mix_sources(
-    item: ListedMixture, clips: Sequence[np.ndarray], options: MixOptions
-) -> tuple[np.ndarray, np.ndarray]:
+def mix_sources(item: ListedMixture, clips: Sequence[np.ndarray], options: MixOptions) -> tuple[np.ndarray, np.ndarray]:
     """Mix clips as a list says, before anything is scaled or rounded.
 
     Args:

@@ -59,8 +59,8 @@ def _simulate(response: str, sample_rate: int) -> np.ndarray:
         import pyroomacoustics
     except ImportError:
         raise UserError(
-            "simulated rooms need pyroomacoustics, which the recipe does not install; `pip install pyroomacoustics`, or "
-            "use --rir_dir"
+            "simulated rooms need pyroomacoustics, which the recipe does not install; `pip install pyroomacoustics`, "
+            "or use --rir_dir"
         ) from None
     try:
         absorption, max_order = pyroomacoustics.inverse_sabine(rt60_sec, size)
