@@ -82,7 +82,7 @@ def test_what_is_wrong_in_a_2mix_folder_is_listed_with_its_reason(tmp_path, shar
     reasons = failed(out)
     assert "60 video frames where 32000 samples at 16000 Hz and 25 fps make 50.00" in reasons[stems[0]]
     assert "sampled at 16384 Hz" in reasons[stems[1]]
-    assert reasons[stems[2]] == "s2 hold no file of this name"
+    assert reasons[stems[2]] == "audio/wav16k/min/tt/s2 holds no file of this name"
 
 
 def test_clips_shorter_than_wanted_are_listed(tmp_path, shared_data):

@@ -7,9 +7,10 @@ from corpora_helpers import LRS3_IDS
 
 from utils.corpora.two_mix import LRS2, LRS3, VOXCELEB2
 from utils.errors import UserError
-from utils.mixing.lists import ListedMixture, ListedSource, absent_clips, read_mix_list, write_mix_list
-from utils.mixing.public_lists import INTERFERER_OVER_TARGET, TARGET_OVER_INTERFERER, read_extraction_csv, read_gain_list
-from utils.mixing.rendering import MixingOptions, read_settings, settings_path, write_settings
+from utils.mixing import lists, public_lists
+from utils.mixing.lists import ListedMixture, ListedSource, write_mix_list
+from utils.mixing.options import MixOptions, read_settings, settings_path, write_settings
+from utils.mixing.public_lists import INTERFERER_OVER_TARGET, TARGET_OVER_INTERFERER
 
 PAIR = "train,train,id08108,RCODGWdfzdY/00197,0,train,id07077,oi72_HHDWY4/00288,0.8976636599379368,4.096"
 TRIPLE = PAIR.removesuffix(",4.096") + ",train,id08249,dsn2lLxlZbk/00252,-2.3123658541460035,4.096"
@@ -20,18 +21,34 @@ def write(path: Path, *lines: str, end: str = "\n") -> Path:
     return path
 
 
-def extraction(path: Path, **more):
-    return read_extraction_csv(path, **{"sir_convention": INTERFERER_OVER_TARGET, **more})
+class Read:
+    """A list's mixtures, and the problems of its other rows."""
+
+    def __init__(self, found) -> None:
+        self.mixtures = [item for item in found if isinstance(item, ListedMixture)]
+        self.problems = [item for item in found if not isinstance(item, ListedMixture)]
 
 
-def reasons(found) -> list[tuple[int, str]]:
+def extraction(path: Path, sir_convention: str = INTERFERER_OVER_TARGET) -> Read:
+    return Read(public_lists.read_extraction_csv(path, sir_convention))
+
+
+def read_gain_list(path: Path, split: str, rule) -> Read:
+    return Read(public_lists.read_gain_list(path, split, rule.id_of_path, rule.speaker_of_id))
+
+
+def read_mix_list(path: Path) -> Read:
+    return Read(lists.read_mix_list(path))
+
+
+def reasons(found: Read) -> list[tuple[int, str]]:
     return [(problem.row, problem.reason) for problem in found.problems]
 
 
 def test_the_two_conventions_give_the_same_row_opposite_ratios(tmp_path):
     path = write(tmp_path / "list.csv", PAIR)
     ratios = {
-        convention: read_extraction_csv(path, sir_convention=convention).mixtures[0].sir_db
+        convention: extraction(path, convention).mixtures[0].sir_db
         for convention in (TARGET_OVER_INTERFERER, INTERFERER_OVER_TARGET)
     }
     assert ratios == {TARGET_OVER_INTERFERER: 0.8976636599379368, INTERFERER_OVER_TARGET: -0.8976636599379368}
@@ -39,7 +56,7 @@ def test_the_two_conventions_give_the_same_row_opposite_ratios(tmp_path):
 
 def test_no_convention_is_taken_for_granted(tmp_path):
     with pytest.raises(UserError, match="target_over_interferer or interferer_over_target"):
-        read_extraction_csv(write(tmp_path / "list.csv", PAIR), sir_convention="")
+        extraction(write(tmp_path / "list.csv", PAIR), "")
 
 
 def test_a_row_of_two_speakers_gives_ids_speakers_and_split(tmp_path):
@@ -53,7 +70,7 @@ def test_a_row_of_two_speakers_gives_ids_speakers_and_split(tmp_path):
 def test_a_row_of_three_speakers_gives_each_its_level(tmp_path):
     item = extraction(write(tmp_path / "list.csv", TRIPLE)).mixtures[0]
     assert [source.level_db for source in item.sources] == [0, 0.8976636599379368, -2.3123658541460035]
-    opposite = read_extraction_csv(tmp_path / "list.csv", sir_convention=TARGET_OVER_INTERFERER).mixtures[0]
+    opposite = extraction(tmp_path / "list.csv", TARGET_OVER_INTERFERER).mixtures[0]
     assert [source.level_db for source in opposite.sources] == [0, -0.8976636599379368, 2.3123658541460035]
 
 
@@ -65,7 +82,6 @@ def test_byte_order_mark_carriage_returns_and_spaces_do_no_harm(tmp_path):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (PAIR.replace("id07077,oi72", "id08108,oi72"), "mixes the speaker id08108 with themselves"),
         (PAIR.replace("id07077,oi72_HHDWY4/00288", "id08108,RCODGWdfzdY/00197"), "mixes a clip with itself"),
         (PAIR.replace("0.8976636599379368", "10.5"), "a dB of 10.5 is beyond ±10 dB"),
         (PAIR.replace("0.8976636599379368", "nan"), "a dB or the seconds are no number"),
@@ -90,12 +106,6 @@ def test_a_bad_row_is_listed_with_its_number_and_reason(tmp_path, row, reason):
     assert reason in reasons(found)[0][1]
 
 
-def test_clips_of_one_speaker_pass_where_that_is_asked_for(tmp_path):
-    row = PAIR.replace("id07077,oi72", "id08108,oi72")
-    found = extraction(write(tmp_path / "list.csv", row), same_speaker=True)
-    assert len(found.mixtures) == 1 and not found.problems
-
-
 def test_a_row_that_is_listed_twice_is_refused_both_times(tmp_path):
     found = extraction(write(tmp_path / "list.csv", PAIR, PAIR, TRIPLE[:0]))
     assert [number for number, _ in reasons(found)] == [1, 2]
@@ -109,7 +119,7 @@ def test_a_gain_list_keeps_its_gains_and_finds_ids_by_the_corpus_rule(tmp_path):
         "min/NCJTV5KaJJc_00001.wav 1e-05 min/vhVWzkbAW4I_00005.wav -1e-05",
         end="\r\n",
     )
-    found = read_gain_list(path, split="val", id_of=LRS3.id_of_path, speaker_of=LRS3.speaker_of_id)
+    found = read_gain_list(path, "val", LRS3)
     assert not found.problems
     assert [[source.utterance_id for source in item.sources] for item in found.mixtures] == [
         list(LRS3_IDS[2:]),
@@ -122,7 +132,7 @@ def test_a_gain_list_keeps_its_gains_and_finds_ids_by_the_corpus_rule(tmp_path):
 
 def test_a_gain_list_of_three_sources_is_read(tmp_path):
     line = "a/6339077953587836416/00025.wav 1 a/6338273935710083967/00003.wav -1 a/5535415699068794046/00001.wav 0.5"
-    found = read_gain_list(write(tmp_path / "l.txt", line), split="test", id_of=LRS2.id_of_path, speaker_of=LRS2.speaker_of_id)
+    found = read_gain_list(write(tmp_path / "l.txt", line), "test", LRS2)
     assert [source.level_db for source in found.mixtures[0].sources] == [1, -1, 0.5]
 
 
@@ -133,13 +143,12 @@ def test_a_gain_list_of_three_sources_is_read(tmp_path):
         ("x/id00017/01dfn2spqyE/00001.wav x/id00018/01dfn2spqyE/00001.wav 1", "is not PATH GAIN PATH GAIN"),
         ("x/id00017/01dfn2spqyE/00001.wav 6 x/id00018/01dfn2spqyE/00001.wav -6", "beyond ±5 dB"),
         ("x/id00017/01dfn2spqyE/1.wav 1 x/id00018/01dfn2spqyE/00001.wav -1", "no clip of this corpus"),
-        ("x/id00017/01dfn2spqyE/00001.wav 1 x/id00017/01dfn2spqyf/00001.wav -1", "with themselves"),
     ],
 )
 def test_a_bad_line_of_a_gain_list_is_listed(tmp_path, line, reason):
     good = "x/id00017/01dfn2spqyE/00002.wav 1 x/id00018/01dfn2spqyE/00001.wav -1"
     path = write(tmp_path / "list.scp", good, line)
-    found = read_gain_list(path, split="test", id_of=VOXCELEB2.id_of_path, speaker_of=VOXCELEB2.speaker_of_id)
+    found = read_gain_list(path, "test", VOXCELEB2)
     assert len(found.mixtures) == 1
     assert found.problems[0].row == 2 and reason in found.problems[0].reason
 
@@ -167,19 +176,6 @@ def test_a_level_out_of_range_in_our_own_list_is_listed(tmp_path):
     assert [(p.row, p.item_id) for p in found.problems] == [(3, "y"), (4, "z")]
 
 
-def test_a_mixture_of_an_absent_clip_is_set_aside_by_its_row():
-    found = absent_clips([listed("x", row=4), listed("y", row=5)], {"a_1"})
-    assert not found.mixtures
-    assert [(p.row, p.reason) for p in found.problems][0] == (4, "the list names -b, which the corpus does not hold")
-
-
-def test_a_mixture_of_a_clip_that_is_there_but_of_no_use_says_so():
-    found = absent_clips([listed("x", row=4, source="/l/list.csv")], {"a_1"}, {"a_1", "-b"})
-    assert [(p.path, p.reason) for p in found.problems] == [
-        ("/l/list.csv", "the list names -b, which could not be used (see its own row)")
-    ]
-
-
 @pytest.mark.parametrize("name", ["../n.wav", "/x/n.wav", "a/../../n.wav", "..\\n.wav"])
 def test_noises_and_rooms_outside_of_their_folders_are_refused(tmp_path, name):
     sources = (ListedSource("a", "a", 0.0, f"{name}#0"), ListedSource("b", "b", 1.0))
@@ -200,12 +196,12 @@ def test_a_start_of_thousands_of_digits_is_listed_and_a_field_without_end_refuse
 
 
 def test_settings_of_a_list_come_back_and_damaged_ones_are_refused(tmp_path):
-    options = MixingOptions(measure="active", length="max", subtype="FLOAT", min_sec=1.5)
+    options = MixOptions(measure="active", subtype="FLOAT", min_sec=1.5)
     write_settings(tmp_path / "list.csv", options)
     found = read_settings(tmp_path / "list.csv")
-    assert MixingOptions(**found) == options
+    assert MixOptions(**found) == options
     path = settings_path(tmp_path / "list.csv")
-    for old, new in (('"active"', '"loud"'), ("1.5", "NaN"), ('"min_sec"', '"min"'), ("16000", '"x"')):
+    for old, new in (('"active"', '"loud"'), ("1.5", "NaN"), ('"min_sec"', '"least"'), ("16000", '"x"')):
         text = path.read_text()
         path.write_text(text.replace(old, new))
         with pytest.raises(UserError, match=r"list\.mixing\.json"):

@@ -13,7 +13,8 @@ from separation_helpers import make_folder, rows_of
 from shell_helpers import ROOT, bash
 
 from egs.own_video.prepare import find_clips
-from utils.corpora.raw_corpus import _checked_clips
+from utils.corpora.output import usable
+from utils.corpora.raw_corpus import _checked
 from utils.data.clip_tree import walk_tree
 from utils.data.files import read_json, write_json
 from utils.data.manifest import Problem, read_manifest, write_failed
@@ -67,7 +68,8 @@ def test_every_way_to_read_a_folder_lists_such_names_and_takes_the_others(tmp_pa
     tree, problems = walk_tree(touch_all(tmp_path / "tree", "a/b.mp4", bad), (".mp4",))
     assert list(tree) == ["a_b"] and len(problems) == 1
     clips = find_clips(touch_all(tmp_path / "own", "anna/b.mp4", bad, "anna/b\nc.mkv", f"anna/{LATIN_1}.mkv"))
-    kept, problems = _checked_clips([clip.__class__(**{**clip.__dict__, "split": "train"}) for clip in clips])
+    problems = []
+    kept = usable(_checked([clip.__class__(**{**clip.__dict__, "split": "train"}) for clip in clips]), problems)
     assert [clip.utterance_id for clip in kept] == ["anna_b"] and len(problems) == 3
     assert all("; rename" in problem.reason for problem in problems)
     for folder in ("m", "r/s1", "e/s1"):

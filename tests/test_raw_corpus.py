@@ -10,29 +10,26 @@ import soundfile
 from corpora_helpers import RATE_HZ, speech, write_audio, write_crops
 
 from utils.corpora import raw_corpus
-from utils.corpora.raw_corpus import RawOptions, prepare_raw
-from utils.data.audio import probe_audio, read_audio, write_wav
+from utils.corpora.raw_corpus import prepare_raw
+from utils.data.audio import read_audio, write_wav
 from utils.data.manifest import Utterance, find_manifests, read_manifest
 from utils.data.validation import validate_manifest
 from utils.data.video_clips import read_videos
 from utils.errors import UserError
-from utils.mixing.drawing import ListOptions
-from utils.mixing.lists import ListedMixture, ListedSource, MixtureList
+from utils.mixing.lists import ListedMixture, ListedSource
+from utils.mixing.options import MixOptions
 
 
 @pytest.fixture(autouse=True)
 def sounds_for_videos(monkeypatch) -> None:
-    def extract(clip: Utterance, wav_path: Path) -> int:
+    def extract(given: tuple[Utterance, Path]) -> int:
+        clip, wav_path = given
         samples = read_audio(clip.audio_path or clip.video_path)
         write_wav(wav_path, samples, RATE_HZ)
         return len(samples)
 
-    def duration_sec(clip: Utterance) -> float:
-        info = probe_audio(clip.video_path)
-        return info.length / info.sample_rate
-
     monkeypatch.setattr(raw_corpus, "extract_clip", extract)
-    monkeypatch.setattr(raw_corpus, "clip_duration_sec", duration_sec)
+    monkeypatch.setattr(raw_corpus, "_mean_duration_sec", lambda clips: 2.7)
     monkeypatch.setattr(raw_corpus, "require_video_packages", lambda: None)
 
 
@@ -55,9 +52,8 @@ def clips(tmp_path, shared_data) -> list[Utterance]:
 
 
 def prepare(folder: Path, clips: list[Utterance], listed=None, problems=(), **options) -> None:
-    settings = {"n_mixtures": {"train": 3, "val": 2, "test": 2}, "draw": ListOptions(), **options}
-    lists = None if listed is None else MixtureList(tuple(listed), ())
-    prepare_raw(clips, folder, RawOptions(**settings), lists=lists, problems=problems)
+    options = MixOptions(**{"n_train": 3, "n_val": 2, "n_test": 2, **options})
+    prepare_raw(clips, folder, options, lists=listed, problems=problems)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -135,7 +131,7 @@ def test_listed_mixtures_are_made_and_their_clips_kept_out_of_training(tmp_path,
 
 
 def test_three_sources_are_mixed(tmp_path, clips):
-    prepare(tmp_path / "out", clips, draw=ListOptions(n_src=3), n_mixtures={"train": 2})
+    prepare(tmp_path / "out", clips, n_src=3, n_train=2, n_val=0, n_test=0)
     assert read_manifest(tmp_path / "out" / "train.csv").n_src == 3
 
 
@@ -157,20 +153,26 @@ def test_rows_that_the_clips_contradict_are_listed_with_the_file_of_their_list(t
         listed_pair("other speaker", "_s0-0", "_s1-1", speakers=("_s0", "y"), row=4),
         listed_pair("one speaker", "_s3-0", "_s3-1", speakers=("x", "y"), row=5),
         listed_pair("one speaker, unsaid", "_s3-0", "_s3-1", row=6),
+        listed_pair("one speaker, as said", "_s3-0", "_s3-1", speakers=("_s3", "_s3"), row=9),
         listed_pair("other length", "_s0-0", "_s1-1", row=7, seconds=2.3),
         listed_pair("right length", "_s0-0", "_s1-1", row=8, seconds=2.1),
     ]
     listed = [replace(item, source="/lists/mine.csv") for item in listed]
-    prepare(tmp_path / "out", clips, listed, max_failed=6)
+    prepare(tmp_path / "out", clips, listed, max_failed=7)
     rows = {row["id"]: row for row in rows_of(tmp_path / "out" / "failed.csv")}
     reasons = {name: row["reason"] for name, row in rows.items()}
-    assert set(rows) == {"_s2-1", "broken", "other speaker", "one speaker", "one speaker, unsaid", "other length"}
+    assert set(rows) == {"_s2-1", "broken", "other speaker", "one speaker", "one speaker, unsaid", "other length"} | {
+        "one speaker, as said"
+    }
     assert "_s2-1, which could not be used (see its own row)" in reasons["broken"]
     assert "the list says that _s1-1 is of y, the corpus that it is of _s1" in reasons["other speaker"]
     assert "is of x, the corpus that it is of _s3" in reasons["one speaker"]
-    assert "mixes the speaker _s3 with themselves" in reasons["one speaker, unsaid"]
+    for name in ("one speaker, unsaid", "one speaker, as said"):
+        assert "mixes the speaker _s3 with themselves" in reasons[name]
     assert "lasts 2.100 s by its clips where the list says 2.3 s" in reasons["other length"]
     assert {row["path"] for name, row in rows.items() if name != "_s2-1"} == {"/lists/mine.csv"}
+    prepare(tmp_path / "out", clips, listed, max_failed=5, same_speaker=True)
+    assert "one speaker, as said" not in {row["id"] for row in rows_of(tmp_path / "out" / "failed.csv")}
 
 
 def test_the_disk_must_hold_the_mixtures_before_the_sounds_are_written(tmp_path, clips, monkeypatch):
@@ -180,7 +182,7 @@ def test_the_disk_must_hold_the_mixtures_before_the_sounds_are_written(tmp_path,
     with pytest.raises(UserError, match="the sounds of 16 clips and 7 mixtures need about"):
         prepare(tmp_path / "out", clips)
     assert not list((tmp_path / "out").rglob("*.wav"))
-    prepare(tmp_path / "out", clips, n_mixtures={"val": 0, "test": 0})
+    prepare(tmp_path / "out", clips, n_train=0, n_val=0, n_test=0)
     assert len(list((tmp_path / "out").rglob("*.wav"))) == 16
 
 
@@ -192,6 +194,6 @@ def test_mixtures_of_an_earlier_list_and_leftovers_go_and_nothing_else(tmp_path,
     prepare(out, clips, [listed_pair("two", "_s0-0", "_s2-0")])
     assert not leftover.exists() and mine.exists()
     assert {path.stem for path in (out / "audio").rglob("*.wav")} == {"two", "mine"}
-    prepare(out, clips, n_mixtures={"val": 0})
+    prepare(out, clips, n_train=0, n_val=0, n_test=0)
     assert {path.stem for path in (out / "audio").rglob("*.wav")} == {"mine"}
     assert not (out / "mixtures.csv").exists() and not (out / "mixtures.mixing.json").exists()

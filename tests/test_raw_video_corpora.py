@@ -10,6 +10,7 @@ import pytest
 
 from egs.grid import prepare as grid
 from egs.own_video import prepare as own_video
+from utils.corpora.output import usable
 from utils.data.manifest import read_manifest
 from utils.data.mouths import MouthFile
 from utils.data.validation import validate_manifest
@@ -75,13 +76,13 @@ def test_grid_takes_separate_sounds_and_lists_those_without_a_video(tmp_path):
     root = touch(
         tmp_path, "s1/bbaf2n.mpg", "s1/bbaf2n.mp4", "audio_25k/s1/bbaf2n.wav", "audio_25k/s2/lwbz9a.wav", "s1/notes.mpg"
     )
-    clips, problems = grid.find_clips(root, separate_audio=True)
-    (clip,) = clips
+    problems = []
+    (clip,) = usable(grid.find_clips(root, separate_audio=True), problems)
     assert (clip.utterance_id, clip.speaker) == ("s1_bbaf2n", "s1")
     assert clip.video_path.endswith("s1/bbaf2n.mpg") and clip.audio_path.endswith("audio_25k/s1/bbaf2n.wav")
     assert [problem.item_id for problem in problems] == ["s2_lwbz9a"]
-    clips, problems = grid.find_clips(root, separate_audio=False)
-    assert clips[0].audio_path == "" and not problems
+    (clip,) = grid.find_clips(root, separate_audio=False)
+    assert clip.audio_path == ""
 
 
 def test_own_clips_are_named_after_the_way_to_them_and_take_what_lies_beside(tmp_path):

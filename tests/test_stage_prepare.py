@@ -83,7 +83,8 @@ SPEAKERS = "--corpus_args=--speaker_pattern '^(s.)'"
 def test_stage_0_prepares_splits_subsets_and_utterances(corpus, run):
     said = run("prepare", *options(corpus, SPEAKERS))
     data = corpus.parent / "data" / "tiny"
-    assert "mixtures: train 3 (2 different_voices, 1 same_voice), val 1 (1 different_voices), test 3 " in said
+    for line in ("train: 3 (2 different_voices, 1 same_voice)", "val: 1 (1 different_voices)", "test: 3 ", "utterances: 3"):
+        assert f"tiny: {line}" in said
     assert {row["mixture_ID"]: row["subset"] for row in rows(data / "test.csv")} == {
         "s1f_s1g": "same_voice",
         "s1f_s2h": "different_voices",
@@ -108,11 +109,11 @@ def test_stage_0_runs_again_only_when_something_changed_and_says_what(corpus, ru
     before = (data / "test.csv").read_bytes(), (data / "test.csv").stat().st_mtime_ns
     assert "stage 0: up to date" in run("prepare", *options(corpus))
     assert ((data / "test.csv").read_bytes(), (data / "test.csv").stat().st_mtime_ns) == before
-    assert "mixtures: train 3" in run("prepare", *options(corpus, "--force"))
+    assert "tiny: train: 3" in run("prepare", *options(corpus, "--force"))
     assert (data / "test.csv").read_bytes() == before[0]
     write_mixture(corpus, "test", "s7j_s7k")
     said = run("prepare", *options(corpus))
-    assert f"runs again, files of {corpus}" in said and "test 4" in said
+    assert f"runs again, files of {corpus}" in said and "test: 4" in said
     (data / "val.csv").unlink()
     assert "runs again, manifests" in run("prepare", *options(corpus))
     assert (data / "val.csv").is_file()
@@ -150,14 +151,15 @@ def test_stage_0_fails_above_max_failed_and_lists_why(corpus, run):
     assert run("prepare", *options(corpus, "--max_failed", "2"), code=1)
     assert "the test split holds no mixture" in run("prepare", *options(corpus, "--max_failed", "3"), code=1)
     write_mixture(corpus, "test", "s1x_s1y")
-    assert "test 1 (3 left out)" in run("prepare", *options(corpus, "--max_failed", "3"))
+    said = run("prepare", *options(corpus, "--max_failed", "3"))
+    assert "tiny: test: 1\n" in said and "tiny: 3 left out, see" in said
 
 
 def test_extra_utterances_join_those_of_train_but_never_those_of_test(corpus, run, tmp_path):
     write_extra(tmp_path / "more", "s1a", "s1f", "s1z")  # one that is in train, one that is in test, a new one
     extra = f"--corpus_args=--extra_utterances {tmp_path / 'more'}"
     said = run("prepare", *options(corpus, extra))
-    assert "4 (3 from train, 1 from other folders; left out: 1 in val or test, 1 with an id" in said
+    assert "3 from train, 1 from other folders; left out: 1 in val or test, 1 with an id" in said
     manifest = read_manifest(tmp_path / "data" / "tiny" / "utterances.csv")
     assert [item.utterance_id for item in manifest.items] == ["s1a", "s1c", "s2b", "s1z"]
     assert manifest.items[-1].audio_path == str(tmp_path / "more" / "s1z.wav")
@@ -168,7 +170,7 @@ def test_a_clip_of_two_train_mixtures_that_is_in_val_too_is_left_out_once(corpus
     """Regression: it was counted once for each of its train mixtures."""
     write_mixture(corpus, "val", "s1a_s2x")
     said = run("prepare", *options(corpus))
-    assert "utterances: 2 (2 from train, 0 from other folders; left out: 1 in val or test, 0 with" in said
+    assert "utterances: 2 from train, 0 from other folders; left out: 1 in val or test, 0 with" in said
     assert [row["utterance_ID"] for row in rows(corpus.parent / "data/tiny/utterances.csv")] == ["s1c", "s2b"]
 
 

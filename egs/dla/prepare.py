@@ -9,14 +9,13 @@ Run     python egs/dla/prepare.py --data_dir data/dla --corpus_dir CORPUS_DIR --
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
 from utils.corpora.dla import dla_splits, scan_dla
-from utils.corpora.output import label_mixtures, refuse_failures, training_utterances, write_corpus
+from utils.corpora.output import label_mixtures, print_summary, refuse_failures, training_utterances, write_corpus
 from utils.data.constants import SAMPLE_RATE_HZ
 from utils.data.manifest import Manifest, Mixture, Problem, Utterance, read_utterances
 from utils.data.validation import validate_manifest
@@ -26,22 +25,27 @@ from utils.errors import OptionParser, UserError, run_cli
 def main() -> None:
     """Open everything, list what failed, write the manifests."""
     args = _parse_args()
-    root = args.corpus_dir.absolute()
+    root, failed_path = args.corpus_dir.absolute(), args.data_dir / "failed.csv"
     splits = dla_splits(root)
     extras = [read_utterances(folder / "utterances.csv", SAMPLE_RATE_HZ) for folder in args.extra_utterances]
     mixtures: dict[str, list[Mixture]] = {}
-    problems: dict[str, list[Problem]] = {}
+    problems: list[Problem] = []
     for split in splits:
-        name = split or "test"
-        mixtures[name], problems[name] = scan_dla(root, split, speaker_pattern=args.speaker_pattern, nj=args.nj)
-    utterances, counts, problems["utterances"] = _collect_utterances(mixtures, extras, args.nj)
-    refuse_failures(args.data_dir / "failed.csv", [p for found in problems.values() for p in found], args.max_failed)
+        found, broken = scan_dla(root, split, speaker_pattern=args.speaker_pattern, nj=args.nj)
+        mixtures[split or "test"] = found
+        problems += broken
+    utterances, counts = _collect_utterances(mixtures, extras, args.nj, problems)
+    refuse_failures(failed_path, problems, args.max_failed)
     for split, items in mixtures.items():
         if not items:
-            raise UserError(f"the {split} split holds no mixture that can be used; see {args.data_dir / 'failed.csv'}", root)
-    mixtures = label_mixtures(mixtures)
-    write_corpus(args.data_dir, root, SAMPLE_RATE_HZ, {**mixtures, "utterances": utterances})
-    _print_summary(args.data_dir, mixtures, problems, len(utterances), counts)
+            raise UserError(f"the {split} split holds no mixture that can be used; see {failed_path}", root)
+    contents = label_mixtures(mixtures) | {"utterances": utterances}
+    write_corpus(args.data_dir, root, contents)
+    print_summary(args.data_dir, contents, problems)
+    print(
+        f"{args.data_dir}: utterances: {counts['train']} from train, {counts['extra']} from other folders; left out: "
+        f"{counts['held_out']} in val or test, {counts['known']} with an id that was there already"
+    )
 
 
 def _parse_args() -> argparse.Namespace:
@@ -58,19 +62,18 @@ def _parse_args() -> argparse.Namespace:
 
 
 def _collect_utterances(
-    mixtures: dict[str, list[Mixture]], extras: Sequence[Manifest], nj: int
-) -> tuple[list[Utterance], Counter[str], list[Problem]]:
+    mixtures: dict[str, list[Mixture]], extras: list[Manifest], nj: int, problems: list[Problem]
+) -> tuple[list[Utterance], Counter[str]]:
     """The clips of the train split, and the sound ones of other folders; none that is in val or test.
 
     Returns:
-        The utterances; numbers of those from `train`, of those left out as `held_out` in val or test, and of those of
-        other folders whose id was `known`; and what is wrong with other ones.
+        The utterances; and the numbers of those from `train` and from `extra` folders, and of those left out as
+        `held_out` in val or test, or because an id was `known`. What is wrong with others is added to `problems`.
     """
     train, held_out = training_utterances(mixtures)
     kept = {item.utterance_id: item for item in train}
     in_train = {Path(path).stem for item in mixtures.get("train", []) for path in item.mouth_paths}
     counts = Counter(train=len(train), held_out=len(in_train & held_out))
-    problems: list[Problem] = []
     for extra in extras:
         found = [replace(p, path=str(extra.resolve(p.path))) for p in validate_manifest(extra, deep=True, nj=nj)]
         problems += found
@@ -79,35 +82,12 @@ def _collect_utterances(
             name = item.utterance_id
             if name in broken:
                 continue
-            if name in held_out or name in kept:
-                counts["held_out" if name in held_out else "known"] += 1
-                continue
-            mouth_path = str(extra.resolve(item.mouth_path)) if item.mouth_path else ""
-            kept[name] = replace(item, audio_path=str(extra.resolve(item.audio_path)), mouth_path=mouth_path)
-    return list(kept.values()), counts, problems
-
-
-def _print_summary(
-    data_dir: Path,
-    mixtures: dict[str, list[Mixture]],
-    problems: dict[str, list[Problem]],
-    n_utterances: int,
-    counts: Counter[str],
-) -> None:
-    left_out = {name: len({problem.item_id for problem in found}) for name, found in problems.items()}
-    parts = []
-    for split, items in mixtures.items():
-        subsets = Counter(mixture.subset for mixture in items if mixture.subset)
-        details = [f"{count} {name}" for name, count in sorted(subsets.items())]
-        details += [f"{left_out[split]} left out"] if left_out[split] else []
-        parts.append(f"{split} {len(items)}" + (f" ({', '.join(details)})" if details else ""))
-    print(f"{data_dir}: mixtures: {', '.join(parts)}")
-    others = n_utterances - counts["train"]
-    print(
-        f"{data_dir}: utterances: {n_utterances} ({counts['train']} from train, {others} from other folders; "
-        f"left out: {counts['held_out']} in val or test, {counts['known']} with an id that was there already, "
-        f"{left_out['utterances']} broken)"
-    )
+            outcome = "held_out" if name in held_out else "known" if name in kept else "extra"
+            counts[outcome] += 1
+            if outcome == "extra":
+                paths = {"audio_path": item.audio_path, "mouth_path": item.mouth_path}
+                kept[name] = replace(item, **{key: path and str(extra.resolve(path)) for key, path in paths.items()})
+    return list(kept.values()), counts
 
 
 if __name__ == "__main__":

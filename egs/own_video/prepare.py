@@ -1,11 +1,12 @@
-"""Turn your own videos into manifests: a folder with a sub-folder of clips for each speaker. Stage 1 then cuts the mouths.
+"""Turn your own videos into manifests: a folder with a sub-folder of clips for each speaker. Stage 1 cuts the mouths.
 
-Reads   CORPUS_DIR/<speaker>/**/<clip>.<any video>; one person speaks in a clip. A file <clip>.wav or <clip>.flac beside it is
-        taken for its sound, a file <clip>.npz, .pkl or .landmarks.csv for landmarks of the face
+Reads   CORPUS_DIR/<speaker>/**/<clip>.<any video>; one person speaks in a clip. A file <clip>.wav or <clip>.flac beside
+        it is taken for its sound, a file <clip>.npz, .pkl or .landmarks.csv for landmarks of the face
 Writes  into DATA_DIR, see utils/corpora/raw_corpus.py
 Run     python egs/own_video/prepare.py --data_dir data/own_video --corpus_dir CORPUS_DIR --nj 8
 """
 
+import argparse
 import random
 import re
 import sys
@@ -15,30 +16,32 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from utils.corpora.raw_corpus import prepare_raw, raw_options, raw_parser, split_clips
+from utils.corpora.raw_corpus import raw_parser, run_raw
 from utils.data.constants import LOSSLESS_SUFFIXES, VIDEO_SUFFIXES
 from utils.data.manifest import Utterance
 from utils.errors import UserError, run_cli
+from utils.mixing.options import MixOptions
 
 LANDMARK_SUFFIXES = (".npz", ".pkl", ".landmarks.csv")
 _FEWEST_SPEAKERS = 8  # four to train on, as confs mix up to four speakers, and two for each other split
 
 
-def main() -> int:
-    """Find the clips, give each a split, and hand over."""
+def main() -> None:
+    """The folders to manifests."""
     parser = raw_parser(__doc__.splitlines()[0])
     parser.add_argument(
         "--split_by", choices=("auto", "speaker", "clip"), default="auto",
         help=f"unit of the splits; auto: speakers, clips where there are fewer than {_FEWEST_SPEAKERS} speakers",
     )  # fmt: skip
-    args = parser.parse_args()
-    options = raw_options(args)
+    run_raw(parser.parse_args(), _find_clips)
+
+
+def _find_clips(args: argparse.Namespace, options: MixOptions) -> list[Utterance]:
     clips = find_clips(args.corpus_dir)
-    speakers = sorted({clip.speaker for clip in clips})
-    by_clip = args.split_by == "clip" or (args.split_by == "auto" and len(speakers) < _FEWEST_SPEAKERS)
-    clips = split_by_clip(clips, args.val_share, args.test_share, args.seed) if by_clip else split_clips(clips, options)
-    prepare_raw(clips, args.data_dir, options)
-    return 0
+    is_few = len({clip.speaker for clip in clips}) < _FEWEST_SPEAKERS
+    if args.split_by == "clip" or (args.split_by == "auto" and is_few):
+        return split_by_clip(clips, options.val_share, options.test_share, options.seed)
+    return clips
 
 
 def find_clips(corpus_dir: Path) -> list[Utterance]:
@@ -50,11 +53,12 @@ def find_clips(corpus_dir: Path) -> list[Utterance]:
     clips: dict[str, Utterance] = {}
     for path in sorted(corpus_dir.glob("*/**/*")):
         parts = path.relative_to(corpus_dir).parts
-        if path.suffix.lower() not in VIDEO_SUFFIXES or not path.is_file() or any(part.startswith(".") for part in parts):
+        is_hidden = any(part.startswith(".") for part in parts)
+        if path.suffix.lower() not in VIDEO_SUFFIXES or is_hidden or not path.is_file():
             continue
         name = re.sub(r"[^\w.-]", "-", "_".join((*parts[:-1], path.stem)))
         if name in clips:
-            raise UserError(f"{path}: would get the name {name}, which {clips[name].video_path} has already; rename one")
+            raise UserError(f"would get the name {name}, which {clips[name].video_path} has already; rename one", path)
         sound, landmarks = (_beside(path, suffixes) for suffixes in (LOSSLESS_SUFFIXES, LANDMARK_SUFFIXES))
         clips[name] = Utterance(name, parts[0], sound, video_path=str(path.absolute()), landmarks_path=landmarks)
     if not clips:
@@ -71,9 +75,11 @@ def split_by_clip(clips: Sequence[Utterance], val_share: float, test_share: floa
     for speaker in sorted({clip.speaker for clip in clips}):
         own = sorted((clip for clip in clips if clip.speaker == speaker), key=lambda clip: clip.utterance_id)
         random.Random(f"{seed}:{speaker}").shuffle(own)
-        n_val, n_test = (max(round(share * len(own)), len(own) >= 3) if share else 0 for share in (val_share, test_share))
-        splits = ["val"] * n_val + ["test"] * n_test
-        chosen += [replace(clip, split=split) for clip, split in zip(own, splits + ["train"] * len(own), strict=False)]
+        splits = []
+        for split, share in (("val", val_share), ("test", test_share)):
+            splits += [split] * (max(round(share * len(own)), len(own) >= 3) if share else 0)
+        splits += ["train"] * len(own)
+        chosen += [replace(clip, split=split) for clip, split in zip(own, splits, strict=False)]
     return sorted(chosen, key=lambda clip: clip.utterance_id)
 
 

@@ -1,28 +1,28 @@
 """A fixed set for target-speaker extraction: a target with its face, with interfering speech, noise, or both.
 
-Reads   --faces: a CSV of utterances, or of mixtures with references (each source with a mouth is a target); recordings of
-        speech and noise in the folders --interferer_dir and --noise_dir (wav or flac, mono, the corpus' rate).
+Reads   --faces: a CSV of utterances, or of mixtures with references (each source with a mouth is a target); recordings
+        of speech and noise in the folders --interferer_dir and --noise_dir (wav or flac, mono, the corpus' rate).
 Writes  --out_dir/<split>.csv with its side file: mixtures of one source and one mouth whose `subset` is the condition;
-        --out_dir/<split>/{mix,s1}/<mixture>.wav (float32), with --join_sec mouths/, and failed_<split>.csv: what cannot be a
-        target
+        --out_dir/<split>/{mix,s1}/<mixture>.wav (float32), with --join_sec mouths/, and failed_<split>.csv: what cannot
+        be a target
 Run     python -m utils.corpora.extraction_set --faces data/grid/test.csv --interferer_dir SPEECH --noise_dir NOISE \\
             --out_dir data/grid_tse --n_mixtures 50
 
-All targets have the same level. SIR and SNR are true ones over the whole mixture: the target over the interferer, and all
-speech over the noise. Where the target is absent its face is given, the interferer is as loud as it would be with the target,
-and the source is silence. The corpus keeps its name and its root, so that embeddings of its mouths are found again.
+All targets have the same level. SIR and SNR are true ones over the whole mixture: the target over the interferer, and
+all speech over the noise. Where the target is absent its face is given, the interferer is as loud as it would be with
+the target, and the source is silence. The corpus keeps its name and its root, so that embeddings of its mouths are
+found again.
 """
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from utils.corpora.output import refuse_failures
+from utils.corpora.output import refuse_failures, usable
 from utils.data.audio import read_audio, write_wav
 from utils.data.clock import frames_to_samples
 from utils.data.constants import SPLITS
@@ -48,27 +48,24 @@ def main() -> int:
     wanted = wanted_mixtures(args.n_mixtures, args.n_absent)
     speech = recording_lengths("interferer_dir", args.interferer_dir, rate) if NEED_SPEECH & set(wanted) else {}
     noise = recording_lengths("noise_dir", args.noise_dir, rate) if NEED_NOISE & set(wanted) else {}
-    targets, problems = usable_targets(manifest)
+    problems: list[Problem] = []
+    targets = usable(_targets(manifest), problems)
     failed_path = args.out_dir / f"failed_{args.split}.csv"
     write_failed(failed_path, problems)
     if not targets:
         raise UserError(f"no utterance with a face can be used, see {failed_path}", args.faces)
     refuse_failures(failed_path, problems, args.max_failed)
-    levels = {"sir_db": (args.sir_low_db, args.sir_high_db), "snr_db": (args.snr_low_db, args.snr_high_db)}
-    out_dir = args.out_dir.absolute()
-    maker = Maker(manifest, targets, speech, noise, out_dir, args.split, args.join_sec, **levels, seed=args.seed)
+    maker = Maker(args, manifest, sorted(targets, key=lambda clip: clip.mouth_path), speech, noise)
     jobs = [(kind, number) for kind, n in wanted.items() for number in range(n)]
     items = [maker.make(kind, number) for kind, number in tqdm(jobs, unit="mix", disable=None)]
-    write_manifest(
-        args.out_dir / f"{args.split}.csv", corpus=manifest.corpus, split=args.split, data_root=manifest.data_root,
-        sample_rate=rate, n_src=1, items=items,
-    )  # fmt: skip
-    print(f"{len(items)} mixtures of {len(targets)} targets ({len(problems)} left out): {args.out_dir / f'{args.split}.csv'}")
+    path = args.out_dir / f"{args.split}.csv"
+    shared = {"corpus": manifest.corpus, "data_root": manifest.data_root, "sample_rate": rate}
+    write_manifest(path, split=args.split, n_src=1, items=items, **shared)
+    print(f"{path}: mixtures: {len(items)}, targets: {len(targets)}, left out: {len(problems)}")
     return 0
 
 
 def parse_args() -> argparse.Namespace:
-    """The options of the program, checked."""
     parser = OptionParser(prog="extraction_set", description="A fixed set for target-speaker extraction.")
     parser.add_argument("--faces", type=Path, required=True, help="CSV of utterances, or of mixtures with references")
     parser.add_argument("--interferer_dir", type=Path, help="folder of speech without faces")
@@ -81,7 +78,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--sir_high_db", type=float, default=10.0, help="highest SIR of the target over the interferer")
     parser.add_argument("--snr_low_db", type=float, default=-5.0, help="lowest SNR of all speech over the noise")
     parser.add_argument("--snr_high_db", type=float, default=15.0, help="highest SNR of all speech over the noise")
-    parser.add_argument("--join_sec", type=_span, help="LOW:HIGH: clips of a speaker joined to recordings of such a length")
+    parser.add_argument("--join_sec", type=_span, help="LOW:HIGH: a speaker's clips are joined to recordings that long")
     parser.add_argument("--max_failed", type=int, default=0, help="utterances that may be left out")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     args = parser.parse_args()
@@ -113,27 +110,23 @@ def _span(text: str) -> tuple[float, float]:
     return low, high
 
 
-def usable_targets(manifest: Manifest) -> tuple[list[Utterance], list[Problem]]:
+def _targets(manifest: Manifest) -> Iterator[Utterance | Problem]:
     """Every utterance with a mouth once, named by its mouth, and what cannot be a target."""
-    targets: dict[str, Utterance] = {}
-    problems: list[Problem] = []
+    taken = set()
     for row, item in enumerate(manifest.items, start=2):
-        for speaker, audio, mouth in _utterances(item):
-            if mouth in targets:
+        if isinstance(item, Utterance):
+            parts = [(item.speaker, item.audio_path, item.mouth_path)]
+        else:
+            parts = list(zip(item.speakers, item.source_paths, item.mouth_paths, strict=True))
+        for speaker, audio, mouth in parts:
+            if mouth in taken:
                 continue
             reason = "has no mouth" if not mouth else "has no reference" if not audio else _silence(manifest, audio)
             if reason:
-                problems.append(Problem(row, item_id(item), mouth or audio, reason))
+                yield Problem(row, item_id(item), mouth or audio, reason)
             else:
-                targets[mouth] = Utterance(Path(mouth).stem, speaker, audio, mouth, item.length, item.frames, item.fps)
-    return [targets[mouth] for mouth in sorted(targets)], problems
-
-
-def _utterances(item: Mixture | Utterance) -> list[tuple[str, str, str]]:
-    """Speaker, sound and mouth of each."""
-    if isinstance(item, Utterance):
-        return [(item.speaker, item.audio_path, item.mouth_path)]
-    return list(zip(item.speakers, item.source_paths, item.mouth_paths, strict=True))
+                taken.add(mouth)
+                yield Utterance(Path(mouth).stem, speaker, audio, mouth, item.length, item.frames, item.fps)
 
 
 def _silence(manifest: Manifest, audio: str) -> str:
@@ -144,39 +137,27 @@ def _silence(manifest: Manifest, audio: str) -> str:
     return "" if loudness > SILENCE_POWER else "is silent"
 
 
-@dataclass(frozen=True)
 class Maker:
     """Makes mixtures; each depends only on the seed, its condition and its number.
 
-    Attributes:
+    Args:
+        args: of the program.
         manifest: of the targets.
         targets: each is taken about equally often.
         speech, noise: recordings with their samples.
-        out_dir: gets sound and mouths.
-        split: names the folder of the sound.
-        join_sec: lengths to join clips to, or None.
-        sir_db, snr_db: uniform between the two.
-        seed: of everything that is drawn.
     """
 
-    manifest: Manifest
-    targets: Sequence[Utterance]
-    speech: dict[Path, int]
-    noise: dict[Path, int]
-    out_dir: Path
-    split: str
-    join_sec: tuple[float, float] | None
-    sir_db: tuple[float, float]
-    snr_db: tuple[float, float]
-    seed: int
-
-    @property
-    def rate(self) -> int:
-        return self.manifest.sample_rate
-
-    @property
-    def fps(self) -> float:
-        return self.targets[0].fps
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        manifest: Manifest,
+        targets: Sequence[Utterance],
+        speech: dict[Path, int],
+        noise: dict[Path, int],
+    ) -> None:
+        self.args, self.manifest, self.targets, self.speech, self.noise = args, manifest, targets, speech, noise
+        self.out_dir = args.out_dir.absolute()
+        self.rate, self.fps = manifest.sample_rate, targets[0].fps
 
     def make(self, kind: str, number: int) -> Mixture:
         """Mix, write, and give the row of the manifest.
@@ -184,21 +165,23 @@ class Maker:
         Raises:
             UserError: a file cannot be read.
         """
-        rng = np.random.default_rng([self.seed, *kind.encode(), number])
+        args = self.args
+        rng = np.random.default_rng([args.seed, *kind.encode(), number])
         turn, place = divmod(number, len(self.targets))
-        order = np.random.default_rng([self.seed, *kind.encode(), turn]).permutation(len(self.targets))
+        order = np.random.default_rng([args.seed, *kind.encode(), turn]).permutation(len(self.targets))
         chain = self._chain(self.targets[order[place]], rng)
         name = f"{kind}_{number:04d}_{chain[0].utterance_id}"
         target, mouth_path, frames = self._target(chain, name)
-        sir_db, snr_db = rng.uniform(*self.sir_db), rng.uniform(*self.snr_db)
+        sir_db, snr_db = rng.uniform(args.sir_low_db, args.sir_high_db), rng.uniform(args.snr_low_db, args.snr_high_db)
         heard = target
         if kind in NEED_SPEECH:
-            heard, (_, interferer) = mix_at_sir(np.stack([target, self._interferer(len(target), rng)]), np.array([sir_db]))
+            both = np.stack([target, self._interferer(len(target), rng)])
+            heard, (_, interferer) = mix_at_sir(both, np.array([sir_db]))
             heard = interferer if kind == "abs" else heard
         if kind in NEED_NOISE:
             heard = add_noise(heard, draw_stretch("noise_dir", self.noise, len(heard), self.rate, rng), snr_db)
         source = np.zeros_like(target) if kind == "abs" else target
-        paths = part_paths(str(self.out_dir / self.split), name, 1)
+        paths = part_paths(str(self.out_dir / args.split), name, 1)
         for path, signal in zip(paths, (heard, source), strict=True):
             write_wav(path, signal.astype(np.float32), self.rate)
         true_sir_db = None if kind == "sn" else round(sir_db, 4)
@@ -209,14 +192,14 @@ class Maker:
 
     def _chain(self, first: Utterance, rng: np.random.Generator) -> list[Utterance]:
         """The clips of a target: one, or as many of its speaker as reach the length that is drawn."""
-        if self.join_sec is None:
+        if self.args.join_sec is None:
             return [first]
-        wanted = rng.uniform(*self.join_sec) * self.rate
+        wanted = rng.uniform(*self.args.join_sec) * self.rate
         own = [clip for clip in self.targets if clip.speaker == first.speaker] if first.speaker else [first]
         chain = [first]
         while sum(clip.length for clip in chain) < wanted:
             chain.append(own[rng.integers(len(own))])
-        while len(chain) > 1 and sum(clip.length for clip in chain) > self.join_sec[1] * self.rate:
+        while len(chain) > 1 and sum(clip.length for clip in chain) > self.args.join_sec[1] * self.rate:
             chain.pop()
         return chain
 

@@ -1,39 +1,31 @@
-"""The end of every corpus' preparation: rows checked against their files, failures listed, manifests written."""
+"""The end of every corpus' preparation: failures listed, mixtures labelled, manifests written.
+
+Readers of corpora and of lists give streams in which a `Problem` stands in the place of what cannot be used; `usable`
+tells the two apart.
+"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from utils.data.constants import SAMPLE_RATE_HZ, SPLITS
-from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
-from utils.data.manifest_rows import Mixture, Utterance, item_id
-from utils.data.validation import validate_manifest
+from utils.data.manifest import Problem, write_failed, write_manifest
+from utils.data.manifest_rows import Mixture, Utterance
 from utils.data.video_clips import FILE_NAME
 from utils.errors import UserError
 
+Item = TypeVar("Item")
 Items = Sequence[Mixture] | Sequence[Utterance]
 
 
-def keep_usable(items: Items, root: Path, sample_rate: int, *, deep: bool, nj: int) -> tuple[list, list[Problem]]:
-    """Check the files of rows that are to become a manifest.
-
-    Args:
-        items: mixtures, or utterances.
-        root: where their paths start.
-        sample_rate: that all audio must have, Hz.
-        deep: decode every file; False only looks for the files.
-        nj: threads that open files.
-
-    Returns:
-        The items that can be used, and why others cannot (their rows are not those of any file, hence 0).
-    """
-    if not items:
-        return [], []
-    manifest = Manifest(root / "new.csv", root.name, "", root, sample_rate, 0, tuple(items))
-    problems = [Problem(0, p.item_id, p.path, p.reason) for p in validate_manifest(manifest, deep=deep, nj=nj)]
-    broken = {problem.item_id for problem in problems}
-    return [item for item in items if item_id(item) not in broken], problems
+def usable(found: Iterable[Item | Problem], problems: list[Problem]) -> list[Item]:
+    """The items of a stream; its problems are added to the list `problems`."""
+    items: list[Item] = []
+    for item in found:
+        (problems if isinstance(item, Problem) else items).append(item)
+    return items
 
 
 def label_mixtures(
@@ -47,28 +39,24 @@ def label_mixtures(
     """
     if train_speakers is None:
         train_speakers = {name for item in mixtures.get("train", []) for name in item.speakers}
-    return {
-        split: [replace(item, subset=_subset(item.speakers, train_speakers)) for item in items]
-        for split, items in mixtures.items()
-    }
 
+    def subset(speakers: tuple[str, ...]) -> str:
+        if not all(speakers):
+            return ""
+        if len(set(speakers)) < len(speakers):
+            return "same_voice"
+        return "unseen_face" if train_speakers and not train_speakers.issuperset(speakers) else "different_voices"
 
-def _subset(speakers: tuple[str, ...], train_speakers: set[str]) -> str:
-    if not all(speakers):
-        return ""
-    if len(set(speakers)) < len(speakers):
-        return "same_voice"
-    if train_speakers and not train_speakers.issuperset(speakers):
-        return "unseen_face"
-    return "different_voices"
+    return {split: [replace(item, subset=subset(item.speakers)) for item in items] for split, items in mixtures.items()}
 
 
 def training_utterances(mixtures: Mapping[str, Sequence[Mixture]]) -> tuple[list[Utterance], set[str]]:
     """The clips of the train mixtures, each once, and the ids of those of val and test, which none of them is.
 
-    The sound of a clip is the source of one of its mixtures, cut and scaled as in that mixture; without sources it has none.
+    The sound of a clip is the source of one of its mixtures, cut and scaled as in it; without sources it has none.
     """
-    held_out = {Path(path).stem for split in ("val", "test") for item in mixtures.get(split, []) for path in item.mouth_paths}
+    tested = [item for split in ("val", "test") for item in mixtures.get(split, [])]
+    held_out = {Path(path).stem for item in tested for path in item.mouth_paths}
     found: dict[str, Utterance] = {}
     for item in mixtures.get("train", []):
         for speaker, audio, mouth in zip(item.speakers, item.source_paths, item.mouth_paths, strict=True):
@@ -92,29 +80,21 @@ def refuse_failures(path: Path, problems: Sequence[Problem], max_failed: int) ->
         UserError: more items fail than `max_failed`.
     """
     write_failed(path, problems)
-    failed = count_failed(problems)
+    failed = _count_failed(problems)
     if failed > max_failed:
         raise UserError(
-            f"{failed} items cannot be used, for the reasons listed there (first: {_first(problems)}); repair them, or "
-            f"leave them out with --max_failed {failed}",
+            f"{failed} item{'s' if failed > 1 else ''} cannot be used, for the reasons listed there (first: "
+            f"{_first(problems)}); repair what is wrong, or leave it out with --max_failed {failed}",
             path,
         )
 
 
-def count_failed(problems: Sequence[Problem]) -> int:
-    """Items with a problem; those without a name count by their rows."""
-    return len({(problem.item_id or problem.path, problem.row) for problem in problems})
-
-
-def write_corpus(
-    data_dir: Path, root: Path, sample_rate: int, contents: Mapping[str, Items], mouths_go_on: bool = False
-) -> None:
+def write_corpus(data_dir: Path, root: Path, contents: Mapping[str, Items], mouths_go_on: bool = False) -> None:
     """Write a manifest for each name that has items, and remove those that an earlier preparation left behind.
 
     Args:
         data_dir: the corpus' folder; its name is the corpus'.
         root: where relative paths start.
-        sample_rate: Hz.
         contents: items by the manifest's name: train, val, test, utterances, clips. A `videos.csv` of an earlier
             preparation is removed; a preparation of raw video writes it afterwards.
         mouths_go_on: mouths of mixtures may last longer than the mixtures.
@@ -125,12 +105,13 @@ def write_corpus(
     if not any(contents.values()):
         raise UserError(f"holds nothing that can be used; see {data_dir / 'failed.csv'}", root)
     (data_dir / FILE_NAME).unlink(missing_ok=True)
+    shared = {"corpus": data_dir.absolute().name, "data_root": root, "sample_rate": SAMPLE_RATE_HZ}
     for name in dict.fromkeys((*SPLITS, "utterances", "clips", *contents)):
         path, items = data_dir / f"{name}.csv", contents.get(name)
         if items:
-            n_src = len(items[0].source_paths) if isinstance(items[0], Mixture) else 1
-            shared = {"corpus": data_dir.absolute().name, "data_root": root, "sample_rate": sample_rate}
-            goes_on = mouths_go_on and isinstance(items[0], Mixture)
+            are_mixtures = isinstance(items[0], Mixture)
+            n_src = len(items[0].source_paths) if are_mixtures else 1
+            goes_on = mouths_go_on and are_mixtures
             write_manifest(path, split=name, n_src=n_src, items=items, mouths_go_on=goes_on, **shared)
         else:
             path.with_suffix(".json").unlink(missing_ok=True)
@@ -138,14 +119,20 @@ def write_corpus(
 
 
 def print_summary(data_dir: Path, contents: Mapping[str, Items], problems: Sequence[Problem]) -> None:
-    """A line for each manifest, with its subsets, and one for what was left out, by reason."""
+    """A line for each manifest, with its subsets, and one for what was left out."""
     for name, items in contents.items():
         subsets = Counter(item.subset for item in items if isinstance(item, Mixture) and item.subset)
         details = ", ".join(f"{count} {subset}" for subset, count in sorted(subsets.items()))
         if items:
             print(f"{data_dir}: {name}: {len(items)}" + (f" ({details})" if details else ""))
     if problems:
-        print(f"{data_dir}: {count_failed(problems)} left out, see {data_dir / 'failed.csv'}; first: {_first(problems)}")
+        said = f"{_count_failed(problems)} left out, see {data_dir / 'failed.csv'}; first: {_first(problems)}"
+        print(f"{data_dir}: {said}")
+
+
+def _count_failed(problems: Sequence[Problem]) -> int:
+    """Items with a problem; those without a name count by their rows."""
+    return len({(problem.item_id or problem.path, problem.row) for problem in problems})
 
 
 def _first(problems: Sequence[Problem]) -> str:

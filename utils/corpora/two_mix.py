@@ -6,9 +6,9 @@ The layout is that which CTCNet, RTFS-Net and IIANet take:
     mouths/ID.npz
     <json folder>/{tr,cv,tt}/{mix,s1,s2}.json      optional: [[path, samples], …] or [[path, mouth, samples], …]
 
-Ids hold `_` and `-` and gains are decimals that may be negative, so that no name can be cut at its underscores: the rule
-of each corpus (`IdRule`) says what an id looks like. The lists' absolute paths are those of another machine; files are
-found by their names below the corpus' folder.
+Ids hold `_` and `-` and gains are decimals that may be negative, so that no name can be cut at its underscores: the
+rule of each corpus (`IdRule`) says what an id looks like. The lists' absolute paths are those of another machine; files
+are found by their names below the corpus' folder.
 
 The same corpora also come as raw video; `run_preparation` is the program of both.
 """
@@ -20,41 +20,34 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from utils.corpora.output import (
-    keep_usable,
     label_mixtures,
     print_summary,
     refuse_failures,
     too_short,
     training_utterances,
+    usable,
     write_corpus,
 )
-from utils.corpora.raw_corpus import (
-    SETTINGS,
-    add_raw_options,
-    is_own_list,
-    list_settings,
-    prepare_raw,
-    raw_options,
-    raw_parser,
-    split_clips,
-)
-from utils.data.audio import probe_audio
+from utils.corpora.raw_corpus import FindClips, raw_parser, run_raw
+from utils.corpora.ready_mixtures import NamedMixture, files_by_stem, open_mixtures, pair_files
 from utils.data.clip_tree import walk_tree
-from utils.data.clock import samples_to_frames
-from utils.data.constants import LOSSLESS_SUFFIXES, SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS, VIDEO_SUFFIXES
+from utils.data.constants import LOSSLESS_SUFFIXES, SPLITS, VIDEO_SUFFIXES
 from utils.data.manifest import Mixture, Problem, Utterance
-from utils.errors import OptionParser, UsageError, UserError, flag, name_problem
-from utils.mixing.lists import MixtureList, read_mix_list
+from utils.errors import OptionParser, UsageError, UserError, flag
+from utils.mixing.lists import ListedMixture, is_own_list, read_mix_list
+from utils.mixing.options import given_options, mix_options
 from utils.mixing.public_lists import SIR_CONVENTIONS, read_extraction_csv, read_gain_list
 
 log = logging.getLogger(__name__)
 SPLIT_FOLDERS = {"train": "tr", "val": "cv", "test": "tt"}
 PRETRAIN = "pretrain_"  # before the ids of LRS2's and LRS3's pretrain parts
-_OF_BOTH = ("seed", "min_sec")  # options of raw video that do no harm beside a 2Mix folder
-_RAW = ("pretrain", "audio_dir", "sir_convention", "mix_list", "train_gains", "val_gains", "test_gains")
+_OF_BOTH = ("nj", "max_failed", "seed", "min_sec")  # options of raw video that have a use, or do no harm, beside 2Mix
+_RAW = ("pretrain", "audio_dir", "sir_convention", "mix_list", *(f"{split}_gains" for split in SPLITS))
 _GAIN = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
 
 
@@ -84,7 +77,7 @@ class IdRule:
         return [(name, float(gain)) for name, gain in zip(found[::2], found[1::2], strict=True)]
 
     def id_of_path(self, path: str) -> str:
-        """The id of a clip by its path without suffix, `…/VIDEO/00001` as well as `…/VIDEO_00001`; "" where it has none."""
+        """The id of a clip by its path without suffix, `…/VIDEO/00001` or `…/VIDEO_00001`; "" where it has none."""
         match = re.search(rf"(?:^|(?<=_))({self._nameless})$", path.replace("/", "_"), re.ASCII)
         if not match:
             return ""
@@ -114,13 +107,17 @@ def find_audio(root: Path) -> Path | None:
     return None
 
 
-def read_two_mix(root: Path, rule: IdRule, json_dir: Path | None = None) -> tuple[dict[str, list[Mixture]], list[Problem]]:
-    """The mixtures of a 2Mix set, by split. Of the audio only headers are read; `keep_usable` opens the files.
+def read_two_mix(
+    root: Path, rule: IdRule, json_dir: Path | None = None, *, deep: bool = True, nj: int = 1
+) -> dict[str, list[Mixture | Problem]]:
+    """The mixtures of a 2Mix set, by split.
 
     Args:
         root: the folder that holds audio/ and mouths/.
         rule: of the corpus.
         json_dir: the folder of the json lists, whose mixtures are then taken; None: all mixtures of the folders.
+        deep: decode every file; False reads only headers.
+        nj: threads that open files.
 
     Returns:
         Mixtures whose paths start at `root`, by train, val, test; and what cannot be used, with rows of the json lists.
@@ -130,162 +127,115 @@ def read_two_mix(root: Path, rule: IdRule, json_dir: Path | None = None) -> tupl
     """
     audio = find_audio(root)
     if audio is None:
-        raise UserError(f"{root}: holds no audio/wav16k/min/{{tr,cv,tt}}/mix; this is not the 2Mix layout")
-    mixtures: dict[str, list[Mixture]] = {}
-    problems: list[Problem] = []
-    for split, folder in SPLIT_FOLDERS.items():
-        place = audio / folder
-        listed = _json_items(json_dir / folder) if json_dir and (json_dir / folder).is_dir() else None
-        if listed is None and not (place / "mix").is_dir():
-            continue
-        if json_dir and listed is None:
-            log.warning("%s: has no %s/; for %s all mixtures of %s are taken", json_dir, folder, split, place)
-        found = list(_listed_items(*listed) if listed else _folder_items(place))
-        mixtures[split] = []
-        for item in found:
-            made = _mixture(item, root, place, rule) if isinstance(item, _Item) else item
-            (problems if isinstance(made, Problem) else mixtures[split]).append(made)
+        raise UserError("holds no audio/wav16k/min/{tr,cv,tt}/mix; this is not the 2Mix layout", root)
     if json_dir and not any((json_dir / folder).is_dir() for folder in SPLIT_FOLDERS.values()):
-        raise UserError(f"{json_dir}: holds none of tr/, cv/, tt/; give the folder of the json lists, or none")
-    return mixtures, problems
+        raise UserError("holds none of tr/, cv/, tt/; give the folder of the json lists, or none", json_dir)
+    mixtures = {}
+    for split, folder in SPLIT_FOLDERS.items():
+        place = (audio / folder).relative_to(root).as_posix()
+        is_listed = json_dir is not None and (json_dir / folder).is_dir()
+        if not is_listed and not (audio / folder / "mix").is_dir():
+            continue
+        if json_dir and not is_listed:
+            log.warning("%s: has no %s/; for %s all mixtures of %s are taken", json_dir, folder, split, audio / folder)
+        found = _listed(json_dir / folder, place) if is_listed else _paired(root, place)
+        named = (item if isinstance(item, Problem) else _named(rule, *item) for item in found)
+        mixtures[split] = open_mixtures(root, named, nj, split, deep)
+    return mixtures
 
 
-@dataclass(frozen=True)
-class _Item:
-    """A mixture by name; what the json lists say besides."""
+class _Row(NamedTuple):
+    """A row of a json list."""
 
-    stem: str
-    file_names: tuple[str, ...]  # of mix, s1, s2, …
-    mouths: tuple[str, ...] = ()  # the json's, one for each source
-    length: int | None = None  # samples, from the json
-    row: int = 0
+    number: int
+    name: str  # of the file
+    length: int  # samples
+    mouth: str = ""
 
 
-def _folder_items(place: Path) -> Iterator[_Item | Problem]:
+def _paired(root: Path, place: str) -> Iterator[tuple | Problem]:
     """The files of mix/, with those of the same names in s1/, s2/, and s3/ where there is one."""
-    sources = ["s1", "s2", *(["s3"] if (place / "s3").is_dir() else [])]
-    files = {part: _by_stem(place / part) for part in ("mix", *sources)}
-    for stem in sorted({stem for found in files.values() for stem in found}):
-        missing = [part for part, found in files.items() if stem not in found]
-        if missing:
-            yield Problem(0, stem, str(place), f"{', '.join(missing)} hold no file of this name")
-        else:
-            yield _Item(stem, tuple(found[stem] for found in files.values()))
+    parts = ["mix", "s1", "s2", *(["s3"] if (root / place / "s3").is_dir() else [])]
+    for part in parts:
+        if not (root / place / part).is_dir():
+            raise UserError("no such folder; the 2Mix layout has mix, s1 and s2", root / place / part)
+    files = {f"{place}/{part}": files_by_stem(root, f"{place}/{part}", LOSSLESS_SUFFIXES) for part in parts}
+    return pair_files(set(chain(*files.values())), files)
 
 
-def _by_stem(folder: Path) -> dict[str, str]:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; the 2Mix layout has mix, s1 and s2")
-    names = (path.name for path in folder.iterdir() if not path.name.startswith("."))
-    return {PurePosixPath(name).stem: name for name in sorted(names) if name.lower().endswith(LOSSLESS_SUFFIXES)}
-
-
-def _json_items(folder: Path) -> tuple[Path, dict[str, list]]:
-    """The json lists of a split by part: mix, s1, s2, and s3 where there is one."""
-    parts = ["mix", "s1", "s2", *(["s3"] if (folder / "s3.json").is_file() else [])]
-    lists = {part: _read_list(folder / f"{part}.json") for part in parts}
-    for part, rows in lists.items():
-        if not isinstance(rows, list) or not rows:
-            raise UserError(f"{folder / part}.json: no list of [path, samples]; copy it again")
-    return folder, lists
-
-
-def _read_list(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: no such file; copy the lists of this split again, or give no --json_dir") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); copy it again") from None
-
-
-def _listed_items(folder: Path, lists: dict[str, list]) -> Iterator[_Item | Problem]:
+def _listed(folder: Path, place: str) -> Iterator[tuple | Problem]:
     """Match the rows of the lists by the names of their files; an item that a list lacks is a problem."""
-    by_part: dict[str, dict[str, tuple[int, str, str, int]]] = {}
-    for part, rows in lists.items():
-        path, by_part[part] = f"{folder / part}.json", {}
-        for number, row in enumerate(rows, start=1):
-            parsed = _json_row(row)
-            if parsed is None:
-                yield Problem(number, str(row)[:100], path, "is neither [path, samples] nor [path, mouth, samples]")
-                continue
-            stem = PurePosixPath(parsed[0]).stem
-            if stem in by_part[part]:
-                yield Problem(number, stem, path, f"row {by_part[part][stem][0]} lists this name, too")
-                continue
-            by_part[part][stem] = (number, *parsed)
-    for stem in sorted({stem for rows in by_part.values() for stem in rows}):
-        rows = {part: found[stem] for part, found in by_part.items() if stem in found}
-        number = next(iter(rows.values()))[0]
-        missing = [f"{part}.json ({len(lists[part])} rows)" for part in lists if part not in rows]
-        lengths = {row[3] for row in rows.values()}
+    lists: dict[str, dict[str, _Row]] = {}
+    for part in ("mix", "s1", "s2", *(["s3"] if (folder / "s3.json").is_file() else [])):
+        path, lists[part] = folder / f"{part}.json", {}
+        for number, content in enumerate(_read_list(path), start=1):
+            match content:
+                case [str(sound), int(length)]:
+                    row = _Row(number, _posix(sound).name, length)
+                case [str(sound), str(mouth), int(length)]:
+                    row = _Row(number, _posix(sound).name, length, mouth)
+                case _:
+                    reason = "is neither [path, samples] nor [path, mouth, samples]"
+                    yield Problem(number, str(content)[:100], str(path), reason)
+                    continue
+            first = lists[part].setdefault(PurePosixPath(row.name).stem, row)
+            if first is not row:
+                reason = f"row {first.number} lists this name, too"
+                yield Problem(number, PurePosixPath(row.name).stem, str(path), reason)
+    for stem in sorted(set(chain(*lists.values()))):
+        rows = {part: found[stem] for part, found in lists.items() if stem in found}
+        number = next(iter(rows.values())).number
+        missing = [f"{part}.json ({len(found)} rows)" for part, found in lists.items() if stem not in found]
+        lengths = sorted({row.length for row in rows.values()})
         if missing:
             yield Problem(number, stem, str(folder), f"not in {', '.join(missing)}, but in {', '.join(rows)}.json")
         elif len(lengths) > 1:
-            said = " and ".join(map(str, sorted(lengths)))
+            said = " and ".join(map(str, lengths))
             yield Problem(number, stem, str(folder), f"the lists say that it has {said} samples")
         else:
-            names = tuple(PurePosixPath(row[1]).name for row in rows.values())
-            mouths = tuple(row[2] for part, row in rows.items() if part != "mix")
-            yield _Item(stem, names, mouths if all(mouths) else (), lengths.pop(), number)
+            mouths = [row.mouth for part, row in rows.items() if part != "mix"]
+            paths = tuple(f"{place}/{part}/{row.name}" for part, row in rows.items())
+            yield stem, paths, mouths if all(mouths) else [], lengths[0], number
 
 
-def _json_row(row: object) -> tuple[str, str, int] | None:
-    """Path, mouth ("" where there is none) and samples of a row of 2 or 3 items."""
-    if not isinstance(row, list) or len(row) not in (2, 3):
-        return None
-    path, mouth, length = row[0], row[1] if len(row) == 3 else "", row[-1]
-    if not isinstance(path, str) or not isinstance(mouth, str) or type(length) is not int or not path:
-        return None
-    return path.replace("\\", "/"), mouth.replace("\\", "/"), length
+def _posix(path: str) -> PurePosixPath:
+    return PurePosixPath(path.replace("\\", "/"))
 
 
-def _mixture(item: _Item, root: Path, place: Path, rule: IdRule) -> Mixture | Problem:
-    """A row for the manifest, from the names and the mixture's header."""
-    parts = rule.ids_of_name(item.stem)
-    folder = place.relative_to(root).as_posix()
-    mixture_path = f"{folder}/mix/{item.file_names[0]}"
-    problem = partial(Problem, item.row, item.stem, mixture_path)
-    if reason := name_problem(item.stem):
-        return problem(reason)
-    if parts is None:
-        return problem(f"the name is no ID_GAIN_ID_GAIN of {rule.corpus} (an id: {rule.example})")
-    n_src = len(item.file_names) - 1
-    if len(parts) != n_src:
-        return problem(f"{len(parts)} ids in the name of {n_src} sources")
-    ids = [name for name, _ in parts]
-    if len(set(ids)) < len(ids):
-        return problem("mixes a clip with itself")
-    for name, mouth in zip(ids, item.mouths, strict=bool(item.mouths)):
-        if PurePosixPath(mouth).stem != name:
-            return Problem(item.row, item.stem, mouth, f"the list names this mouth, the mixture's name {name}")
+def _read_list(path: Path) -> list:
     try:
-        info = probe_audio(root / mixture_path)
-    except UserError as error:
-        return problem(error.reason)
-    if info.sample_rate != SAMPLE_RATE_HZ:
-        return problem(f"sampled at {info.sample_rate} Hz where {SAMPLE_RATE_HZ} Hz is expected")
-    if item.length is not None and info.length != item.length:
-        return problem(f"{info.length} samples where the list says {item.length}")
-    return Mixture(
-        mixture_id=item.stem,
-        mixture_path=mixture_path,
-        source_paths=tuple(f"{folder}/s{k}/{name}" for k, name in enumerate(item.file_names[1:], start=1)),
-        noise_path="",
-        length=info.length,
-        mouth_paths=tuple(f"mouths/{name}.npz" for name in ids),
-        frames=samples_to_frames(info.length, SAMPLE_RATE_HZ, VIDEO_FPS),
-        fps=float(VIDEO_FPS),
-        speakers=tuple(rule.speaker_of_id(name) for name in ids),
-        sir_db=parts[0][1] - parts[1][1],
-        subset="",
-    )
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError("no such file; copy the lists of this split again, or give no --json_dir", path) from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"not valid JSON ({error}); copy it again", path) from None
+    if not isinstance(rows, list) or not rows:
+        raise UserError("no list of [path, samples]; copy it again", path)
+    return rows
+
+
+def _named(
+    rule: IdRule, stem: str, paths: tuple[str, ...], mouths: list[str] = (), length: int | None = None, row: int = 0
+) -> NamedMixture | Problem:
+    """A mixture by its name; `mouths`, `length` and `row` are what a list says of it."""
+    parts = rule.ids_of_name(stem)
+    if parts is None:
+        reason = f"the name is no ID_GAIN_ID_GAIN of {rule.corpus} (an id: {rule.example})"
+        return Problem(row, stem, paths[0], reason)
+    ids = [name for name, _ in parts]
+    if len(ids) != len(paths) - 1:
+        return Problem(row, stem, paths[0], f"{len(ids)} ids in the name of {len(paths) - 1} sources")
+    if len(set(ids)) < len(ids):
+        return Problem(row, stem, paths[0], "mixes a clip with itself")
+    for name, mouth in zip(ids, mouths, strict=False):
+        if _posix(mouth).stem != name:
+            return Problem(row, stem, mouth, f"the list names this mouth, the mixture's name {name}")
+    mouth_paths = tuple(f"mouths/{name}.npz" for name in ids)
+    speakers = tuple(map(rule.speaker_of_id, ids))
+    return NamedMixture(stem, paths, mouth_paths, speakers, parts[0][1] - parts[1][1], length, row)
 
 
 # Programs
-
-
-FindClips = Callable[[argparse.Namespace, bool], tuple[list[Utterance], list[Problem]]]
 
 
 def run_preparation(
@@ -296,20 +246,87 @@ def run_preparation(
     Args:
         rule: of the corpus.
         description: of the program.
-        find_clips: (arguments, whether lists name the mixtures) -> the raw corpus' clips, and why others cannot be used.
+        find_clips: gives the raw corpus' clips.
         add_options: adds the corpus' own options.
     """
-    parser = _corpus_parser(description)
+    lists = "raw: our own list, or the extraction family's CSV"
+    parser = raw_parser(description, corpus="a 2Mix folder, or the raw corpus", mix_list=lists)
+    parser.add_argument(
+        "--json_dir", type=Path, help="2Mix: folder with {tr,cv,tt}/{mix,s1,s2}.json, whose mixtures are then taken"
+    )
+    parser.add_argument("--deep", type=flag, default=True, help="2Mix: decode every file; false reads only headers")
+    conventions = "meaning of the dB of such a CSV; see the README"
+    parser.add_argument("--sir_convention", choices=SIR_CONVENTIONS, help=conventions)
+    for split in SPLITS:
+        parser.add_argument(f"--{split}_gains", type=Path, help=f"raw: 2Mix gain list (.scp, .txt) of {split}")
     add_options(parser)
     args = parser.parse_args()
-    if is_prepared(args):
+    if is_two_mix(args):
         _prepare_two_mix(rule, args)
-        return
-    options = raw_options(args)
-    lists = read_lists(args, rule)
-    clips, problems = find_clips(args, lists is not None)
-    clips = clips if lists else split_clips(clips, options)
-    prepare_raw(clips, args.data_dir, options, lists=lists, problems=problems)
+    else:
+        run_raw(args, find_clips, partial(read_lists, rule=rule))
+
+
+def is_two_mix(args: argparse.Namespace) -> bool:
+    """True where the corpus comes as a 2Mix folder, False where it is raw video.
+
+    Raises:
+        UsageError: an option has no meaning for this folder.
+    """
+    two_mix = find_audio(args.corpus_dir) is not None
+    given = [name for name in given_options(args) if name not in _OF_BOTH]
+    given += [name for name in _RAW if getattr(args, name, None)]
+    if two_mix and given:
+        said = ", ".join(f"--{name}" for name in given)
+        raise UsageError(f"{args.corpus_dir} holds mixtures already; {said}: for raw video")
+    if not two_mix and (args.json_dir or not args.deep):
+        option = "--json_dir" if args.json_dir else "--deep"
+        raise UsageError(f"{option} belongs to a 2Mix folder, which {args.corpus_dir} is not")
+    return two_mix
+
+
+def _prepare_two_mix(rule: IdRule, args: argparse.Namespace) -> None:
+    root, options = args.corpus_dir.absolute(), mix_options(args)
+    problems: list[Problem] = []
+    mixtures: dict[str, list[Mixture]] = {}
+    for split, found in read_two_mix(root, rule, args.json_dir, deep=args.deep, nj=options.nj).items():
+        mixtures[split] = []
+        for item in usable(found, problems):
+            if reason := too_short(item.length, options.min_sec):
+                problems.append(Problem(0, item.mixture_id, item.mixture_path, reason))
+            else:
+                mixtures[split].append(item)
+    refuse_failures(args.data_dir / "failed.csv", problems, options.max_failed)
+    contents = label_mixtures(mixtures) | {"utterances": training_utterances(mixtures)[0]}
+    write_corpus(args.data_dir, root, contents)
+    print_summary(args.data_dir, contents, problems)
+
+
+def read_lists(args: argparse.Namespace, rule: IdRule) -> list[ListedMixture | Problem] | None:
+    """The lists that were given, as one; None if none was.
+
+    Raises:
+        UserError: lists of both kinds or of different numbers of sources, or an extraction CSV without its convention.
+    """
+    gains = {split: path for split in SPLITS if (path := getattr(args, f"{split}_gains"))}
+    if args.mix_list and gains:
+        raise UsageError("--mix_list and gain lists exclude each other; give one kind")
+    if args.mix_list:
+        is_ours = is_own_list(args.mix_list)
+        return read_mix_list(args.mix_list) if is_ours else read_extraction_csv(args.mix_list, args.sir_convention)
+    readers = {"id_of": rule.id_of_path, "speaker_of": rule.speaker_of_id}
+    found = [item for split, path in gains.items() for item in read_gain_list(path, split, **readers)]
+    sizes = {len(item.sources): item.split for item in found if isinstance(item, ListedMixture)}
+    if len(sizes) > 1:
+        said = " and ".join(f"--{split}_gains of {size}" for size, split in sorted(sizes.items()))
+        raise UserError(
+            f"the gain lists differ in their numbers of sources: {said}; give those of each number a --data_dir of "
+            "their own, so that all mixtures of a corpus have the same number"
+        )
+    return found or None
+
+
+# Parts of LRS2 and LRS3
 
 
 def add_pretrain_option(parser: OptionParser) -> None:
@@ -317,101 +334,13 @@ def add_pretrain_option(parser: OptionParser) -> None:
     parser.add_argument("--pretrain", type=flag, default=False, help="raw: also the pretrain part, for training")
 
 
-def find_part(root: Path, part: str) -> tuple[dict[str, Utterance], list[Problem]]:
-    """The clips PART/VIDEO/00001.mp4 of raw LRS2 or LRS3, by id.
+def find_part(root: Path, part: str) -> Iterator[Utterance | Problem]:
+    """The clips PART/VIDEO/00001.mp4 of raw LRS2 or LRS3.
 
     Speakers have no names there; clips of one video count as one speaker.
     """
     tree, problems = walk_tree(root / part, VIDEO_SUFFIXES, depth=1)
+    yield from problems
     prefix = PRETRAIN if part == "pretrain" else ""
-    clips = [Utterance(prefix + name, item.place[0], video_path=str(item.path)) for name, item in tree.items()]
-    return {clip.utterance_id: clip for clip in clips}, problems
-
-
-def _corpus_parser(description: str) -> OptionParser:
-    lists = "raw: our own list, or the extraction family's CSV"
-    parser = raw_parser(description, corpus="a 2Mix folder, or the raw corpus", mix_list=lists)
-    parser.add_argument(
-        "--json_dir", type=Path, help="2Mix: folder with {tr,cv,tt}/{mix,s1,s2}.json, whose mixtures are then taken"
-    )
-    parser.add_argument("--deep", type=flag, default=True, help="2Mix: decode every file; false only looks for the files")
-    parser.add_argument("--sir_convention", choices=SIR_CONVENTIONS, help="meaning of the dB of such a CSV; see the README")
-    for split in SPLITS:
-        parser.add_argument(f"--{split}_gains", type=Path, help=f"raw: 2Mix gain list (.scp, .txt) of the {split} split")
-    return parser
-
-
-def _prepare_two_mix(rule: IdRule, args: argparse.Namespace) -> None:
-    """Turn a 2Mix folder into manifests."""
-    root, min_sec = args.corpus_dir.absolute(), list_settings(args)["min_sec"]
-    mixtures, problems = read_two_mix(root, rule, args.json_dir)
-    for split, items in mixtures.items():
-        usable, found = keep_usable(items, root, SAMPLE_RATE_HZ, deep=args.deep, nj=args.nj)
-        problems += found
-        mixtures[split] = []
-        for item in usable:
-            if reason := too_short(item.length, min_sec):
-                problems.append(Problem(0, item.mixture_id, item.mixture_path, reason))
-            else:
-                mixtures[split].append(item)
-    refuse_failures(args.data_dir / "failed.csv", problems, args.max_failed)
-    contents = label_mixtures(mixtures)
-    contents["utterances"], _ = training_utterances(mixtures)
-    write_corpus(args.data_dir, root, SAMPLE_RATE_HZ, contents)
-    print_summary(args.data_dir, contents, problems)
-
-
-def read_lists(args: argparse.Namespace, rule: IdRule) -> MixtureList | None:
-    """The lists that were given, as one; None if none was.
-
-    Raises:
-        UserError: lists of both kinds or of different numbers of sources, or an extraction CSV without its convention.
-    """
-    gains = {split: getattr(args, f"{split}_gains") for split in SPLITS}
-    if args.mix_list and any(gains.values()):
-        raise UsageError("--mix_list and gain lists exclude each other; give one kind")
-    if args.mix_list:
-        if is_own_list(args.mix_list):
-            return read_mix_list(args.mix_list, same_speaker=args.same_speaker)
-        if not args.sir_convention:
-            conventions = " or ".join(SIR_CONVENTIONS)
-            reason = f"public code reads its dB with opposite signs; say which with --sir_convention {conventions}"
-            raise UserError(reason, args.mix_list)
-        return read_extraction_csv(args.mix_list, sir_convention=args.sir_convention, same_speaker=args.same_speaker)
-    names = {"id_of": rule.id_of_path, "speaker_of": rule.speaker_of_id, "same_speaker": args.same_speaker}
-    lists = {split: read_gain_list(path, split=split, **names) for split, path in gains.items() if path}
-    if not lists:
-        return None
-    sizes = {found.n_src: split for split, found in lists.items() if found.n_src}
-    if len(sizes) > 1:
-        said = " and ".join(f"--{split}_gains of {size}" for size, split in sorted(sizes.items()))
-        raise UserError(
-            f"the gain lists differ in their numbers of sources: {said}; give lists of one number, each in its own --data_dir"
-        )
-    mixtures = tuple(item for found in lists.values() for item in found.mixtures)
-    return MixtureList(mixtures, tuple(problem for found in lists.values() for problem in found.problems))
-
-
-def is_prepared(args: argparse.Namespace) -> bool:
-    """True where the corpus comes as a 2Mix folder, False where it is raw video.
-
-    Raises:
-        UsageError: an option has no meaning for this folder.
-    """
-    two_mix = find_audio(args.corpus_dir) is not None
-    if two_mix and (given := _raw_given(args)):
-        raise UsageError(f"{args.corpus_dir} holds mixtures already; {', '.join(given)}: for raw video")
-    if not two_mix and (args.json_dir or not args.deep):
-        option = "--json_dir" if args.json_dir else "--deep"
-        raise UsageError(f"{option} belongs to a 2Mix folder, which {args.corpus_dir} is not")
-    return two_mix
-
-
-def _raw_given(args: argparse.Namespace) -> list[str]:
-    """The options of raw video that differ from their defaults."""
-    parser = argparse.ArgumentParser(add_help=False)
-    add_raw_options(parser)
-    defaults = vars(parser.parse_args([])) | dict.fromkeys(SETTINGS) | dict.fromkeys(_RAW)
-    given = {name: getattr(args, name, None) for name in defaults if name not in _OF_BOTH}
-    given = {name: value for name, value in given.items() if value is not None and value is not False}  # 0 is given
-    return [f"--{name}" for name, value in given.items() if value != defaults[name]]
+    for name, item in tree.items():
+        yield Utterance(prefix + name, item.place[0], video_path=str(item.path))

@@ -1,48 +1,29 @@
 """Lists of drawn mixtures: seeded, speaker-disjoint, every clip used about equally often.
 
-`split_speakers` gives each speaker to one split; `draw_mixtures` draws pairs or triples of a split's clips. The same clips,
-numbers and seed give the same list, for any order of the clips.
+`split_speakers` gives each speaker to one split; `draw_mixtures` draws pairs or triples of a split's clips. The same
+clips, numbers and seed give the same list, for any order of the clips.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 
 from utils.data.manifest_rows import Utterance
 from utils.errors import UserError
-from utils.mixing.lists import ListedMixture, ListedSource
-from utils.mixing.public_lists import mixture_name
-from utils.mixing.rooms import RoomOptions, draw_responses
+from utils.mixing.lists import ListedMixture, ListedSource, mixture_name
+from utils.mixing.options import MixOptions
+from utils.mixing.recordings import draw_positions
 
+log = logging.getLogger(__name__)
+Group = tuple[int, ...]  # places of clips
 _ENUMERABLE = 500_000  # combinations that may be written out one by one
-
-
-@dataclass(frozen=True)
-class ListOptions:
-    """Options of drawn mixtures.
-
-    Attributes:
-        n_src: sources of a mixture, 2 or 3.
-        sir_low_db, sir_high_db: SIR of the first source over each other one, uniform between them.
-        same_speaker: also mix speakers with themselves.
-        noises: files of a noise folder with their samples; none: no noise.
-        noise_prob: probability that a mixture has noise, where there are noises.
-        snr_low_db, snr_high_db: SNR of all sources together over the noise, uniform between them.
-        rooms: the rooms, or none.
-    """
-
-    n_src: int = 2
-    sir_low_db: float = -5.0
-    sir_high_db: float = 5.0
-    same_speaker: bool = False
-    noises: Mapping[str, int] = field(default_factory=dict)
-    noise_prob: float = 1.0
-    snr_low_db: float = 0.0
-    snr_high_db: float = 20.0
-    rooms: RoomOptions = field(default_factory=RoomOptions)
+_WALL_M = 0.5  # speakers and microphone keep this distance from the walls
+_SIZES_M = ((3.5, 8.0), (3.0, 6.0), (2.4, 3.2))
+_HEIGHT_M = (1.2, 1.9)
+_RT60_SEC = (0.15, 0.5)
 
 
 def split_speakers(speakers: Sequence[str], shares: Mapping[str, float], seed: int, fewest: int = 1) -> dict[str, str]:
@@ -63,11 +44,12 @@ def split_speakers(speakers: Sequence[str], shares: Mapping[str, float], seed: i
     wanted = {split: share for split, share in shares.items() if share > 0}
     names = sorted(set(speakers))
     if not wanted:
-        raise UserError(f"no split of {', '.join(shares)} has a share of the speakers; give one of them a share above 0")
+        raise UserError(f"no split of {', '.join(shares)} has a share of the speakers; give one of them one above 0")
     if len(names) < fewest * len(wanted):
         raise UserError(
             f"{len(names)} speakers are too few for {len(wanted)} splits of at least {fewest}; set fewer shares "
-            "(--val_share 0 or --test_share 0), give more speakers, or mix speakers with themselves (--same_speaker true)"
+            "(--val_share 0 or --test_share 0), give more speakers, or mix speakers with themselves (--same_speaker "
+            "true)"
         )
     order = list(np.random.default_rng(seed).permutation(len(names)))
     bounds = np.cumsum([share / sum(wanted.values()) for share in wanted.values()]) * len(names)
@@ -75,39 +57,36 @@ def split_speakers(speakers: Sequence[str], shares: Mapping[str, float], seed: i
     while (sizes < fewest).any():  # from the largest one
         sizes[sizes.argmax()] -= 1
         sizes[sizes.argmin()] += 1
-    splits = [split for split, size in zip(wanted, sizes, strict=True) for _ in range(size)]
-    return {names[index]: split for index, split in zip(order, splits, strict=True)}
+    return {names[index]: split for index, split in zip(order, np.repeat([*wanted], sizes).tolist(), strict=True)}
 
 
-def draw_mixtures(
-    clips: Sequence[Utterance], split: str, n_mixtures: int, seed: int, options: ListOptions | None = None
-) -> list[ListedMixture]:
+def draw_mixtures(clips: Sequence[Utterance], split: str, n_mixtures: int, options: MixOptions) -> list[ListedMixture]:
     """Draw a list of different mixtures; each clip is used about equally often.
 
     Args:
         clips: of this split only.
         split: train, val or test; it also tells the draws of the splits apart.
-        n_mixtures: their number; no set of clips is taken twice.
-        seed: of the draw.
+        n_mixtures: their number, at most: no set of clips is taken twice. That there are fewer is logged.
         options: of the mixtures.
 
     Raises:
-        UserError: so many different mixtures cannot be made of these clips.
+        UserError: no mixture can be made of these clips.
     """
-    options = options or ListOptions()
     clips = sorted(clips, key=lambda clip: clip.utterance_id)
-    possible = count_mixtures([clip.speaker for clip in clips], options.n_src, options.same_speaker)
-    if n_mixtures > possible:
+    speakers = [clip.speaker for clip in clips]
+    possible = count_mixtures(speakers, options.n_src, options.same_speaker)
+    if n_mixtures and not possible:
         raise UserError(
-            f"the {split} split: {n_mixtures} mixtures of {options.n_src} sources are wanted where its {len(clips)} clips of "
-            f"{len({clip.speaker for clip in clips})} speakers make {possible}; ask for fewer"
+            f"the {split} split has {len(clips)} clips of {len(set(speakers))} speakers, of which no mixture can be "
+            f"made: give more, or say --n_{split} 0, or change the splits (--{split}_share) or --same_speaker"
         )
-    rng = np.random.default_rng([seed, *split.encode()])
+    if possible < n_mixtures:
+        log.warning("%s: different mixtures that can be made: %d; wanted were %d", split, possible, n_mixtures)
+    n_mixtures = min(n_mixtures, possible)
+    rng = np.random.default_rng([options.seed, *split.encode()])
+    # where few are left to be found by chance, all are written out and shuffled
     few = n_mixtures > possible // 4 and possible <= _ENUMERABLE
-    groups = _all_groups(clips, options) if few else _queued_groups(clips, options, rng)
-    if few:
-        chosen = list(groups)
-        groups = iter([chosen[index] for index in rng.permutation(len(chosen))])
+    groups = (_shuffled_groups if few else _queued_groups)(speakers, options, rng)
     mixtures, taken = [], set()
     while len(mixtures) < n_mixtures:
         group = next(groups)
@@ -128,13 +107,16 @@ def count_mixtures(speakers: Sequence[str], n_src: int, same_speaker: bool) -> i
     return ways[n_src]
 
 
-def _all_groups(clips: Sequence[Utterance], options: ListOptions) -> Iterator[tuple[int, ...]]:
-    for group in combinations(range(len(clips)), options.n_src):
-        if options.same_speaker or len({clips[index].speaker for index in group}) == options.n_src:
-            yield group
+def _shuffled_groups(speakers: Sequence[str], options: MixOptions, rng: np.random.Generator) -> Iterator[Group]:
+    groups = [
+        group
+        for group in combinations(range(len(speakers)), options.n_src)
+        if options.same_speaker or len({speakers[index] for index in group}) == options.n_src
+    ]
+    return (groups[index] for index in rng.permutation(len(groups)))
 
 
-def _queued_groups(clips: Sequence[Utterance], options: ListOptions, rng: np.random.Generator) -> Iterator[tuple[int, ...]]:
+def _queued_groups(speakers: Sequence[str], options: MixOptions, rng: np.random.Generator) -> Iterator[Group]:
     """Take the clips in shuffled order: the next one, and the next ones after it of other speakers."""
     queue: list[int] = []
     while True:
@@ -143,20 +125,19 @@ def _queued_groups(clips: Sequence[Utterance], options: ListOptions, rng: np.ran
         while len(group) < options.n_src:
             if not queue:
                 held = {*group, *passed}
-                queue = [int(index) for index in rng.permutation(len(clips)) if index not in held]
+                queue = [int(index) for index in rng.permutation(len(speakers)) if index not in held]
             index = queue.pop()
-            speakers = {clips[other].speaker for other in group}
-            (passed if clips[index].speaker in speakers and not options.same_speaker else group).append(index)
+            is_other = options.same_speaker or speakers[index] not in {speakers[other] for other in group}
+            (group if is_other else passed).append(index)
         queue += passed[::-1]  # they come first in the next mixture
         yield tuple(group)
 
 
-def _listed(clips: Sequence[Utterance], split: str, options: ListOptions, rng: np.random.Generator) -> ListedMixture:
+def _listed(clips: Sequence[Utterance], split: str, options: MixOptions, rng: np.random.Generator) -> ListedMixture:
     levels = [0.0, *(-round(float(rng.uniform(options.sir_low_db, options.sir_high_db)), 4) for _ in clips[1:])]
-    responses = draw_responses(options.rooms, len(clips), rng)
     sources = tuple(
         ListedSource(clip.utterance_id, clip.speaker, level + 0.0, response)
-        for clip, level, response in zip(clips, levels, responses, strict=True)
+        for clip, level, response in zip(clips, levels, draw_responses(options, len(clips), rng), strict=True)
     )
     noise, start, snr_db = "", 0, None
     if options.noises and rng.random() < options.noise_prob:
@@ -164,3 +145,28 @@ def _listed(clips: Sequence[Utterance], split: str, options: ListOptions, rng: n
         start = int(rng.integers(options.noises[noise]))  # what is too short goes on from its beginning
         snr_db = round(float(rng.uniform(options.snr_low_db, options.snr_high_db)), 4)
     return ListedMixture(mixture_name(sources), split, sources, noise, start, snr_db)
+
+
+def draw_responses(options: MixOptions, n_src: int, rng: np.random.Generator) -> list[str]:
+    """The room responses of a mixture's sources (utils/mixing/rooms.py), "" for all of them where it is in no room.
+
+    Raises:
+        UserError: there are fewer responses than sources.
+    """
+    if not options.room_prob or rng.random() >= options.room_prob:
+        return [""] * n_src
+    if options.responses:
+        return [f"{name}#{channel}" for name, channel in draw_positions(options.responses, n_src, rng)]
+    if not options.simulate_rooms:
+        raise UserError("--room_prob needs --rir_dir, or --simulate_rooms true; give one of them")
+    size = [rng.uniform(*bounds) for bounds in _SIZES_M]
+
+    def place() -> str:
+        return _metres([*(rng.uniform(_WALL_M, side - _WALL_M) for side in size[:2]), rng.uniform(*_HEIGHT_M)])
+
+    room = f"shoebox {_metres(size)} rt60 {rng.uniform(*_RT60_SEC):.3f} mic {place()}"
+    return [f"{room} voice {place()}" for _ in range(n_src)]
+
+
+def _metres(values: list[float]) -> str:
+    return " ".join(f"{value:.2f}" for value in values)

@@ -11,7 +11,8 @@ MEASURES = (WHOLE, ACTIVE)
 _SMOOTHING_SEC = 0.03
 _HANGOVER_SEC = 0.2
 _MARGIN_DB = 15.9  # between the active level and the threshold that tells speech from pauses
-# of the envelope, relative to the signal's own RMS: 0.75 dB apart. P.56's 6 dB, for meters of its time, are up to 2 dB off
+# of the envelope, relative to the signal's own RMS: 0.75 dB apart. P.56's 6 dB, for meters of its time, are up to 2 dB
+# off
 _THRESHOLDS = 2.0 ** np.arange(-15, 5.01, 0.125)
 
 
@@ -42,8 +43,8 @@ def sir_gains(sources: np.ndarray, sirs_db: np.ndarray) -> np.ndarray:
     Raises:
         UserError: a source is silent.
     """
-    others = zip(sources[1:], sirs_db, strict=True)
-    return np.array([1.0, *(10 ** ((sir_db(sources[0], other) - wanted_db) / 20) for other, wanted_db in others)])[:, None]
+    found_db = np.array([sir_db(sources[0], other) for other in sources[1:]])
+    return 10 ** (np.array([0.0, *(found_db - sirs_db)]) / 20)[:, None]
 
 
 def mix_at_sir(sources: np.ndarray, sirs_db: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -91,8 +92,8 @@ def level_db(signal: np.ndarray, sample_rate: int, measure: str) -> float:
     Args:
         signal: (time,).
         sample_rate: Hz.
-        measure: `whole`: mean power of the clip; `active`: mean power while somebody speaks, after ITU-T P.56. A gain of
-            x dB changes both by exactly x dB: thresholds follow the signal's own RMS.
+        measure: `whole`: mean power of the clip; `active`: mean power while somebody speaks, after ITU-T P.56. A gain
+            of x dB changes both by exactly x dB: thresholds follow the signal's own RMS.
 
     Raises:
         UserError: the signal is silent, below -80 dB.

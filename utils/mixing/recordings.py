@@ -1,7 +1,7 @@
 """Folders of noise, of speech and of room impulse responses, and what a room does to a source.
 
-A folder holds wav or flac at the rate of the corpus, in subfolders too: mono recordings of any length, and responses whose
-channels are positions in one room.
+A folder holds wav or flac at the rate of the corpus, in subfolders too: mono recordings of any length, and responses
+whose channels are positions in one room. `key` is everywhere the option that gave the folder, for errors.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def draw_stretch(
     """A stretch (length,) of a recording, float32; one that is too short is repeated.
 
     Args:
-        key: the option that the files are from, for errors.
+        key: see above.
         files: file -> samples.
         length: samples wanted.
         sample_rate: of the files, Hz.
@@ -48,7 +48,7 @@ def draw_stretch(
         if power(stretch) > most:
             loudest, most = stretch, power(stretch)
         if loudest is not None and most > wanted_power:
-            return loudest
+            break
     if loudest is None:
         raise UserError(f"--{key}: {path} is silent in {MAX_DRAWS} stretches; take it out of the folder")
     return loudest
@@ -69,13 +69,14 @@ def reverberate(source: np.ndarray, response: np.ndarray, sample_rate: int) -> t
 
     direct = int(np.abs(response).argmax())
     early_end = direct + round(EARLY_SEC * sample_rate) + 1
-    heard, early = (oaconvolve(source, taps)[direct : direct + len(source)] for taps in (response, response[:early_end]))
+    end = direct + len(source)
+    heard, early = (oaconvolve(source, taps)[direct:end] for taps in (response, response[:early_end]))
     gain = np.sqrt(power(source) / power(heard))
     return (gain * heard).astype(np.float32), (gain * early).astype(np.float32)
 
 
 def recording_lengths(key: str, folder: Path, sample_rate: int) -> dict[Path, int]:
-    """The mono recordings of a folder and of those below, with their samples; `key` is the option, for errors.
+    """The mono recordings of a folder and of those below, with their samples.
 
     Raises:
         UserError: there are none, or one of them is not mono, or not at `sample_rate` Hz.
@@ -97,7 +98,7 @@ def response_channels(folder: Path, sample_rate: int) -> dict[Path, int]:
     positions = {path: info.channels for path, info in _files("rir_dir", folder, sample_rate).items()}
     if len({count > 1 for count in positions.values()}) > 1:
         single = next(path for path, count in positions.items() if count == 1)
-        raise UserError(f"--rir_dir: {single} has one channel, other files have more; keep the two kinds in two folders")
+        raise UserError(f"--rir_dir: {single} has one channel, others have more; keep the two kinds in two folders")
     return positions
 
 
@@ -165,18 +166,14 @@ def read_responses(path: Path, sample_rate: int | None = None) -> np.ndarray:
     try:
         responses, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        raise UserError(f"--rir_dir: {path} cannot be read ({str(error).splitlines()[0]}); take it out of the folder") from None
+        said = str(error).splitlines()[0]
+        raise UserError(f"--rir_dir: {path} cannot be read ({said}); take it out of the folder") from None
     _require_rate("rir_dir", path, rate, sample_rate or rate)
     for response in responses.T:
         require_numbers(f"--rir_dir: {path}", response)
     if not responses.any(axis=0).all():
         raise UserError(f"--rir_dir: {path} holds a silent response; take it out of the folder")
     return responses
-
-
-def names_below(folder: Path, files: Mapping[Path, int]) -> dict[str, int]:
-    """The files of a folder by their names below it, as lists of mixtures name them."""
-    return {path.relative_to(folder).as_posix(): count for path, count in files.items()}
 
 
 def _require_rate(key: str, path: Path, rate: int, wanted: int) -> None:

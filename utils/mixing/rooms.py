@@ -7,55 +7,16 @@ Simulation is the image-source method of pyroomacoustics, which is only needed w
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import UserError
-from utils.mixing.recordings import draw_positions, read_responses
+from utils.mixing.recordings import read_responses
 
-_WALL_M = 0.5  # speakers and microphone keep this distance from the walls
-_SIZES_M = ((3.5, 8.0), (3.0, 6.0), (2.4, 3.2))
-_HEIGHT_M = (1.2, 1.9)
-_RT60_SEC = (0.15, 0.5)
 _NUMBERS = r"((?:\d+\.?\d*\s?){%d})"
 _SHOEBOX = re.compile(rf"shoebox {_NUMBERS % 3} ?rt60 {_NUMBERS % 1} ?mic {_NUMBERS % 3} ?voice {_NUMBERS % 3}")
-
-
-@dataclass(frozen=True)
-class RoomOptions:
-    """Rooms of a list of mixtures.
-
-    Attributes:
-        room_prob: probability that a mixture is in a room.
-        files: files of room responses with their channels, by their names below the folder, all of one channel or all of
-            several; they take precedence.
-        simulated: draw rooms for pyroomacoustics where there are no files.
-    """
-
-    room_prob: float = 0.0
-    files: Mapping[str, int] = field(default_factory=dict)
-    simulated: bool = False
-
-
-def draw_responses(options: RoomOptions, n_src: int, rng: np.random.Generator) -> list[str]:
-    """The responses of a mixture's sources, "" for all of them where it is in no room.
-
-    Raises:
-        UserError: there are fewer responses than sources.
-    """
-    if not options.room_prob or rng.random() >= options.room_prob:
-        return [""] * n_src
-    if options.files:
-        return [f"{name}#{channel}" for name, channel in draw_positions(options.files, n_src, rng)]
-    if not options.simulated:
-        raise UserError("--room_prob needs --rir_dir, or --simulate_rooms true; give one of them")
-    size = [rng.uniform(*bounds) for bounds in _SIZES_M]
-    room = f"shoebox {_metres(size)} rt60 {rng.uniform(*_RT60_SEC):.3f} mic {_metres(_place(size, rng))}"
-    return [f"{room} voice {_metres(_place(size, rng))}" for _ in range(n_src)]
 
 
 def response_file(response: str) -> str:
@@ -89,14 +50,6 @@ def load_response(response: str, folder: Path | None, sample_rate: int) -> np.nd
     return np.ascontiguousarray(responses[:, int(channel)])
 
 
-def _place(size: list[float], rng: np.random.Generator) -> list[float]:
-    return [*(rng.uniform(_WALL_M, side - _WALL_M) for side in size[:2]), rng.uniform(*_HEIGHT_M)]
-
-
-def _metres(values: list[float]) -> str:
-    return " ".join(f"{value:.2f}" for value in values)
-
-
 def _simulate(response: str, sample_rate: int) -> np.ndarray:
     match = _SHOEBOX.fullmatch(response)
     if not match:
@@ -106,8 +59,8 @@ def _simulate(response: str, sample_rate: int) -> np.ndarray:
         import pyroomacoustics
     except ImportError:
         raise UserError(
-            "simulated rooms need pyroomacoustics, which the recipe does not install; `pip install pyroomacoustics`, or use "
-            "--rir_dir"
+            "simulated rooms need pyroomacoustics, which the recipe does not install; `pip install pyroomacoustics`, "
+            "or use --rir_dir"
         ) from None
     try:
         absorption, max_order = pyroomacoustics.inverse_sabine(rt60_sec, size)
