@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# The recipe on several corpora at once: ./egs/several/run.sh --corpus_dir data/glips --corpus_args "--also data/grid" ...
+CDPATH='' cd -- "$(dirname -- "$0")/../.." && exec ./run.sh --corpus several "$@"
