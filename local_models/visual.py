@@ -85,7 +85,8 @@ class VisualNet(nn.Module):
         projected = self.dropout(self.project(self.norm(faces).transpose(1, 2))).unflatten(0, visual.shape[:2])
         positions = torch.arange(visual.shape[1], device=visual.device) % self.N_POSITIONS
         unseen = self.unseen[positions][:, :, None].to(projected.dtype)  # (n_faces, out_chan, 1)
-        features = torch.where(seen, projected + unseen if self.adds_to_position else projected, unseen)  # (batch, n_faces, out_chan, video_frames)
+        projected = projected + unseen if self.adds_to_position else projected
+        features = torch.where(seen, projected, unseen)  # (batch, n_faces, out_chan, video_frames)
         return self.blocks(features.flatten(0, 1)).unflatten(0, visual.shape[:2])
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from local_models.separator import Streams
 from utils.data.clock import frames_covering, frames_to_samples
 from utils.errors import UserError
-from utils.separation.overlap_add import separate_blocks, separate_long
+from utils.separation.overlap_add import assign_recording, separate_blocks, separate_long, stretches
 
 CLOCKS = {"sample_rate": 16000, "fps": 25.0}
 WINDOWS = {"window_sec": 2.0, "hop_sec": 1.2}
@@ -200,3 +201,46 @@ def test_ten_minutes_take_no_more_memory_than_one(repo_root):
         command = [sys.executable, "-c", MEMORY_PROBE, str(60 * minutes)]
         peaks.append(int(subprocess.run(command, cwd=repo_root, check=True, capture_output=True, text=True).stdout))
     assert peaks[1] - peaks[0] < 20_000, f"peaks of 1 and 10 minutes: {peaks} KiB"  # the ten minutes alone are 115 MB
+
+
+class Comparing(nn.Module):
+    """Gives the mixture and a late copy of it as streams, in an order that changes from call to call.
+
+    It says whose each stream is, weakly, and is wrong in some of its five windows.
+    """
+
+    matcher = True
+
+    def __init__(self, wrong: set[int]) -> None:
+        super().__init__()
+        self.wrong, self.calls = wrong, 0
+
+    def streams(self, mixture, visual):
+        call, self.calls = self.calls % 5, self.calls + 1
+        swapped = call % 2 == 1
+        sources = torch.stack([mixture, mixture.roll(100, dims=-1)], dim=1)
+        evidence = np.eye(2)[::-1] if swapped != (call in self.wrong) else np.eye(2)
+        return Streams(sources.flip(1) if swapped else sources, evidence[None].copy(), np.ones((1, 2), bool))
+
+    def arrange(self, estimates, orders, mixture):
+        return estimates[:, list(orders[0])]
+
+
+@pytest.mark.parametrize("wrong", [set(), {0}, {4}, {1, 3}])
+def test_the_order_is_decided_by_the_whole_recording(wrong):
+    mixture, model = noise(16000 * 6 + 800), Comparing(wrong)
+    assert len(list(stretches(len(mixture), 50, 30, **CLOCKS))) == 5
+    voices = separate_long(model, mixture, torch.ones(2, 152, 3), **WINDOWS, **CLOCKS)
+    assert model.calls == 10  # once to decide, once to separate
+    assert torch.equal(voices[0], mixture)  # most of its windows say that this is the voice of the first face
+    torch.testing.assert_close(voices[1, 100:16000], mixture[: 16000 - 100])
+
+
+def test_how_sure_the_order_is_comes_with_it():
+    reads = (lambda start, count: noise(16000 * 9)[start : start + count], lambda first, count: torch.ones(2, count, 3))
+    model, length = Comparing(set()), 16000 * 6
+    found = assign_recording(model, *reads, length, **WINDOWS, **CLOCKS)
+    assert len(found.orders) == model.calls == 5
+    assert found.margins == pytest.approx([10.0, 10.0])  # two nats a window
+    doubtful = assign_recording(Comparing({0, 1}), *reads, length, **WINDOWS, **CLOCKS)
+    assert doubtful.margins == pytest.approx([2.0, 2.0])

@@ -1,12 +1,13 @@
 """Estimates on disk: `<folder>/s1/<mixture id>.wav`, `s2/...`, `separated.csv`, and the journal of what was made.
 
 Written by stage 4, read by stage 5. `separated.csv` has the columns `mixture_ID,mixture_path,source_1_path,...,
-estimate_1_path,...,subset,separated_by,gain`: paths of the inputs are absolute ("" where absent), those of the estimates
-start at the CSV's folder; `separated_by` ends in `ORDER_UNKNOWN` where no visual embedding told the order of the estimates;
-`gain` is what all estimates of the mixture were multiplied with so that none is clipped.
+estimate_1_path,...,subset,separated_by,order_certainty,gain`: paths of the inputs are absolute ("" where absent), those
+of the estimates start at the CSV's folder; `separated_by` ends in `ORDER_UNKNOWN` where no visual embedding told the
+order of the estimates; `order_certainty` is the probability that the order is right, where the network compares faces
+with voices; `gain` is what all estimates of the mixture were multiplied with so that none is clipped.
 
-In the journal (`utils.data.jobs.Journal`) a mixture has the stamp of all that its estimates depend on, and `{"separated_by",
-"gain"}`; the line with an empty stamp is written before the estimates, the one with the stamp after them.
+In the journal (`utils.data.jobs.Journal`) a mixture has the stamp of all that its estimates depend on, and the last three
+of these columns; the line with an empty stamp is written before the estimates, the one with the stamp after them.
 
 Below the folder of a test set lie further ones of the same form, separated with other visual embeddings: `CUE_FOLDERS` of
 the visual cue swap test, and those of `offset_folder`.
@@ -123,12 +124,16 @@ def write_separated(folder: Path, manifest: Manifest, journal: Journal) -> None:
     rows = csv.writer(text, lineterminator="\n")
     numbers = range(1, manifest.n_src + 1)
     sources, estimates = ([f"{kind}_{k}_path" for k in numbers] for kind in ("source", "estimate"))
-    rows.writerow(["mixture_ID", "mixture_path", *sources, *estimates, "subset", "separated_by", "gain"])
+    rows.writerow(["mixture_ID", "mixture_path", *sources, *estimates, "subset", "separated_by", "order_certainty", "gain"])
     for item in manifest.items:
         stamp, made = journal.entries.get(item.mixture_id, ("", {}))
         if not stamp:
             continue
         inputs = [str(manifest.resolve(path)) if path else "" for path in (item.mixture_path, *item.source_paths)]
         estimates = [path.relative_to(folder).as_posix() for path in estimate_paths(folder, item.mixture_id, manifest.n_src)]
-        rows.writerow([item.mixture_id, *inputs, *estimates, item.subset, made["separated_by"], f"{made['gain']:.9g}"])
+        certainty = made.get("order_certainty")
+        certainty = "" if certainty is None else f"{certainty:.4f}"
+        rows.writerow(
+            [item.mixture_id, *inputs, *estimates, item.subset, made["separated_by"], certainty, f"{made['gain']:.9g}"]
+        )
     write_text(folder / "separated.csv", text.getvalue())

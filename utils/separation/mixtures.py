@@ -34,7 +34,14 @@ from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.separation.offsets import ShiftedStore
 from utils.separation.options import SeparationOptions, StageOptions
-from utils.separation.overlap_add import check_frames, check_windows, separate_blocks, separate_window
+from utils.separation.overlap_add import (
+    assign_recording,
+    check_frames,
+    check_windows,
+    compares,
+    separate_and_assign,
+    separate_blocks,
+)
 from utils.training.config import read_config
 from utils.training.experiment import load_model
 
@@ -358,19 +365,33 @@ def _batches(tasks: Sequence[Task], options: SeparationOptions) -> Iterator[list
     yield from waiting.values()
 
 
-def _write(task: Task, blocks: Iterable[np.ndarray], folder: Path, n_src: int, subtype: str, journal: Journal) -> None:
-    """Write the blocks (n_src, samples) of a mixture's estimates, and what they are into the journal."""
+@dataclass(eq=False)
+class _Estimates:
+    """Estimates of a mixture that are made while they are read.
+
+    Attributes:
+        blocks: (n_src, samples), one after the other.
+        certainty: the probability that their order is right, known when the first block is; None where it is not decided.
+    """
+
+    blocks: Iterable[np.ndarray]
+    certainty: float | None = None
+
+
+def _write(task: Task, estimates: _Estimates, folder: Path, n_src: int, subtype: str, journal: Journal) -> None:
+    """Write a mixture's estimates, and what they are into the journal."""
     mixture_id, separated_by = task.item.mixture_id, task.separator.separated_by
     journal.add(mixture_id, "", {})  # no stamp: a kill from here on leaves estimates that are not complete
     paths = estimate_paths(folder, mixture_id, n_src)
-    gain = write_estimates(paths, blocks, task.separator.sample_rate, subtype, task.length)
-    journal.add(mixture_id, task.stamp, {"separated_by": separated_by, "gain": gain})
+    gain = write_estimates(paths, estimates.blocks, task.separator.sample_rate, subtype, task.length)
+    result = {"separated_by": separated_by, "order_certainty": estimates.certainty, "gain": gain}
+    journal.add(mixture_id, task.stamp, result)
 
 
 def _estimates(
     batch: Sequence[Task], store: EmbeddingStore | ShiftedStore | None, options: SeparationOptions
-) -> Iterator[tuple[Task, Iterable[np.ndarray]]]:
-    """Each task with the blocks of its estimates; several tasks are one pass through the network.
+) -> Iterator[tuple[Task, _Estimates]]:
+    """Each task with its estimates; several tasks are one pass through the network.
 
     A single task is streamed, and so is each of several where one has a bad file, which is met when its blocks are read.
     """
@@ -383,25 +404,29 @@ def _estimates(
         return
     separator, n_frames = batch[0].separator, _n_frames(batch[0])
     visual = torch.stack([_read_visual(task, store, 0, n_frames) for task in batch]) if separator.needs_faces else None
-    for task, estimates in zip(batch, separate_window(separator.network, mixtures, visual).numpy(), strict=True):
-        yield task, [estimates]
+    separated, assignments = separate_and_assign(separator.network, mixtures, visual)
+    certainties = [min(assignment.certainties) for assignment in assignments] or [None] * len(batch)
+    for task, estimates, certainty in zip(batch, separated.numpy(), certainties, strict=True):
+        yield task, _Estimates([estimates], certainty)
 
 
-def _stream(task: Task, store: EmbeddingStore | ShiftedStore | None, options: SeparationOptions) -> Iterator[np.ndarray]:
+def _stream(task: Task, store: EmbeddingStore | ShiftedStore | None, options: SeparationOptions) -> _Estimates:
     """Separate from disk, window by window."""
     separator = task.separator
-    blocks = separate_blocks(
-        separator.network,
-        partial(_read_mixture, task),
-        partial(_read_visual, task, store) if separator.needs_faces else None,
-        task.length,
-        window_sec=options.window_sec,
-        hop_sec=options.hop_sec,
-        sample_rate=separator.sample_rate,
-        fps=separator.fps,
-    )
-    for block in blocks:
-        yield block.numpy()
+    read_visual = partial(_read_visual, task, store) if separator.needs_faces else None
+    recording = (separator.network, partial(_read_mixture, task), read_visual, task.length)
+    windows = {"window_sec": options.window_sec, "hop_sec": options.hop_sec}
+    clocks = windows | {"sample_rate": separator.sample_rate, "fps": separator.fps}
+    estimates = _Estimates([])
+
+    def blocks() -> Iterator[np.ndarray]:
+        assignment = assign_recording(*recording, **clocks) if read_visual and compares(separator.network) else None
+        estimates.certainty = min(assignment.certainties) if assignment else None
+        for block in separate_blocks(*recording, **clocks, assignment=assignment):
+            yield block.numpy()
+
+    estimates.blocks = blocks()
+    return estimates
 
 
 def _n_frames(task: Task) -> int:

@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 from local_models.separator import Streams
 from utils.data.clock import frames_covering, frames_to_samples
 from utils.errors import UserError
-from utils.separation.assignment import UNSEEN, Assignment, WindowEvidence, assign, best_order
+from utils.separation.assignment import UNSEEN, Assignment, WindowEvidence, assign
 
 MixtureReader = Callable[[int, int], torch.Tensor]
 """(first sample, samples) -> float32 (samples,)."""
@@ -211,7 +211,6 @@ def check_frames(n_frames: int, expected_frames: int) -> None:
         raise UserError(f"{n_frames} video frames where the sound has {expected_frames}; cut both to the same stretch")
 
 
-@torch.inference_mode()
 def separate_window(
     model: nn.Module, mixture: torch.Tensor, visual: torch.Tensor | None, order: Sequence[int] | None = None
 ) -> torch.Tensor:
@@ -225,16 +224,30 @@ def separate_window(
     Returns:
         float32 (batch, n_src, time) on the CPU, in the order of the faces.
     """
-    mixture, visual = _on_device(model, mixture, visual)
-    if visual is not None and compares(model):
-        streams = model.streams(mixture, visual)
-        orders = [best_order(*each) for each in zip(streams.evidence, streams.seen, strict=True)] if order is None else [order]
-        estimates = model.arrange(streams.estimates, orders, mixture).float().cpu()
+    return separate_and_assign(model, mixture, visual, order)[0]
+
+
+@torch.inference_mode()
+def separate_and_assign(
+    model: nn.Module, mixture: torch.Tensor, visual: torch.Tensor | None, order: Sequence[int] | None = None
+) -> tuple[torch.Tensor, list[Assignment]]:
+    """As `separate_window`; also how the order of each mixture was found, none where it was not looked for."""
+    given = _on_device(model, mixture, visual)
+    assignments: list[Assignment] = []
+    if visual is None or not compares(model):
+        estimates = model(*given)
     else:
-        estimates = model(mixture, visual).float().cpu()
+        streams = model.streams(*given)
+        orders = [order] * len(mixture)
+        if order is None:
+            links, n_frames = np.empty((0, streams.evidence.shape[1])), visual.shape[2]
+            found = zip(streams.evidence, streams.seen, strict=True)
+            assignments = [assign([WindowEvidence(evidence, seen, links, n_frames)]) for evidence, seen in found]
+            orders = [assignment.orders[0] for assignment in assignments]
+        estimates = model.arrange(streams.estimates, orders, given[0])
     if estimates.shape[-1] != mixture.shape[-1]:
         raise ValueError(f"the network gave {estimates.shape[-1]} samples for {mixture.shape[-1]}")
-    return estimates
+    return estimates.float().cpu(), assignments
 
 
 def compares(model: nn.Module) -> bool:
