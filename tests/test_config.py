@@ -42,7 +42,9 @@ def test_an_audio_only_baseline_differs_from_its_model_only_by_the_faces(name):
 
 
 def test_there_is_an_audio_only_baseline_of_every_separation_network():
-    separation = {path.stem for path in CONFS if not read_config(path).is_extraction} - set(BASELINES)
+    # The two steps for unseen people: the first is itself a network that sees no face, and the baseline of the second.
+    steps = {"av_tfdprnn_pretrain", "av_tfdprnn_match"}
+    separation = {path.stem for path in CONFS if not read_config(path).is_extraction} - set(BASELINES) - steps
     assert {f"{name}_audio_only" for name in separation} == set(BASELINES)
 
 

@@ -57,7 +57,7 @@ def test_a_folder_in_either_form_becomes_estimates_of_the_same_length(stage, exp
     rows = rows_of(folder / "separated.csv")
     assert list(rows[0]) == [
         "mixture_ID", "mixture_path", "source_1_path", "source_2_path", "estimate_1_path", "estimate_2_path", "subset",
-        "separated_by", "gain",
+        "separated_by", "order_certainty", "gain",
     ]  # fmt: skip
     assert [row["mixture_ID"] for row in rows] == sorted(LENGTHS)
     for row in rows:
