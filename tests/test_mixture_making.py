@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from corpora_helpers import RATE_HZ, speech, write_audio
 
-from utils.data.manifest_rows import Utterance
+from utils.data.manifest import Utterance
 from utils.errors import UserError
 from utils.mixing.levels import level_db, power
 from utils.mixing.lists import ListedMixture, ListedSource
@@ -177,7 +177,7 @@ def test_what_cannot_be_mixed_is_listed_and_the_others_are_made(tmp_path, corpus
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(tmp_path, corpus, monkeypatch):
     usage = type("Usage", (), {"free": 10**6})
-    monkeypatch.setattr("utils.data.disk.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("utils.data.files.shutil.disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="1 mixtures need about 282 kB where 1 MB are free"):
         make(tmp_path / "out", [listed(0, 0, 0)], {name: replace(clip) for name, clip in corpus.items()})
     assert not list(tmp_path.rglob("*.wav"))

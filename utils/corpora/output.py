@@ -6,10 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.data.constants import SAMPLE_RATE_HZ, SPLITS
-from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
-from utils.data.manifest_rows import Mixture, Utterance, item_id
+from utils.data.manifest import VIDEOS_NAME, Manifest, Mixture, Problem, Utterance, item_id, write_failed, write_manifest
 from utils.data.validation import validate_manifest
-from utils.data.video_clips import FILE_NAME
 from utils.errors import UserError
 
 Items = Sequence[Mixture] | Sequence[Utterance]
@@ -124,7 +122,7 @@ def write_corpus(
     """
     if not any(contents.values()):
         raise UserError(f"holds nothing that can be used; see {data_dir / 'failed.csv'}", root)
-    (data_dir / FILE_NAME).unlink(missing_ok=True)
+    (data_dir / VIDEOS_NAME).unlink(missing_ok=True)
     for name in dict.fromkeys((*SPLITS, "utterances", "clips", *contents)):
         path, items = data_dir / f"{name}.csv", contents.get(name)
         if items:

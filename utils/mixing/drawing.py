@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from utils.data.manifest_rows import Utterance
+from utils.data.manifest import Utterance
 from utils.errors import UserError
 from utils.mixing.lists import ListedMixture, ListedSource
 from utils.mixing.public_lists import mixture_name

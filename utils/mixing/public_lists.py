@@ -22,8 +22,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from utils.data.constants import SPLITS
-from utils.data.manifest import Problem
-from utils.data.manifest_rows import as_number
+from utils.data.manifest import Problem, as_number
 from utils.errors import UserError
 from utils.mixing.lists import ListedMixture, ListedSource, MixtureList, checked_list, csv_rows, text_lines
 

@@ -27,8 +27,7 @@ import numpy as np
 from utils.data.audio import probe_audio, read_audio, write_wav
 from utils.data.clock import frames_covering
 from utils.data.constants import SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
-from utils.data.disk import require_space
-from utils.data.files import read_json, write_json
+from utils.data.files import read_json, require_space, write_json
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, Journal, pending, run_jobs
 from utils.data.manifest import Mixture, Problem, Utterance
