@@ -146,7 +146,7 @@ def test_a_second_call_does_nothing_and_says_so(tmp_path, corpus, weights, front
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "dump").rglob("*") if path.is_file()}
     caplog.clear()
     assert run_stage(monkeypatch, arguments(tmp_path, weights)) == 0
-    assert f"stage 2: up to date (centre view, {N_CLIPS} clips" in caplog.text
+    assert "stage 2: up to date (centre view, clips in " in caplog.text
     assert {path: path.stat().st_mtime_ns for path in before} == before
     caplog.clear()
     assert run_stage(monkeypatch, arguments(tmp_path, weights, "--force")) == 0

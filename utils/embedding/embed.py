@@ -159,7 +159,7 @@ def embed_corpus(manifests: Sequence[Manifest], frontend: AnyFrontend, views: Se
         mark = _mark(manifests, plan.root.parent.name, plan.view, options)
         changes = mark.changed()
         if not plan.groups and changes == []:
-            logger.info("stage 2: up to date (%s view, clips: %d, in %s)", plan.view, plan.n_clips, plan.root)
+            logger.info("stage 2: up to date (%s view, clips in %s: %d)", plan.view, plan.root, plan.n_clips)
             continue
         because = f" ({'; '.join(changes)})" if changes else ""
         logger.info("stage 2: %s view, clips to embed: %d of %d%s", plan.view, plan.n_pending, plan.n_clips, because)
