@@ -122,6 +122,8 @@ class SeparatorConfig(Checked):
     def problems(self) -> Iterator[str]:
         if self.n_faces not in (0, self.n_src):
             yield f"n_faces is {self.n_faces} with n_src {self.n_src}; it is n_src (a face each) or 0 (audio-only)"
+        if self.n_src == 1 and self.n_faces == 0:
+            yield "n_src is 1 with n_faces 0: nothing tells which voice is wanted; set n_faces to 1, or n_src to 2"
         if self.kernel_size % self.stride:
             yield f"kernel_size ({self.kernel_size}) must be a multiple of stride ({self.stride})"
 

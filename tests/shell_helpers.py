@@ -31,7 +31,7 @@ exit "$(cat "{root}/exit_code" 2>/dev/null || echo 0)"
 def clean_environment(**more: str) -> dict[str, str]:
     """The environment of a user who has activated nothing."""
     dropped = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "AVSEP_ENVIRONMENT",
-               "AVSEP_RUN_PID", "SLURM_SUBMIT_DIR")  # fmt: skip
+               "AVSEP_RUN_PID", "AVSEP_LOG_DIR", "SLURM_SUBMIT_DIR")  # fmt: skip
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     venv_bin = str(ROOT / ".venv" / "bin")
     kept["PATH"] = os.pathsep.join(folder for folder in kept["PATH"].split(os.pathsep) if folder != venv_bin)

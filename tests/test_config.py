@@ -131,6 +131,7 @@ EXTRACTION = "model: {n_src: 1, n_faces: 1}\n"
         ("model: {norm_type: cgLN}", "model.norm_type is 'cgLN'; it must be one of: gLN, cLN"),
         ("model: {bands: [8x4]}", "it must be a text"),
         # values of a section together
+        ("model: {n_src: 1, n_faces: 0}", "model.n_src is 1 with n_faces 0: nothing tells which voice is wanted"),
         ("model: {n_src: 2, n_faces: 1}", "model.n_faces is 1 with n_src 2; it is n_src"),
         ("model: {kernel_size: 20, stride: 8}", "model.kernel_size (20) must be a multiple of stride (8)"),
         ("model: {n_filters: 256}", "model.n_filters (256) of an STFT must be even and not below kernel_size (512)"),

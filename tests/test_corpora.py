@@ -23,8 +23,7 @@ from corpora_helpers import (
 )
 from shell_helpers import bash
 
-from utils.data.manifest import find_manifests, read_manifest
-from utils.data.video_clips import read_videos
+from utils.data.manifest import find_manifests, read_manifest, read_videos
 from utils.mixing.levels import power
 from utils.mixing.recordings import recording_lengths
 
@@ -66,7 +65,7 @@ def test_a_2mix_folder_becomes_manifests_by_stage_0(repo_root, tmp_path, shared_
     assert row.mouth_paths == (f"mouths/{ids[0]}.npz", f"mouths/{ids[1]}.npz")
     assert row.sir_db == pytest.approx(2.096)
     assert {item.utterance_id for item in read_manifest(tmp_path / corpus / "utterances.csv").items} == set(ids[:2])
-    assert "stage 0:" in said and "train.csv: 1 rows" in said
+    assert "stage 0:" in said and "train.csv: rows: 1" in said
     assert corpus != "lrs3" or "up to date" in stage_0(repo_root, corpus, tmp_path / corpus, tmp_path / "raw")
 
 

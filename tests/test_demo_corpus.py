@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 from egs.demo.clips import Clip, make_clip
-from egs.demo.lipreader_data import normalise
-from egs.demo.mouths import make_face, opening_of
+from egs.demo.mouths import CANVAS, make_face, shape_lips
+from egs.demo.pretrain_lipreader import normalise
 from egs.demo.speech import Span, Speech, speak
 from egs.demo.visemes import LEAD_SEC, VISEMES, label_frames, visemes_of
 from egs.demo.voices import VOICES, WORDS, voices_of
@@ -63,7 +63,9 @@ def clips() -> list[tuple[int, Clip]]:
 
 
 def opening(number: int, clip: Clip) -> np.ndarray:
-    return opening_of(make_face(number, VOICES[number].gender), clip.motion)
+    """Distance of the lips in the middle of the mouth, pixels (frames,)."""
+    lips = shape_lips(make_face(number, VOICES[number].gender), clip.motion)
+    return np.maximum(0, lips.lower_inner - lips.upper_inner)[:, 0, CANVAS // 2]
 
 
 def test_the_same_seed_gives_the_same_bytes_with_another_number_of_processes(corpus, repo_root, tmp_path):
@@ -247,4 +249,4 @@ def test_the_committed_lip_reader_reads_words_of_voices_and_faces_it_never_saw(c
 def test_a_corpus_too_small_to_split_is_refused(repo_root, tmp_path):
     done = prepare(repo_root, tmp_path, "--n_test", "1")
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "--n_test 1" in done.stderr
+    assert done.stderr.count("\n") == 1 and "--n_test: '1' is no whole number of at least 4" in done.stderr

@@ -9,8 +9,7 @@ import soundfile
 from tiny_corpus import FPS, RATE_HZ, make_corpus
 
 from utils.corpora import extraction_set
-from utils.data.manifest import read_manifest, write_manifest
-from utils.data.manifest_rows import Utterance
+from utils.data.manifest import Utterance, read_manifest, write_manifest
 from utils.data.mouths import read_mouths
 from utils.errors import UsageError, UserError
 from utils.mixing.levels import power, sir_db

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from utils.data.manifest_rows import Utterance
+from utils.data.manifest import Utterance
 from utils.errors import UserError
 from utils.mixing.drawing import count_mixtures, draw_mixtures, split_speakers
 from utils.mixing.options import MixOptions

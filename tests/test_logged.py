@@ -24,7 +24,8 @@ time.sleep(600)
 
 
 def start(log: Path, *command: str, **options) -> subprocess.Popen:
-    return subprocess.Popen([*LOGGED, str(log), *command], env=clean_environment(), **options)
+    environment = clean_environment(AVSEP_LOG_DIR=str(log.parent))
+    return subprocess.Popen([*LOGGED, log.stem, *command], env=environment, **options)
 
 
 def is_running(pid: int) -> bool:
@@ -36,7 +37,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_output_is_passed_on_and_logged_and_the_exit_code_kept(tmp_path: Path) -> None:
-    log = tmp_path / "new/folder/3_train.log"
+    log = tmp_path / "new/3_train.log"
     done = start(log, sys.executable, "-c", CHATTY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     stdout, stderr = done.communicate(timeout=30)
     assert (done.returncode, stdout) == (7, "out\n")
@@ -48,11 +49,11 @@ def test_output_is_passed_on_and_logged_and_the_exit_code_kept(tmp_path: Path) -
 
 def test_a_program_killed_by_a_signal_is_a_failure(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
-    assert start(tmp_path / "log", *command, stderr=subprocess.DEVNULL).wait(30) == 137
+    assert start(tmp_path / "1.log", *command, stderr=subprocess.DEVNULL).wait(30) == 137
 
 
 def test_a_program_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    done = start(tmp_path / "log", "no-such-program", stderr=subprocess.PIPE, text=True)
+    done = start(tmp_path / "1.log", "no-such-program", stderr=subprocess.PIPE, text=True)
     _, stderr = done.communicate(timeout=30)
     assert done.returncode == 1 and "error: no-such-program: No such file or directory" in stderr
     assert "Traceback" not in stderr
@@ -61,7 +62,7 @@ def test_a_program_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 def test_a_program_on_a_terminal_still_finds_one(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     command = (sys.executable, "-c", r"import os, sys; sys.stderr.write(f'5%\r{os.isatty(2)} {os.isatty(1)}\n')")
-    process = start(tmp_path / "log", *command, stdout=theirs, stderr=theirs)
+    process = start(tmp_path / "1.log", *command, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = b""
     while True:
@@ -72,21 +73,21 @@ def test_a_program_on_a_terminal_still_finds_one(tmp_path: Path) -> None:
     os.close(ours)
     assert process.wait(30) == 0
     assert b"5%\rTrue True\r\n" in shown
-    assert "\nTrue True\n" in (tmp_path / "log").read_text(encoding="utf-8")
+    assert "\nTrue True\n" in (tmp_path / "1.log").read_text(encoding="utf-8")
 
 
 def test_a_reader_that_went_away_does_not_end_the_stage(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     command = (sys.executable, "-c", "print('still logged')")
-    process = start(tmp_path / "log", *command, stdout=write_end, stderr=subprocess.DEVNULL)
+    process = start(tmp_path / "1.log", *command, stdout=write_end, stderr=subprocess.DEVNULL)
     os.close(write_end)
     assert process.wait(30) == 0
-    assert "still logged\n" in (tmp_path / "log").read_text(encoding="utf-8")
+    assert "still logged\n" in (tmp_path / "1.log").read_text(encoding="utf-8")
 
 
 def test_what_the_program_leaves_behind_ends_with_it(tmp_path: Path) -> None:
-    process = start(tmp_path / "log", "bash", "-c", "sleep 600 & echo $!", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = start(tmp_path / "1.log", "bash", "-c", "sleep 600 & echo $!", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.wait(30) == 0
     assert process.stdout is not None
     pid = int(process.stdout.readline())
@@ -103,10 +104,11 @@ def family(tmp_path: Path, process: subprocess.Popen) -> list[int]:
 def run_sh(tmp_path: Path, program: str = FAMILY) -> subprocess.Popen:
     """Something that starts a stage as run.sh does."""
     script = 'export AVSEP_RUN_PID=$$; "$@"; echo unreachable'
-    words = ["bash", "-c", script, "run.sh", *LOGGED, str(tmp_path / "log"), sys.executable, "-c", program]
+    words = ["bash", "-c", script, "run.sh", *LOGGED, "1", sys.executable, "-c", program]
     return subprocess.Popen(
-        [*words, str(tmp_path / "pids")], env=clean_environment(), stderr=subprocess.DEVNULL, start_new_session=True
-    )
+        [*words, str(tmp_path / "pids")], env=clean_environment(AVSEP_LOG_DIR=str(tmp_path)), stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -137,10 +139,11 @@ def test_a_worker_that_ignores_the_interrupt_ends_with_the_program(tmp_path: Pat
 
 
 def test_a_stage_that_was_started_alone_outlives_its_shell(tmp_path: Path) -> None:
-    words = ["bash", "-c", '"$@" & wait', "shell", *LOGGED, str(tmp_path / "log"), sys.executable, "-c", FAMILY]
+    words = ["bash", "-c", '"$@" & wait', "shell", *LOGGED, "1", sys.executable, "-c", FAMILY]
     shell = subprocess.Popen(
-        [*words, str(tmp_path / "pids")], env=clean_environment(), stderr=subprocess.DEVNULL, start_new_session=True
-    )
+        [*words, str(tmp_path / "pids")], env=clean_environment(AVSEP_LOG_DIR=str(tmp_path)), stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
     pids = family(tmp_path, shell)
     shell.kill()
     shell.wait(30)
@@ -151,7 +154,7 @@ def test_a_stage_that_was_started_alone_outlives_its_shell(tmp_path: Path) -> No
 
 def test_a_stop_request_reaches_the_program(tmp_path: Path) -> None:
     text = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(5)); print('ready', flush=True); time.sleep(600)"
-    process = start(tmp_path / "log", sys.executable, "-c", text, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = start(tmp_path / "1.log", sys.executable, "-c", text, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
     process.terminate()
     assert process.wait(30) == 5

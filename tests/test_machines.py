@@ -196,7 +196,7 @@ def test_separation_stops_at_a_full_disk_and_goes_on_after_it(tmp_path, monkeypa
 
 def test_a_program_goes_on_without_a_log_that_cannot_be_written(tmp_path):
     program = "import sys; print('x' * 3000); print('last words', file=sys.stderr); sys.exit(3)"
-    words = [ROOT / "utils/stages/logged.py", "log/1.log", sys.executable, "-c", program]
+    words = [ROOT / "utils/stages/logged.py", "1", sys.executable, "-c", program, "--exp_dir", "."]
     done = bash("bash", "-c", 'ulimit -f 1; exec "$@"', "bash", sys.executable, *words, cwd=tmp_path)
     assert done.returncode == 3 and done.stdout == "x" * 3000 + "\n"
     assert "log/1.log: File too large; what follows is not in the log\n" in done.stderr and "last words" in done.stderr
@@ -204,7 +204,8 @@ def test_a_program_goes_on_without_a_log_that_cannot_be_written(tmp_path):
 
 def test_a_log_where_nothing_can_be_written_is_one_line(tmp_path):
     read_only(tmp_path)
-    done = bash(*unprivileged(sys.executable, ROOT / "utils/stages/logged.py", "log/1.log", "true"), cwd=tmp_path)
+    words = [ROOT / "utils/stages/logged.py", "1", "true", "--exp_dir", "."]
+    done = bash(*unprivileged(sys.executable, *words), cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == "error: log: Permission denied; the log goes there: give a folder that can be written\n"
 

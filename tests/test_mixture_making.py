@@ -10,8 +10,7 @@ import pytest
 import soundfile
 from corpora_helpers import RATE_HZ, speech, write_audio
 
-from utils.data.manifest import Problem
-from utils.data.manifest_rows import Utterance
+from utils.data.manifest import Problem, Utterance
 from utils.errors import UserError
 from utils.mixing.drawing import draw_responses
 from utils.mixing.levels import level_db, power

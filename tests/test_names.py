@@ -139,7 +139,7 @@ def test_processes_with_names_in_any_bytes_do_no_harm_to_the_log(tmp_path):
     shutil.copy(shutil.which("sleep"), odd)
     process = subprocess.Popen([odd, "60"])
     try:
-        done = bash(sys.executable, ROOT / "utils/stages/logged.py", "log", "echo", "done", cwd=tmp_path)
+        done = bash(sys.executable, ROOT / "utils/stages/logged.py", "1", "echo", "done", cwd=tmp_path, AVSEP_LOG_DIR=".")
         assert (done.returncode, done.stdout) == (0, "done\n")
     finally:
         process.kill()

@@ -12,9 +12,8 @@ from corpora_helpers import RATE_HZ, speech, write_audio, write_crops
 from utils.corpora import raw_corpus
 from utils.corpora.raw_corpus import prepare_raw
 from utils.data.audio import read_audio, write_wav
-from utils.data.manifest import Utterance, find_manifests, read_manifest
+from utils.data.manifest import Utterance, find_manifests, read_manifest, read_videos
 from utils.data.validation import validate_manifest
-from utils.data.video_clips import read_videos
 from utils.errors import UserError
 from utils.mixing.lists import ListedMixture, ListedSource
 from utils.mixing.options import MixOptions
@@ -178,7 +177,7 @@ def test_rows_that_the_clips_contradict_are_listed_with_the_file_of_their_list(t
 def test_the_disk_must_hold_the_mixtures_before_the_sounds_are_written(tmp_path, clips, monkeypatch):
     sounds = sum(Path(clip.video_path).stat().st_size for clip in clips) * 2  # float32 of PCM16
     usage = type("Usage", (), {"free": round(1.05 * sounds) + 2**24 + 100_000})
-    monkeypatch.setattr("utils.data.disk.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("utils.data.files.shutil.disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="the sounds of 16 clips and 7 mixtures need about"):
         prepare(tmp_path / "out", clips)
     assert not list((tmp_path / "out").rglob("*.wav"))

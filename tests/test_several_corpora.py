@@ -8,8 +8,7 @@ import pytest
 import soundfile
 from corpora_helpers import run_prepare
 
-from utils.data.manifest import read_manifest, write_manifest
-from utils.data.manifest_rows import Mixture, Utterance
+from utils.data.manifest import Mixture, Utterance, read_manifest, write_manifest
 from utils.training.config import DataConfig
 from utils.training.datasets import DynamicMixtureDataset
 

@@ -12,7 +12,7 @@ from shell_helpers import ROOT, bash, calls, copy_recipe
 
 from utils.data.devices import show_only
 from utils.errors import UsageError
-from utils.stages.logged import stage_log
+from utils.stages.logged import log_path
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_stdout_and_stderr_are_shown_and_logged_and_the_log_is_named_at_the_star
 
 
 def test_the_log_of_a_stage_begins_when_its_folder_exists(tmp_path: Path) -> None:
-    words = [sys.executable, ROOT / "utils/stages/logged.py", "--stage", "4_separate", "bash", "-c"]
+    words = [sys.executable, ROOT / "utils/stages/logged.py", "4_separate", "bash", "-c"]
     refused = bash(*words, "echo refused; exit 1", "x", "--exp_dir", "new", cwd=tmp_path)
     assert (refused.returncode, refused.stdout, refused.stderr) == (1, "refused\n", "") and not list(tmp_path.iterdir())
     made = bash(*words, "echo first; sleep 1; mkdir new; sleep 1; echo last", "x", "--exp-dir=new", cwd=tmp_path)
@@ -237,7 +237,7 @@ def test_the_log_of_a_stage_begins_when_its_folder_exists(tmp_path: Path) -> Non
     ],
 )
 def test_each_stage_has_its_log_where_it_writes(stage: str, words: list[str], folder: str | None) -> None:
-    assert stage_log(stage, words) == (Path(folder, "log", f"{stage}.log") if folder else None)
+    assert log_path(stage, words) == (Path(folder, "log", f"{stage}.log") if folder else None)
 
 
 def test_run_sh_works_from_another_folder(recipe: Path, tmp_path: Path) -> None:

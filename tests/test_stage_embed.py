@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from local_models.lipreading import Lipreading
-from utils.data.disk import readable_bytes
+from utils.data.files import readable_bytes
 from utils.data.manifest import Manifest, Utterance, write_manifest
 from utils.data.mouths import read_mouths
 from utils.embedding.embed import collect_clips, embed_manifests
@@ -146,7 +146,7 @@ def test_a_second_call_does_nothing_and_says_so(tmp_path, corpus, weights, front
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "dump").rglob("*") if path.is_file()}
     caplog.clear()
     assert run_stage(monkeypatch, arguments(tmp_path, weights)) == 0
-    assert f"stage 2: up to date (centre view, {N_CLIPS} clips" in caplog.text
+    assert "stage 2: up to date (centre view, clips in " in caplog.text
     assert {path: path.stat().st_mtime_ns for path in before} == before
     caplog.clear()
     assert run_stage(monkeypatch, arguments(tmp_path, weights, "--force")) == 0
@@ -157,15 +157,15 @@ def test_a_second_call_does_nothing_and_says_so(tmp_path, corpus, weights, front
 def test_a_full_disk_is_refused_before_anything_is_written_and_asked_for_missing_clips_alone(
     tmp_path, corpus, weights, frontend, monkeypatch
 ):
-    monkeypatch.setattr("utils.data.disk.free_bytes", lambda folder: 0)
+    monkeypatch.setattr("utils.data.files.free_bytes", lambda folder: 0)
     n_bytes = sum(item.frames for item in corpus.items) * frontend.dim * 2 * 2  # two views of float16
     wanted = f"dump/embeddings: the missing embeddings need about {readable_bytes(n_bytes)} where 0 B are free.*--dump_dir"
     with pytest.raises(UserError, match=wanted):
         run_stage(monkeypatch, arguments(tmp_path, weights, "--views", "centre,flip"))
     assert not (tmp_path / "dump").exists()
-    monkeypatch.setattr("utils.data.disk.free_bytes", lambda folder: 10**9)
+    monkeypatch.setattr("utils.data.files.free_bytes", lambda folder: 10**9)
     assert run_stage(monkeypatch, arguments(tmp_path, weights)) == 0
-    monkeypatch.setattr("utils.data.disk.free_bytes", lambda folder: 0)
+    monkeypatch.setattr("utils.data.files.free_bytes", lambda folder: 0)
     assert run_stage(monkeypatch, arguments(tmp_path, weights)) == 0
     with pytest.raises(UserError, match=f"about {readable_bytes(n_bytes // 2)} where 0 B"):
         run_stage(monkeypatch, arguments(tmp_path, weights, "--views", "centre,flip"))

@@ -83,7 +83,7 @@ def test_a_full_disk_is_refused_before_an_estimate_is_written_and_not_asked_for_
 ):
     root = make_folder(tmp_path / "mine")
     folder = experiment / "separated/mine"
-    monkeypatch.setattr("utils.data.disk.free_bytes", lambda asked: 0 if experiment in Path(asked).parents else 10**9)
+    monkeypatch.setattr("utils.data.files.free_bytes", lambda asked: 0 if experiment in Path(asked).parents else 10**9)
     for number, size, options in ((3, "154 kB", ()), (6, "154 kB", ("--cue_test", "true", "--subtype", "pcm16"))):
         wanted = f"mine: the estimates of {number} mixtures need about {size} where 0 B are free.*choose another --exp_dir"
         with pytest.raises(UserError, match=wanted):
@@ -91,7 +91,7 @@ def test_a_full_disk_is_refused_before_an_estimate_is_written_and_not_asked_for_
     assert [path.name for path in folder.rglob("*")] == [".lock"]
     monkeypatch.undo()
     stage(experiment, root)
-    monkeypatch.setattr("utils.data.disk.free_bytes", lambda asked: 0)
+    monkeypatch.setattr("utils.data.files.free_bytes", lambda asked: 0)
     (folder / ".done-4.json").unlink()
     stage(experiment, root)
     make_experiment(experiment, lips, seed=1)  # its estimates take the place of the others

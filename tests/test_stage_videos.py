@@ -18,9 +18,8 @@ from video_helpers import Video
 
 from utils.data.audio import probe_audio
 from utils.data.files import read_json
-from utils.data.manifest import Utterance, read_manifest, write_manifest
+from utils.data.manifest import Utterance, read_manifest, write_manifest, write_videos
 from utils.data.mouths import MouthFile
-from utils.data.video_clips import write_videos
 from utils.errors import UsageError, UserError, WriteError
 from utils.separation.options import is_video_set
 from utils.separation.tracks import lost_speakers, people_warnings
@@ -413,7 +412,7 @@ def run_mouths(monkeypatch, data: Path, *more: str) -> int:
 
 def test_stage_1_is_refused_before_it_writes_where_the_disk_has_no_room_for_the_mouths(raw_corpus, monkeypatch):
     asked = []
-    monkeypatch.setattr("utils.data.disk.free_bytes", lambda folder: asked.append(folder) or 10**6)
+    monkeypatch.setattr("utils.data.files.free_bytes", lambda folder: asked.append(folder) or 10**6)
     files = sorted(raw_corpus.rglob("*"))
     wanted = r"raw: the mouths of 2 clips need about 990 kB where 1 MB are free; make room, or choose another --data_dir"
     with pytest.raises(UserError, match=wanted):
@@ -433,7 +432,7 @@ def test_stage_1_stops_at_a_full_disk_and_goes_on_after_it(raw_corpus, monkeypat
 
 def test_stage_1_asks_for_no_room_where_all_mouths_are_there(raw_corpus, monkeypatch):
     assert run_mouths(monkeypatch, raw_corpus, "--max_failed", "1") == 0
-    monkeypatch.setattr("utils.data.disk.free_bytes", lambda folder: 0)
+    monkeypatch.setattr("utils.data.files.free_bytes", lambda folder: 0)
     assert run_mouths(monkeypatch, raw_corpus, "--max_failed", "1") == 0
     assert run_mouths(monkeypatch, raw_corpus, "--max_failed", "1", "--force") == 0
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from utils.data.manifest_rows import Utterance
-from utils.data.video_clips import read_videos, write_videos
+from utils.data.manifest import Utterance, read_videos, write_videos
 from utils.errors import UserError
 
 

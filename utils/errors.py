@@ -41,7 +41,6 @@ _REMEDIES = {
     errno.ESTALE: "the network share has lost it; mount it again, then run the same command",
     errno.ENOTCONN: "the network share is gone; mount it again, then run the same command",
 }
-_HOME_FOLDERS = {"XDG_CONFIG_HOME": ".config", "XDG_CACHE_HOME": ".cache"}
 _OF_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -183,21 +182,8 @@ def _report(message: object, code: int) -> int:
 
 def _provide_configuration_folder() -> None:
     """Give matplotlib a folder where the user has no home that could be written: it would fail, or complain."""
-    if os.environ.get("MPLCONFIGDIR"):
-        return
-    home = os.path.expanduser("~")  # "~" where nobody knows one
-    there = os.path.isabs(home) and os.path.isdir(home)  # one that is not there is not to be made
-    folders = [os.environ.get(name) or (os.path.join(home, last) if there else "") for name, last in _HOME_FOLDERS.items()]
-    if all(map(_can_be_made, folders)):
+    if os.environ.get("MPLCONFIGDIR") or os.access(os.path.expanduser("~"), os.W_OK):
         return
     with contextlib.suppress(OSError):  # no temporary folder either: who needs one will say so
         os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="avsep-")  # workers inherit it
         atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
-
-
-def _can_be_made(folder: str) -> bool:
-    if not os.path.isabs(folder):
-        return False
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    return os.access(folder, os.W_OK)

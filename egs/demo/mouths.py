@@ -7,6 +7,7 @@ with the head, lit and given a sensor's noise.
 """
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
@@ -26,35 +27,8 @@ _FRAMES_AT_ONCE = 10
 _CLOSE_UP = 1.12  # a lip-reading crop shows little more than the mouth
 
 
-@dataclass(frozen=True)
-class Face:
-    """One speaker's lower face; lengths in pixels, tones in grey levels."""
-
-    half_width: float  # of the closed mouth
-    upper_lip: float
-    lower_lip: float
-    cupid_bow: float  # depth, 0..1
-    corner_drop: float
-    seam_wave: float
-    skin_tone: float
-    lip_contrast: float  # lips minus skin
-    gloss: float
-    teeth_tone: float
-    tooth_width: float
-    upper_teeth_y: float  # edge of the upper teeth
-    nose_y: float
-    nose_width: float
-    chin_y: float
-    jaw_width: float
-    fold_depth: float
-    background: float
-    beard: str
-    beard_tone: float
-    jaw_reach: float  # of a fully open jaw
-    liveliness: float  # how far the lips travel
-    light_x: float
-    light_y: float
-    skin: np.ndarray  # float32 (CANVAS, CANVAS), lit, at rest, without lips
+class Face(SimpleNamespace):
+    """One speaker's lower face, as `make_face` draws it; lengths in pixels, tones in grey levels."""
 
 
 def make_face(number: int, gender: str) -> Face:
@@ -62,34 +36,35 @@ def make_face(number: int, gender: str) -> Face:
     rng = np.random.default_rng([20240, number])
     uniform = rng.uniform
     male = gender == "m"
-    values = {
-        "half_width": uniform(19.5, 24.5) + (0.8 if male else 0.0),
-        "upper_lip": uniform(3.2, 6.4) - (0.6 if male else 0.0),
-        "lower_lip": uniform(5.0, 8.6) - (0.7 if male else 0.0),
-        "cupid_bow": uniform(0.1, 0.45),
-        "corner_drop": uniform(-1.6, 1.4),
-        "seam_wave": uniform(0.2, 1.2),
-        "skin_tone": uniform(88, 178),
-        "lip_contrast": uniform(-50, -26) + (1 if male else -4),
-        "gloss": uniform(4, 22),
-        "teeth_tone": uniform(180, 225),
-        "tooth_width": uniform(3.6, 5.0),
-        "upper_teeth_y": uniform(1.6, 3.2),
-        "nose_y": uniform(-31, -25),
-        "nose_width": uniform(8.0, 11.5) + (1.0 if male else 0.0),
-        "chin_y": uniform(33, 40) + (2.0 if male else 0.0),
-        "jaw_width": uniform(38, 50) + (3.0 if male else 0.0),
-        "fold_depth": uniform(3, 17),
-        "background": uniform(30, 190),
-        "jaw_reach": uniform(13.5, 17.5),
-        "liveliness": uniform(0.88, 1.12),
-        "light_x": uniform(-0.5, 0.5),
-        "light_y": uniform(-0.35, 0.1),
-        "beard": str(rng.choice(_BEARDS, p=_BEARD_CHANCES)) if male else "none",
-        "beard_tone": uniform(35, 60),
-    }
-    values["lip_contrast"] *= 0.6 + values["skin_tone"] / 350  # dark skin shows less contrast
-    return Face(**values, skin=_draw_skin(values, rng))
+    face = Face(
+        half_width=uniform(19.5, 24.5) + (0.8 if male else 0.0),  # of the closed mouth
+        upper_lip=uniform(3.2, 6.4) - (0.6 if male else 0.0),
+        lower_lip=uniform(5.0, 8.6) - (0.7 if male else 0.0),
+        cupid_bow=uniform(0.1, 0.45),  # depth, 0..1
+        corner_drop=uniform(-1.6, 1.4),
+        seam_wave=uniform(0.2, 1.2),
+        skin_tone=uniform(88, 178),
+        lip_contrast=uniform(-50, -26) + (1 if male else -4),  # lips minus skin
+        gloss=uniform(4, 22),
+        teeth_tone=uniform(180, 225),
+        tooth_width=uniform(3.6, 5.0),
+        upper_teeth_y=uniform(1.6, 3.2),  # their edge
+        nose_y=uniform(-31, -25),
+        nose_width=uniform(8.0, 11.5) + (1.0 if male else 0.0),
+        chin_y=uniform(33, 40) + (2.0 if male else 0.0),
+        jaw_width=uniform(38, 50) + (3.0 if male else 0.0),
+        fold_depth=uniform(3, 17),
+        background=uniform(30, 190),
+        jaw_reach=uniform(13.5, 17.5),  # of a fully open jaw
+        liveliness=uniform(0.88, 1.12),  # how far the lips travel
+        light_x=uniform(-0.5, 0.5),
+        light_y=uniform(-0.35, 0.1),
+        beard=str(rng.choice(_BEARDS, p=_BEARD_CHANCES)) if male else "none",
+        beard_tone=uniform(35, 60),
+    )
+    face.lip_contrast *= 0.6 + face.skin_tone / 350  # dark skin shows less contrast
+    face.skin = _draw_skin(face, rng)
+    return face
 
 
 def _soft_step(distance: np.ndarray, width: float = 1.0) -> np.ndarray:
@@ -103,73 +78,62 @@ def _bump(value: np.ndarray, width: float) -> np.ndarray:
     return np.exp(-np.square(value / width))
 
 
-def _draw_skin(face: dict, rng: np.random.Generator) -> np.ndarray:
+def _draw_skin(face: Face, rng: np.random.Generator) -> np.ndarray:
+    """The face at rest and lit, without lips, float32 (CANVAS, CANVAS)."""
     noise = rng.standard_normal((3, CANVAS, CANVAS)).astype(np.float32)
-    skin = face["skin_tone"] + 26 * (face["light_x"] * X + face["light_y"] * Y) / MIDDLE
+    skin = face.skin_tone + 26 * (face.light_x * X + face.light_y * Y) / MIDDLE
     skin = skin - 14 * np.square(X / 46) + 5 * _bump(np.hypot(np.abs(X) - 27, Y + 14), 16)  # round head, cheeks
-    skin = skin + _blotches(noise[0], 5.0, 3.5) + _blotches(noise[1], 1.1, 2.6) + 1.6 * noise[2]
-    skin = skin + _folds(face) + _philtrum(face) + _chin(face)
-    skin = _nose(face, skin)
-    skin = _beard(face, skin, noise)
-    return _outline(face, skin, noise).astype(np.float32)
+    for pattern, size, strength in ((noise[0], 5.0, 3.5), (noise[1], 1.1, 2.6)):
+        blotches = gaussian_filter(pattern, size)
+        skin = skin + strength * blotches / blotches.std()
+    skin = skin + 1.6 * noise[2]
 
-
-def _blotches(noise: np.ndarray, size: float, strength: float) -> np.ndarray:
-    smooth = gaussian_filter(noise, size)
-    return strength * smooth / smooth.std()
-
-
-def _folds(face: dict) -> np.ndarray:
-    """The nasolabial folds, from the wings of the nose past the corners of the mouth."""
-    start = face["nose_y"] + 4
+    # the nasolabial folds, from the wings of the nose past the corners of the mouth
+    start = face.nose_y + 4
     along = np.clip((Y - start) / (6 - start), 0, 1.3)
-    path = face["nose_width"] + 4 + (face["half_width"] + 6 - face["nose_width"] - 4) * along**1.2
+    path = face.nose_width + 4 + (face.half_width + 6 - face.nose_width - 4) * along**1.2
     present = _soft_step(Y - start, 6) * (1 - _soft_step(Y - 4, 14))
     side = np.abs(X) - path
-    return face["fold_depth"] * present * (0.55 * _bump(side - 3, 3.5) - _bump(side, 2.2))
+    skin = skin + face.fold_depth * present * (0.55 * _bump(side - 3, 3.5) - _bump(side, 2.2))
+
+    present = _soft_step(Y - face.nose_y - 5, 6) * (1 - _soft_step(Y + face.upper_lip, 4))
+    skin = skin + present * (5 * _bump(np.abs(X) - 4.2, 1.6) - 7 * _bump(X, 2.6))  # the philtrum
+    chin = Y - face.chin_y
+    skin = skin + (9 * _bump(np.hypot(X / 1.3, chin + 10), 9) - 4 * _bump(X, 1.8) * _bump(chin + 8, 6))
+    return _outline(face, _beard(face, _nose(face, skin), noise), noise).astype(np.float32)
 
 
-def _philtrum(face: dict) -> np.ndarray:
-    top, bottom = face["nose_y"] + 5, -face["upper_lip"]
-    present = _soft_step(Y - top, 6) * (1 - _soft_step(Y - bottom, 4))
-    return present * (5 * _bump(np.abs(X) - 4.2, 1.6) - 7 * _bump(X, 2.6))
-
-
-def _chin(face: dict) -> np.ndarray:
-    return 9 * _bump(np.hypot(X / 1.3, Y - face["chin_y"] + 10), 9) - 4 * _bump(X, 1.8) * _bump(Y - face["chin_y"] + 8, 6)
-
-
-def _nose(face: dict, skin: np.ndarray) -> np.ndarray:
-    y, width = Y - face["nose_y"], face["nose_width"]
+def _nose(face: Face, skin: np.ndarray) -> np.ndarray:
+    y, width = Y - face.nose_y, face.nose_width
     skin = skin + 12 * _bump(X, 5) * (1 - _soft_step(y - 1, 6)) - 16 * _bump(np.abs(X) - width - 1.0, 2.2) * _bump(y + 2, 6)
     skin = skin - 13 * _bump(y - 4.5, 2.6) * _bump(X, width * 0.9)  # shadow under the tip
     nostrils = _bump((np.abs(X) - width * 0.48) / 1.5, 2.0) * _bump(y - 1.5 + 0.12 * np.abs(X), 2.0)
     return skin * (1 - 0.72 * np.clip(nostrils * 1.25, 0, 1))
 
 
-def _beard(face: dict, skin: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    if face["beard"] == "none":
+def _beard(face: Face, skin: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    if face.beard == "none":
         return skin
-    bottom = -face["upper_lip"] * 0.5
-    moustache = _soft_step(Y - face["nose_y"] - 8 - 0.012 * np.square(X), 6) * (1 - _soft_step(Y - bottom - 3, 6))
-    moustache = moustache * (1 - _soft_step(np.abs(X) - face["half_width"] + 0.2 * Y, 12)) * (1 - 0.35 * _bump(X, 2.0))
-    cheeks = _soft_step(np.abs(X) - face["half_width"] - 4, 9) * _soft_step(Y + 8, 14)
+    bottom = -face.upper_lip * 0.5
+    moustache = _soft_step(Y - face.nose_y - 8 - 0.012 * np.square(X), 6) * (1 - _soft_step(Y - bottom - 3, 6))
+    moustache = moustache * (1 - _soft_step(np.abs(X) - face.half_width + 0.2 * Y, 12)) * (1 - 0.35 * _bump(X, 2.0))
+    cheeks = _soft_step(np.abs(X) - face.half_width - 4, 9) * _soft_step(Y + 8, 14)
     jaw = np.maximum(cheeks, _soft_step(Y - 10.5 - 0.01 * np.square(X), 6))
     chin = np.maximum(jaw * _soft_step(Y + 4, 16), 0.9 * _bump(X, 4) * _soft_step(Y - 9, 5))
     area = {"stubble": 0.42 * np.maximum(moustache, chin), "moustache": 0.85 * moustache}
-    cover = area.get(face["beard"], 0.82 * np.maximum(moustache, chin))
+    cover = area.get(face.beard, 0.82 * np.maximum(moustache, chin))
     hair = np.clip(0.8 + 0.3 * gaussian_filter(noise[0], (1.2, 0.5)) + 0.08 * noise[2], 0.3, 1.2)
-    return skin + np.clip(cover * hair, 0, 1) * (face["beard_tone"] - skin)
+    return skin + np.clip(cover * hair, 0, 1) * (face.beard_tone - skin)
 
 
-def _outline(face: dict, skin: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def _outline(face: Face, skin: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Cheeks and jaw against neck and background."""
-    chin, width = face["chin_y"], face["jaw_width"]
+    chin, width = face.chin_y, face.jaw_width
     reach = np.clip(1 - np.square(X / width), 0, None)
     edge = -12 + (chin + 12) * reach**0.55
-    neck_tone = 0.62 * face["skin_tone"] + 8 * _bump(Y - edge - 12, 10) + 1.5 * noise[2]
+    neck_tone = 0.62 * face.skin_tone + 8 * _bump(Y - edge - 12, 10) + 1.5 * noise[2]
     neck = 1 - _soft_step(np.abs(X) - 0.72 * width, 5)
-    behind = neck * neck_tone + (1 - neck) * (face["background"] + 2 * noise[2] + 0.15 * Y)
+    behind = neck * neck_tone + (1 - neck) * (face.background + 2 * noise[2] + 0.15 * Y)
     inside = 1 - _soft_step(Y - edge, 3.0)
     inside = inside * (1 - _soft_step(np.abs(X) - width + 1, 3.0))
     rim = 1 - 0.20 * _bump(Y - edge + 1, 5.0)
@@ -177,7 +141,7 @@ def _outline(face: dict, skin: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Lips:
+class Lips:
     """The curves of the lips, float32 (frames, 1, CANVAS): y at each x; and the mouth's half width (frames, 1, 1)."""
 
     half_width: np.ndarray
@@ -199,29 +163,34 @@ def draw_mouths(face: Face, motion: Motion, rng: np.random.Generator) -> np.ndar
     Returns:
         uint8 (frames, 96, 96).
     """
+    n_frames = len(motion.jaw)
+    sway = _drift(rng, n_frames, 5) * np.array([0.9, 0.8, 0.012, 0.010, 1.0])
+    still = rng.uniform(-1, 1, 5) * np.array([1.8, 2.0, 0.035, 0.045, 0.0])
+    shift_x, shift_y, roll, zoom, light = (sway + still).T.astype(np.float32)[:, :, None, None]
+    pose = np.stack([shift_x, shift_y, roll, _CLOSE_UP + zoom])
     # a few frames at a time: their arrays stay in the processor's cache, which halves the time
-    pieces = [slice(start, start + _FRAMES_AT_ONCE) for start in range(0, len(motion.jaw), _FRAMES_AT_ONCE)]
-    drawn = [_draw(face, Motion(*(curve[piece] for curve in vars(motion).values()))) for piece in pieces]
-    return _film(np.concatenate(drawn), pieces, rng)
+    pieces = [slice(start, start + _FRAMES_AT_ONCE) for start in range(0, n_frames, _FRAMES_AT_ONCE)]
+    moved = np.concatenate([_move(_draw(face, motion, piece), *pose[:, piece]) for piece in pieces])
+    gain = 1 + 0.025 * light + rng.uniform(-0.06, 0.06)
+    across = np.arange(MOUTH_SIZE, dtype=np.float32) / MOUTH_SIZE - 0.5
+    tilt = 4.0 * _drift(rng, n_frames, 1).astype(np.float32)[:, :, None] * across
+    noise = rng.standard_normal(moved.shape, dtype=np.float32) * rng.uniform(1.2, 2.6)
+    return np.clip(np.rint(moved * gain.astype(np.float32) + tilt + noise), 0, 255).astype(np.uint8)
 
 
-def _draw(face: Face, motion: Motion) -> np.ndarray:
-    """The canvas, before it is filmed, float32 (frames, CANVAS, CANVAS)."""
-    lips = _shape_lips(face, motion)
-    picture = _pull_skin(face, lips)
-    picture = _shade_around(face, lips, picture)
-    mouth = _paint_inside(face, motion, lips)
-    return _cover(picture, _paint_lips(face, motion, lips, mouth), _lip_coverage(lips)).astype(np.float32)
+def _draw(face: Face, motion: Motion, piece: slice) -> np.ndarray:
+    """The canvas of some frames, before it is filmed, float32 (frames, CANVAS, CANVAS)."""
+    motion = Motion(*(curve[piece] for curve in vars(motion).values()))
+    lips = shape_lips(face, motion)
+    picture = _shade_around(face, lips, _pull_skin(face, lips))
+    painted = _paint_lips(face, motion, lips, _paint_inside(face, motion, lips))
+    vertical = _soft_step(Y - lips.upper_outer, 1.8) * _soft_step(lips.lower_outer - Y, 2.0)
+    coverage = vertical * _soft_step(lips.half_width - np.abs(X), 2.0)
+    return _cover(picture, painted, coverage).astype(np.float32)
 
 
-def opening_of(face: Face, motion: Motion) -> np.ndarray:
-    """Distance of the lips in the middle of the mouth, pixels (frames,)."""
-    lips = _shape_lips(face, motion)
-    middle = CANVAS // 2
-    return np.maximum(0, lips.lower_inner - lips.upper_inner)[:, 0, middle]
-
-
-def _shape_lips(face: Face, motion: Motion) -> _Lips:
+def shape_lips(face: Face, motion: Motion) -> Lips:
+    """The lips of each frame."""
     closure, labiodental = _each(motion.closure), _each(motion.labiodental)
     width, protrusion = _each(motion.width) * face.liveliness, _each(motion.protrusion)
     free = (1 - closure) * (1 - labiodental)
@@ -244,7 +213,7 @@ def _shape_lips(face: Face, motion: Motion) -> _Lips:
     corner_pull = 0.30 * drop * along**2  # the corners follow the jaw
     upper_inner = seam - rise * aperture + corner_pull
     lower_inner = seam + drop * aperture + corner_pull
-    return _Lips(
+    return Lips(
         half_width,
         upper_inner - upper * upper_profile,
         upper_inner,
@@ -259,7 +228,7 @@ def _each(values: np.ndarray) -> np.ndarray:
     return values[:, None, None]
 
 
-def _pull_skin(face: Face, lips: _Lips) -> np.ndarray:
+def _pull_skin(face: Face, lips: Lips) -> np.ndarray:
     """The skin, stretched downwards below the mouth by the jaw, (frames, CANVAS, CANVAS)."""
     amount = np.clip((Y + 6) / 22, 0, 1) * (1 - 0.55 * np.clip(np.abs(X) / 50, 0, 1) ** 2)
     source = Y + MIDDLE - 0.5 - 0.85 * lips.jaw * amount
@@ -273,7 +242,7 @@ def _pull_skin(face: Face, lips: _Lips) -> np.ndarray:
     return above + part * (flat[index + CANVAS] - above)
 
 
-def _shade_around(face: Face, lips: _Lips, picture: np.ndarray) -> np.ndarray:
+def _shade_around(face: Face, lips: Lips, picture: np.ndarray) -> np.ndarray:
     """The lips' effects on the skin: the shadow under the lower lip, the light rim above the upper, dark corners."""
     below = Y - lips.lower_outer
     bearded = 0.35 if face.beard == "full" else 1.0
@@ -283,7 +252,7 @@ def _shade_around(face: Face, lips: _Lips, picture: np.ndarray) -> np.ndarray:
     return picture * (1 + bearded * (shadow + rim) - 0.22 * _bump(corner, 2.6))
 
 
-def _paint_inside(face: Face, motion: Motion, lips: _Lips) -> np.ndarray:
+def _paint_inside(face: Face, motion: Motion, lips: Lips) -> np.ndarray:
     """The open mouth behind the lips: dark cavity, tongue, both rows of teeth."""
     side = _bump(X / lips.half_width, 0.95)
     cavity = 0.14 * face.skin_tone + 10 + 0.6 * Y
@@ -312,7 +281,7 @@ def _paint_inside(face: Face, motion: Motion, lips: _Lips) -> np.ndarray:
     return inside * overhang
 
 
-def _paint_lips(face: Face, motion: Motion, lips: _Lips, mouth: np.ndarray) -> np.ndarray:
+def _paint_lips(face: Face, motion: Motion, lips: Lips, mouth: np.ndarray) -> np.ndarray:
     """Both lips with their light, and the mouth where they are apart."""
     middle = (lips.upper_inner + lips.lower_inner) / 2
     is_lower = _soft_step(Y - middle, 1.2)
@@ -332,28 +301,8 @@ def _paint_lips(face: Face, motion: Motion, lips: _Lips, mouth: np.ndarray) -> n
     return _cover(tone, mouth, opened)
 
 
-def _lip_coverage(lips: _Lips) -> np.ndarray:
-    vertical = _soft_step(Y - lips.upper_outer, 1.8) * _soft_step(lips.lower_outer - Y, 2.0)
-    return vertical * _soft_step(lips.half_width - np.abs(X), 2.0)
-
-
 def _cover(below: np.ndarray, above: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     return below + coverage * (above - below)
-
-
-def _film(picture: np.ndarray, pieces: list[slice], rng: np.random.Generator) -> np.ndarray:
-    """Head motion, lighting drift, a lens and a sensor: canvas to crop."""
-    n_frames = len(picture)
-    sway = _drift(rng, n_frames, 5) * np.array([0.9, 0.8, 0.012, 0.010, 1.0])
-    still = rng.uniform(-1, 1, 5) * np.array([1.8, 2.0, 0.035, 0.045, 0.0])
-    shift_x, shift_y, roll, zoom, light = (sway + still).T.astype(np.float32)[:, :, None, None]
-    pose = np.stack([shift_x, shift_y, roll, _CLOSE_UP + zoom])
-    moved = np.concatenate([_move(picture[piece], *pose[:, piece]) for piece in pieces])
-    gain = 1 + 0.025 * light + rng.uniform(-0.06, 0.06)
-    across = np.arange(MOUTH_SIZE, dtype=np.float32) / MOUTH_SIZE - 0.5
-    tilt = 4.0 * _drift(rng, n_frames, 1).astype(np.float32)[:, :, None] * across
-    noise = rng.standard_normal(moved.shape, dtype=np.float32) * rng.uniform(1.2, 2.6)
-    return np.clip(np.rint(moved * gain.astype(np.float32) + tilt + noise), 0, 255).astype(np.uint8)
 
 
 def _drift(rng: np.random.Generator, n_frames: int, n_signals: int) -> np.ndarray:

@@ -1,24 +1,22 @@
 """Pretrain the demo's small visual frontend to tell which word of the vocabulary is said.
 
-It draws its own clips, of the training voices with faces that the corpus does not have. Writes
-egs/demo/lipreader.pth.tar (a checkpoint of the lip-reading TCN family) and beside it lipreader_log.csv; the clips are
-kept in --cache_dir for a second run. So that minutes on a CPU are enough, it learns in two steps: first convolution
-and trunk, from frames drawn anywhere, by visemes and articulators (two linear layers that are not saved); then the
-temporal network, from words, on the trunk's output. The committed file was made by
+It draws its own clips, of the training voices, each with a face that the corpus does not have, and writes
+egs/demo/lipreader.pth.tar, a checkpoint of the lip-reading TCN family. So that minutes on a CPU are enough, it learns in
+two steps: first convolution and trunk, from frames drawn anywhere, by visemes and articulators (two linear layers that
+are not saved); then the temporal network, from words, on the trunk's output. The committed file was made by
 
-    python egs/demo/pretrain_lipreader.py --steps 240 --seed 0
+    python egs/demo/pretrain_lipreader.py --seed 0
 """
 
 import argparse
 import logging
-import math
+import multiprocessing
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional
@@ -26,179 +24,207 @@ from tqdm import tqdm, trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from egs.demo.lipreader_data import LipClips, corpus_clips, draw_windows, normalise, training_clips
-from egs.demo.visemes import VISEMES
-from egs.demo.voices import WORDS
+from egs.demo.clips import CLIP_FRAMES, make_clip
+from egs.demo.visemes import LEAD_SEC, VISEMES, label_frames
+from egs.demo.voices import WORDS, voices_of
 from local_models.lipreading import Lipreading
-from utils.data.files import atomic_path, write_text
+from utils.data.constants import MOUTH_SIZE, VIDEO_FPS
+from utils.data.files import atomic_path
 from utils.embedding.checkpoints import read_lipreading_conf
-from utils.errors import OptionParser, run_cli
+from utils.errors import OptionParser, at_least, run_cli
 
-HERE = Path(__file__).resolve().parent
 CONFIG = "demo_snv05x"
-WINDOW = 16  # frames around a word
-LOG_FIELDS = ("phase", "step", "viseme_loss", "motion_loss", "word_loss", "val_word_accuracy", "wall_sec")
+N_VAL_CLIPS = 60
+TRUNK_BATCH, WORD_BATCH = 128, 48
+TRUNK_LR, WORD_LR = 3e-3, 1e-3
+WINDOW_FRAMES = 16  # around a word
+DEPTH_FRAMES = 5  # that the first convolution sees
+INPUT = 88  # pixels, the visual frontend's crop
+
+_FIRST_FACE = 1000  # the corpus' speakers have the faces below
+_FIRST_NUMBER = 5000  # of utterances that the corpus does not hold
+_MEAN, _STD = 0.421, 0.165
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class LipClips:
+    """Clips with what is said in them."""
+
+    mouths: np.ndarray  # uint8 (clips, 50, 96, 96)
+    visemes: np.ndarray  # index in `VISEMES` at each frame, (clips, 50)
+    motions: np.ndarray  # the articulators, float32 (clips, 50, 9)
+    words: np.ndarray  # (words, 3): clip, middle of the word in frames, index in `WORDS`
+
+
 def main() -> int:
-    args = _parse_args()
-    torch.set_num_threads(args.threads)
+    parser = OptionParser(prog="egs/demo/pretrain_lipreader.py", description="Pretrains the demo's visual frontend.")
+    out = Path(__file__).with_name("lipreader.pth.tar")
+    parser.add_argument("--out", type=Path, default=out, help="the checkpoint")
+    parser.add_argument("--n_clips", type=at_least(1), default=1000, help="clips of 2 s, each with a face of its own")
+    parser.add_argument("--steps", type=at_least(1), default=240, help="of the trunk, on 128 frames each")
+    parser.add_argument("--epochs", type=at_least(1), default=40, help="of the temporal network")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of clips, weights and order")
+    parser.add_argument("--nj", type=at_least(1), default=2, help="processes that draw clips")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    train = training_clips(args.n_clips, args.seed, args.nj, args.cache_dir)
-    val = corpus_clips("val", 60, args.seed, args.nj, args.cache_dir)
+    train = _draw_clips("train", args.n_clips, args, _FIRST_NUMBER, _FIRST_FACE)
+    val = _draw_clips("val", N_VAL_CLIPS, args)
     logger.info("%d training words, %d validation words, chance %.4f", len(train.words), len(val.words), 1 / len(WORDS))
-    pretraining = Pretraining(args, train, val)
-    pretraining.train_trunk()
-    pretraining.train_temporal()
+    network = Lipreading(read_lipreading_conf(CONFIG), len(WORDS))
+    rng = np.random.default_rng([args.seed, 1])
+    _train_trunk(network, train, args.steps, rng)
+    accuracy = _train_temporal(network, train, val, args.epochs, rng)
+    content = {"epoch_idx": args.epochs, "model_state_dict": _as_half(network.state_dict()), "config": CONFIG}
+    with atomic_path(args.out) as temporary:
+        torch.save(content | {"vocabulary": list(WORDS), "accuracy": accuracy}, temporary)
     return 0
 
 
-def _parse_args() -> argparse.Namespace:
-    parser = OptionParser(prog="egs/demo/pretrain_lipreader.py", description="Pretrains the demo's visual frontend.")
-    parser.add_argument("--out", type=Path, default=HERE / "lipreader.pth.tar", help="the checkpoint")
-    parser.add_argument("--cache_dir", type=Path, default=Path("dump/demo_lipreader"), help="the clips are kept here")
-    parser.add_argument("--n_clips", type=int, default=1000, help="clips of 2 s, each with a face of its own")
-    parser.add_argument("--steps", type=int, default=240, help="steps of the trunk")
-    parser.add_argument("--batch_size", type=int, default=128, help="frames a step")
-    parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate of the trunk")
-    parser.add_argument("--tcn_epochs", type=int, default=40, help="epochs of the temporal network")
-    parser.add_argument("--seed", type=int, default=0, help="of clips, weights and order")
-    parser.add_argument("--nj", type=int, default=2, help="processes that draw clips")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the training")
-    return parser.parse_args()
+def _draw_clips(
+    split: str, n_clips: int, args: argparse.Namespace, first_number: int = 0, first_face: int | None = None
+) -> LipClips:
+    """Utterances of the voices of a part of the corpus; from `first_face` on each has a face of its own."""
+    voices = voices_of(split)
+    orders = [
+        (voices[k % len(voices)], first_number + k // len(voices), args.seed, None if first_face is None else first_face + k)
+        for k in range(n_clips)
+    ]
+    # a process speaks only once (see egs/demo/speech.py), hence a fresh one for each clip
+    with multiprocessing.get_context("fork").Pool(args.nj, maxtasksperchild=1) as pool:
+        drawn = list(tqdm(pool.imap(_draw_clip, orders), total=len(orders), desc=f"{split} clips", disable=None))
+    mouths, visemes, motions, words = zip(*drawn, strict=True)
+    places = [(clip, *word) for clip, said in enumerate(words) for word in said]
+    return LipClips(np.stack(mouths), np.stack(visemes), np.stack(motions), np.array(places))
 
 
-class Pretraining:
-    """One pretraining: the network, its auxiliary layers, its log and its checkpoint."""
+def _draw_clip(order: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, int]]]:
+    clip = make_clip(*order)
+    middles = [round(((word.start_sec + word.end_sec) / 2 - LEAD_SEC) * VIDEO_FPS) for word in clip.words]
+    words = [(middle, WORDS.index(word.label)) for middle, word in zip(middles, clip.words, strict=True)]
+    motions = np.stack(list(vars(clip.motion).values()), axis=1)
+    return clip.mouths, label_frames(clip.phones, CLIP_FRAMES), motions, words
 
-    def __init__(self, args: argparse.Namespace, train: LipClips, val: LipClips) -> None:
-        self.args, self.train, self.val = args, train, val
-        self.rng = np.random.default_rng([args.seed, 1])
-        self.network = Lipreading(read_lipreading_conf(CONFIG), len(WORDS))
-        trunk_dim = self.network.layer_dims["trunk"]
-        self.viseme_layer = nn.Linear(trunk_dim, len(VISEMES))
-        self.motion_layer = nn.Linear(trunk_dim, train.motions.shape[2])
-        self.log: list[dict] = []
-        self.start = time.monotonic()
 
-    def train_trunk(self) -> None:
-        """Visemes and articulators of single frames, through first convolution and trunk."""
-        args, network = self.args, self.network.train()
-        layers = (network.frontend3D, network.trunk, self.viseme_layer, self.motion_layer)
-        parameters = [parameter for layer in layers for parameter in layer.parameters()]
-        optimiser = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=args.steps, pct_start=0.15)
-        mean, std = self.train.motions.mean((0, 1)), self.train.motions.std((0, 1))
-        for step in trange(1, args.steps + 1, desc="trunk", disable=None):
-            windows, visemes, motions = draw_windows(self.train, args.batch_size, self.rng)
-            vectors = _middle_vectors(network, torch.from_numpy(windows))
-            viseme_loss = functional.cross_entropy(self.viseme_layer(vectors), torch.from_numpy(visemes))
-            motion_loss = functional.mse_loss(self.motion_layer(vectors), torch.from_numpy((motions - mean) / std))
-            optimiser.zero_grad()
-            (viseme_loss + 2 * motion_loss).backward()
-            nn.utils.clip_grad_norm_(parameters, 5.0)
-            optimiser.step()
-            schedule.step()
-            if step % 10 == 0:
-                self._note("trunk", step, viseme_loss=viseme_loss.item(), motion_loss=motion_loss.item())
+def _train_trunk(network: Lipreading, clips: LipClips, n_steps: int, rng: np.random.Generator) -> None:
+    """Learn visemes and articulators of single frames, through first convolution and trunk."""
+    trunk_dim = network.layer_dims["trunk"]
+    viseme_layer, motion_layer = nn.Linear(trunk_dim, len(VISEMES)), nn.Linear(trunk_dim, clips.motions.shape[2])
+    layers = (network.frontend3D, network.trunk, viseme_layer, motion_layer)
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=TRUNK_LR, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, TRUNK_LR, total_steps=n_steps, pct_start=0.15)
+    mean, std = clips.motions.mean((0, 1)), clips.motions.std((0, 1))
+    network.train()
+    for step in trange(1, n_steps + 1, desc="trunk", disable=None):
+        windows, visemes, motions = _draw_windows(clips, rng)
+        vectors = _middle_vectors(network, torch.from_numpy(windows))
+        viseme_loss = functional.cross_entropy(viseme_layer(vectors), torch.from_numpy(visemes))
+        motion_loss = functional.mse_loss(motion_layer(vectors), torch.from_numpy((motions - mean) / std))
+        optimiser.zero_grad()
+        (viseme_loss + 2 * motion_loss).backward()
+        nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimiser.step()
+        schedule.step()
+        if step % 10 == 0:
+            logger.info("step %d: viseme loss %.4f, motion loss %.4f", step, viseme_loss.item(), motion_loss.item())
 
-    def train_temporal(self) -> None:
-        """Words, through the temporal network, on the frozen trunk's output."""
-        args, batch_size, tcn = self.args, 48, self.network.tcn
-        vectors, val_vectors = self._trunk_vectors(self.train, mirror=True), self._trunk_vectors(self.val, mirror=False)
-        n_batches = len(self.train.words) // batch_size
-        optimiser = torch.optim.AdamW(tcn.parameters(), lr=1e-3, weight_decay=5e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=max(1, args.tcn_epochs * n_batches))
-        for epoch in trange(1, args.tcn_epochs + 1, desc="temporal network", disable=None):
-            tcn.train()
-            losses = []
-            for chosen in self.rng.permutation(len(self.train.words))[: n_batches * batch_size].reshape(n_batches, -1):
-                words = self.train.words[chosen]
-                windows = _word_windows(vectors, words, self.rng.integers(-1, 2, batch_size))
-                loss = functional.cross_entropy(self._logits(windows), torch.from_numpy(words[:, 2]), label_smoothing=0.1)
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                losses.append(loss.item())
-            accuracy = self._accuracy(val_vectors)
-            self._note("temporal", epoch, word_loss=sum(losses) / len(losses), val_word_accuracy=accuracy)
-        self._save(args.tcn_epochs, accuracy)
 
-    def _logits(self, windows: torch.Tensor) -> torch.Tensor:
-        """Words from the trunk's output, (words, frames, 1024) -> (words, vocabulary)."""
-        return self.network.tcn.tcn_output(self.network.tcn(windows.transpose(1, 2)).mean(dim=2))
+def _draw_windows(clips: LipClips, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw frames anywhere, each with its neighbours, as the first convolution of the visual frontend sees it.
 
-    def _trunk_vectors(self, clips: LipClips, mirror: bool) -> torch.Tensor:
-        """float16 (clips, 50, 1024): what the trunk makes of whole clips, as the recipe's stage 2 does."""
-        self.network.eval()
-        vectors = []
-        with torch.no_grad():
-            for mouths in tqdm(clips.mouths, desc="trunk's output", disable=None):
-                mouths = mouths[:, :, ::-1] if mirror and self.rng.random() < 0.5 else mouths
-                vectors.append(self.network.features(torch.from_numpy(normalise(mouths))[None])[0].half())
-        return torch.stack(vectors)
-
-    def _accuracy(self, vectors: torch.Tensor) -> float:
-        """Share of the validation voices' words that are read right."""
-        self.network.eval()
-        words = self.val.words
-        with torch.no_grad():
-            guesses = self._logits(_word_windows(vectors, words, [0] * len(words))).argmax(dim=1)
-        return float((guesses.numpy() == words[:, 2]).mean())
-
-    def _note(self, phase: str, step: int, **values: float) -> None:
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            raise RuntimeError(f"{phase} {step}: {bad[0]} is not finite; try a lower --lr")
-        row = {name: round(value, 4) for name, value in values.items()}
-        self.log.append({"phase": phase, "step": step, "wall_sec": round(time.monotonic() - self.start), **row})
-        logger.info("%s", self.log[-1])
-
-    def _save(self, step: int, accuracy: float) -> None:
-        content = {
-            "epoch_idx": step,
-            "model_state_dict": _as_half(self.network.state_dict()),
-            "config": CONFIG,
-            "vocabulary": list(WORDS),
-            "accuracy": accuracy,
-        }
-        with atomic_path(self.args.out) as temporary:
-            torch.save(content, temporary)
-        log = pd.DataFrame(self.log, columns=LOG_FIELDS)
-        write_text(self.args.out.parent / "lipreader_log.csv", log.to_csv(index=False))
+    Returns:
+        float32 (batch, 5, 88, 88), augmented; the visemes (batch,) and the articulators (batch, 9) of the middle frames.
+    """
+    around = DEPTH_FRAMES // 2
+    chosen = rng.integers(0, len(clips.mouths), TRUNK_BATCH)
+    middles = rng.integers(around, CLIP_FRAMES - around, TRUNK_BATCH)
+    windows = np.empty((TRUNK_BATCH, DEPTH_FRAMES, INPUT, INPUT), dtype=np.float32)
+    for window, clip, middle in zip(windows, chosen, middles, strict=True):
+        top, left = rng.integers(0, MOUTH_SIZE - INPUT + 1, 2)
+        crop = clips.mouths[clip, middle - around : middle + around + 1, top : top + INPUT, left : left + INPUT]
+        crop = crop[:, :, ::-1] if rng.random() < 0.5 else crop
+        gain, offset = rng.uniform(0.8, 1.25), rng.uniform(-0.10, 0.10)
+        view = (crop.astype(np.float32) / 255 - 0.5) * np.float32(gain) + np.float32(0.5 + offset)
+        view += rng.standard_normal(view.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.015))
+        window[:] = (view - _MEAN) / _STD
+    return windows, clips.visemes[chosen, middles], clips.motions[chosen, middles]
 
 
 def _middle_vectors(network: Lipreading, windows: torch.Tensor) -> torch.Tensor:
     """The trunk's output for the middle frames of (n, 5, 88, 88): the 3-D convolution seen as one over five channels."""
     convolution, *rest = network.frontend3D
     x = functional.conv2d(windows, convolution.weight.squeeze(1), None, convolution.stride[1:], convolution.padding[1:])
-    x = x.unsqueeze(2)
-    for layer in rest:
-        x = layer(x)
-    return network.trunk(x.squeeze(2))
+    return network.trunk(nn.Sequential(*rest)(x.unsqueeze(2)).squeeze(2))
+
+
+def _train_temporal(
+    network: Lipreading,
+    train: LipClips,
+    val: LipClips,
+    n_epochs: int,
+    rng: np.random.Generator,
+) -> float:
+    """Learn words, through the temporal network, on the frozen trunk's output; gives the share that is read right."""
+    mirrored = (mouths[:, :, ::-1] if rng.random() < 0.5 else mouths for mouths in train.mouths)
+    vectors = _trunk_vectors(network, mirrored)
+    val_windows = _word_windows(_trunk_vectors(network, val.mouths), val.words, [0] * len(val.words))
+    n_batches = len(train.words) // WORD_BATCH
+    optimiser = torch.optim.AdamW(network.tcn.parameters(), lr=WORD_LR, weight_decay=5e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, WORD_LR, total_steps=max(1, n_epochs * n_batches))
+    accuracy = 0.0
+    for epoch in trange(1, n_epochs + 1, desc="temporal network", disable=None):
+        network.tcn.train()
+        for chosen in rng.permutation(len(train.words))[: n_batches * WORD_BATCH].reshape(n_batches, -1):
+            words = train.words[chosen]
+            logits = _logits(network, _word_windows(vectors, words, rng.integers(-1, 2, WORD_BATCH)))
+            loss = functional.cross_entropy(logits, torch.from_numpy(words[:, 2]), label_smoothing=0.1)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        network.eval()
+        with torch.no_grad():
+            guesses = _logits(network, val_windows).argmax(dim=1).numpy()
+        accuracy = float((guesses == val.words[:, 2]).mean())
+        logger.info("epoch %d: %.4f of the validation words are read right", epoch, accuracy)
+    return accuracy
+
+
+@torch.no_grad()
+def _trunk_vectors(network: Lipreading, clips: Iterable[np.ndarray]) -> torch.Tensor:
+    """float16 (clips, 50, 1024): what the trunk makes of whole clips, as the recipe's stage 2 does."""
+    network.eval()
+    return torch.stack([network.features(torch.from_numpy(normalise(mouths))[None])[0].half() for mouths in clips])
+
+
+def normalise(mouths: np.ndarray) -> np.ndarray:
+    """The middle 88x88 of uint8 crops (frames, 96, 96), as the visual frontend takes them: float32."""
+    edge = (MOUTH_SIZE - INPUT) // 2
+    return (mouths[:, edge : edge + INPUT, edge : edge + INPUT].astype(np.float32) / 255 - _MEAN) / _STD
 
 
 def _word_windows(vectors: torch.Tensor, words: np.ndarray, shifts: Sequence[int]) -> torch.Tensor:
-    """The frames around each word, float32 (words, WINDOW, 1024), from the trunk's output of whole clips."""
-    last = vectors.shape[1] - WINDOW
-    starts = [min(max(int(word[1]) - WINDOW // 2 + int(shift), 0), last) for word, shift in zip(words, shifts, strict=True)]
-    pieces = [vectors[word[0], start : start + WINDOW] for word, start in zip(words, starts, strict=True)]
-    return torch.stack(pieces).float()
+    """The frames around each word, float32 (words, WINDOW_FRAMES, 1024), from the trunk's output of whole clips."""
+    starts = np.clip(words[:, 1] - WINDOW_FRAMES // 2 + np.asarray(shifts), 0, vectors.shape[1] - WINDOW_FRAMES)
+    places = zip(words[:, 0], starts, strict=True)
+    return torch.stack([vectors[clip, start : start + WINDOW_FRAMES] for clip, start in places]).float()
+
+
+def _logits(network: Lipreading, windows: torch.Tensor) -> torch.Tensor:
+    """Words from the trunk's output, (words, frames, 1024) -> (words, vocabulary)."""
+    return network.tcn.tcn_output(network.tcn(windows.transpose(1, 2)).mean(dim=2))
 
 
 def _as_half(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Matrices and kernels in float16, shared tensors still shared; the batch norms keep float32."""
     halves: dict[int, torch.Tensor] = {}
-
-    def half(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.ndim < 2 or not tensor.is_floating_point():
-            return tensor
-        return halves.setdefault(tensor.data_ptr(), tensor.half())
-
-    return {key: half(value) for key, value in state.items()}
+    return {
+        key: halves.setdefault(value.data_ptr(), value.half()) if value.ndim > 1 and value.is_floating_point() else value
+        for key, value in state.items()
+    }
 
 
 if __name__ == "__main__":

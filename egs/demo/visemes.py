@@ -7,7 +7,7 @@ lips run ahead of the sound, and the loudness of the sound opens the jaw a littl
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,72 +38,38 @@ class Motion:
     closure: np.ndarray
     labiodental: np.ndarray
 
-    def stacked(self) -> np.ndarray:
-        """All articulators, (frames, 9), in the order of the fields."""
-        return np.stack([getattr(self, field.name) for field in fields(self)], axis=1)
 
-
-# jaw, width, protrusion, upper_raise, lower_drop, tongue_height, tongue_tip; then the weight on jaw, on lips, on tongue
-_VISEMES: dict[str, tuple[tuple[float, ...], tuple[float, float, float]]] = {
-    "rest": ((0.02, 0.0, 0.05, 0.0, 0.0, 0.30, 0.2), (0.7, 0.5, 0.5)),
-    "closed": ((0.05, 0.0, 0.05, 0.0, 0.0, 0.30, 0.2), (1.2, 0.5, 0.2)),
-    "labiodental": ((0.12, 0.1, 0.0, 0.35, 0.0, 0.30, 0.2), (1.4, 0.8, 0.2)),
-    "dental": ((0.22, 0.15, 0.0, 0.2, 0.35, 0.55, 1.0), (1.0, 0.6, 2.0)),
-    "alveolar": ((0.18, 0.2, 0.0, 0.15, 0.35, 0.80, 0.6), (0.8, 0.4, 1.5)),
-    "lateral": ((0.32, 0.1, 0.0, 0.15, 0.35, 0.90, 0.8), (0.8, 0.4, 1.8)),
-    "sibilant": ((0.06, 0.45, 0.0, 0.40, 0.75, 0.55, 0.4), (1.6, 0.8, 1.0)),
-    "postalveolar": ((0.10, -0.55, 0.8, 0.45, 0.70, 0.50, 0.3), (1.5, 1.5, 0.8)),
-    "rhotic": ((0.20, -0.45, 0.55, 0.1, 0.25, 0.50, 0.1), (0.8, 1.2, 1.0)),
-    "labiovelar": ((0.12, -1.0, 1.0, 0.0, 0.05, 0.30, 0.0), (1.2, 2.2, 0.5)),
-    "palatal": ((0.20, 0.55, 0.0, 0.2, 0.45, 0.70, 0.3), (0.8, 0.9, 0.8)),
-    "velar": ((0.28, 0.1, 0.0, 0.1, 0.25, 0.50, 0.0), (0.7, 0.3, 0.8)),
-    "glottal": ((0.35, 0.1, 0.0, 0.1, 0.2, 0.25, 0.1), (0.3, 0.2, 0.3)),
-    "i": ((0.25, 0.95, 0.0, 0.40, 0.60, 0.60, 0.3), (1.0, 1.2, 0.8)),
-    "e": ((0.50, 0.70, 0.0, 0.35, 0.50, 0.45, 0.3), (1.0, 1.0, 0.8)),
-    "a": ((1.00, 0.25, 0.0, 0.30, 0.45, 0.15, 0.2), (1.3, 0.8, 0.8)),
-    "ae": ((0.85, 0.65, 0.0, 0.40, 0.55, 0.25, 0.3), (1.2, 1.0, 0.8)),
-    "uh": ((0.58, 0.10, 0.0, 0.15, 0.30, 0.25, 0.2), (1.0, 0.7, 0.8)),
-    "schwa": ((0.36, 0.05, 0.0, 0.1, 0.25, 0.30, 0.2), (0.6, 0.4, 0.5)),
-    "er": ((0.35, -0.40, 0.50, 0.1, 0.30, 0.45, 0.1), (1.0, 1.1, 0.8)),
-    "o": ((0.62, -0.75, 0.75, 0.05, 0.15, 0.20, 0.0), (1.2, 1.6, 0.8)),
-    "open_o": ((0.85, -0.45, 0.50, 0.1, 0.20, 0.15, 0.0), (1.2, 1.3, 0.8)),
-    "u": ((0.22, -1.0, 1.0, 0.0, 0.10, 0.30, 0.0), (1.1, 2.0, 0.8)),
+# IPA signs; jaw, width, protrusion, upper_raise, lower_drop, tongue_height, tongue_tip; weights on jaw, lips, tongue
+_VISEMES: dict[str, tuple[str, tuple[float, ...], tuple[float, float, float]]] = {
+    "rest": ("", (0.02, 0.0, 0.05, 0.0, 0.0, 0.30, 0.2), (0.7, 0.5, 0.5)),
+    "closed": ("pbm", (0.05, 0.0, 0.05, 0.0, 0.0, 0.30, 0.2), (1.2, 0.5, 0.2)),
+    "labiodental": ("fv", (0.12, 0.1, 0.0, 0.35, 0.0, 0.30, 0.2), (1.4, 0.8, 0.2)),
+    "dental": ("θð", (0.22, 0.15, 0.0, 0.2, 0.35, 0.55, 1.0), (1.0, 0.6, 2.0)),
+    "alveolar": ("tdnɾ", (0.18, 0.2, 0.0, 0.15, 0.35, 0.80, 0.6), (0.8, 0.4, 1.5)),
+    "lateral": ("l", (0.32, 0.1, 0.0, 0.15, 0.35, 0.90, 0.8), (0.8, 0.4, 1.8)),
+    "sibilant": ("sz", (0.06, 0.45, 0.0, 0.40, 0.75, 0.55, 0.4), (1.6, 0.8, 1.0)),
+    "postalveolar": ("ʃʒ", (0.10, -0.55, 0.8, 0.45, 0.70, 0.50, 0.3), (1.5, 1.5, 0.8)),
+    "rhotic": ("ɹr", (0.20, -0.45, 0.55, 0.1, 0.25, 0.50, 0.1), (0.8, 1.2, 1.0)),
+    "labiovelar": ("wʍ", (0.12, -1.0, 1.0, 0.0, 0.05, 0.30, 0.0), (1.2, 2.2, 0.5)),
+    "palatal": ("j", (0.20, 0.55, 0.0, 0.2, 0.45, 0.70, 0.3), (0.8, 0.9, 0.8)),
+    "velar": ("kɡŋ", (0.28, 0.1, 0.0, 0.1, 0.25, 0.50, 0.0), (0.7, 0.3, 0.8)),
+    "glottal": ("hʔ", (0.35, 0.1, 0.0, 0.1, 0.2, 0.25, 0.1), (0.3, 0.2, 0.3)),
+    "i": ("iɪᵻ", (0.25, 0.95, 0.0, 0.40, 0.60, 0.60, 0.3), (1.0, 1.2, 0.8)),
+    "e": ("eɛ", (0.50, 0.70, 0.0, 0.35, 0.50, 0.45, 0.3), (1.0, 1.0, 0.8)),
+    "a": ("aɑ", (1.00, 0.25, 0.0, 0.30, 0.45, 0.15, 0.2), (1.3, 0.8, 0.8)),
+    "ae": ("æ", (0.85, 0.65, 0.0, 0.40, 0.55, 0.25, 0.3), (1.2, 1.0, 0.8)),
+    "uh": ("ʌɐ", (0.58, 0.10, 0.0, 0.15, 0.30, 0.25, 0.2), (1.0, 0.7, 0.8)),
+    "schwa": ("ə", (0.36, 0.05, 0.0, 0.1, 0.25, 0.30, 0.2), (0.6, 0.4, 0.5)),
+    "er": ("ɜɚ", (0.35, -0.40, 0.50, 0.1, 0.30, 0.45, 0.1), (1.0, 1.1, 0.8)),
+    "o": ("o", (0.62, -0.75, 0.75, 0.05, 0.15, 0.20, 0.0), (1.2, 1.6, 0.8)),
+    "open_o": ("ɔɒ", (0.85, -0.45, 0.50, 0.1, 0.20, 0.15, 0.0), (1.2, 1.3, 0.8)),
+    "u": ("uʊʉ", (0.22, -1.0, 1.0, 0.0, 0.10, 0.30, 0.0), (1.1, 2.0, 0.8)),
 }
 
 VISEMES = tuple(_VISEMES)
 
-_VISEME_OF = {
-    **dict.fromkeys("pbm", "closed"),
-    **dict.fromkeys("fv", "labiodental"),
-    **dict.fromkeys("θð", "dental"),
-    **dict.fromkeys("tdnɾ", "alveolar"),
-    **dict.fromkeys("l", "lateral"),
-    **dict.fromkeys("sz", "sibilant"),
-    **dict.fromkeys("ʃʒ", "postalveolar"),
-    **dict.fromkeys("ɹr", "rhotic"),
-    **dict.fromkeys("wʍ", "labiovelar"),
-    **dict.fromkeys("j", "palatal"),
-    **dict.fromkeys("kɡŋ", "velar"),
-    **dict.fromkeys("hʔ", "glottal"),
-    **dict.fromkeys("iɪᵻ", "i"),
-    **dict.fromkeys("eɛ", "e"),
-    **dict.fromkeys("aɑ", "a"),
-    **dict.fromkeys("æ", "ae"),
-    **dict.fromkeys("ʌɐ", "uh"),
-    **dict.fromkeys("ə", "schwa"),
-    **dict.fromkeys("ɜɚ", "er"),
-    **dict.fromkeys("o", "o"),
-    **dict.fromkeys("ɔɒ", "open_o"),
-    **dict.fromkeys("uʊʉ", "u"),
-}
+_VISEME_OF = {sign: name for name, (signs, _, _) in _VISEMES.items() for sign in signs}
 _MARKS = "ˈˌː:ʲ\u032a"  # stress, length, palatalised, dental: they move no lips
-
-
-@dataclass(frozen=True)
-class _Gesture:
-    viseme: str
-    start_sec: float
-    end_sec: float
 
 
 def visemes_of(label: str) -> list[str]:
@@ -124,7 +90,7 @@ def label_frames(phones: Sequence[Span], n_frames: int) -> np.ndarray:
     labels = np.zeros(n_frames, dtype=np.int64)  # rest
     times = (np.arange(n_frames) + 0.5) / VIDEO_FPS + LEAD_SEC
     for gesture in (gesture for phone in phones for gesture in _gestures_of(phone)):
-        labels[(times >= gesture.start_sec) & (times < gesture.end_sec)] = VISEMES.index(gesture.viseme)
+        labels[(times >= gesture.start_sec) & (times < gesture.end_sec)] = VISEMES.index(gesture.label)
     return labels
 
 
@@ -147,31 +113,31 @@ def move_mouth(phones: Sequence[Span], samples: np.ndarray, start_sec: float, n_
     return Motion(*np.ascontiguousarray(frames.T, dtype=np.float32))
 
 
-def _gestures(phones: Sequence[Span]) -> list[_Gesture]:
-    """The gestures of a sentence: rest before it, in its pauses, and after it."""
+def _gestures(phones: Sequence[Span]) -> list[Span]:
+    """The visemes of a sentence with their times: rest before it, in its pauses, and after it."""
     clock = phones[0].start_sec
-    gestures = [_Gesture("rest", clock - 0.4, clock)]
+    gestures = [Span("rest", clock - 0.4, clock)]
     for phone in phones:
         if phone.start_sec - clock > 0.08:
-            gestures.append(_Gesture("rest", clock, phone.start_sec))
+            gestures.append(Span("rest", clock, phone.start_sec))
         gestures += _gestures_of(phone)
         clock = phone.end_sec
-    return [*gestures, _Gesture("rest", clock, clock + 0.4)]
+    return [*gestures, Span("rest", clock, clock + 0.4)]
 
 
-def _gestures_of(phone: Span) -> Iterator[_Gesture]:
-    """One gesture a viseme; those of a diphthong share its time."""
+def _gestures_of(phone: Span) -> Iterator[Span]:
+    """The visemes of a phoneme; those of a diphthong share its time."""
     visemes = visemes_of(phone.label)
     step = (phone.end_sec - phone.start_sec) / max(1, len(visemes))
     for index, viseme in enumerate(visemes):
         start = phone.start_sec + index * step
-        yield _Gesture(viseme, start, start + step)
+        yield Span(viseme, start, start + step)
 
 
-def _blend(gestures: list[_Gesture], times: np.ndarray) -> np.ndarray:
+def _blend(gestures: list[Span], times: np.ndarray) -> np.ndarray:
     """Targets weighted by dominance, (points, 7)."""
-    values = np.array([_VISEMES[gesture.viseme][0] for gesture in gestures])
-    weights = np.array([_VISEMES[gesture.viseme][1] for gesture in gestures])
+    values = np.array([_VISEMES[gesture.label][1] for gesture in gestures])
+    weights = np.array([_VISEMES[gesture.label][2] for gesture in gestures])
     weights = np.repeat(weights, (1, 4, 2), axis=1)  # jaw; width, protrusion, raise, drop; tongue
     starts = np.array([gesture.start_sec for gesture in gestures])
     ends = np.array([gesture.end_sec for gesture in gestures])

@@ -23,8 +23,7 @@ from utils.corpora.raw_corpus import require_video_packages
 from utils.data.audio import probe_audio
 from utils.data.clip_tree import TreeFile, walk_tree
 from utils.data.constants import CONVERTIBLE_SUFFIXES, LOSSLESS_SUFFIXES, SAMPLE_RATE_HZ
-from utils.data.disk import require_space
-from utils.data.files import read_json, write_text
+from utils.data.files import read_json, require_space, write_text
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, pending, run_jobs
 from utils.data.manifest import Problem, Utterance

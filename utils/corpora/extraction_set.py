@@ -26,8 +26,7 @@ from utils.corpora.output import refuse_failures, usable
 from utils.data.audio import read_audio, write_wav
 from utils.data.clock import frames_to_samples
 from utils.data.constants import SPLITS
-from utils.data.manifest import Manifest, Problem, read_manifest, write_failed, write_manifest
-from utils.data.manifest_rows import Mixture, Utterance, item_id
+from utils.data.manifest import Manifest, Mixture, Problem, Utterance, item_id, read_manifest, write_failed, write_manifest
 from utils.data.mouths import MouthFile, MouthWriter
 from utils.errors import OptionParser, UserError, run_cli
 from utils.mixing.levels import SILENCE_POWER, add_noise, mix_at_sir, power

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from utils.data.constants import SAMPLE_RATE_HZ, SPLITS
-from utils.data.manifest import Problem, write_failed, write_manifest
-from utils.data.manifest_rows import Mixture, Utterance
-from utils.data.video_clips import FILE_NAME
+from utils.data.manifest import VIDEOS_NAME, Mixture, Problem, Utterance, write_failed, write_manifest
 from utils.errors import UserError
 
 Item = TypeVar("Item")
@@ -104,7 +102,7 @@ def write_corpus(data_dir: Path, root: Path, contents: Mapping[str, Items], mout
     """
     if not any(contents.values()):
         raise UserError(f"holds nothing that can be used; see {data_dir / 'failed.csv'}", root)
-    (data_dir / FILE_NAME).unlink(missing_ok=True)
+    (data_dir / VIDEOS_NAME).unlink(missing_ok=True)
     shared = {"corpus": data_dir.absolute().name, "data_root": root, "sample_rate": SAMPLE_RATE_HZ}
     for name in dict.fromkeys((*SPLITS, "utterances", "clips", *contents)):
         path, items = data_dir / f"{name}.csv", contents.get(name)

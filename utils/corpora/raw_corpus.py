@@ -28,12 +28,11 @@ from pathlib import Path
 from utils.corpora.output import label_mixtures, print_summary, refuse_failures, too_short, usable, write_corpus
 from utils.data.clock import frames_covering
 from utils.data.constants import SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
-from utils.data.disk import require_space
+from utils.data.files import require_space
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, pending, run_jobs
-from utils.data.manifest import Problem, Utterance
+from utils.data.manifest import VIDEOS_NAME, Problem, Utterance, write_videos
 from utils.data.sound_checks import wrong_rate_hint
-from utils.data.video_clips import FILE_NAME, write_videos
 from utils.errors import OptionParser, UsageError, UserError, name_problem
 from utils.mixing.drawing import draw_mixtures, split_speakers
 from utils.mixing.lists import ListedMixture, read_mix_list, write_mix_list
@@ -139,7 +138,7 @@ def prepare_raw(
         list_path.unlink(missing_ok=True)
         settings_path(list_path).unlink(missing_ok=True)
     write_corpus(data_dir, data_dir, contents, mouths_go_on=True)
-    write_videos(data_dir / FILE_NAME, clips)
+    write_videos(data_dir / VIDEOS_NAME, clips)
     remove_mixtures(data_dir, earlier - {(item.split, item.mixture_id) for item in listed})
     print_summary(data_dir, contents, problems)
 

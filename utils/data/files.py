@@ -1,4 +1,7 @@
-"""Files that are whole or absent: atomic writes, JSON and hashes; and what the system says where it refuses to write."""
+"""Files that are whole or absent: atomic writes, JSON and hashes; room on the disk, and what the system says where it refuses.
+
+Estimates of a stage's outputs are refused before it begins where the disk cannot take them.
+"""
 
 import contextlib
 import errno
@@ -8,19 +11,20 @@ import json
 import logging
 import os
 import resource
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from utils.data.disk import free_bytes, readable_bytes
 from utils.errors import UserError, WriteError, system_error
 
 log = logging.getLogger(__name__)
 _PREFIX = ".tmp-"  # of files that are being written
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PROBE_BYTES = 1 << 20
+_RESERVE, _RESERVE_BYTES = 0.05, 16 * 2**20  # of an estimate, for file systems count in blocks
 
 
 @contextmanager
@@ -186,3 +190,43 @@ def exclusive_lock(folder: Path | str, what: str, wait: bool = False) -> Iterato
             log.warning("%s: no file locks here (%s): let no other process work there meanwhile", folder, error.strerror)
             is_locked = False
         yield is_locked
+
+
+def require_space(folder: Path | str, n_bytes: int, what: str, option: str) -> None:
+    """Log how much will be written, and stop where there is less room than that.
+
+    Args:
+        folder: where it will be written; it need not exist yet.
+        n_bytes: the estimate; where it is 0 nothing is asked.
+        what: is written, for the message, e.g. "28000 mixtures".
+        option: that says where it goes, for the message, e.g. "--data_dir".
+
+    Raises:
+        UserError: the disk has not enough room.
+    """
+    if n_bytes <= 0:
+        return
+    free = free_bytes(folder)
+    log.info("%s: %s need about %s, %s are free", folder, what, readable_bytes(n_bytes), readable_bytes(free))
+    if n_bytes * (1 + _RESERVE) + _RESERVE_BYTES > free:
+        raise UserError(
+            f"{folder}: {what} need about {readable_bytes(n_bytes)} where {readable_bytes(free)} are free; make room, or "
+            f"choose another {option}"
+        )
+
+
+def free_bytes(folder: Path | str) -> int:
+    """The room on the disk that a folder is on, or will be on once it is made."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def readable_bytes(n_bytes: float) -> str:
+    """`2.1 GB`; decimal units, as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 999.5:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"

@@ -11,8 +11,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from utils.data.audio import check_sound
-from utils.data.manifest import Manifest, Problem
-from utils.data.manifest_rows import Mixture, Utterance, item_audio, item_id, item_mouths
+from utils.data.manifest import Manifest, Mixture, Problem, Utterance, item_audio, item_id, item_mouths
 from utils.data.mouths import read_mouths
 from utils.data.sound_checks import wrong_rate_hint
 from utils.errors import UserError

@@ -25,11 +25,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from utils.data.disk import require_space
-from utils.data.files import sha256_file, write_json
+from utils.data.files import require_space, sha256_file, write_json
 from utils.data.fingerprints import StageMark, hash_contents
-from utils.data.manifest import Manifest, Problem, write_failed
-from utils.data.manifest_rows import item_id, item_mouths
+from utils.data.manifest import Manifest, Problem, item_id, item_mouths, write_failed
 from utils.data.mouths import FILL_FRAMES, MOUTH_SIZE, MouthFile, fill_unseen
 from utils.embedding.frontends import Frontend, store_name
 from utils.embedding.precomputed import PrecomputedEmbeddings
@@ -161,10 +159,10 @@ def embed_corpus(manifests: Sequence[Manifest], frontend: AnyFrontend, views: Se
         mark = _mark(manifests, plan.root.parent.name, plan.view, options)
         changes = mark.changed()
         if not plan.groups and changes == []:
-            logger.info("stage 2: up to date (%s view, %d clips in %s)", plan.view, plan.n_clips, plan.root)
+            logger.info("stage 2: up to date (%s view, clips in %s: %d)", plan.view, plan.root, plan.n_clips)
             continue
         because = f" ({'; '.join(changes)})" if changes else ""
-        logger.info("stage 2: %s view, %d of %d clips to embed%s", plan.view, plan.n_pending, plan.n_clips, because)
+        logger.info("stage 2: %s view, clips to embed: %d of %d%s", plan.view, plan.n_pending, plan.n_clips, because)
         _embed_view(plan, frontend, options)
         # the last of several processes finds nothing missing
         if plan.n_processes == 1 or not plan_view(plan.view).groups:
@@ -340,7 +338,7 @@ def run_plan(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, failed_name: s
             progress.update(len(batch))
     write_failed(plan.root / failed_name, problems)
     counts = plan.n_clips, plan.n_clips - plan.n_pending, plan.n_pending - len(problems), len(problems)
-    logger.info("%s: %d clips, %d already there, %d embedded now, %d failed", plan.root, *counts)
+    logger.info("%s: clips: %d, %d already there, %d embedded now, %d failed", plan.root, *counts)
     return problems
 
 

@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from utils.data.manifest_rows import Utterance
+from utils.data.manifest import Utterance
 from utils.errors import UserError
 from utils.mixing.lists import ListedMixture, ListedSource, mixture_name
 from utils.mixing.options import MixOptions

@@ -26,8 +26,7 @@ from typing import TypeVar
 
 from utils.data.constants import SPLITS
 from utils.data.files import write_text
-from utils.data.manifest import Problem
-from utils.data.manifest_rows import as_number
+from utils.data.manifest import Problem, as_number
 from utils.errors import UserError
 from utils.mixing.rooms import response_file
 

@@ -20,8 +20,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from utils.data.manifest import Problem
-from utils.data.manifest_rows import as_number
+from utils.data.manifest import Problem, as_number
 from utils.errors import UserError
 from utils.mixing.lists import ListedMixture, ListedSource, checked_rows, csv_rows, mixture_name, text_lines
 

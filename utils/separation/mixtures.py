@@ -20,10 +20,9 @@ from tqdm import tqdm
 
 from utils.data.audio import check_sound, read_audio
 from utils.data.clock import frames_covering
-from utils.data.disk import require_space
 from utils.data.estimates import JOURNAL_NAME, ORDER_UNKNOWN, SAMPLE_BYTES, are_complete, estimate_paths, write_estimates
 from utils.data.experiments import Experiment
-from utils.data.files import remove_leftovers, sha256_file
+from utils.data.files import remove_leftovers, require_space, sha256_file
 from utils.data.fingerprints import hash_json
 from utils.data.jobs import Journal
 from utils.data.manifest import Manifest, Mixture, Problem

@@ -206,7 +206,7 @@ def _report(folder: Path, problems: Sequence[Problem], device: str) -> None:
         rows = list(csv.DictReader(handle))
     for name in sorted({row["separated_by"] for row in rows}):
         count = sum(row["separated_by"] == name for row in rows)
-        logger.info("stage 4: %d mixtures separated by %s on %s", count, name, device)
+        logger.info("stage 4: mixtures separated by %s on %s: %d", name, device, count)
     for problem in problems[:5]:
         logger.warning("stage 4: %s: not separated: %s", problem.item_id, problem.reason)
     if len(problems) > 5:

@@ -25,8 +25,7 @@ from utils.data.experiments import Experiment
 from utils.data.files import exclusive_lock
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, run_jobs
-from utils.data.manifest import Manifest, Problem, write_failed, write_manifest
-from utils.data.manifest_rows import Utterance
+from utils.data.manifest import Manifest, Problem, Utterance, write_failed, write_manifest
 from utils.errors import UserError, is_of_machine, name_problem, printable, system_error
 from utils.separation.options import VideoSetOptions, is_video
 

@@ -10,4 +10,4 @@ ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 [[ -f $ROOT/path.sh ]] || ROOT=${SLURM_SUBMIT_DIR:-$PWD} # sbatch runs a copy of this file
 cd -- "$ROOT"
 . ./path.sh
-exec python3 -E -S utils/stages/logged.py --stage 1_mouths python3 -m utils.stages.mouths "$@"
+exec python3 -E -S utils/stages/logged.py 1_mouths python3 -m utils.stages.mouths "$@"

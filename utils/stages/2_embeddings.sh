@@ -11,4 +11,4 @@ ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 [[ -f $ROOT/path.sh ]] || ROOT=${SLURM_SUBMIT_DIR:-$PWD} # sbatch runs a copy of this file
 cd -- "$ROOT"
 . ./path.sh
-exec python3 -E -S utils/stages/logged.py --stage 2_embeddings python3 -m utils.stages.embed "$@"
+exec python3 -E -S utils/stages/logged.py 2_embeddings python3 -m utils.stages.embed "$@"

@@ -14,10 +14,17 @@ from pathlib import Path
 from utils.data.constants import ALIGNMENTS
 from utils.data.devices import n_cores
 from utils.data.fingerprints import StageMark, hash_contents, hash_stats
-from utils.data.manifest import Manifest, Problem, find_manifests, read_manifest, write_failed
-from utils.data.manifest_rows import item_id, item_mouths
+from utils.data.manifest import (
+    VIDEOS_NAME,
+    Manifest,
+    Problem,
+    find_manifests,
+    item_id,
+    item_mouths,
+    read_manifest,
+    write_failed,
+)
 from utils.data.validation import check_files, check_mouths, find_mouth_problems
-from utils.data.video_clips import FILE_NAME
 from utils.environment import add_missing
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.video.corpus_mouths import cut_corpus, without_mouths
@@ -39,10 +46,10 @@ def main() -> int:
     manifests = [read_manifest(path) for path in paths]
     for manifest in manifests:
         _require_mouths(manifest)
-    videos = args.data_dir / FILE_NAME
+    videos = args.data_dir / VIDEOS_NAME
     inputs = {"max_failed": str(args.max_failed)}
     if videos.is_file():
-        inputs |= {FILE_NAME: hash_contents([videos]), "alignment": args.alignment}
+        inputs |= {VIDEOS_NAME: hash_contents([videos]), "alignment": args.alignment}
     mark = _mark(args.data_dir, paths, _crops(manifests), inputs)
     changes = mark.changed()
     if changes == [] and not args.force:

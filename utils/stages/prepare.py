@@ -16,9 +16,8 @@ from pathlib import Path
 from utils.data.devices import n_cores
 from utils.data.files import remove_leftovers
 from utils.data.fingerprints import StageMark, hash_contents, hash_tree
-from utils.data.manifest import find_manifests, read_manifest
+from utils.data.manifest import VIDEOS_NAME, find_manifests, read_manifest, read_videos
 from utils.data.validation import validate_manifest
-from utils.data.video_clips import FILE_NAME, read_videos
 from utils.environment import add_missing
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 
@@ -115,7 +114,7 @@ def _check(data_dir: Path, script: Path) -> None:
     paths = find_manifests(data_dir)
     if not paths:
         raise UserError(f"{script} wrote no manifest there; see its messages above", data_dir)
-    videos = data_dir / FILE_NAME  # the mouths of raw video are made by stage 1
+    videos = data_dir / VIDEOS_NAME  # the mouths of raw video are made by stage 1
     awaited = {clip.mouth_path for clip in read_videos(videos)} if videos.is_file() else set()
     for path in paths:
         manifest = read_manifest(path)
@@ -123,7 +122,7 @@ def _check(data_dir: Path, script: Path) -> None:
         if problems:
             first = problems[0]
             raise UserError(f"{path}, row {first.row}: {first.path}: {first.reason} ({len(problems)} problems in all)")
-        log.info("stage 0: %s: %d rows", path, len(manifest.items))
+        log.info("stage 0: %s: rows: %d", path, len(manifest.items))
 
 
 if __name__ == "__main__":

@@ -33,8 +33,7 @@ from utils.corpora.output import refuse_failures
 from utils.data.audio import read_audio
 from utils.data.clock import frames_to_samples
 from utils.data.files import atomic_path, write_text
-from utils.data.manifest import Manifest, Problem, read_manifest, write_failed
-from utils.data.manifest_rows import Utterance, item_id
+from utils.data.manifest import Manifest, Problem, Utterance, item_id, read_manifest, write_failed
 from utils.data.reports import markdown_table
 from utils.embedding.store import EmbeddingStore
 from utils.errors import OptionParser, UserError, run_cli

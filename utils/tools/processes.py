@@ -89,8 +89,8 @@ def _follow(chain: Chain, environment: dict[str, str]) -> Generator[None, None, 
         path = chain.log_dir / f"{name}.log"
         log.info("%s: %s, log: %s", chain.name, name, path)
         process = subprocess.Popen(
-            [sys.executable, str(LOGGED), str(path), *command], env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, str(LOGGED), name, *command], env=environment | {"AVSEP_LOG_DIR": str(chain.log_dir)},
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             while process.poll() is None:

@@ -16,8 +16,7 @@ import numpy as np
 from utils.data.audio import read_audio
 from utils.data.clock import frames_covering, frames_to_samples
 from utils.data.constants import AUDIO_SUFFIXES
-from utils.data.manifest import Manifest
-from utils.data.manifest_rows import Mixture
+from utils.data.manifest import Manifest, Mixture
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.mixing.levels import MAX_DRAWS, SILENCE_POWER, mix_at_sir, power

@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.data.audio import read_audio
 from utils.data.clock import frames_to_samples, samples_to_frames
-from utils.data.manifest import Manifest, Problem
-from utils.data.manifest_rows import Mixture, Utterance, item_id, item_mouths
+from utils.data.manifest import Manifest, Mixture, Problem, Utterance, item_id, item_mouths
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.mixing.levels import MAX_DRAWS, SILENCE_POWER, power, sir_gains

@@ -12,13 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from utils.data.audio import probe_audio
-from utils.data.disk import require_space
+from utils.data.files import require_space
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, pending, run_jobs
-from utils.data.manifest import Manifest, Problem
-from utils.data.manifest_rows import Utterance, item_mouths
+from utils.data.manifest import VIDEOS_NAME, Manifest, Problem, Utterance, item_mouths, read_videos
 from utils.data.mouths import FRAME_BYTES
-from utils.data.video_clips import FILE_NAME, read_videos
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -45,7 +43,7 @@ def cut_corpus(data_dir: Path, manifests: Sequence[Manifest], alignment: str, nj
             f"raw videos need more packages ({error}); add them with utils/install_more.sh requirements-video.txt"
         ) from None
     options = VideoOptions(alignment)
-    clips = read_videos(data_dir / FILE_NAME)
+    clips = read_videos(data_dir / VIDEOS_NAME)
     jobs = [_job(data_dir, clip, options) for clip in clips]
     journal = data_dir / "mouths/.made.jsonl"
     todo, _ = pending(jobs, journal)
