@@ -10,9 +10,9 @@ import pytest
 from tiny_corpus import FPS, RATE_HZ, make_corpus, make_source
 
 from utils.data.manifest import read_manifest, write_manifest
+from utils.embedding.sync import MOST_FRAMES, SyncModel, band_energies, fit, in_context, load_sync_model, offset_of
 from utils.errors import UsageError, UserError
 from utils.tools import av_offset
-from utils.tools.av_offset import MOST_FRAMES, SyncModel, band_energies, fit, in_context, load_sync_model, offset_of
 
 
 def clips(seeds, frames=50):

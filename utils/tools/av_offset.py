@@ -20,9 +20,7 @@ import argparse
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,22 +29,15 @@ from tqdm import tqdm
 
 from utils.corpora.output import refuse_failures
 from utils.data.audio import read_audio
-from utils.data.clock import frames_to_samples
-from utils.data.files import atomic_path, write_text
+from utils.data.files import write_text
 from utils.data.manifest import Manifest, Problem, Utterance, item_id, read_manifest, write_failed
 from utils.data.reports import markdown_table
 from utils.embedding.store import EmbeddingStore
+from utils.embedding.sync import MOST_FRAMES, SyncModel, band_energies, fit, load_sync_model, offset_of
 from utils.errors import OptionParser, UserError, run_cli
 from utils.tools.sections import add_results_options, origin, publish
 
 COLUMNS = ("id", "source", "mouth_path", "offset_frames", "offset_ms", "agreement", "margin")
-BAND_EDGES_HZ = (80.0, 300.0, 700.0, 1500.0, 3000.0, 7800.0)
-CONTEXT_FRAMES = 3  # of the embeddings, on either side
-RIDGE = 1000.0  # frames' worth of keeping the weights small
-ENERGY_FLOOR = 1e-4
-NEAR_FRAMES = 2  # around the best offset, where the second best does not count
-LEAST_SHARED_FRAMES = 8
-MOST_FRAMES = 10
 
 
 class Clip(NamedTuple):
@@ -58,58 +49,6 @@ class Clip(NamedTuple):
     audio_path: str  # "" where there is no reference
     mouth_path: str
     fps: float
-
-
-@dataclass(frozen=True)
-class Offset:
-    """The offset of one clip, or of several together."""
-
-    frames: float  # the video comes so many frames too late; between whole ones by a parabola
-    agreement: float  # mean correlation there, -1 to 1
-    margin: float  # over the best offset elsewhere
-
-
-@dataclass(frozen=True, eq=False)
-class SyncModel:
-    """Weights from visual embeddings to band energies: predicted = ((visual in context) - mean) / scale @ weights."""
-
-    mean: np.ndarray  # (values,)
-    scale: np.ndarray  # (values,)
-    weights: np.ndarray  # (values, bands)
-
-    def agreement(self, visual: np.ndarray, energies: np.ndarray, most_frames: int = MOST_FRAMES) -> np.ndarray:
-        """Mean correlation of face and voice at each offset from -most_frames to most_frames.
-
-        Args:
-            visual: embeddings (frames, dim); frames of zeros, without a face, do not count.
-            energies: of `band_energies`, (frames, bands).
-            most_frames: the largest offset to try.
-
-        Returns:
-            (2 * most_frames + 1,), NaN where too few frames are shared.
-
-        Raises:
-            UserError: embeddings of another size than those of the fit.
-        """
-        if visual.shape[1] * (2 * CONTEXT_FRAMES + 1) != len(self.mean):
-            dim = len(self.mean) // (2 * CONTEXT_FRAMES + 1)
-            raise UserError(f"embeddings of {visual.shape[1]} values where the fit was of {dim}; take the same visual frontend")
-        n_frames = min(len(visual), len(energies))
-        predicted = (in_context(visual[:n_frames]) - self.mean) / self.scale @ self.weights
-        seen = visual[:n_frames].any(axis=1)
-        found = np.full(2 * most_frames + 1, np.nan)
-        for place, late in enumerate(range(-most_frames, most_frames + 1)):
-            shown = slice(max(late, 0), n_frames + min(late, 0))
-            heard = slice(max(-late, 0), n_frames - max(late, 0))
-            kept = seen[shown]
-            if kept.sum() >= LEAST_SHARED_FRAMES:
-                found[place] = _correlation(predicted[shown][kept], energies[heard][kept])
-        return found
-
-    def save(self, path: Path) -> None:
-        """Write the weights as plain arrays."""
-        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-            np.savez(handle, mean=self.mean, scale=self.scale, weights=self.weights)
 
 
 def main() -> int:
@@ -275,92 +214,6 @@ def accuracy(trials: list[tuple[int, float]]) -> str:
         right, near = (f"{100 * np.mean(np.abs(np.rint(errors)) <= most):.0f} %" for most in (0, 1))
         rows.append([label, str(len(errors)), right, near, f"{np.abs(errors).mean():.2f}"])
     return f"\n{markdown_table(rows)}"
-
-
-def load_sync_model(path: Path) -> SyncModel:
-    """Read what `SyncModel.save` wrote.
-
-    Raises:
-        UserError: no such file, or another one.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return SyncModel(arrays["mean"], arrays["scale"], arrays["weights"])
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: no weights of the offset estimator ({reason}); fit them again") from None
-
-
-def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]]) -> SyncModel:
-    """Fit the weights to clips that are in step, one at a time in memory.
-
-    Args:
-        clips: embeddings (frames, dim) and `band_energies` (frames, bands) of each.
-
-    Raises:
-        UserError: there are too few frames.
-    """
-    count, sums, products, crossed = 0, 0.0, 0.0, 0.0
-    for visual, energies in clips:
-        n_frames = min(len(visual), len(energies))
-        seen = visual[:n_frames].any(axis=1)
-        values = in_context(visual[:n_frames])[seen].astype(np.float64)
-        wanted = energies[:n_frames][seen].astype(np.float64)
-        wanted -= wanted.mean(axis=0) if len(wanted) else 0.0  # the level of a clip as a whole says nothing
-        count += len(values)
-        sums, products, crossed = sums + values.sum(axis=0), products + values.T @ values, crossed + values.T @ wanted
-    if count < 100:
-        raise UserError(f"{count} video frames are too few to fit the estimator to; give a corpus of some minutes")
-    mean = sums / count
-    scale = np.sqrt(np.maximum(np.diag(products) / count - mean**2, 0)) + 1e-6
-    covariance = (products - count * np.outer(mean, mean)) / np.outer(scale, scale)
-    weights = np.linalg.solve(covariance + RIDGE * np.eye(len(mean)), crossed / scale[:, None])
-    return SyncModel(mean.astype(np.float32), scale.astype(np.float32), weights.astype(np.float32))
-
-
-def offset_of(agreement: np.ndarray) -> Offset:
-    """The offset at which an agreement (of one clip, or the mean of several) is best.
-
-    Raises:
-        UserError: it has no value anywhere.
-    """
-    most_frames = len(agreement) // 2
-    if np.isnan(agreement).all():
-        raise UserError(f"fewer than {LEAST_SHARED_FRAMES} frames with a mouth: too short to tell an offset")
-    values = np.where(np.isnan(agreement), -np.inf, agreement)
-    best = int(values.argmax())
-    others = np.delete(values, range(max(best - NEAR_FRAMES, 0), min(best + NEAR_FRAMES + 1, len(values))))
-    step = 0.0
-    if 0 < best < len(values) - 1 and np.isfinite(values[best - 1 : best + 2]).all():
-        before, peak, after = values[best - 1 : best + 2]
-        step = 0.5 * (before - after) / min(before - 2 * peak + after, -1e-12)
-    margin = float(values[best] - others.max(initial=-1.0))
-    return Offset(best - most_frames + step, float(values[best]), margin)
-
-
-def band_energies(audio: np.ndarray, n_frames: int, sample_rate: int, fps: float) -> np.ndarray:
-    """Log energies of the sound of each video frame, (n_frames, bands); beyond its end there is silence."""
-    starts = np.array([frames_to_samples(frame, sample_rate, fps) for frame in range(n_frames)])
-    length = frames_to_samples(1, sample_rate, fps)
-    padded = np.pad(audio, (0, max(int(starts[-1]) + length - len(audio), 0)))
-    windows = padded[starts[:, None] + np.arange(length)] * np.hanning(length)
-    power = np.abs(np.fft.rfft(windows)) ** 2
-    frequencies = np.fft.rfftfreq(length, 1 / sample_rate)
-    bands = [(frequencies >= low) & (frequencies < high) for low, high in pairwise(BAND_EDGES_HZ)]
-    return np.log(np.stack([power[:, band].sum(axis=1) for band in bands], axis=1) + ENERGY_FLOOR)
-
-
-def in_context(visual: np.ndarray) -> np.ndarray:
-    """Each frame with its neighbours, (frames, dim) -> (frames, (2 * CONTEXT_FRAMES + 1) * dim); ends are repeated."""
-    padded = np.pad(visual, ((CONTEXT_FRAMES, CONTEXT_FRAMES), (0, 0)), mode="edge")
-    return np.concatenate([padded[k : k + len(visual)] for k in range(2 * CONTEXT_FRAMES + 1)], axis=1)
-
-
-def _correlation(predicted: np.ndarray, energies: np.ndarray) -> float:
-    """The mean over bands of the correlation over time, both (frames, bands)."""
-    ours, theirs = predicted - predicted.mean(axis=0), energies - energies.mean(axis=0)
-    norms = np.sqrt(np.square(ours).sum(axis=0) * np.square(theirs).sum(axis=0))
-    return float(((ours * theirs).sum(axis=0) / np.maximum(norms, 1e-9)).mean())
 
 
 if __name__ == "__main__":
