@@ -22,6 +22,7 @@ corpus_dir=         # where the raw corpus lies; the demo needs none
 corpus_args=        # further options of egs/<corpus>/prepare.py, as one text
 data_dir=           # the prepared corpus; empty: data/<corpus>
 alignment=centred8  # raw video: how mouths are aligned, centred8 or forward5 (as the visual frontend was trained)
+fix_av_offset=      # raw video: auto finds by how much all videos come too late, and corrects it; or whole frames
 dump_dir=dump       # where embeddings are kept
 data_root_dir=data  # where the table of a --test_dir folder is made; <exp_dir>/data where this cannot be written
 
@@ -34,6 +35,7 @@ embed_batch_size=16 # clips in each step of stage 2
 
 conf=               # the model and its training; empty: conf/demo.yml for the demo, else conf/av_tfdprnn.yml
 train_args=         # keys of the conf to change, e.g. "--lr 0.0005 --batch_size 2"
+init_exp_dir=       # stage 3: start from the network of this experiment
 tag=                # name of the experiment; empty: <conf>_<corpus>_<train_args>
 exp_dir=            # folder of the experiment; empty: exp/<tag>
 
@@ -109,11 +111,11 @@ fi
 if ((stop_stage >= 3)); then log "experiment $exp_dir"; fi
 
 run_stage 0 prepare corpus corpus_dir corpus_args data_dir nj max_failed force
-run_stage 1 mouths data_dir frontend_weights alignment nj max_failed force
+run_stage 1 mouths data_dir frontend_weights alignment fix_av_offset nj max_failed force
 run_stage 2 embeddings data_dir conf train_args frontend_weights frontend_conf frontend_layer views embedding_dtype \
     embed_batch_size dump_dir nj id max_failed force
-run_stage 3 train conf data_dir exp_dir train_args frontend_weights frontend_conf frontend_layer views embedding_dtype \
-    dump_dir id force
+run_stage 3 train conf data_dir exp_dir init_exp_dir train_args frontend_weights frontend_conf frontend_layer views \
+    embedding_dtype dump_dir id force
 frontend_weights=$own_weights
 run_stage 4 separate exp_dir test_dir test_name cue_test av_offset_sweep fallback_exp_dir frontend_weights subtype \
     window_sec hop_sec batch_size out_dir preview landmarks_dir alignment audio_stream min_on_screen_sec people dump_dir \

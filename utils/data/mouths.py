@@ -133,6 +133,20 @@ class MouthWriter:
                 npy.write_array(stream, self.mask)
 
 
+def write_shifted(source: Path | str, target: Path | str, late_frames: int) -> None:
+    """Write mouth crops again with the pictures where they belong, if they come `late_frames` too late (negative: early).
+
+    The file has as many frames as before; those at an end of which there is no picture are unseen.
+    """
+    crops, mask = read_mouths(source), MouthFile(source).mask
+    shown = np.arange(len(crops)) + late_frames
+    seen = (shown >= 0) & (shown < len(crops))
+    shown = np.clip(shown, 0, len(crops) - 1)
+    with MouthWriter(target, len(crops)) as writer:
+        for frame, is_there in zip(shown, seen, strict=True):
+            writer.add(crops[frame], bool(is_there and mask[frame]))
+
+
 def fill_unseen(crops: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Give the frames around each seen stretch its outermost crops, so that a visual frontend meets no edge that is none.
 

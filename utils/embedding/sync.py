@@ -9,12 +9,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from utils.data.audio import read_audio
 from utils.data.clock import frames_to_samples
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.files import atomic_path
+from utils.data.mouths import MouthFile
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from utils.embedding.frontends import Frontend
 
 BAND_EDGES_HZ = (80.0, 300.0, 700.0, 1500.0, 3000.0, 7800.0)
 CONTEXT_FRAMES = 3  # of the embeddings, on either side
@@ -23,6 +30,8 @@ ENERGY_FLOOR = 1e-4
 NEAR_FRAMES = 2  # around the best offset, where the second best does not count
 LEAST_SHARED_FRAMES = 8
 MOST_FRAMES = 10
+SHIPPED = Path(__file__).resolve().parents[2] / "egs/grid/sync_lr_asd.npz"  # fitted to GRID, for embeddings of LR-ASD
+SURE_MARGIN = 0.05  # of a corpus: mean correlation above any offset elsewhere
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,34 @@ class Offset:
     frames: float  # the video comes so many frames too late; between whole ones by a parabola
     agreement: float  # mean correlation there, -1 to 1
     margin: float  # over the best offset elsewhere
+
+
+@dataclass(frozen=True)
+class CorpusOffset:
+    """The offset that the clips of a corpus have in common.
+
+    Attributes:
+        frames: whole ones; the videos come so many too late.
+        is_sure: both halves of the clips say the same to one frame, and clearly.
+        n_clips: so many were looked at.
+        share_near: of the clips whose own offset is at most a frame from it.
+        agreement, margin: as of `Offset`, of all clips together.
+    """
+
+    frames: int
+    is_sure: bool
+    n_clips: int
+    share_near: float
+    agreement: float
+    margin: float
+
+    def __str__(self) -> str:
+        direction = "late" if self.frames > 0 else "early"
+        said = f"{abs(self.frames)} frames {direction}" if self.frames else "in step"
+        return (
+            f"the videos are {said} ({self.share_near:.0%} of {self.n_clips} clips to one frame; agreement "
+            f"{self.agreement:.2f}, {self.margin:.2f} above any other offset)"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +153,44 @@ def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]]) -> SyncModel:
     covariance = (products - count * np.outer(mean, mean)) / np.outer(scale, scale)
     weights = np.linalg.solve(covariance + RIDGE * np.eye(len(mean)), crossed / scale[:, None])
     return SyncModel(mean.astype(np.float32), scale.astype(np.float32), weights.astype(np.float32))
+
+
+def corpus_offset(agreements: np.ndarray) -> CorpusOffset:
+    """The offset that clips have in common.
+
+    Args:
+        agreements: of `SyncModel.agreement`, a row for each clip.
+
+    Raises:
+        UserError: no clip is long enough.
+    """
+    together = offset_of(_mean(agreements))
+    frames = round(together.frames)
+    halves = [round(offset_of(_mean(half)).frames) for half in (agreements[::2], agreements[1::2]) if len(half)]
+    own = np.array([offset_of(each).frames for each in agreements if not np.isnan(each).all()])
+    agree = len(halves) == 2 and all(abs(half - frames) <= 1 for half in halves)
+    is_sure = agree and together.margin >= SURE_MARGIN
+    near = float(np.mean(np.abs(np.rint(own) - frames) <= 1))
+    return CorpusOffset(frames, is_sure, len(own), near, together.agreement, together.margin)
+
+
+def clip_agreement(model: SyncModel, frontend: "Frontend", mouth_path: Path, audio_path: Path) -> np.ndarray:
+    """`SyncModel.agreement` of the mouth crops and the sound of a clip.
+
+    Raises:
+        UserError: a file cannot be read, or the visual frontend is not that of the model.
+    """
+    from utils.embedding.embed import embed_file
+
+    mouths = MouthFile(mouth_path)
+    visual = embed_file(frontend, mouths).float().cpu().numpy() * mouths.mask[:, None]
+    audio = read_audio(audio_path, sample_rate=SAMPLE_RATE_HZ)
+    return model.agreement(visual, band_energies(audio, len(visual), SAMPLE_RATE_HZ, VIDEO_FPS))
+
+
+def _mean(agreements: np.ndarray) -> np.ndarray:
+    counts = (~np.isnan(agreements)).sum(axis=0)
+    return np.where(counts > 0, np.nansum(agreements, axis=0) / np.maximum(counts, 1), np.nan)
 
 
 def offset_of(agreement: np.ndarray) -> Offset:

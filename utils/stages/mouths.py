@@ -7,6 +7,7 @@ Run     python -m utils.stages.mouths --data_dir data/dla --nj 8
 
 import argparse
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from utils.data.manifest import (
     VIDEOS_NAME,
     Manifest,
     Problem,
+    Utterance,
     find_manifests,
     item_id,
     item_mouths,
@@ -26,7 +28,7 @@ from utils.data.manifest import (
 )
 from utils.data.validation import check_files, check_mouths, find_mouth_problems
 from utils.environment import add_missing
-from utils.errors import OptionParser, UserError, flag, run_cli
+from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 from utils.video.corpus_mouths import cut_corpus, without_mouths
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,9 @@ def main() -> int:
     videos = args.data_dir / VIDEOS_NAME
     inputs = {"max_failed": str(args.max_failed)}
     if videos.is_file():
-        inputs |= {VIDEOS_NAME: hash_contents([videos]), "alignment": args.alignment}
+        inputs |= {VIDEOS_NAME: hash_contents([videos]), "alignment": args.alignment, "fix_av_offset": args.fix_av_offset}
+    elif args.fix_av_offset:
+        raise UserError(f"--fix_av_offset {args.fix_av_offset}: only for raw video; this corpus ships its mouth crops")
     mark = _mark(args.data_dir, paths, _crops(manifests), inputs)
     changes = mark.changed()
     if changes == [] and not args.force:
@@ -60,7 +64,8 @@ def main() -> int:
     uncut: list[Problem] = []
     if videos.is_file():
         add_missing("requirements-video.txt")
-        uncut = cut_corpus(args.data_dir, manifests, args.alignment, args.nj)
+        late_frames = _late_frames(args, manifests)
+        uncut = cut_corpus(args.data_dir, manifests, args.alignment, args.nj, late_frames)
         _refuse_failures(args.data_dir, uncut, args.max_failed, "clips")
         manifests = [without_mouths(manifest, uncut) for manifest in manifests]
     crops = _crops(manifests)
@@ -84,8 +89,29 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--nj", type=int, default=n_cores(), help="threads that open files")
     parser.add_argument("--max_failed", type=int, default=0, help="rows with broken mouths that are let pass")
     parser.add_argument("--alignment", default=ALIGNMENTS[0], choices=ALIGNMENTS, help="raw video: how mouths are aligned")
+    parser.add_argument("--fix_av_offset", default="", help="raw video: auto, or FRAMES that all videos come too late")
     parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="run even if nothing changed")
     return parser.parse_args()
+
+
+def _late_frames(args: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
+    """How many frames too late the videos come, as far as that is to be corrected."""
+    if args.fix_av_offset != "auto":
+        if not re.fullmatch(r"[+-]?[0-9]|", args.fix_av_offset):
+            raise UsageError(f"--fix_av_offset {args.fix_av_offset}: neither auto nor whole frames, -9 to 9")
+        return int(args.fix_av_offset or 0)
+    if not args.frontend_weights:
+        raise UsageError("--fix_av_offset auto needs the visual frontend: --frontend_weights FILE (LR-ASD)")
+    from utils.embedding.corpus_offset import find_offset
+
+    def cut(clips: Sequence[Utterance]) -> list[Problem]:
+        return cut_corpus(args.data_dir, manifests, args.alignment, args.nj, clips=clips)
+
+    found = find_offset(args.data_dir, args.frontend_weights, args.alignment, cut)
+    log.info("stage 1: %s; by clip: %s", found, args.data_dir / "av_offset.csv")
+    if not found.is_sure:
+        log.warning("stage 1: that is not certain, and is not corrected; --fix_av_offset FRAMES does it all the same")
+    return found.frames if found.is_sure else 0
 
 
 def _crops(manifests: Sequence[Manifest]) -> list[Path]:
@@ -99,6 +125,9 @@ def _mark(data_dir: Path, manifests: Sequence[Path], crops: Sequence[Path], inpu
 
 
 def _require_mouths(manifest: Manifest) -> None:
+    """Refuse mixtures without mouths, and lists of utterances none of which has one; speech without faces is let pass."""
+    if isinstance(manifest.items[0], Utterance) and manifest.mouth_paths():
+        return
     for row, item in enumerate(manifest.items, start=2):  # the header is line 1
         if not all(item_mouths(item)):
             raise UserError(

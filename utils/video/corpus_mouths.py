@@ -16,7 +16,7 @@ from utils.data.files import require_space
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, pending, run_jobs
 from utils.data.manifest import VIDEOS_NAME, Manifest, Problem, Utterance, item_mouths, read_videos
-from utils.data.mouths import FRAME_BYTES
+from utils.data.mouths import FRAME_BYTES, write_shifted
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,14 @@ logger = logging.getLogger(__name__)
 MIN_SHARE = 0.5  # of the frames that must show a mouth
 
 
-def cut_corpus(data_dir: Path, manifests: Sequence[Manifest], alignment: str, nj: int) -> list[Problem]:
+def cut_corpus(
+    data_dir: Path,
+    manifests: Sequence[Manifest],
+    alignment: str,
+    nj: int,
+    late_frames: int = 0,
+    clips: Sequence[Utterance] | None = None,
+) -> list[Problem]:
     """Cut the mouths that are missing, of every row of videos.csv; gives the rows that failed.
 
     Args:
@@ -32,6 +39,8 @@ def cut_corpus(data_dir: Path, manifests: Sequence[Manifest], alignment: str, nj
         manifests: all of the corpus; they hold the lengths of the clips.
         alignment: one of the two published ones.
         nj: processes.
+        late_frames: the pictures come so much too late (negative: early), which is corrected.
+        clips: of these rows only.
 
     Raises:
         UserError: videos.csv cannot be used, the packages for videos are missing, or the disk has not enough room.
@@ -43,8 +52,8 @@ def cut_corpus(data_dir: Path, manifests: Sequence[Manifest], alignment: str, nj
             f"raw videos need more packages ({error}); add them with utils/install_more.sh requirements-video.txt"
         ) from None
     options = VideoOptions(alignment)
-    clips = read_videos(data_dir / VIDEOS_NAME)
-    jobs = [_job(data_dir, clip, options) for clip in clips]
+    clips = read_videos(data_dir / VIDEOS_NAME) if clips is None else clips
+    jobs = [_job(data_dir, clip, options, late_frames) for clip in clips]
     journal = data_dir / "mouths/.made.jsonl"
     todo, _ = pending(jobs, journal)
     names = {job.name for job in todo}
@@ -92,16 +101,19 @@ def _count_frames(manifests: Sequence[Manifest], mouth_paths: set[str]) -> int:
     return sum(frames.values())
 
 
-def _job(data_dir: Path, clip: Utterance, options) -> Job:
+def _job(data_dir: Path, clip: Utterance, options, late_frames: int) -> Job:
     video, audio, mouth = (data_dir / path for path in (clip.video_path, clip.audio_path, clip.mouth_path))
     landmarks = data_dir / clip.landmarks_path if clip.landmarks_path else None
-    key = json.dumps([hash_stats([video, audio, *filter(None, [landmarks])]), asdict(options)])
-    return Job(clip.utterance_id, key, (mouth,), (video, audio, mouth, options, landmarks))
+    key = json.dumps([hash_stats([video, audio, *filter(None, [landmarks])]), asdict(options), late_frames])
+    return Job(clip.utterance_id, key, (mouth,), (video, audio, mouth, options, landmarks, late_frames))
 
 
 def _cut(given: tuple) -> dict:
     from utils.video.preparation import cut_clip
 
-    video, audio, mouth, options, landmarks = given
+    video, audio, mouth, options, landmarks, late_frames = given
     mouth.parent.mkdir(parents=True, exist_ok=True)
-    return cut_clip(video, probe_audio(audio).length, mouth, options, landmarks)
+    found = cut_clip(video, probe_audio(audio).length, mouth, options, landmarks)
+    if late_frames:  # a kill before this is done leaves a clip that the journal does not know: it is cut again
+        write_shifted(mouth, mouth, late_frames)
+    return found

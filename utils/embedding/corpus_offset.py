@@ -1,0 +1,68 @@
+"""The offset between faces and voices of a corpus of raw video, found by stage 1 before all mouths are cut.
+
+Some corpora come with their sound late or early by some frames, all clips alike. The mouths of some clips are cut as they
+are; the estimator (`utils.embedding.sync`), which was fitted to another corpus, says at which offset their movements go
+best with the sound.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.data.files import read_json, write_json, write_text
+from utils.data.fingerprints import hash_contents
+from utils.data.manifest import VIDEOS_NAME, Problem, Utterance, read_videos
+from utils.embedding.frontends import load_frontend
+from utils.embedding.sync import SHIPPED, CorpusOffset, clip_agreement, corpus_offset, load_sync_model, offset_of
+from utils.errors import UserError
+
+MOST_CLIPS = 300
+
+
+def find_offset(
+    data_dir: Path, frontend_weights: Path, alignment: str, cut: Callable[[Sequence[Utterance]], Sequence[Problem]]
+) -> CorpusOffset:
+    """Estimate the offset that the clips of a corpus have in common, from some of them; what was found once is kept.
+
+    Writes av_offset.json and av_offset.csv, `id,offset_frames,agreement,margin` of each clip that was looked at.
+
+    Args:
+        data_dir: of the corpus.
+        frontend_weights: of LR-ASD, to whose embeddings the estimator was fitted.
+        alignment: of the mouth crops; another one is looked at anew.
+        cut: cuts the mouths of clips as they are filmed, and gives those that failed.
+
+    Raises:
+        UserError: another visual frontend, or no clip is long enough.
+    """
+    path = data_dir / "av_offset.json"
+    key = hash_contents([data_dir / VIDEOS_NAME, frontend_weights, SHIPPED]) + alignment
+    saved = read_json(path) if path.is_file() else {}
+    if saved.get("key") == key:
+        return CorpusOffset(**saved["found"])
+    model, frontend = load_sync_model(SHIPPED), load_frontend(frontend_weights, None, "trunk", "cpu")
+    clips = read_videos(data_dir / VIDEOS_NAME)
+    clips = clips[:: -(-len(clips) // MOST_CLIPS)]
+    uncut = {problem.item_id for problem in cut(clips)}
+    agreements, text = [], io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["id", "offset_frames", "agreement", "margin"])
+    for clip in tqdm(clips, desc="A/V offset", unit="clip", disable=None):
+        if clip.utterance_id in uncut:
+            continue
+        agreement = clip_agreement(model, frontend, data_dir / clip.mouth_path, data_dir / clip.audio_path)
+        if not np.isnan(agreement).all():
+            agreements.append(agreement)
+            own = offset_of(agreement)
+            rows.writerow([clip.utterance_id, *(f"{value:.3f}" for value in (own.frames, own.agreement, own.margin))])
+    if not agreements:
+        raise UserError("no clip is long enough to tell an offset; give the frames with --fix_av_offset FRAMES")
+    found = corpus_offset(np.array(agreements))
+    write_text(path.with_suffix(".csv"), text.getvalue())
+    write_json(path, {"key": key, "found": asdict(found)})
+    return found
