@@ -16,6 +16,7 @@ from tiny_corpus import DIM, make_corpus
 
 from utils.data.files import read_json, write_json
 from utils.errors import UserError
+from utils.tools.chains import Chain, run_chains
 from utils.tools.comparison import (
     Difference,
     Run,
@@ -28,7 +29,7 @@ from utils.tools.comparison import (
     read_runs,
     read_suite,
 )
-from utils.tools.processes import Chain, in_own_process, run_chains
+from utils.tools.memory import in_own_process
 from utils.training.config import read_config, write_config
 
 ROOT = Path(__file__).parent.parent
@@ -230,7 +231,7 @@ def test_ending_a_comparison_ends_what_it_runs(tmp_path: Path, number: int) -> N
     pid_file = tmp_path / "pid"
     sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(300)"
     chain = f"Chain('x', Path({str(tmp_path)!r}), {{'1': [sys.executable, '-c', {sleeper!r}]}})"
-    text = f"import sys; from pathlib import Path; from utils.tools.processes import *; run_chains([{chain}], 1, 1)"
+    text = f"import sys; from pathlib import Path; from utils.tools.chains import *; run_chains([{chain}], 1, 1)"
     process = subprocess.Popen(program(text), cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     assert wait_until(lambda: pid_file.is_file() and pid_file.read_text() != "", 30)
     pid = int(pid_file.read_text())
