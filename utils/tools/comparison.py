@@ -24,17 +24,17 @@ A suite is refused as a whole before anything runs:
 """
 
 import argparse
-import csv
 import math
 import re
 import shlex
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from itertools import accumulate
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from utils.data.files import atomic_path, exclusive_lock, read_json, write_json
 from utils.data.manifest import read_manifest
@@ -42,7 +42,7 @@ from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.scoring.report import mean_text, number_text
 from utils.separation.options import name_of_test
-from utils.tools.processes import Chain, run_chains
+from utils.tools.chains import Chain, run_chains, stage
 from utils.tools.sections import add_results_options, origin, publish, section_name
 from utils.training.config import Config, nearest, read_config, read_yaml
 
@@ -102,16 +102,13 @@ class Run:
         """Means over all mixtures, "all", and over each subset."""
         return {"all": self.final["overall"]} | self.final["subsets"]
 
-    def gains_db(self, test_name: str) -> dict[str, float]:
+    def gains_db(self, test_name: str) -> pd.Series:
         """SI-SNRi by mixture, dB."""
-        path = self.exp_dir / "results" / test_name / "all_metrics.csv"
-        with open(path, newline="", encoding="utf-8") as handle:
-            rows = [row for row in csv.DictReader(handle) if row["speaker"] == "mean" and row["si_snr_imp"]]
-        return {row["mixture_ID"]: float(row["si_snr_imp"]) for row in rows}
+        table = pd.read_csv(self.exp_dir / "results" / test_name / "all_metrics.csv", dtype={"mixture_ID": str, "speaker": str})
+        return table[table["speaker"] == "mean"].set_index("mixture_ID")["si_snr_imp"].dropna()
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """Mean over mixtures of the SI-SNRi differences to the baseline, and its standard error, dB."""
 
     mean_db: float
@@ -271,21 +268,19 @@ def check_inputs(args: argparse.Namespace, rows: Iterable[Row]) -> None:
 
 def make_chain(args: argparse.Namespace, row: Row, seed: int, test_name: str) -> Chain:
     """Stages 3 to 5 of a row and seed."""
-    exp_dir = exp_dir_of(args.out_dir, row, seed)
-    train = ["--conf", row.conf_path, "--data_dir", args.data_dir, f"--train_args={shlex.join(row.train_args(seed))}"]
-    separate = ["--test_dir", args.data_dir / "test.csv", "--test_name", test_name, "--nj", args.threads]
-    if row.config.model.n_faces:
-        train += ["--frontend_weights", args.frontend_weights, "--views", args.views]
-        separate += ["--frontend_weights", args.frontend_weights]
-    dump = ["--dump_dir", args.dump_dir]
+    exp_dir, train_args = exp_dir_of(args.out_dir, row, seed), shlex.join(row.train_args(seed))
+    faces = {"frontend_weights": args.frontend_weights} if row.config.model.n_faces else {}
+    train = {"conf": row.conf_path, "data_dir": args.data_dir, "train_args": train_args, "dump_dir": args.dump_dir}
+    train |= {"views": args.views, **faces} if faces else {}
+    test = {"test_name": test_name, "nj": args.threads}
     commands = {
-        "3_train": ["utils.stages.train", *train, *dump],
-        "4_separate": ["utils.stages.separate", *separate, *dump],
-        "5_score": ["utils.stages.score", "--test_name", test_name, "--nj", args.threads],
+        "3_train": stage("train", exp_dir=exp_dir, **train),
+        "4_separate": stage(
+            "separate", exp_dir=exp_dir, test_dir=args.data_dir / "test.csv", dump_dir=args.dump_dir, **test, **faces
+        ),
+        "5_score": stage("score", exp_dir=exp_dir, **test),
     }
-    python, end = [sys.executable, "-m"], ["--exp_dir", str(exp_dir)]
-    made = {name: [*python, *map(str, words), *end] for name, words in commands.items()}
-    return Chain(exp_dir.name, exp_dir / "log", made)
+    return Chain(exp_dir.name, exp_dir / "log", commands)
 
 
 def exp_dir_of(out_dir: Path, row: Row, seed: int) -> Path:
@@ -340,18 +335,13 @@ def order_searched(runs: Iterable[Run]) -> bool:
 
 def difference(runs: Sequence[Run], baseline: Sequence[Run], test_name: str) -> Difference | None:
     """Gain of a row over the baseline on the mixtures that both have; seeds are averaged first."""
-    ours, theirs = (_mean_gains_db(some, test_name) for some in (runs, baseline))
-    differences = [ours[name] - theirs[name] for name in ours if name in theirs]
-    if not differences:
+    ours, theirs = (
+        pd.concat([run.gains_db(test_name) for run in some], axis=1, join="inner").mean(axis=1) for some in (runs, baseline)
+    )
+    differences = (ours - theirs).dropna()
+    if differences.empty:
         return None
-    error = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else None
-    return Difference(statistics.fmean(differences), error)
-
-
-def _mean_gains_db(runs: Sequence[Run], test_name: str) -> dict[str, float]:
-    gains = [run.gains_db(test_name) for run in runs]
-    common = [name for name in gains[0] if all(name in one for one in gains)]
-    return {name: statistics.fmean(one[name] for one in gains) for name in common}
+    return Difference(float(differences.mean()), float(differences.sem()) if len(differences) > 1 else None)
 
 
 def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failures: dict[str, str]) -> None:
@@ -374,7 +364,7 @@ def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failur
     rows = {
         name: {
             "seeds": summary(some),
-            "to_baseline": asdict(differences[name]) if differences.get(name) else None,
+            "to_baseline": differences[name]._asdict() if differences.get(name) else None,
             "costs": costs[name],
         }
         for name, some in runs.items()
@@ -518,10 +508,10 @@ def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, t
     colours = colormaps["tab10" if len(runs) <= 10 else "tab20"].colors
     for index, (name, row_runs) in enumerate(runs.items()):
         for number, run in enumerate(row_runs):
-            minutes, gains_db = _curve(run.exp_dir / "history.csv")
+            epochs = pd.read_csv(run.exp_dir / "history.csv")
             label = f"{name}{'*' * order_searched(row_runs)}" if number == 0 else None
-            style = "-" if index < len(colours) else "--"
-            panel.plot(minutes, gains_db, style, marker=".", label=label, color=colours[index % len(colours)])
+            style, colour = "-" if index < len(colours) else "--", colours[index % len(colours)]
+            panel.plot(epochs["seconds"].cumsum() / 60, epochs["val_si_snri"], style, marker=".", label=label, color=colour)
     panel.axvline(budget_minutes, color="grey", linestyle=":", label="budget")
     panel.set_xlim(left=0)
     panel.set(xlabel="minutes of training and validation", ylabel="validation SI-SNRi (dB)", title=title)
@@ -530,14 +520,6 @@ def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, t
     panel.legend(title=title, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
-
-
-def _curve(path: Path) -> tuple[list[float], list[float]]:
-    """Minutes since the beginning and validation SI-SNRi, dB, after each epoch of a history.csv."""
-    with open(path, newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    minutes = accumulate(float(row["seconds"]) / 60 for row in rows)
-    return list(minutes), [float(row["val_si_snri"]) for row in rows]
 
 
 if __name__ == "__main__":
