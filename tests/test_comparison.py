@@ -18,7 +18,6 @@ from utils.data.files import read_json, write_json
 from utils.errors import UserError
 from utils.tools.chains import Chain, run_chains
 from utils.tools.comparison import (
-    Difference,
     Run,
     Suite,
     choose_rows,
@@ -140,7 +139,7 @@ def test_the_table_shows_errors_spreads_differences_and_searched_orders(tmp_path
     }
     costs = dict.fromkeys(runs, {"params": 1_234_000, "macs_per_audio_second": 2.5e9, "inference_sec": 0.0504})
     differences = {name: difference(some, runs["plain"], "t") for name, some in runs.items()}
-    assert differences["better"] == Difference(1.75, pytest.approx(0.25))  # 2, 2, 1, 2 dB
+    assert differences["better"] == {"mean_db": 1.75, "standard_error_db": pytest.approx(0.25)}  # 2, 2, 1, 2 dB
     lines = compact(comparison_table(runs, costs, differences, "plain")).splitlines()
     assert lines[0].startswith("| | seeds | SI-SNRi, all (dB) | one | two | to plain (dB) | PESQ wb | ESTOI | parameters (M)")
     assert lines[2].startswith("| plain | 0 | 2.50 ± 0.50 | 1.50 ± 0.50 | 3.50 ± 0.50 | – | 2.50 | 2.500 | 1.23 | 2.50 | 50 |")
@@ -292,7 +291,9 @@ def test_a_comparison_reports_what_failed_goes_on_and_fills_its_section(data_dir
     assert section.startswith("<!-- begin tiny -->\n|") and "| wide\\* | 0 | " in section and "git revision: " in section
     made = read_json(out_dir / "comparison.json")
     assert set(made["rows"]) == {"small", "wide"} and made["left_out"] == {}
-    ours, theirs = (made["rows"][name]["seeds"]["0"]["scores"]["all"]["si_snr_imp"] for name in ("wide", "small"))
+    ours, theirs = (
+        made["rows"][name]["seeds"]["0"]["scores"]["all"]["metrics"]["si_snr_imp"]["mean"] for name in ("wide", "small")
+    )
     assert made["rows"]["wide"]["to_baseline"]["mean_db"] == pytest.approx(ours - theirs, abs=1e-4)
     assert (out_dir / "curves.png").read_bytes().startswith(b"\x89PNG")
 

@@ -55,9 +55,7 @@ class Calls(nn.Module):
         self.forward = function
 
 
-@pytest.mark.parametrize(
-    "product", [torch.matmul, torch.bmm, lambda left, right: torch.einsum("bij,bjk->bik", left, right)]
-)
+@pytest.mark.parametrize("product", [torch.matmul, torch.bmm, lambda left, right: torch.einsum("bij,bjk->bik", left, right)])
 def test_products_are_counted(product):
     assert count_macs(Calls(product), torch.rand(2, 3, 4), torch.rand(2, 4, 5)) == 2 * 3 * 4 * 5
 

@@ -32,7 +32,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -52,7 +52,6 @@ ROW_KEYS = ("conf", "train_args", "seeds")
 DECIDED_HERE = {"epochs": "minutes", "early_stop": "minutes", "max_minutes": "minutes", "seed": "seeds"}
 TIMING_THREADS = 2  # CPU threads with which separation is timed
 MAX_EPOCHS = 100_000  # never reached: the minutes end a training
-METRICS = ("si_snr_imp", "pesq_wb", "estoi")
 MAY_DIFFER = ("visual_dim", "num_workers", "logger", "audio_examples")  # given by the frontend, or no part of a score
 SEARCHED = "\\*"  # marks rows for which the order of the estimates was searched
 OFF_BUDGET = 0.1  # share by which a training may miss its minutes without being named
@@ -102,17 +101,18 @@ class Run:
         """Means over all mixtures, "all", and over each subset."""
         return {"all": self.final["overall"]} | self.final["subsets"]
 
+    def facts(self) -> dict[str, Any]:
+        """The run as comparison.json holds it: the groups are those of stage 5."""
+        scored = {"scored": self.final["provenance"]["date"], "order_searched_in_mixtures": self.final["n_order_unknown"]}
+        return {"exp_dir": self.exp_dir.name, "scores": self.groups(), "training": self.training, **scored}
+
     def gains_db(self, test_name: str) -> pd.Series:
         """SI-SNRi by mixture, dB."""
-        table = pd.read_csv(self.exp_dir / "results" / test_name / "all_metrics.csv", dtype={"mixture_ID": str, "speaker": str})
+        path = self.exp_dir / "results" / test_name / "all_metrics.csv"
+        # ids are text, whatever they look like: "7", "NA"
+        as_text = {"dtype": {"mixture_ID": str, "speaker": str}, "keep_default_na": False}
+        table = pd.read_csv(path, na_values={"si_snr_imp": [""]}, **as_text)
         return table[table["speaker"] == "mean"].set_index("mixture_ID")["si_snr_imp"].dropna()
-
-
-class Difference(NamedTuple):
-    """Mean over mixtures of the SI-SNRi differences to the baseline, and its standard error, dB."""
-
-    mean_db: float
-    standard_error_db: float | None
 
 
 def main() -> int:
@@ -333,15 +333,15 @@ def order_searched(runs: Iterable[Run]) -> bool:
     return any(run.final["n_order_unknown"] for run in runs)
 
 
-def difference(runs: Sequence[Run], baseline: Sequence[Run], test_name: str) -> Difference | None:
-    """Gain of a row over the baseline on the mixtures that both have; seeds are averaged first."""
+def difference(runs: Sequence[Run], baseline: Sequence[Run], test_name: str) -> dict[str, Any] | None:
+    """Gain of a row over the baseline on the mixtures that both have, seeds averaged first."""
     ours, theirs = (
         pd.concat([run.gains_db(test_name) for run in some], axis=1, join="inner").mean(axis=1) for some in (runs, baseline)
     )
-    differences = (ours - theirs).dropna()
-    if differences.empty:
+    gains = (ours - theirs).dropna()
+    if gains.empty:
         return None
-    return Difference(float(differences.mean()), float(differences.sem()) if len(differences) > 1 else None)
+    return {"mean_db": float(gains.mean()), "standard_error_db": float(gains.sem()) if len(gains) > 1 else None}
 
 
 def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failures: dict[str, str]) -> None:
@@ -362,11 +362,7 @@ def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failur
     revisions = sorted({run.revision for some in runs.values() for run in some})
     source = origin("utils.tools.comparison", args.threads, budget, arguments=arguments, revisions=revisions)
     rows = {
-        name: {
-            "seeds": summary(some),
-            "to_baseline": differences[name]._asdict() if differences.get(name) else None,
-            "costs": costs[name],
-        }
+        name: {"seeds": {run.seed: run.facts() for run in some}, "to_baseline": differences.get(name), "costs": costs[name]}
         for name, some in runs.items()
     }
     facts = {"suite": str(suite.path), "minutes": suite.minutes, "baseline": baseline, "test": test_name, "rows": rows}
@@ -378,31 +374,10 @@ def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failur
     publish("\n".join(["", table, *(f"- {line}" for line in lines), source]), args.results, args.section)
 
 
-def summary(runs: Iterable[Run]) -> dict[str, Any]:
-    """A row's numbers as comparison.json holds them: each run's, under its seed."""
-    return {
-        str(run.seed): {
-            "exp_dir": run.exp_dir.name,
-            "scores": {name: _scores(group) for name, group in run.groups().items()},
-            "order_searched_in_mixtures": run.final["n_order_unknown"],
-            "training": run.training,
-            "scored": run.final["provenance"]["date"],
-        }
-        for run in runs
-    }
-
-
-def _scores(group: dict[str, Any]) -> dict[str, Any]:
-    """Means of a group; its mixtures are those with an SI-SNR, without absent targets and silent outputs."""
-    means = {name: group["metrics"][name]["mean"] for name in METRICS if name in group["metrics"]}
-    error = group["metrics"]["si_snr_imp"]["standard_error"]
-    return {"mixtures": group["n_heard"], **means, "si_snr_imp_standard_error": error}
-
-
 def comparison_table(
     runs: dict[str, list[Run]],
     costs: dict[str, dict[str, float]],
-    differences: dict[str, Difference | None],
+    differences: dict[str, dict[str, Any] | None],
     baseline: str,
 ) -> str:
     """The table, a line for each row that was run.
@@ -419,45 +394,37 @@ def comparison_table(
     for name, some in runs.items():
         cells = [name + SEARCHED * order_searched(some), ", ".join(str(run.seed) for run in some)]
         cells += [gain_cell(some, group) for group in ("all", *subsets)]
-        cells += [difference_cell(name, differences.get(name), baseline)] if baseline else []
-        cells += [_mean_cell(some, "pesq_wb", 2), _mean_cell(some, "estoi", 3)]
+        if baseline:
+            gain = None if name == baseline else differences.get(name)
+            cells.append("+" * (gain["mean_db"] >= 0) + mean_text(*gain.values()) if gain else "–")
+        cells += [number_text(_mean(_means(some, metric)), digits, "–") for metric, digits in (("pesq_wb", 2), ("estoi", 3))]
         cost = costs[name]
         cells += [f"{cost['params'] / 1e6:.2f}", f"{cost['macs_per_audio_second'] / 1e9:.2f}"]
         cells.append(f"{1e3 * cost['inference_sec']:.0f}")
-        cells.append(f"{statistics.fmean(run.training['mixtures_seen'] for run in some):.0f}")
-        cells.append(f"{statistics.fmean(run.training['training_minutes'] for run in some):.2f}")
+        cells.append(f"{_mean([run.training['mixtures_seen'] for run in some]):.0f}")
+        cells.append(f"{_mean([run.training['training_minutes'] for run in some]):.2f}")
         lines.append(cells)
     return markdown_table(lines)
 
 
 def gain_cell(runs: Sequence[Run], group: str) -> str:
     """SI-SNRi of one run with its standard error over mixtures, of several as mean [lowest..highest]."""
-    found = [(run, run.groups()[group]["metrics"]["si_snr_imp"]) for run in runs if group in run.groups()]
-    means = [metric["mean"] for _, metric in found if metric["mean"] is not None]
-    if not means:
-        return "–"
+    means = _means(runs, "si_snr_imp", group)
     if len(means) > 1:
-        mean, lowest, highest = (number_text(value, 2) for value in (statistics.fmean(means), min(means), max(means)))
+        mean, lowest, highest = (number_text(value, 2) for value in (_mean(means), min(means), max(means)))
         return f"{mean} [{lowest}..{highest}]"
-    return mean_text(means[0], found[0][1]["standard_error"])
+    errors = [run.groups()[group]["metrics"]["si_snr_imp"]["standard_error"] for run in runs if group in run.groups()]
+    return mean_text(means[0], next((error for error in errors if error is not None), None)) if means else "–"
 
 
-def difference_cell(name: str, found: Difference | None, baseline: str) -> str:
-    """The difference to the baseline with its standard error."""
-    if name == baseline or found is None:
-        return "–"
-    text = mean_text(found.mean_db, found.standard_error_db)
-    return text if text.startswith("-") else f"+{text}"
+def _means(runs: Iterable[Run], metric: str, group: str = "all") -> list[float]:
+    """The means of the runs that have any."""
+    found = [run.groups()[group]["metrics"][metric]["mean"] for run in runs if group in run.groups()]
+    return [mean for mean in found if mean is not None]
 
 
-def _means(runs: Iterable[Run], metric: str) -> list[float]:
-    means = [run.final["overall"]["metrics"][metric]["mean"] for run in runs]
-    return [mean for mean in means if mean is not None]
-
-
-def _mean_cell(runs: Iterable[Run], metric: str, digits: int) -> str:
-    means = _means(runs, metric)
-    return number_text(statistics.fmean(means), digits) if means else "–"
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def notes(
