@@ -1,7 +1,7 @@
 """Chains of stages, several at once, each stage with its log.
 
-Each program runs under `utils/stages/logged.py`, which also ends it and its workers when the process that runs this module
-is gone, even by `kill -9`.
+Each program runs under `utils/stages/logged.py`, which also ends it and its workers when the process that runs this
+module is gone, even by `kill -9`.
 """
 
 import asyncio

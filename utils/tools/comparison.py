@@ -103,8 +103,9 @@ class Run:
 
     def facts(self) -> dict[str, Any]:
         """The run as comparison.json holds it: the groups are those of stage 5."""
-        scored = {"scored": self.final["provenance"]["date"], "order_searched_in_mixtures": self.final["n_order_unknown"]}
-        return {"exp_dir": self.exp_dir.name, "scores": self.groups(), "training": self.training, **scored}
+        facts = {"exp_dir": self.exp_dir.name, "scores": self.groups(), "training": self.training}
+        facts["order_searched_in_mixtures"] = self.final["n_order_unknown"]
+        return facts | {"scored": self.final["provenance"]["date"]}
 
     def gains_db(self, test_name: str) -> pd.Series:
         """SI-SNRi by mixture, dB."""
@@ -335,9 +336,8 @@ def order_searched(runs: Iterable[Run]) -> bool:
 
 def difference(runs: Sequence[Run], baseline: Sequence[Run], test_name: str) -> dict[str, Any] | None:
     """Gain of a row over the baseline on the mixtures that both have, seeds averaged first."""
-    ours, theirs = (
-        pd.concat([run.gains_db(test_name) for run in some], axis=1, join="inner").mean(axis=1) for some in (runs, baseline)
-    )
+    seeds = ([run.gains_db(test_name) for run in some] for some in (runs, baseline))
+    ours, theirs = (pd.concat(gains, axis=1, join="inner").mean(axis=1) for gains in seeds)
     gains = (ours - theirs).dropna()
     if gains.empty:
         return None
@@ -361,10 +361,10 @@ def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failur
     arguments = [word for word in sys.argv[1:] if word.replace("-", "_") != "__table_only"]
     revisions = sorted({run.revision for some in runs.values() for run in some})
     source = origin("utils.tools.comparison", args.threads, budget, arguments=arguments, revisions=revisions)
-    rows = {
-        name: {"seeds": {run.seed: run.facts() for run in some}, "to_baseline": differences.get(name), "costs": costs[name]}
-        for name, some in runs.items()
-    }
+    rows = {}
+    for name, some in runs.items():
+        seeds = {run.seed: run.facts() for run in some}
+        rows[name] = {"seeds": seeds, "to_baseline": differences.get(name), "costs": costs[name]}
     facts = {"suite": str(suite.path), "minutes": suite.minutes, "baseline": baseline, "test": test_name, "rows": rows}
     write_json(args.out_dir / "comparison.json", facts | {"left_out": left_out, "origin": source.splitlines()})
     title = f"{suite.path.stem}: {suite.minutes:g} minutes for each row"
@@ -397,7 +397,8 @@ def comparison_table(
         if baseline:
             gain = None if name == baseline else differences.get(name)
             cells.append("+" * (gain["mean_db"] >= 0) + mean_text(*gain.values()) if gain else "–")
-        cells += [number_text(_mean(_means(some, metric)), digits, "–") for metric, digits in (("pesq_wb", 2), ("estoi", 3))]
+        for metric, digits in (("pesq_wb", 2), ("estoi", 3)):
+            cells.append(number_text(_mean(_means(some, metric)), digits, "–"))
         cost = costs[name]
         cells += [f"{cost['params'] / 1e6:.2f}", f"{cost['macs_per_audio_second'] / 1e9:.2f}"]
         cells.append(f"{1e3 * cost['inference_sec']:.0f}")
@@ -445,8 +446,8 @@ def notes(
         f"{n_mixtures} test mixtures; each number is the mean over the mixtures of the mean over a mixture's sources. "
         "SI-SNRi of one seed: ± standard error over mixtures; of several seeds: their mean [lowest..highest]; other "
         "columns: means over the seeds.",
-        f"CPU: median time to separate a mixture of {mixture_sec:g} s with {TIMING_THREADS} threads, embeddings given, the "
-        "rows measured in turns. Training: training and validation of all epochs, measured; start and end not counted.",
+        f"CPU: median time to separate a mixture of {mixture_sec:g} s with {TIMING_THREADS} threads, embeddings given, "
+        "the rows measured in turns. Training: training and validation of all epochs, measured; start and end not counted.",
     ]
     if baseline:
         means = _means(runs[baseline], "si_snr_imp")
@@ -478,7 +479,8 @@ def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, t
             epochs = pd.read_csv(run.exp_dir / "history.csv")
             label = f"{name}{'*' * order_searched(row_runs)}" if number == 0 else None
             style, colour = "-" if index < len(colours) else "--", colours[index % len(colours)]
-            panel.plot(epochs["seconds"].cumsum() / 60, epochs["val_si_snri"], style, marker=".", label=label, color=colour)
+            minutes = epochs["seconds"].cumsum() / 60
+            panel.plot(minutes, epochs["val_si_snri"], style, marker=".", label=label, color=colour)
     panel.axvline(budget_minutes, color="grey", linestyle=":", label="budget")
     panel.set_xlim(left=0)
     panel.set(xlabel="minutes of training and validation", ylabel="validation SI-SNRi (dB)", title=title)

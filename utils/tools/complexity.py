@@ -125,9 +125,9 @@ class Setup(nn.Module):
 def count_macs(network: nn.Module, *inputs: torch.Tensor | None) -> int:
     """The multiply-accumulate operations of one pass, by torch's counter.
 
-    Counted are the products with weights and between signals: convolutions, linear and recurrent layers, matrix products
-    and attention. Biases, norms, activations and element-wise masks are not. Nothing is computed: only on the meta device
-    does the counter see the products of an LSTM.
+    Counted are the products with weights and between signals: convolutions, linear and recurrent layers, matrix
+    products and attention. Biases, norms, activations and element-wise masks are not. Nothing is computed: only on the
+    meta device does the counter see the products of an LSTM.
     """
     inputs = [None if tensor is None else tensor.to("meta") for tensor in inputs]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -160,8 +160,8 @@ def _costs(config: Config, frontend_weights: Path | None, device: str) -> dict[s
     """Times and memory on one device."""
     setup = Setup(config, frontend_weights, device)
     infer_sec, train_sec = (median_seconds({"": run}, device)[""] for run in (setup.infer, setup.train_step))
-    how = (device, torch.get_num_threads())
-    peaks = [in_own_process(peak_memory_bytes, config, frontend_weights, case, *how) for case in ("infer", "train_step")]
+    how, cases = (device, torch.get_num_threads()), ("infer", "train_step")
+    peaks = [in_own_process(peak_memory_bytes, config, frontend_weights, case, *how) for case in cases]
     return {
         "inference_seconds_per_2s_mixture": infer_sec,
         "real_time_factor": infer_sec / MIXTURE_SEC,

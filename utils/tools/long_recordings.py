@@ -5,9 +5,9 @@ Writes  recordings of noise and their estimates into a temporary folder that it 
         output, with --results also into a section of that file.
 Run     python -m utils.tools.long_recordings --exp_dir exp/demo_demo --minutes 1,10 --results RESULTS.md
 
-Each length is separated in a fresh process, from file to files; embeddings are noise, drawn window by window. Memory is
-that of `utils.tools.complexity`: the weights, and the growth of the process at its peak. A network costs the same for any
-sound.
+Each length is separated in a fresh process, from file to files; embeddings are noise, drawn window by window. Memory
+is that of `utils.tools.complexity`: the weights, and the growth of the process at its peak. A network costs the same
+for any sound.
 """
 
 import argparse
@@ -108,8 +108,9 @@ def separate_noise(
         )  # fmt: skip
         estimates = [path.with_name(f"s{k}.wav") for k in range(1, config.n_src + 1)]
         arrays = (block.numpy() for block in blocks)
+        write = partial(write_estimates, estimates, arrays, rate_hz, SeparationOptions.subtype, length)
         start_sec = time.perf_counter()
-        peak = peak_bytes(network, partial(write_estimates, estimates, arrays, rate_hz, SeparationOptions.subtype, length))
+        peak = peak_bytes(network, write)
         return peak, (time.perf_counter() - start_sec) / length_sec
 
 

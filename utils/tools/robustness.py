@@ -146,7 +146,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--exp_dir", type=Path, required=True, help="experiment of an audio-visual network")
     parser.add_argument("--baseline_exp_dir", type=Path, help="experiment of an audio-only network, to compare with")
     parser.add_argument("--manifest", type=Path, required=True, help="CSV of mixtures of two sources with references")
-    parser.add_argument("--max_mixtures", type=at_least(2), default=40, help="mixtures to try, spread evenly over the manifest")
+    parser.add_argument("--max_mixtures", type=at_least(2), default=40, help="to try, spread evenly over the manifest")
     parser.add_argument("--noise_dir", type=Path, help="noise files to try, at the manifest's sample rate")
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="stores are in dump_dir/embeddings")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of everything that is drawn")
@@ -170,7 +170,7 @@ class SourceBank:
         if not manifest.has_references:
             raise UserError(f"{manifest.path}: mixtures without sources cannot be scored; give a set with references")
         if manifest.n_src != 2:
-            raise UserError(f"{manifest.path}: mixtures of {manifest.n_src} sources; the conditions are defined for two")
+            raise UserError(f"{manifest.path}: mixtures of {manifest.n_src} sources; the conditions are for two")
         self.fps = manifest.items[0].fps
         for row, item in enumerate(manifest.items, start=2):
             for path in item.mouth_paths:
@@ -285,7 +285,10 @@ def all_conditions(bank: SourceBank, noises: dict[str, Draw], audio_sec: float) 
         },
         **{
             f"recordings of {sec} s": Condition(
-                partial(bank.joined, sec), (SI_SNRI, CHANGED_JOINS), f"{sec} s", max(FEWEST_RECORDINGS, round(audio_sec / sec))
+                partial(bank.joined, sec),
+                (SI_SNRI, CHANGED_JOINS),
+                sound=f"{sec} s",
+                n_most=max(FEWEST_RECORDINGS, round(audio_sec / sec)),
             )
             for sec in LENGTHS_SEC
         },
@@ -397,10 +400,10 @@ def _load(exp_dir: Path, bank: SourceBank, device: str) -> "Separator":
             f"{manifest.path}: {manifest.sample_rate} Hz where {exp_dir} was trained for {separator.sample_rate} Hz"
         )
     if separator.needs_faces and abs(separator.fps - bank.fps) > 1e-3:
-        raise UserError(f"{manifest.path}: video at {bank.fps:g} frames/s where {exp_dir} was trained for {separator.fps:g}")
+        raise UserError(f"{manifest.path}: {bank.fps:g} frames/s where {exp_dir} was trained for {separator.fps:g}")
     if not separator.needs_faces and separator.n_src != manifest.n_src:
         raise UserError(
-            f"{exp_dir}: gives {separator.n_src} estimates where the mixtures of {manifest.path} have {manifest.n_src} sources"
+            f"{exp_dir}: gives {separator.n_src} estimates where mixtures of {manifest.path} have {manifest.n_src} sources"
         )
     return separator
 

@@ -97,7 +97,8 @@ def measure(video: Path, experiment: Experiment, threads: int) -> dict[str, floa
             raise UserError(f"{video}: no face was found in it; give a video with one")
         mouths = [folder / f"{person.name}.npz" for person in people]
         timed("mouth crops", lambda: write_mouths(video, people, n_frames, mouths, VideoOptions()))
-        visual = timed("visual frontend", lambda: torch.stack([embed_file(frontend, MouthFile(path)) for path in mouths]))
+        embedded = timed("visual frontend", lambda: [embed_file(frontend, MouthFile(path)) for path in mouths])
+        visual = torch.stack(embedded)
         blocks = separate_blocks(
             network,
             lambda start, count: torch.from_numpy(read_audio(sound, start, count, SAMPLE_RATE_HZ)),
@@ -119,7 +120,8 @@ def table(measured: dict[str, dict[str, float]]) -> str:
     for name, found in measured.items():
         factors = [found[part] / found["video_sec"] for part in PARTS]
         parts = [*(f"{factor:.3f}" for factor in factors), f"**{sum(factors):.3f}**"]
-        rows.append([name, f"{found['video_sec'] / 60:.3g}", str(found["n_faces"]), *parts, f"{found['memory_mb']:.0f}"])
+        minutes, memory_mb = f"{found['video_sec'] / 60:.3g}", f"{found['memory_mb']:.0f}"
+        rows.append([name, minutes, str(found["n_faces"]), *parts, memory_mb])
     return markdown_table(rows)
 
 
