@@ -16,8 +16,8 @@ from tiny_corpus import DIM, make_corpus
 
 from utils.data.files import read_json, write_json
 from utils.errors import UserError
+from utils.tools.chains import Chain, run_chains
 from utils.tools.comparison import (
-    Difference,
     Run,
     Suite,
     choose_rows,
@@ -28,7 +28,7 @@ from utils.tools.comparison import (
     read_runs,
     read_suite,
 )
-from utils.tools.processes import Chain, in_own_process, run_chains
+from utils.tools.memory import in_own_process
 from utils.training.config import read_config, write_config
 
 ROOT = Path(__file__).parent.parent
@@ -139,7 +139,7 @@ def test_the_table_shows_errors_spreads_differences_and_searched_orders(tmp_path
     }
     costs = dict.fromkeys(runs, {"params": 1_234_000, "macs_per_audio_second": 2.5e9, "inference_sec": 0.0504})
     differences = {name: difference(some, runs["plain"], "t") for name, some in runs.items()}
-    assert differences["better"] == Difference(1.75, pytest.approx(0.25))  # 2, 2, 1, 2 dB
+    assert differences["better"] == {"mean_db": 1.75, "standard_error_db": pytest.approx(0.25)}  # 2, 2, 1, 2 dB
     lines = compact(comparison_table(runs, costs, differences, "plain")).splitlines()
     assert lines[0].startswith("| | seeds | SI-SNRi, all (dB) | one | two | to plain (dB) | PESQ wb | ESTOI | parameters (M)")
     assert lines[2].startswith("| plain | 0 | 2.50 ± 0.50 | 1.50 ± 0.50 | 3.50 ± 0.50 | – | 2.50 | 2.500 | 1.23 | 2.50 | 50 |")
@@ -230,7 +230,7 @@ def test_ending_a_comparison_ends_what_it_runs(tmp_path: Path, number: int) -> N
     pid_file = tmp_path / "pid"
     sleeper = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(300)"
     chain = f"Chain('x', Path({str(tmp_path)!r}), {{'1': [sys.executable, '-c', {sleeper!r}]}})"
-    text = f"import sys; from pathlib import Path; from utils.tools.processes import *; run_chains([{chain}], 1, 1)"
+    text = f"import sys; from pathlib import Path; from utils.tools.chains import *; run_chains([{chain}], 1, 1)"
     process = subprocess.Popen(program(text), cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     assert wait_until(lambda: pid_file.is_file() and pid_file.read_text() != "", 30)
     pid = int(pid_file.read_text())
@@ -291,7 +291,9 @@ def test_a_comparison_reports_what_failed_goes_on_and_fills_its_section(data_dir
     assert section.startswith("<!-- begin tiny -->\n|") and "| wide\\* | 0 | " in section and "git revision: " in section
     made = read_json(out_dir / "comparison.json")
     assert set(made["rows"]) == {"small", "wide"} and made["left_out"] == {}
-    ours, theirs = (made["rows"][name]["seeds"]["0"]["scores"]["all"]["si_snr_imp"] for name in ("wide", "small"))
+    ours, theirs = (
+        made["rows"][name]["seeds"]["0"]["scores"]["all"]["metrics"]["si_snr_imp"]["mean"] for name in ("wide", "small")
+    )
     assert made["rows"]["wide"]["to_baseline"]["mean_db"] == pytest.approx(ours - theirs, abs=1e-4)
     assert (out_dir / "curves.png").read_bytes().startswith(b"\x89PNG")
 

@@ -74,14 +74,13 @@ def group(n_heard, n_silent_output, si_snr, input_si_snr):
 def test_a_model_whose_outputs_are_silent_keeps_its_place_and_is_named(tmp_path):
     """Regression: its mixtures were in no number, and with all of them silent it was in no table."""
     models = {"mute": group(0, 9, None, None), "shy": group(4, 5, 8.0, 3.0), "good": group(9, 0, 7.0, 1.0)}
-    found = {}
     for name, overall in models.items():
         (tmp_path / name / "results" / "t").mkdir(parents=True)
         final = {"overall": overall, "subsets": {}}
         (tmp_path / name / "results" / "t" / "final_metrics.json").write_text(json.dumps(final))
-        found[tmp_path / name, "t"] = cross_corpus.read_groups(tmp_path / name, "t")
-    assert "| t | 9 | 1.00 | – | 5.00 | 6.00 |" in compact(cross_corpus.matrix(found))
-    assert "| t | all | mute | 0 | – |" in compact(cross_corpus.long_table(found))
-    said = cross_corpus.silent_outputs(found)
+    scores = cross_corpus.read_scores([tmp_path / name for name in models], ["t"])
+    assert "| t | 9 | 1.00 | – | 5.00 | 6.00 |" in compact(cross_corpus.matrix(scores, list(models)))
+    assert "| t | all | mute | 0 | – |" in compact(cross_corpus.long_table(scores))
+    said = cross_corpus.silent_outputs(scores)
     assert "mute on t: 9 active" in said and "shy on t: 5 active" in said and "good" not in said
-    assert cross_corpus.silent_outputs({(tmp_path, "t"): {"all": group(9, 0, 7.0, 1.0)}}) == ""
+    assert cross_corpus.silent_outputs({("t", "all"): {"good": models["good"]}}) == ""

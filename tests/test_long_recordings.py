@@ -1,7 +1,6 @@
 """The cost of long recordings: what is separated, how it is measured, and the table."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,13 @@ from separation_helpers import TINY, make_experiment
 from local_models.av_tfdprnn import AVTFDPRNN
 from local_models.networks import build_network
 from utils.data.files import write_json
-from utils.data.manifest import read_manifest
-from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
-from utils.stages import separate
 from utils.tools import long_recordings
-from utils.tools.long_recordings import HOP_SEC, MANIFEST, STORE, WINDOW_SEC, make_recording, separate_recording, table
-from utils.tools.processes import in_own_process
+from utils.tools.long_recordings import separate_noise, table
 from utils.training.config import read_config
-from utils.training.experiment import load_model, save_model
+from utils.training.experiment import save_model
 
-DIM = 4
-CONFIG = read_config("conf/av_tfdprnn.yml", TINY.split()).with_visual_dim(DIM)
+CONFIG = read_config("conf/av_tfdprnn.yml", TINY.split()).with_visual_dim(4)
 
 
 @pytest.fixture(scope="module")
@@ -44,34 +38,23 @@ def arguments(monkeypatch):
     return give
 
 
-def test_a_recording_has_the_asked_length_and_embeddings_for_all_its_frames(tmp_path):
-    make_recording(tmp_path, 1.5, CONFIG.model, "float32")
-    manifest = read_manifest(tmp_path / MANIFEST)
-    (item,) = manifest.items
-    assert item.length == soundfile.info(tmp_path / "mix.wav").frames == 24000
-    store = EmbeddingStore(tmp_path / STORE)
-    assert [store.get(path).shape for path in item.mouth_paths] == [(38, DIM)] * 2
-    assert soundfile.read(tmp_path / "mix.wav")[0].std() == pytest.approx(0.1, rel=0.05)
-
-
-def test_a_recording_is_separated_in_full_through_windows(tmp_path, experiment):
-    make_recording(tmp_path, 3.0, CONFIG.model, "float32")
-    measured = separate_recording(tmp_path, experiment, 1.0, 0.8, 1)
+@pytest.mark.parametrize("has_faces", [True, False])
+def test_a_recording_of_noise_is_separated_in_full_through_windows(tmp_path, experiment, has_faces):
+    exp_dir = experiment if has_faces else make_experiment(tmp_path / "exp", None)
+    peak, factor = separate_noise(exp_dir, 3.0, 1.0, 0.8, 1, tmp_path)
+    mixture, _ = soundfile.read(tmp_path / "mix.wav")
+    assert len(mixture) == 48000 and mixture.std() == pytest.approx(0.1, rel=0.05)
     for k in (1, 2):
-        estimate, _ = soundfile.read(tmp_path / f"estimates/s{k}/recording.wav")
+        estimate, _ = soundfile.read(tmp_path / f"s{k}.wav")
         assert len(estimate) == 48000 and estimate[-100:].any()
-    assert measured["real_time_factor"] > 0
+    assert factor > 0 and peak > sum(tensor.nbytes for tensor in build_network(CONFIG.model).parameters())
 
 
-def test_the_peak_holds_what_the_network_holds_for_a_moment(tmp_path, experiment, monkeypatch):
+def test_the_peak_holds_what_the_network_holds_for_a_moment(experiment, monkeypatch):
     peaks_mb = []
-    for number, n_held in enumerate((0, 0, 100_000_000)):  # what the first call leaves behind is not of the network
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        make_recording(folder, 1.0, CONFIG.model, "float32")
+    for n_held in (0, 0, 100_000_000):  # what the first call leaves behind is not of the network
         monkeypatch.setattr(AVTFDPRNN, "forward", holding(n_held))
-        measured = separate_recording(folder, experiment, WINDOW_SEC, HOP_SEC, 1)
-        peaks_mb.append(measured["peak_memory_bytes"] / 1e6)
+        peaks_mb.append(separate_noise(experiment, 1.0, 8.0, 6.0, 1)[0] / 1e6)
     assert 90 < peaks_mb[2] - peaks_mb[1] < 150
 
 
@@ -85,12 +68,6 @@ def holding(n_bytes: int):
     return forward
 
 
-def test_a_recording_that_does_not_fit_the_network_is_an_error(tmp_path, experiment):
-    make_recording(tmp_path, 1.0, replace(CONFIG.model, sample_rate=8000))
-    with pytest.raises(UserError, match="8000 Hz"):
-        in_own_process(separate_recording, tmp_path, experiment, WINDOW_SEC, HOP_SEC, 1)
-
-
 def test_the_program_measures_in_a_process_of_its_own_and_fills_its_section(tmp_path, experiment, arguments, capsys):
     results = tmp_path / "R.md"
     arguments("--exp_dir", experiment, "--minutes", "0.02", "--results", results)
@@ -101,27 +78,10 @@ def test_the_program_measures_in_a_process_of_its_own_and_fills_its_section(tmp_
     assert "<!-- begin long-recordings -->" in results.read_text("utf-8") and "windows of 8 s every 6 s" in printed
 
 
-def test_audio_only_networks_need_no_faces(tmp_path):
-    exp_dir = make_experiment(tmp_path / "exp", None)
-    make_recording(tmp_path, 1.0, load_model(exp_dir / "best_model.pth").config)
-    separate_recording(tmp_path, exp_dir, WINDOW_SEC, HOP_SEC, 1)
-    assert not (tmp_path / STORE).exists()
-    assert len(soundfile.read(tmp_path / "estimates/s2/recording.wav")[0]) == 16000
-
-
 def test_the_table_compares_memory_with_the_first_length():
-    measured = [
-        {"minutes": 1.0, "peak_memory_bytes": 50e6, "real_time_factor": 0.1},
-        {"minutes": 10.0, "peak_memory_bytes": 150e6, "real_time_factor": 0.1234},
-    ]
-    assert table(measured).replace(" ", "").endswith("|\n|1|50|1.00|0.100|\n|10|150|3.00|0.123|\n")
-    assert "over 1 min's" in table(measured)
-
-
-def test_the_windows_are_those_of_stage_4(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["separate", "--exp_dir", "e", "--test_dir", "t"])
-    stage = separate.parse_args()
-    assert (stage.window_sec, stage.hop_sec) == (WINDOW_SEC, HOP_SEC)
+    text = table({1.0: (50_000_000, 0.1), 10.0: (150_000_000, 0.1234)})
+    assert text.replace(" ", "").endswith("|\n|1|50|1.00|0.100|\n|10|150|3.00|0.123|\n")
+    assert "over 1 min's" in text
 
 
 @pytest.mark.parametrize(

@@ -24,17 +24,17 @@ A suite is refused as a whole before anything runs:
 """
 
 import argparse
-import csv
 import math
 import re
 import shlex
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from itertools import accumulate
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from utils.data.files import atomic_path, exclusive_lock, read_json, write_json
 from utils.data.manifest import read_manifest
@@ -42,7 +42,7 @@ from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.scoring.report import mean_text, number_text
 from utils.separation.options import name_of_test
-from utils.tools.processes import Chain, run_chains
+from utils.tools.chains import Chain, run_chains, stage
 from utils.tools.sections import add_results_options, origin, publish, section_name
 from utils.training.config import Config, nearest, read_config, read_yaml
 
@@ -52,7 +52,6 @@ ROW_KEYS = ("conf", "train_args", "seeds")
 DECIDED_HERE = {"epochs": "minutes", "early_stop": "minutes", "max_minutes": "minutes", "seed": "seeds"}
 TIMING_THREADS = 2  # CPU threads with which separation is timed
 MAX_EPOCHS = 100_000  # never reached: the minutes end a training
-METRICS = ("si_snr_imp", "pesq_wb", "estoi")
 MAY_DIFFER = ("visual_dim", "num_workers", "logger", "audio_examples")  # given by the frontend, or no part of a score
 SEARCHED = "\\*"  # marks rows for which the order of the estimates was searched
 OFF_BUDGET = 0.1  # share by which a training may miss its minutes without being named
@@ -102,20 +101,19 @@ class Run:
         """Means over all mixtures, "all", and over each subset."""
         return {"all": self.final["overall"]} | self.final["subsets"]
 
-    def gains_db(self, test_name: str) -> dict[str, float]:
+    def facts(self) -> dict[str, Any]:
+        """The run as comparison.json holds it: the groups are those of stage 5."""
+        facts = {"exp_dir": self.exp_dir.name, "scores": self.groups(), "training": self.training}
+        facts["order_searched_in_mixtures"] = self.final["n_order_unknown"]
+        return facts | {"scored": self.final["provenance"]["date"]}
+
+    def gains_db(self, test_name: str) -> pd.Series:
         """SI-SNRi by mixture, dB."""
         path = self.exp_dir / "results" / test_name / "all_metrics.csv"
-        with open(path, newline="", encoding="utf-8") as handle:
-            rows = [row for row in csv.DictReader(handle) if row["speaker"] == "mean" and row["si_snr_imp"]]
-        return {row["mixture_ID"]: float(row["si_snr_imp"]) for row in rows}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Mean over mixtures of the SI-SNRi differences to the baseline, and its standard error, dB."""
-
-    mean_db: float
-    standard_error_db: float | None
+        # ids are text, whatever they look like: "7", "NA"
+        as_text = {"dtype": {"mixture_ID": str, "speaker": str}, "keep_default_na": False}
+        table = pd.read_csv(path, na_values={"si_snr_imp": [""]}, **as_text)
+        return table[table["speaker"] == "mean"].set_index("mixture_ID")["si_snr_imp"].dropna()
 
 
 def main() -> int:
@@ -271,21 +269,19 @@ def check_inputs(args: argparse.Namespace, rows: Iterable[Row]) -> None:
 
 def make_chain(args: argparse.Namespace, row: Row, seed: int, test_name: str) -> Chain:
     """Stages 3 to 5 of a row and seed."""
-    exp_dir = exp_dir_of(args.out_dir, row, seed)
-    train = ["--conf", row.conf_path, "--data_dir", args.data_dir, f"--train_args={shlex.join(row.train_args(seed))}"]
-    separate = ["--test_dir", args.data_dir / "test.csv", "--test_name", test_name, "--nj", args.threads]
-    if row.config.model.n_faces:
-        train += ["--frontend_weights", args.frontend_weights, "--views", args.views]
-        separate += ["--frontend_weights", args.frontend_weights]
-    dump = ["--dump_dir", args.dump_dir]
+    exp_dir, train_args = exp_dir_of(args.out_dir, row, seed), shlex.join(row.train_args(seed))
+    faces = {"frontend_weights": args.frontend_weights} if row.config.model.n_faces else {}
+    train = {"conf": row.conf_path, "data_dir": args.data_dir, "train_args": train_args, "dump_dir": args.dump_dir}
+    train |= {"views": args.views, **faces} if faces else {}
+    test = {"test_name": test_name, "nj": args.threads}
     commands = {
-        "3_train": ["utils.stages.train", *train, *dump],
-        "4_separate": ["utils.stages.separate", *separate, *dump],
-        "5_score": ["utils.stages.score", "--test_name", test_name, "--nj", args.threads],
+        "3_train": stage("train", exp_dir=exp_dir, **train),
+        "4_separate": stage(
+            "separate", exp_dir=exp_dir, test_dir=args.data_dir / "test.csv", dump_dir=args.dump_dir, **test, **faces
+        ),
+        "5_score": stage("score", exp_dir=exp_dir, **test),
     }
-    python, end = [sys.executable, "-m"], ["--exp_dir", str(exp_dir)]
-    made = {name: [*python, *map(str, words), *end] for name, words in commands.items()}
-    return Chain(exp_dir.name, exp_dir / "log", made)
+    return Chain(exp_dir.name, exp_dir / "log", commands)
 
 
 def exp_dir_of(out_dir: Path, row: Row, seed: int) -> Path:
@@ -338,20 +334,14 @@ def order_searched(runs: Iterable[Run]) -> bool:
     return any(run.final["n_order_unknown"] for run in runs)
 
 
-def difference(runs: Sequence[Run], baseline: Sequence[Run], test_name: str) -> Difference | None:
-    """Gain of a row over the baseline on the mixtures that both have; seeds are averaged first."""
-    ours, theirs = (_mean_gains_db(some, test_name) for some in (runs, baseline))
-    differences = [ours[name] - theirs[name] for name in ours if name in theirs]
-    if not differences:
+def difference(runs: Sequence[Run], baseline: Sequence[Run], test_name: str) -> dict[str, Any] | None:
+    """Gain of a row over the baseline on the mixtures that both have, seeds averaged first."""
+    seeds = ([run.gains_db(test_name) for run in some] for some in (runs, baseline))
+    ours, theirs = (pd.concat(gains, axis=1, join="inner").mean(axis=1) for gains in seeds)
+    gains = (ours - theirs).dropna()
+    if gains.empty:
         return None
-    error = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else None
-    return Difference(statistics.fmean(differences), error)
-
-
-def _mean_gains_db(runs: Sequence[Run], test_name: str) -> dict[str, float]:
-    gains = [run.gains_db(test_name) for run in runs]
-    common = [name for name in gains[0] if all(name in one for one in gains)]
-    return {name: statistics.fmean(one[name] for one in gains) for name in common}
+    return {"mean_db": float(gains.mean()), "standard_error_db": float(gains.sem()) if len(gains) > 1 else None}
 
 
 def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failures: dict[str, str]) -> None:
@@ -371,14 +361,10 @@ def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failur
     arguments = [word for word in sys.argv[1:] if word.replace("-", "_") != "__table_only"]
     revisions = sorted({run.revision for some in runs.values() for run in some})
     source = origin("utils.tools.comparison", args.threads, budget, arguments=arguments, revisions=revisions)
-    rows = {
-        name: {
-            "seeds": summary(some),
-            "to_baseline": asdict(differences[name]) if differences.get(name) else None,
-            "costs": costs[name],
-        }
-        for name, some in runs.items()
-    }
+    rows = {}
+    for name, some in runs.items():
+        seeds = {run.seed: run.facts() for run in some}
+        rows[name] = {"seeds": seeds, "to_baseline": differences.get(name), "costs": costs[name]}
     facts = {"suite": str(suite.path), "minutes": suite.minutes, "baseline": baseline, "test": test_name, "rows": rows}
     write_json(args.out_dir / "comparison.json", facts | {"left_out": left_out, "origin": source.splitlines()})
     title = f"{suite.path.stem}: {suite.minutes:g} minutes for each row"
@@ -388,31 +374,10 @@ def write_results(args: argparse.Namespace, suite: Suite, test_name: str, failur
     publish("\n".join(["", table, *(f"- {line}" for line in lines), source]), args.results, args.section)
 
 
-def summary(runs: Iterable[Run]) -> dict[str, Any]:
-    """A row's numbers as comparison.json holds them: each run's, under its seed."""
-    return {
-        str(run.seed): {
-            "exp_dir": run.exp_dir.name,
-            "scores": {name: _scores(group) for name, group in run.groups().items()},
-            "order_searched_in_mixtures": run.final["n_order_unknown"],
-            "training": run.training,
-            "scored": run.final["provenance"]["date"],
-        }
-        for run in runs
-    }
-
-
-def _scores(group: dict[str, Any]) -> dict[str, Any]:
-    """Means of a group; its mixtures are those with an SI-SNR, without absent targets and silent outputs."""
-    means = {name: group["metrics"][name]["mean"] for name in METRICS if name in group["metrics"]}
-    error = group["metrics"]["si_snr_imp"]["standard_error"]
-    return {"mixtures": group["n_heard"], **means, "si_snr_imp_standard_error": error}
-
-
 def comparison_table(
     runs: dict[str, list[Run]],
     costs: dict[str, dict[str, float]],
-    differences: dict[str, Difference | None],
+    differences: dict[str, dict[str, Any] | None],
     baseline: str,
 ) -> str:
     """The table, a line for each row that was run.
@@ -429,45 +394,38 @@ def comparison_table(
     for name, some in runs.items():
         cells = [name + SEARCHED * order_searched(some), ", ".join(str(run.seed) for run in some)]
         cells += [gain_cell(some, group) for group in ("all", *subsets)]
-        cells += [difference_cell(name, differences.get(name), baseline)] if baseline else []
-        cells += [_mean_cell(some, "pesq_wb", 2), _mean_cell(some, "estoi", 3)]
+        if baseline:
+            gain = None if name == baseline else differences.get(name)
+            cells.append("+" * (gain["mean_db"] >= 0) + mean_text(*gain.values()) if gain else "–")
+        for metric, digits in (("pesq_wb", 2), ("estoi", 3)):
+            cells.append(number_text(_mean(_means(some, metric)), digits, "–"))
         cost = costs[name]
         cells += [f"{cost['params'] / 1e6:.2f}", f"{cost['macs_per_audio_second'] / 1e9:.2f}"]
         cells.append(f"{1e3 * cost['inference_sec']:.0f}")
-        cells.append(f"{statistics.fmean(run.training['mixtures_seen'] for run in some):.0f}")
-        cells.append(f"{statistics.fmean(run.training['training_minutes'] for run in some):.2f}")
+        cells.append(f"{_mean([run.training['mixtures_seen'] for run in some]):.0f}")
+        cells.append(f"{_mean([run.training['training_minutes'] for run in some]):.2f}")
         lines.append(cells)
     return markdown_table(lines)
 
 
 def gain_cell(runs: Sequence[Run], group: str) -> str:
     """SI-SNRi of one run with its standard error over mixtures, of several as mean [lowest..highest]."""
-    found = [(run, run.groups()[group]["metrics"]["si_snr_imp"]) for run in runs if group in run.groups()]
-    means = [metric["mean"] for _, metric in found if metric["mean"] is not None]
-    if not means:
-        return "–"
+    means = _means(runs, "si_snr_imp", group)
     if len(means) > 1:
-        mean, lowest, highest = (number_text(value, 2) for value in (statistics.fmean(means), min(means), max(means)))
+        mean, lowest, highest = (number_text(value, 2) for value in (_mean(means), min(means), max(means)))
         return f"{mean} [{lowest}..{highest}]"
-    return mean_text(means[0], found[0][1]["standard_error"])
+    errors = [run.groups()[group]["metrics"]["si_snr_imp"]["standard_error"] for run in runs if group in run.groups()]
+    return mean_text(means[0], next((error for error in errors if error is not None), None)) if means else "–"
 
 
-def difference_cell(name: str, found: Difference | None, baseline: str) -> str:
-    """The difference to the baseline with its standard error."""
-    if name == baseline or found is None:
-        return "–"
-    text = mean_text(found.mean_db, found.standard_error_db)
-    return text if text.startswith("-") else f"+{text}"
+def _means(runs: Iterable[Run], metric: str, group: str = "all") -> list[float]:
+    """The means of the runs that have any."""
+    found = [run.groups()[group]["metrics"][metric]["mean"] for run in runs if group in run.groups()]
+    return [mean for mean in found if mean is not None]
 
 
-def _means(runs: Iterable[Run], metric: str) -> list[float]:
-    means = [run.final["overall"]["metrics"][metric]["mean"] for run in runs]
-    return [mean for mean in means if mean is not None]
-
-
-def _mean_cell(runs: Iterable[Run], metric: str, digits: int) -> str:
-    means = _means(runs, metric)
-    return number_text(statistics.fmean(means), digits) if means else "–"
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def notes(
@@ -488,8 +446,8 @@ def notes(
         f"{n_mixtures} test mixtures; each number is the mean over the mixtures of the mean over a mixture's sources. "
         "SI-SNRi of one seed: ± standard error over mixtures; of several seeds: their mean [lowest..highest]; other "
         "columns: means over the seeds.",
-        f"CPU: median time to separate a mixture of {mixture_sec:g} s with {TIMING_THREADS} threads, embeddings given, the "
-        "rows measured in turns. Training: training and validation of all epochs, measured; start and end not counted.",
+        f"CPU: median time to separate a mixture of {mixture_sec:g} s with {TIMING_THREADS} threads, embeddings given, "
+        "the rows measured in turns. Training: training and validation of all epochs, measured; start and end not counted.",
     ]
     if baseline:
         means = _means(runs[baseline], "si_snr_imp")
@@ -518,10 +476,11 @@ def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, t
     colours = colormaps["tab10" if len(runs) <= 10 else "tab20"].colors
     for index, (name, row_runs) in enumerate(runs.items()):
         for number, run in enumerate(row_runs):
-            minutes, gains_db = _curve(run.exp_dir / "history.csv")
+            epochs = pd.read_csv(run.exp_dir / "history.csv")
             label = f"{name}{'*' * order_searched(row_runs)}" if number == 0 else None
-            style = "-" if index < len(colours) else "--"
-            panel.plot(minutes, gains_db, style, marker=".", label=label, color=colours[index % len(colours)])
+            style, colour = "-" if index < len(colours) else "--", colours[index % len(colours)]
+            minutes = epochs["seconds"].cumsum() / 60
+            panel.plot(minutes, epochs["val_si_snri"], style, marker=".", label=label, color=colour)
     panel.axvline(budget_minutes, color="grey", linestyle=":", label="budget")
     panel.set_xlim(left=0)
     panel.set(xlabel="minutes of training and validation", ylabel="validation SI-SNRi (dB)", title=title)
@@ -530,14 +489,6 @@ def draw_curves(path: Path, runs: dict[str, list[Run]], budget_minutes: float, t
     panel.legend(title=title, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
-
-
-def _curve(path: Path) -> tuple[list[float], list[float]]:
-    """Minutes since the beginning and validation SI-SNRi, dB, after each epoch of a history.csv."""
-    with open(path, newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
-    minutes = accumulate(float(row["seconds"]) / 60 for row in rows)
-    return list(minutes), [float(row["val_si_snri"]) for row in rows]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ of the process (CPU) or of torch's allocations (GPU) at its peak.
 """
 
 import argparse
-import math
+import copy
 import statistics
 import tempfile
 import time
@@ -24,15 +24,14 @@ from typing import Any
 import torch
 from asteroid.losses import multisrc_neg_sisdr
 from torch import nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from local_models.networks import build_network
 from utils.data.files import write_json
 from utils.data.reports import markdown_table
 from utils.embedding.frontends import load_frontend
 from utils.errors import OptionParser, UserError, at_least, run_cli
-from utils.tools.processes import in_own_process, peak_growth_bytes
+from utils.tools.memory import in_own_process, peak_bytes
 from utils.tools.sections import cpu_name
 from utils.training.config import Config, read_config
 from utils.training.experiment import save_model
@@ -76,19 +75,113 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+class Setup(nn.Module):
+    """The network of a conf, with or without the visual frontend before it, and one mixture with its video.
+
+    Args:
+        config: its `visual_dim` is that of the embeddings.
+        frontend_weights: weights of the visual frontend; None where the embeddings are given.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(self, config: Config, frontend_weights: Path | None = None, device: str = "cpu") -> None:
+        super().__init__()
+        model = config.model
+        self.network = build_network(model)
+        self.frontend = load_frontend(frontend_weights) if frontend_weights else None
+        self.to(device)
+        length, n_frames = round(MIXTURE_SEC * model.sample_rate), round(MIXTURE_SEC * model.video_fps)
+        crop = (model.visual_dim,) if self.frontend is None else (self.frontend.crop_size,) * 2
+        self.sources = torch.randn(1, model.n_src, length, device=device)
+        self.faces = torch.randn(1, model.n_faces, n_frames, *crop, device=device) if model.n_faces else None
+        self.optimizer = torch.optim.Adam(self.network.parameters())
+
+    def forward(self, mixture: torch.Tensor, visual: torch.Tensor | None) -> torch.Tensor:
+        """Mixture and faces to estimates, (1, n_src, time); the visual frontend, if any, first."""
+        if self.frontend is not None:
+            visual = self.frontend(visual.flatten(0, 1)).unflatten(0, visual.shape[:2])
+        return self.network(mixture, visual)
+
+    def infer(self) -> None:
+        """Run one pass without gradients."""
+        self.eval()
+        with torch.inference_mode():
+            self(self.sources.sum(dim=1), self.faces)
+
+    def train_step(self) -> None:
+        """Run one training step."""
+        self.train()
+        self.optimizer.zero_grad()
+        multisrc_neg_sisdr(self(self.sources.sum(dim=1), self.faces), self.sources).mean().backward()
+        self.optimizer.step()
+
+    def sizes(self) -> dict[str, int]:
+        """Parameters, and MACs for each second of audio."""
+        macs = count_macs(self.eval(), self.sources.sum(dim=1), self.faces)
+        n_params = sum(parameter.numel() for parameter in self.parameters())
+        return {"params": n_params, "macs_per_audio_second": round(macs / MIXTURE_SEC)}
+
+
+def count_macs(network: nn.Module, *inputs: torch.Tensor | None) -> int:
+    """The multiply-accumulate operations of one pass, by torch's counter.
+
+    Counted are the products with weights and between signals: convolutions, linear and recurrent layers, matrix
+    products and attention. Biases, norms, activations and element-wise masks are not. Nothing is computed: only on the
+    meta device does the counter see the products of an LSTM.
+    """
+    inputs = [None if tensor is None else tensor.to("meta") for tensor in inputs]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(network).to("meta")(*inputs)
+    return counter.get_total_flops() // 2
+
+
 def measure(path: Path, config: Config, frontend_weights: Path | None) -> dict[str, Any]:
     """All numbers of one conf: those of the separation network on top, `with_visual_frontend` and `gpu` below."""
-    result: dict[str, Any] = {"conf": str(path), "n_src": config.model.n_src, "threads": torch.get_num_threads()}
-    weights = frontend_weights if config.model.n_faces else None
-    if weights:
-        config = config.with_visual_dim(load_frontend(weights).dim)
-    for with_frontend in (False, True) if weights else (False,):
-        used = weights if with_frontend else None
-        numbers = _sizes(config, used) | _costs(config, used, "cpu")
-        if torch.cuda.is_available():
-            numbers["gpu"] = {"device": torch.cuda.get_device_name(), **_costs(config, used, "cuda")}
-        result |= {"with_visual_frontend": numbers} if with_frontend else numbers
-    return result
+    result = {"conf": str(path), "n_src": config.model.n_src, "threads": torch.get_num_threads()}
+    if not (frontend_weights and config.model.n_faces):
+        return result | _numbers(config, None)
+    config = config.with_visual_dim(load_frontend(frontend_weights).dim)
+    return result | _numbers(config, None) | {"with_visual_frontend": _numbers(config, frontend_weights)}
+
+
+def _numbers(config: Config, frontend_weights: Path | None) -> dict[str, Any]:
+    setup = Setup(config, frontend_weights)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "best_model.pth"
+        save_model(path, setup.network, {})
+        disk_bytes = path.stat().st_size + (frontend_weights.stat().st_size if frontend_weights else 0)
+    numbers = setup.sizes() | {"disk_bytes": disk_bytes} | _costs(config, frontend_weights, "cpu")
+    if torch.cuda.is_available():
+        numbers["gpu"] = {"device": torch.cuda.get_device_name(), **_costs(config, frontend_weights, "cuda")}
+    return numbers
+
+
+def _costs(config: Config, frontend_weights: Path | None, device: str) -> dict[str, float]:
+    """Times and memory on one device."""
+    setup = Setup(config, frontend_weights, device)
+    infer_sec, train_sec = (median_seconds({"": run}, device)[""] for run in (setup.infer, setup.train_step))
+    how, cases = (device, torch.get_num_threads()), ("infer", "train_step")
+    peaks = [in_own_process(peak_memory_bytes, config, frontend_weights, case, *how) for case in cases]
+    return {
+        "inference_seconds_per_2s_mixture": infer_sec,
+        "real_time_factor": infer_sec / MIXTURE_SEC,
+        "train_step_seconds": train_sec,
+        "peak_memory_bytes": peaks[0],
+        "train_peak_memory_bytes": peaks[1],
+    }
+
+
+def peak_memory_bytes(config: Config, frontend_weights: Path | None, case: str, device: str, threads: int) -> int:
+    """Peak memory of one call of `Setup.infer` or `Setup.train_step`, in a process that has done nothing else."""
+    torch.set_num_threads(threads)
+    setup = Setup(config, frontend_weights, device)
+    run = getattr(setup, case)
+    if device == "cpu":
+        return peak_bytes(setup, run)
+    run()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated()
 
 
 def inference_costs(configs: dict[str, Config], threads: int) -> dict[str, dict[str, float]]:
@@ -103,102 +196,10 @@ def inference_costs(configs: dict[str, Config], threads: int) -> dict[str, dict[
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    setups = {name: Setup(config, None, "cpu") for name, config in configs.items()}
+    setups = {name: Setup(config) for name, config in configs.items()}
     seconds = median_seconds({name: setup.infer for name, setup in setups.items()})
     torch.set_num_threads(before)
-    sizes = {name: (setup.n_params(), setup.macs_per_sec()) for name, setup in setups.items()}
-    return {
-        name: {"params": params, "macs_per_audio_second": macs, "inference_sec": seconds[name]}
-        for name, (params, macs) in sizes.items()
-    }
-
-
-class Setup:
-    """One mixture with its video, and the network of a conf, with or without the visual frontend before it.
-
-    Args:
-        config: its `visual_dim` is that of the embeddings.
-        frontend_weights: weights of the visual frontend; None where the embeddings are given.
-        device: "cpu" or "cuda".
-    """
-
-    def __init__(self, config: Config, frontend_weights: Path | None, device: str) -> None:
-        model = config.model
-        self.network = build_network(model).to(device)
-        self.frontend = load_frontend(frontend_weights).to(device) if frontend_weights else None
-        generator = torch.Generator().manual_seed(0)
-        length, n_frames = round(MIXTURE_SEC * model.sample_rate), round(MIXTURE_SEC * model.video_fps)
-        crop = (self.frontend.crop_size,) * 2 if self.frontend is not None else (model.visual_dim,)
-        self.sources = torch.randn(1, model.n_src, length, generator=generator).to(device)
-        self.faces = None
-        if model.n_faces:
-            self.faces = torch.randn(1, model.n_faces, n_frames, *crop, generator=generator).to(device)
-        self.optimizer = torch.optim.Adam(self.network.parameters())
-
-    def separate(self) -> torch.Tensor:
-        """Mixture and faces to estimates, (1, n_src, time); the visual frontend, if any, first."""
-        visual = self.faces
-        if self.frontend is not None:
-            visual = self.frontend(self.faces.flatten(0, 1)).unflatten(0, self.faces.shape[:2])
-        return self.network(self.sources.sum(dim=1), visual)
-
-    def infer(self) -> None:
-        """One pass without gradients."""
-        self.network.eval()
-        with torch.inference_mode():
-            self.separate()
-
-    def train(self) -> None:
-        """One training step."""
-        self.network.train()
-        self.optimizer.zero_grad()
-        multisrc_neg_sisdr(self.separate(), self.sources).mean().backward()
-        self.optimizer.step()
-
-    def macs_per_sec(self) -> int:
-        """MACs for each second of audio."""
-        self.network.eval()
-        with torch.no_grad(), MacCounter() as counter:
-            self.separate()
-        return round(counter.macs / MIXTURE_SEC)
-
-    def n_params(self) -> int:
-        """Parameters of all networks here."""
-        return sum(parameter.numel() for network in self._networks() for parameter in network.parameters())
-
-    def weight_bytes(self) -> int:
-        """Memory of the parameters and buffers of all networks here."""
-        tensors = [tensor for network in self._networks() for tensor in (*network.parameters(), *network.buffers())]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-    def _networks(self) -> list[nn.Module]:
-        return [self.network] if self.frontend is None else [self.network, self.frontend]
-
-
-def _sizes(config: Config, frontend_weights: Path | None) -> dict[str, int]:
-    """Parameters, MACs and bytes on disk, which are the same on every device."""
-    setup = Setup(config, frontend_weights, "cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "best_model.pth"
-        save_model(path, setup.network, {})
-        disk_bytes = path.stat().st_size + (frontend_weights.stat().st_size if frontend_weights else 0)
-    return {"params": setup.n_params(), "macs_per_audio_second": setup.macs_per_sec(), "disk_bytes": disk_bytes}
-
-
-def _costs(config: Config, frontend_weights: Path | None, device: str) -> dict[str, float]:
-    """Times and memory on one device."""
-    setup = Setup(config, frontend_weights, device)
-    seconds = median_seconds({"inference": setup.infer}, device) | median_seconds({"training": setup.train}, device)
-    del setup
-    how = (device, torch.get_num_threads())
-    peaks = {case: in_own_process(peak_memory_bytes, config, frontend_weights, case, *how) for case in seconds}
-    return {
-        "inference_seconds_per_2s_mixture": seconds["inference"],
-        "real_time_factor": seconds["inference"] / MIXTURE_SEC,
-        "train_step_seconds": seconds["training"],
-        "peak_memory_bytes": peaks["inference"],
-        "train_peak_memory_bytes": peaks["training"],
-    }
+    return {name: setup.sizes() | {"inference_sec": seconds[name]} for name, setup in setups.items()}
 
 
 def median_seconds(runs: dict[str, Callable[[], None]], device: str = "cpu") -> dict[str, float]:
@@ -214,19 +215,6 @@ def median_seconds(runs: dict[str, Callable[[], None]], device: str = "cpu") -> 
     return {name: statistics.median(times[WARM_UP_RUNS:]) for name, times in seconds.items()}
 
 
-def peak_memory_bytes(config: Config, frontend_weights: Path | None, case: str, device: str, threads: int) -> int:
-    """Peak memory of one pass ("inference") or step ("training"), in a process that has done nothing else."""
-    torch.set_num_threads(threads)
-    setup = Setup(config, frontend_weights, device)
-    run = setup.infer if case == "inference" else setup.train
-    if device == "cpu":
-        return setup.weight_bytes() + peak_growth_bytes(run)
-    run()
-    torch.cuda.reset_peak_memory_stats()
-    run()
-    return torch.cuda.max_memory_allocated()
-
-
 def table(results: dict[str, dict[str, Any]], threads: int) -> str:
     """The numbers as Markdown: a row for each number, a column for each conf, with and without the visual frontend."""
     columns: list[tuple[str, dict[str, Any]]] = []
@@ -235,95 +223,14 @@ def table(results: dict[str, dict[str, Any]], threads: int) -> str:
         if "with_visual_frontend" in numbers:
             columns.append((f"{Path(path).stem} with visual frontend", numbers["with_visual_frontend"]))
     devices = {f"CPU, {threads} threads": [numbers for _, numbers in columns]}
-    gpus = [numbers["gpu"] for _, numbers in columns if "gpu" in numbers]
-    devices |= {gpus[0]["device"]: gpus} if gpus else {}
+    if torch.cuda.is_available():
+        devices[torch.cuda.get_device_name()] = [numbers["gpu"] for _, numbers in columns]
     rows = [["", *(name for name, _ in columns)]]
     for index, (device, cells) in enumerate(devices.items()):
         for title, key, unit, form in ROWS:
             if index == 0 or "{device}" in title:
                 rows.append([title.format(device=device), *(form.format(numbers[key] / unit) for numbers in cells)])
     return f"{markdown_table(rows)}\nCPU: {cpu_name()}"
-
-
-class MacCounter(TorchFunctionMode):
-    """Count the multiply-accumulate operations (MACs) of all calls inside its `with` block.
-
-    Counted are the products with weights and between signals: convolutions, linear layers, recurrent layers (for an
-    LSTM of d inputs and h cells 4h(d + h) for each step and direction, and the projection if any) and matrix products.
-    Biases, norms, activations and element-wise masks are not. torch's own FlopCounterMode counts 0 for an LSTM on a CPU
-    or GPU (it sees its products on the meta device only), and recurrent layers do most of the work of these networks.
-
-    Attributes:
-        macs: MACs so far.
-
-    Examples
-        >>> with MacCounter() as counter:
-        ...     _ = nn.Linear(3, 5)(torch.rand(7, 3))
-        >>> counter.macs
-        105
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.macs = 0
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _HIDING:
-            raise NotImplementedError(f"{func.__name__} hides its products from this counter; write it out")
-        result = func(*args, **kwargs)
-        if func in _RULES:
-            self.macs += _RULES[func](result, *args, **kwargs)
-        return result
-
-
-def _convolution(result: torch.Tensor, signal: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> int:
-    return result.numel() * weight[0].numel()  # weight: (out, in / groups, *kernel)
-
-
-def _transposed_convolution(result: torch.Tensor, signal: torch.Tensor, weight: torch.Tensor, *_: Any, **__: Any) -> int:
-    return signal.numel() * weight[0].numel()  # weight: (in, out / groups, *kernel)
-
-
-def _recurrent(result: Any, signal: torch.Tensor, *arguments: Any) -> int:
-    """Every weight is used once for each step: `arguments` holds the list of all layers' and directions' weights."""
-    weights = next(argument for argument in arguments if isinstance(argument, (list, tuple)) and len(argument) > 2)
-    steps = signal.shape[:-1].numel() if len(signal.shape) > 1 else 1
-    return steps * sum(weight.numel() for weight in weights if weight.ndim == 2)
-
-
-def _product(result: torch.Tensor, left: torch.Tensor, *_: Any, **__: Any) -> int:
-    return result.numel() * left.shape[-1]
-
-
-def _added_product(result: torch.Tensor, added: torch.Tensor, left: torch.Tensor, *_: Any, **__: Any) -> int:
-    return result.numel() * left.shape[-1]
-
-
-def _attention(result: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> int:
-    pairs = math.prod(query.shape[:-1]) * key.shape[-2]
-    return pairs * (query.shape[-1] + value.shape[-1])
-
-
-_RULES: dict[Callable, Callable[..., int]] = {
-    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _convolution),
-    **dict.fromkeys((torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), _transposed_convolution),
-    functional.linear: _product,
-    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent),
-    **dict.fromkeys((torch.matmul, torch.mm, torch.bmm, torch.mv, torch.dot), _product),
-    **dict.fromkeys((torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.mm, torch.Tensor.bmm), _product),
-    **dict.fromkeys((torch.addmm, torch.baddbmm), _added_product),
-    functional.scaled_dot_product_attention: _attention,
-}
-
-_HIDING = {
-    torch.einsum,
-    torch.tensordot,
-    torch.bilinear,
-    functional.multi_head_attention_forward,
-    torch.lstm_cell,
-    torch.gru_cell,
-}
 
 
 if __name__ == "__main__":

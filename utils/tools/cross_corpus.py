@@ -10,19 +10,19 @@ The mouth crops of a test set pass the visual frontend of each model: nothing ne
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from utils.data.files import read_json
 from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UsageError, UserError, at_least, run_cli
-from utils.scoring.report import SHORT_TABLE, mean_text
+from utils.scoring.report import SHORT_TABLE, has_targets, mean_text
 from utils.separation.options import name_of_test
-from utils.tools.processes import Chain, run_chains
+from utils.tools.chains import Chain, run_chains, stage
 from utils.tools.sections import add_results_options, origin, publish
 
 Group = dict[str, Any]
+Scores = dict[tuple[str, str], dict[str, Group]]  # of a test set and subset: the groups by model
 
 
 def main() -> int:
@@ -34,13 +34,12 @@ def main() -> int:
     for test_dir in args.test_dirs:
         if not test_dir.exists():
             raise UserError(f"--test_dirs {test_dir}: no such file or folder; a CSV of a corpus is made by stage 0")
-    pairs = [(exp_dir, test_dir) for exp_dir in args.exp_dirs for test_dir in args.test_dirs]
-    failures = run_chains([_chain(args, *pair) for pair in pairs], 1, args.threads)
-    if failures:
+    chains = [_chain(args, exp_dir, test_dir) for exp_dir in args.exp_dirs for test_dir in args.test_dirs]
+    if failures := run_chains(chains, 1, args.threads):
         raise UserError(f"{len(failures)} of the runs failed, the first: {next(iter(failures.values()))}")
-    named = [(exp_dir, name_of_test(test_dir)) for exp_dir, test_dir in pairs]
-    found = {(exp_dir, name): read_groups(exp_dir, name) for exp_dir, name in named}
-    text = f"{matrix(found)}\n{long_table(found)}\n{silent_outputs(found)}"
+    scores = read_scores(args.exp_dirs, [name_of_test(test_dir) for test_dir in args.test_dirs])
+    models = [exp_dir.name for exp_dir in args.exp_dirs]
+    text = f"{matrix(scores, models)}\n{long_table(scores)}\n{silent_outputs(scores)}"
     publish(text + origin("utils.tools.cross_corpus", args.threads), args.results, args.section)
     return 0
 
@@ -54,12 +53,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data_root_dir", type=Path, default=Path("data"), help="where a folder's manifest is made")
     parser.add_argument("--max_failed", type=int, default=0, help="mixtures of a run that may fail")
     parser.add_argument("--nj", type=at_least(1), default=2, help="processes that score")
-    parser.add_argument("--id", default="", help="GPU, e.g. 0; cpu; empty: a GPU if there is one")
+    parser.add_argument("--id", help="GPU, e.g. 0; cpu; without it a GPU if there is one")
     parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of each program")
     add_results_options(parser, "cross-corpus")
     args = parser.parse_args()
     names = [name_of_test(test) for test in args.test_dirs]
-    if len(set(names)) < len(names) or len({exp.resolve().name for exp in args.exp_dirs}) < len(args.exp_dirs):
+    if len(set(names)) < len(names) or len({exp.name for exp in args.exp_dirs}) < len(args.exp_dirs):
         raise UsageError("cross_corpus: two experiments or two test sets have the same name; rename one of the folders")
     return args
 
@@ -69,79 +68,68 @@ def _paths(text: str) -> list[Path]:
 
 
 def _chain(args: argparse.Namespace, exp_dir: Path, test_dir: Path) -> Chain:
-    name, python = name_of_test(test_dir), [sys.executable, "-m"]
-    common = [f"--exp_dir={exp_dir}", f"--test_name={name}", f"--nj={args.nj}", f"--max_failed={args.max_failed}"]
-    separate = [f"--test_dir={test_dir}", f"--dump_dir={args.dump_dir}", f"--data_root_dir={args.data_root_dir}"]
-    separate += [f"--id={args.id}"] if args.id else []
+    name = name_of_test(test_dir)
+    common = {"exp_dir": exp_dir, "test_name": name, "nj": args.nj, "max_failed": args.max_failed}
+    where = {"dump_dir": args.dump_dir, "data_root_dir": args.data_root_dir, "id": args.id or None}
     commands = {
-        f"4_separate_{name}": [*python, "utils.stages.separate", *common, *separate],
-        f"5_score_{name}": [*python, "utils.stages.score", *common],
+        f"4_separate_{name}": stage("separate", test_dir=test_dir, **where, **common),
+        f"5_score_{name}": stage("score", **common),
     }
     return Chain(f"{exp_dir.name} on {name}", exp_dir / "log", commands)
 
 
-def read_groups(exp_dir: Path, name: str) -> dict[str, Group]:
-    """The means over all mixtures, "all", and over each subset that has any.
+def read_scores(exp_dirs: list[Path], tests: list[str]) -> Scores:
+    """The means over all mixtures, "all", and over each subset that has any, of every test set and model.
 
     Raises:
-        UserError: the test set was not scored: it has no references.
+        UserError: a test set was not scored: it has no references.
     """
-    path = exp_dir / "results" / name / "final_metrics.json"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file: {name} has no references to score with; leave it out")
-    final = read_json(path)
-    groups = {"all": final["overall"]} | final["subsets"]
-    return {
-        label: group
-        for label, group in groups.items()
-        if group["metrics"]["si_snr"]["mean"] is not None or group["n_silent_output"]
-    }
+    scores: Scores = {}
+    for test in tests:
+        for exp_dir in exp_dirs:
+            path = exp_dir / "results" / test / "final_metrics.json"
+            if not path.is_file():
+                raise UserError(f"{path}: no such file: {test} has no references to score with; leave it out")
+            final = read_json(path)
+            for label, group in {"all": final["overall"], **final["subsets"]}.items():
+                if has_targets(group):
+                    scores.setdefault((test, label), {})[exp_dir.name] = group
+    return scores
 
 
-def matrix(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
+def matrix(scores: Scores, models: list[str]) -> str:
     """SI-SNRi of every model (columns) on every test set and subset (rows), Markdown.
 
     Mixtures and unprocessed SI-SNR are those of the model with the fewest silent outputs: the other means lack some.
     """
-    exps, tests = (list(dict.fromkeys(key[place] for key in found)) for place in (0, 1))
-    rows = [["SI-SNRi (dB)", "mixtures", "unprocessed SI-SNR", *(exp.name for exp in exps)]]
-    for test in tests:
-        for label in dict.fromkeys(label for exp in exps for label in found[exp, test]):
-            groups = [found[exp, test].get(label) for exp in exps]
-            first = max((group for group in groups if group), key=_n_scored)
-            name = test if label == "all" else f"{test}: {label}"
-            cells = [_cell(group, "si_snr_imp", 2, error=True) for group in groups]
-            rows.append([name, str(_n_scored(first)), _cell(first, "input_si_snr", 2), *cells])
+    rows = [["SI-SNRi (dB)", "mixtures", "unprocessed SI-SNR", *models]]
+    for (test, label), groups in scores.items():
+        fullest = max(groups.values(), key=lambda group: group["n_heard"])
+        cells = [_cell(groups.get(model), "si_snr_imp", 2, error=True) for model in models]
+        name = test if label == "all" else f"{test}: {label}"
+        rows.append([name, str(fullest["n_heard"]), _cell(fullest, "input_si_snr", 2), *cells])
     return markdown_table(rows)
 
 
-def long_table(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
+def long_table(scores: Scores) -> str:
     """All the metrics, a row for each test set, subset and model, Markdown."""
     rows = [["test set", "subset", "model", "mixtures", *(heading for heading, _, _ in SHORT_TABLE)]]
-    for test in dict.fromkeys(test for _, test in found):
-        own = {exp.name: groups for (exp, name), groups in found.items() if name == test}
-        for label in dict.fromkeys(label for groups in own.values() for label in groups):
-            for name, groups in own.items():
-                if label in groups:
-                    cells = [_cell(groups[label], metric, digits) for _, metric, digits in SHORT_TABLE]
-                    rows.append([test, label, name, str(_n_scored(groups[label])), *cells])
+    for (test, label), groups in scores.items():
+        for model, group in groups.items():
+            cells = [_cell(group, metric, digits) for _, metric, digits in SHORT_TABLE]
+            rows.append([test, label, model, str(group["n_heard"]), *cells])
     return markdown_table(rows, n_left=3)
 
 
-def silent_outputs(found: dict[tuple[Path, str], dict[str, Group]]) -> str:
+def silent_outputs(scores: Scores) -> str:
     """A line for each model and test set with silent outputs for active targets; "" without any."""
-    counts = {key: groups["all"]["n_silent_output"] for key, groups in found.items() if "all" in groups}
     lines = [
-        f"- {exp.name} on {test}: {count} active targets got a silent output; they are in no mean"
-        for (exp, test), count in counts.items()
-        if count
+        f"- {model} on {test}: {group['n_silent_output']} active targets got a silent output; they are in no mean\n"
+        for (test, label), groups in scores.items()
+        for model, group in groups.items()
+        if label == "all" and group["n_silent_output"]
     ]
-    return "\n".join(lines) + "\n\n" if lines else ""
-
-
-def _n_scored(group: Group) -> int:
-    """The mixtures that the means are over."""
-    return group["n_heard"]
+    return "".join([*lines, "\n"]) if lines else ""
 
 
 def _cell(group: Group | None, metric: str, digits: int, error: bool = False) -> str:

@@ -1,54 +1,42 @@
-"""Costs of long recordings: peak memory and real-time factor of stage 4's windowed separation, by length.
+"""Costs of long recordings: peak memory and real-time factor of windowed separation as in stage 4, by length.
 
-Reads   exp/<tag>/best_model.pth (and frontend.json).
-Writes  recordings of noise with noise for embeddings into a temporary folder that it removes; the table to the standard
+Reads   exp/<tag>/best_model.pth.
+Writes  recordings of noise and their estimates into a temporary folder that it removes; the table to the standard
         output, with --results also into a section of that file.
 Run     python -m utils.tools.long_recordings --exp_dir exp/demo_demo --minutes 1,10 --results RESULTS.md
 
-Each length is separated in a fresh process, from files to files. Memory is that of `utils.tools.complexity`: the
-weights, and the growth of the process at its peak. A network costs the same for any sound.
+Each length is separated in a fresh process, from file to files; embeddings are noise, drawn window by window. Memory
+is that of `utils.tools.complexity`: the weights, and the growth of the process at its peak. A network costs the same
+for any sound.
 """
 
 import argparse
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 
-from local_models.configs import SeparatorConfig
+from utils.data.audio import read_audio
+from utils.data.estimates import write_estimates
 from utils.data.experiments import open_experiment
-from utils.data.manifest import Mixture, read_manifest, write_manifest
 from utils.data.reports import markdown_table
-from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
-from utils.errors import OptionParser, UserError, at_least, run_cli
+from utils.errors import OptionParser, at_least, run_cli
 from utils.separation.options import SeparationOptions
-from utils.tools.processes import in_own_process, peak_growth_bytes
+from utils.tools.memory import in_own_process, peak_bytes
 from utils.tools.sections import add_results_options, origin, publish
-
-WINDOW_SEC, HOP_SEC = SeparationOptions.window_sec, SeparationOptions.hop_sec  # of stage 4
-STORE, MANIFEST, ESTIMATES = "embeddings", "recording.csv", "estimates"
 
 
 def main() -> int:
     """Measure every length, print the table."""
     args = parse_args()
-    frontend = open_experiment(args.exp_dir, needs_weights=False).frontend
-
-    from utils.separation.mixtures import load_separator  # torch comes only after the paths were found good
-
-    config = load_separator(args.exp_dir, "cpu").network.config
-    precision = frontend.precision if frontend else "float16"
-    measured = []
-    for minutes in args.minutes:
-        with tempfile.TemporaryDirectory(prefix="long-recording-") as name:
-            folder = Path(name)
-            make_recording(folder, 60 * minutes, config, precision)
-            windows = (args.window_sec, args.hop_sec)
-            costs = in_own_process(separate_recording, folder, args.exp_dir, *windows, args.threads)
-            measured.append({"minutes": minutes, **costs})
+    open_experiment(args.exp_dir, needs_weights=False)
+    measured = {
+        minutes: in_own_process(separate_noise, args.exp_dir, 60 * minutes, args.window_sec, args.hop_sec, args.threads)
+        for minutes in args.minutes
+    }
     windows = f"{args.exp_dir}: windows of {args.window_sec:g} s every {args.hop_sec:g} s"
     text = f"{table(measured)}\n" + origin("utils.tools.long_recordings", args.threads, windows)
     publish(text, args.results, args.section)
@@ -60,19 +48,11 @@ def parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="long_recordings", description="Costs of long recordings in memory and time.")
     parser.add_argument("--exp_dir", type=Path, required=True, help="folder of the experiment")
     parser.add_argument("--minutes", type=_minutes, default="1,10", help="lengths, separated by commas")
-    parser.add_argument("--window_sec", type=float, default=WINDOW_SEC, help="that the network separates at once")
-    parser.add_argument("--hop_sec", type=float, default=HOP_SEC, help="from window to window")
+    parser.add_argument("--window_sec", type=float, default=SeparationOptions.window_sec, help="separated at once")
+    parser.add_argument("--hop_sec", type=float, default=SeparationOptions.hop_sec, help="from window to window")
     parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads")
     add_results_options(parser, "long-recordings")
-    args = parser.parse_args()
-    check_window_options(parser, args)
-    return args
-
-
-def check_window_options(parser: OptionParser, args: argparse.Namespace) -> None:
-    """Refuse windows that would not overlap, or of which more than two would."""
-    if not 0 < args.hop_sec < args.window_sec <= 2 * args.hop_sec:
-        parser.error("--hop_sec must be shorter than --window_sec and at least half of it")
+    return parser.parse_args()
 
 
 def _minutes(text: str) -> list[float]:
@@ -85,71 +65,61 @@ def _minutes(text: str) -> list[float]:
     return minutes
 
 
-def make_recording(folder: Path, length_sec: float, config: SeparatorConfig, precision: str = "float16") -> None:
-    """Write a recording of noise, an embedding of noise for each face, and the manifest that names them.
+def separate_noise(
+    exp_dir: Path, length_sec: float, window_sec: float, hop_sec: float, threads: int, folder: Path | None = None
+) -> tuple[int, float]:
+    """Separate a recording of noise as stage 4 does, in a process that has done nothing else.
 
     Args:
-        folder: where to.
+        exp_dir: the experiment.
         length_sec: of the recording.
-        config: of the network that will separate it.
-        precision: of the embeddings.
-    """
-    rng, rate_hz = np.random.default_rng(0), config.sample_rate
-    length, n_frames = round(length_sec * rate_hz), round(length_sec * config.video_fps)
-    with soundfile.SoundFile(folder / "mix.wav", "w", rate_hz, 1, "FLOAT") as handle:
-        for start in range(0, length, 60 * rate_hz):
-            handle.write(0.1 * rng.standard_normal(min(60 * rate_hz, length - start), dtype=np.float32))
-    mouths = tuple(f"face{k}.npz" for k in range(config.n_faces))
-    if mouths:
-        with EmbeddingWriter(folder / STORE, precision) as writer:
-            for mouth in mouths:
-                embedding = rng.standard_normal((n_frames, config.visual_dim), dtype=np.float32)
-                writer.add(mouth, embedding, Source(0, 0, ""))
-    blank, fps = ("",) * config.n_src, config.video_fps
-    item = Mixture("recording", "mix.wav", blank, "", length, mouths or blank, n_frames, fps, blank, None, "")
-    facts = {"corpus": "long", "split": "recording", "sample_rate": rate_hz, "n_src": config.n_src}
-    write_manifest(folder / MANIFEST, items=[item], data_root=folder, **facts)
-
-
-def separate_recording(folder: Path, exp_dir: Path, window_sec: float, hop_sec: float, threads: int) -> dict[str, float]:
-    """Separate the recording of a folder as stage 4 does, in a process that has done nothing else.
+        window_sec: that the network separates at once.
+        hop_sec: from window to window.
+        threads: CPU threads.
+        folder: keeps mix.wav, s1.wav, ...; None keeps nothing.
 
     Returns:
-        `peak_memory_bytes` and `real_time_factor`.
+        Peak memory in bytes, and the real-time factor.
 
     Raises:
-        UserError: it cannot be separated.
+        UserError: window and hop do not fit each other.
     """
-    manifest = read_manifest(folder / MANIFEST)
-
     import torch
 
-    from utils.separation.mixtures import EstimateFolder, load_separator, plan_tasks, separate_tasks
+    from utils.separation.mixtures import load_separator
+    from utils.separation.overlap_add import check_windows, separate_blocks
 
     torch.set_num_threads(threads)
-    separator = load_separator(exp_dir, "cpu")
-    store = EmbeddingStore(folder / STORE) if separator.needs_faces else None
-    options = SeparationOptions(window_sec, hop_sec)
-    tasks, problems = plan_tasks(manifest, separator, None, store, {}, options)
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in separator.network.state_dict().values())
-    done, start_sec = [], time.perf_counter()
-    growth = peak_growth_bytes(
-        lambda: done.append(separate_tasks(EstimateFolder(folder / ESTIMATES, tasks, store), manifest.n_src, options))
-    )
-    elapsed_sec = time.perf_counter() - start_sec
-    for problem in (*problems, *done[0].problems):
-        raise UserError(problem.reason)
-    return {"peak_memory_bytes": weights + growth, "real_time_factor": elapsed_sec / done[0].audio_sec}
+    network = load_separator(exp_dir, "cpu").network
+    config, rate_hz = network.config, network.config.sample_rate
+    check_windows(window_sec, hop_sec, config.video_fps)
+    with tempfile.TemporaryDirectory(prefix="long-recording-") as passing:
+        path, length = Path(folder or passing) / "mix.wav", round(length_sec * rate_hz)
+        rng = np.random.default_rng(0)
+        with soundfile.SoundFile(path, "w", rate_hz, 1, "FLOAT") as handle:
+            for start in range(0, length, rate_hz):
+                handle.write(0.1 * rng.standard_normal(min(rate_hz, length - start), dtype=np.float32))
+
+        blocks = separate_blocks(
+            network,
+            lambda start, count: torch.from_numpy(read_audio(path, start, count, rate_hz)),
+            (lambda first, count: torch.randn(config.n_faces, count, config.visual_dim)) if config.n_faces else None,
+            length, window_sec=window_sec, hop_sec=hop_sec, sample_rate=rate_hz, fps=config.video_fps,
+        )  # fmt: skip
+        estimates = [path.with_name(f"s{k}.wav") for k in range(1, config.n_src + 1)]
+        arrays = (block.numpy() for block in blocks)
+        write = partial(write_estimates, estimates, arrays, rate_hz, SeparationOptions.subtype, length)
+        start_sec = time.perf_counter()
+        peak = peak_bytes(network, write)
+        return peak, (time.perf_counter() - start_sec) / length_sec
 
 
-def table(measured: list[dict[str, Any]]) -> str:
-    """The Markdown table; memory also as a ratio to the first length's."""
-    first = measured[0]
-    rows = [["recording (min)", "peak memory (MB)", f"over {first['minutes']:g} min's", "real-time factor"]]
-    for row in measured:
-        peak = row["peak_memory_bytes"]
-        ratio = peak / first["peak_memory_bytes"]
-        rows.append([f"{row['minutes']:g}", f"{peak / 1e6:.0f}", f"{ratio:.2f}", f"{row['real_time_factor']:.3f}"])
+def table(measured: dict[float, tuple[int, float]]) -> str:
+    """The Markdown table of memory and real-time factor by minutes; memory also as a ratio to the first length's."""
+    first, (least, _) = next(iter(measured.items()))
+    rows = [["recording (min)", "peak memory (MB)", f"over {first:g} min's", "real-time factor"]]
+    for minutes, (peak, factor) in measured.items():
+        rows.append([f"{minutes:g}", f"{peak / 1e6:.0f}", f"{peak / least:.2f}", f"{factor:.3f}"])
     return markdown_table(rows, n_left=0)
 
 

@@ -47,38 +47,30 @@ def publish(text: str, results: Path | None, section: str) -> None:
 
 
 def write_section(path: Path, name: str, text: str) -> None:
-    """Put `text` between the lines of section `name`, atomically.
-
-    Args:
-        path: a Markdown file; made where there is none.
-        name: of the section: letters, digits, `-`, `_` and `.`; appended to the file where it has no such section.
-        text: Markdown without lines that begin or end a section.
+    """Put Markdown between the lines of a section, atomically; a file or section that is missing is made.
 
     Raises:
         UserError: the file is not text, the name cannot be one, or the file's section has no end or is listed twice.
     """
-    path, name = Path(path), section_name(name)
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    begin, end = f"<!-- begin {section_name(name)} -->", f"<!-- end {name} -->"
     section = f"{begin}\n{text.strip()}\n{end}\n"
     try:
-        before = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        before = ""
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
     except (UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read as text ({error}); name another file") from None
-    lines = before.splitlines(keepends=True)
-    begins = [index for index, line in enumerate(lines) if line.strip() == begin]
-    ends = [index for index, line in enumerate(lines) if line.strip() == end]
-    if not begins and not ends:
+    counts = before.count(begin), before.count(end)
+    if counts == (0, 0):
         gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
         write_text(path, before + gap + section)
         return
-    if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
+    head, _, rest = before.partition(begin)
+    _, found, tail = rest.partition(end)
+    if counts != (1, 1) or not found:
         raise UserError(
-            f"{path}: section '{name}' needs one line '{begin}' and one '{end}' after it; there are {len(begins)} and "
-            f"{len(ends)}; mend the file by hand"
+            f"{path}: section '{name}' needs one line '{begin}' and one '{end}' after it; there are {counts[0]} and "
+            f"{counts[1]}; mend the file by hand"
         )
-    write_text(path, "".join(lines[: begins[0]]) + section + "".join(lines[ends[0] + 1 :]))
+    write_text(path, head + section + tail.removeprefix("\n"))
 
 
 def origin(
@@ -100,9 +92,7 @@ def origin(
 
 
 def cpu_name() -> str:
-    """The CPU's name as Linux gives it, elsewhere its kind."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    """The CPU's name as Linux gives it, else its kind."""
+    cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    found = re.search(r"^model name\s*: (.*)$", cpus, re.MULTILINE)
+    return found[1] if found else platform.machine()
