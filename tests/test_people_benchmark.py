@@ -23,10 +23,10 @@ def cells(line: str) -> list[str]:
 
 
 def test_a_shot_belongs_to_the_face_that_is_seen_most_in_it():
-    found = FoundPeople([seen("face1", 0, 14), seen("face2", 14, 30)], [], [], 0)
+    found = FoundPeople([seen("face1", 0, 14), seen("face2", 14, 30)], [], 0)
     shots = [Shot(0, 20, "a"), Shot(10, 20, "a"), Shot(40, 10, "b")]
     assert [face_of(shot, found) for shot in shots] == ["face1", "face2", ""]
-    assert face_of(shots[0], FoundPeople([], [], [], 0)) == ""
+    assert face_of(shots[0], FoundPeople([], [], 0)) == ""
 
 
 def test_pairs_of_shots_are_counted():

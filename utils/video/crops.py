@@ -6,29 +6,25 @@ to 1/32 of a pixel in OpenCV. Both alignments are warped so, though `forward5` w
 levels are cut off, not rounded: half a level darker.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
 
 from utils.data.mouths import MOUTH_SIZE
-from utils.video.alignment import ALIGNMENTS, find_runs
+from utils.video.alignment import ALIGNMENTS, mouth_transforms
 from utils.video.landmarks import Person
 
 MAX_GAP_FRAMES = 12
-_UNSEEN = np.zeros((MOUTH_SIZE, MOUTH_SIZE), dtype=np.uint8)
-
-Pictures = Iterable[tuple[int, np.ndarray | None]]
 
 
 def cut_people(
-    pictures: Pictures,
+    pictures: Iterable[tuple[int, np.ndarray | None]],
     people: Sequence[Person],
     n_frames: int,
     alignment: str = ALIGNMENTS[0],
     max_gap_frames: int = MAX_GAP_FRAMES,
-) -> Iterator[tuple[int, list[tuple[np.ndarray, bool]]]]:
+) -> Iterator[tuple[int, np.ndarray | None, list[np.ndarray | None]]]:
     """Cut the mouths of several people in one pass over the pictures.
 
     Args:
@@ -40,19 +36,12 @@ def cut_people(
         max_gap_frames: frames without landmarks that are bridged by interpolation.
 
     Yields:
-        frame, and for each person the crop, uint8 (96, 96), and whether it was seen; one that was not, in a longer gap,
-        without a picture or wholly outside it, is all zeros.
+        frame, picture, and for each person the crop, uint8 (96, 96); None for one that was not seen: in a longer gap,
+        without a picture or wholly outside it.
     """
-    runs = [deque(find_runs(one.frames, one.points, n_frames, alignment, max_gap_frames)) for one in people]
+    transforms = [mouth_transforms(one.frames, one.points, n_frames, alignment, max_gap_frames) for one in people]
     for frame, picture in pictures:
-        crops = []
-        for of_person in runs:
-            while of_person and of_person[0].end_frame <= frame:
-                of_person.popleft()
-            is_there = picture is not None and of_person and of_person[0].first_frame <= frame
-            crop = cut_crop(picture, of_person[0].transform(frame)) if is_there else None
-            crops.append((_UNSEEN.copy(), False) if crop is None else (crop, True))
-        yield frame, crops
+        yield frame, picture, [None if picture is None else cut_crop(picture, one[frame]) for one in transforms]
 
 
 def cut_crop(picture: np.ndarray, transform: np.ndarray) -> np.ndarray | None:

@@ -5,10 +5,8 @@ that it followed the same face, descriptors decide, also who is who after two fa
 losses of a second, ends with its shot, and what was seen for a moment only is dropped and counted.
 """
 
-from array import array
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -41,43 +39,29 @@ _QUIET_CHANGE = 0.02  # quieter is no quieter
 _RECENT_FRAMES = 5
 
 
-@dataclass(frozen=True, eq=False)
 class Track:
-    """One face through one shot.
+    """One face through one shot, as it grows.
+
+    Args:
+        shot: which one; they are counted from 0.
 
     Attributes:
-        frames: int64 (n,), ascending; gaps are losses.
-        boxes: float32 (n, 4), pixels.
-        points: float32 (n, 68, 2), pixels.
-        scores: float32 (n,), 0..1.
-        descriptor: float32 (DESCRIPTOR_DIM,), the mean of those that were made, of faces turned aside only where there is no
-            other; zeros where there is none.
-        n_described: of how many.
-        shot: counts the video's shots from 0.
+        frames: ascending; gaps are losses.
+        faces: of each of these frames.
+        n_described: of how many descriptors `descriptor` is the mean; of faces turned aside only where there is no other.
+        is_turned: it is of such.
     """
 
-    frames: np.ndarray
-    boxes: np.ndarray
-    points: np.ndarray
-    scores: np.ndarray
-    descriptor: np.ndarray
-    n_described: int
-    shot: int
-
-
-class _Open:
-    """A track that may still go on."""
-
-    def __init__(self, frame: int, face: Face, shot: int) -> None:
+    def __init__(self, shot: int) -> None:
         self.shot = shot
         self.frames: list[int] = []
-        self._boxes, self._points, self._scores = array("f"), array("f"), array("f")  # lists would need twice the memory
-        self._descriptor_sum = np.zeros(DESCRIPTOR_DIM)
+        self.faces: list[Face] = []
         self.n_described, self.is_turned = 0, True
+        self._descriptor_sum = np.zeros(DESCRIPTOR_DIM)
         self._velocity = np.zeros(2)  # pixels a frame
-        self.add(frame, face)
 
     def add(self, frame: int, face: Face) -> None:
+        """Go on with this face."""
         middle = (face.box[:2] + face.box[2:]).astype(np.float64) / 2
         if self.frames:
             step = (middle - self.middle) / (frame - self.frames[-1])
@@ -85,22 +69,19 @@ class _Open:
             self._velocity = (1 - share) * self._velocity + share * step
         self.middle, self.size = middle, float(max(face.box[2:] - face.box[:2]))
         self.frames.append(frame)
-        self._boxes.frombytes(face.box.astype(np.float32).tobytes())
-        self._points.frombytes(face.points.astype(np.float32).tobytes())
-        self._scores.append(face.score)
-        if face.descriptor is not None:
-            self._describe(face.descriptor, is_turned(face.points))
-
-    def _describe(self, descriptor: np.ndarray, is_turned: bool) -> None:
-        if is_turned and not self.is_turned:
+        self.faces.append(face)
+        if face.descriptor is None:
             return
-        if self.is_turned and not is_turned:
+        turned = is_turned(face.points)
+        if self.is_turned and not turned:  # now there is a better one
             self._descriptor_sum, self.n_described, self.is_turned = np.zeros(DESCRIPTOR_DIM), 0, False
-        self._descriptor_sum += descriptor
-        self.n_described += 1
+        if turned == self.is_turned:
+            self._descriptor_sum += face.descriptor
+            self.n_described += 1
 
     @property
     def descriptor(self) -> np.ndarray:
+        """float64 (DESCRIPTOR_DIM,); zeros where none was made."""
         return self._descriptor_sum / max(self.n_described, 1)
 
     def unlike(self, face: Face) -> float:
@@ -113,18 +94,6 @@ class _Open:
         """The expected middle of the face."""
         return self.middle + self._velocity * min(frame - self.frames[-1], _MOMENTUM_FRAMES)
 
-    def finished(self) -> Track:
-        boxes, points, scores = (np.array(values, np.float32) for values in (self._boxes, self._points, self._scores))
-        return Track(
-            frames=np.array(self.frames, np.int64),
-            boxes=boxes.reshape(-1, 4),
-            points=points.reshape(len(boxes) // 4, -1, 2),
-            scores=scores,
-            descriptor=self.descriptor.astype(np.float32),
-            n_described=self.n_described,
-            shot=self.shot,
-        )
-
 
 class Tracker:
     """Joins the faces of consecutive frames.
@@ -135,7 +104,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self.dropped: Counter[str] = Counter()
-        self._open: list[_Open] = []
+        self._open: list[Track] = []
         self._finished: list[Track] = []
         self._shot = 0
 
@@ -154,16 +123,16 @@ class Tracker:
         taken = self._assign(frame, faces)
         for face, track in zip(faces, taken, strict=True):
             if track is None:
-                self._open.append(_Open(frame, face, self._shot))
-            else:
-                track.add(frame, face)
+                track = Track(self._shot)
+                self._open.append(track)
+            track.add(frame, face)
 
     def finish(self) -> list[Track]:
         """End all tracks and give them, ordered by their first frame, from left to right within it."""
         self._close(self._open)
-        return sorted(self._finished, key=lambda track: (track.frames[0], track.boxes[0, 0]))
+        return sorted(self._finished, key=lambda track: (track.frames[0], track.faces[0].box[0]))
 
-    def _assign(self, frame: int, faces: Sequence[Face]) -> list[_Open | None]:
+    def _assign(self, frame: int, faces: Sequence[Face]) -> list[Track | None]:
         """The track that each face goes on with: the cheapest assignment as a whole."""
         if not self._open or not faces:
             return [None] * len(faces)
@@ -183,22 +152,21 @@ class Tracker:
         possible = (apart < reach[:, None]) & (ratio < np.log(_LARGEST_RATIO)) & ((unlike < different) | followed)
         cost = apart + _RATIO_WEIGHT * ratio + _UNLIKE_WEIGHT * unlike
         rows, columns = linear_sum_assignment(np.where(possible, cost, 1e6))
-        taken: list[_Open | None] = [None] * len(faces)
+        taken: list[Track | None] = [None] * len(faces)
         for row, column in zip(rows, columns, strict=True):
             if possible[row, column]:
                 taken[column] = self._open[row]
         return taken
 
-    def _close(self, tracks: Sequence[_Open]) -> None:
+    def _close(self, tracks: Sequence[Track]) -> None:
         for track in tracks:
             if len(track.frames) < _MIN_FRAMES:
                 self.dropped["too short"] += 1
             elif len(track.frames) < _MIN_SEEN * (track.frames[-1] - track.frames[0] + 1):
                 self.dropped["flickers"] += 1
             else:
-                self._finished.append(track.finished())
-        closed = set(map(id, tracks))
-        self._open = [track for track in self._open if id(track) not in closed]
+                self._finished.append(track)
+        self._open = [track for track in self._open if track not in tracks]
 
 
 class CutDetector:
