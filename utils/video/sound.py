@@ -8,7 +8,9 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain, groupby
 from math import ceil
+from operator import itemgetter
 from pathlib import Path
 
 import av
@@ -171,35 +173,21 @@ def _gathered(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, n
 
 def _resampled(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
     """Samples at 16 kHz; after each stretch of one rate there are as many as its time, rounded up, asks for."""
-    resampler, source_hz, time_sec, n_written = None, None, Fraction(0), 0
-    for rate_hz, samples in pieces:
-        if rate_hz != source_hz:
-            tail = _flushed(resampler, ceil(time_sec * SAMPLE_RATE_HZ) - n_written)
-            n_written += len(tail)
-            yield tail
-            resampler, source_hz = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ), rate_hz
-        time_sec += Fraction(len(samples), rate_hz)
-        for converted in _converted(resampler, rate_hz, samples):
-            kept = converted[: ceil(time_sec * SAMPLE_RATE_HZ) - n_written]
-            n_written += len(kept)
-            yield kept
-    yield _flushed(resampler, ceil(time_sec * SAMPLE_RATE_HZ) - n_written)
-
-
-def _converted(resampler: av.AudioResampler, rate_hz: int, samples: np.ndarray) -> Iterator[np.ndarray]:
-    if not len(samples):
-        return
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="flt", layout="mono")
-    frame.sample_rate = rate_hz
-    for piece in resampler.resample(frame):
-        yield piece.to_ndarray()[0]
-
-
-def _flushed(resampler: av.AudioResampler | None, n_samples: int) -> np.ndarray:
-    """The last samples of a resampler, exactly so many."""
-    tail = np.zeros(n_samples, np.float32)
-    rest = [] if resampler is None else [piece.to_ndarray()[0] for piece in resampler.resample(None) if piece is not None]
-    if rest:
-        last = np.concatenate(rest)[:n_samples]
-        tail[: len(last)] = last
-    return tail
+    time_sec, n_written = Fraction(0), 0
+    for rate_hz, stretch in groupby(pieces, itemgetter(0)):
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
+        for _, samples in chain(stretch, [(rate_hz, None)]):  # None makes the resampler give what it still holds
+            frame = None
+            if samples is not None:
+                if not len(samples):
+                    continue
+                time_sec += Fraction(len(samples), rate_hz)
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="flt", layout="mono")
+                frame.sample_rate = rate_hz
+            n_due = ceil(time_sec * SAMPLE_RATE_HZ) - n_written
+            given = [piece.to_ndarray()[0] for piece in resampler.resample(frame) if piece is not None]
+            converted = np.concatenate([np.zeros(0, np.float32), *given])[:n_due]
+            if frame is None:
+                converted = np.pad(converted, (0, n_due - len(converted)))
+            n_written += len(converted)
+            yield converted
