@@ -38,7 +38,7 @@ def talking(n: int, seed: int = 0) -> np.ndarray:
 
 def transforms_of(points: np.ndarray, alignment: str) -> np.ndarray:
     """Of a face that is seen in every frame."""
-    return mouth_transforms(np.arange(len(points)), points, len(points), alignment, 12)
+    return mouth_transforms(np.arange(len(points)), points, len(points), alignment)
 
 
 def seen(transforms: np.ndarray) -> list[int]:
@@ -144,14 +144,14 @@ def test_short_gaps_are_interpolated_and_the_ends_repeated(alignment):
     frames = np.r_[0:10, 15:38]
     full = points.copy()
     full[38:] = points[37]
-    found = mouth_transforms(frames, points[frames], 40, alignment, 12)
+    found = mouth_transforms(frames, points[frames], 40, alignment)
     np.testing.assert_allclose(found, transforms_of(full, alignment), atol=1e-6)
 
 
 def test_the_first_frames_repeat_the_first_landmarks():
     points = talking(20)
     whole = transforms_of(np.concatenate([np.repeat(points[:1], 5, axis=0), points]), "centred8")
-    np.testing.assert_allclose(mouth_transforms(np.arange(5, 25), points, 25, "centred8", 12), whole, atol=1e-9)
+    np.testing.assert_allclose(mouth_transforms(np.arange(5, 25), points, 25, "centred8"), whole, atol=1e-9)
 
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
@@ -159,7 +159,7 @@ def test_nothing_is_smoothed_over_a_longer_gap(alignment):
     """Both halves are transformed as if the other were not there."""
     points = talking(60)
     frames = np.r_[0:20, 33:60]
-    found = mouth_transforms(frames, points[frames], 60, alignment, 12)
+    found = mouth_transforms(frames, points[frames], 60, alignment)
     assert seen(found) == frames.tolist()
     np.testing.assert_array_equal(found[:20], transforms_of(points[:20], alignment))
     np.testing.assert_array_equal(found[33:], transforms_of(points[33:], alignment))
@@ -168,24 +168,24 @@ def test_nothing_is_smoothed_over_a_longer_gap(alignment):
 @pytest.mark.parametrize(("gap", "is_bridged"), [(0, True), (1, True), (12, True), (13, False)])
 def test_the_longest_gap_that_is_bridged_counts_its_frames(gap, is_bridged):
     frames = np.r_[0:5, 5 + gap : 10 + gap]
-    found = seen(mouth_transforms(frames, talking(10), 10 + gap, "centred8", 12))
+    found = seen(mouth_transforms(frames, talking(10), 10 + gap, "centred8"))
     assert found == (list(range(10 + gap)) if is_bridged else frames.tolist())
 
 
 def test_frames_at_the_ends_beyond_the_longest_gap_stay_without_a_face():
-    assert seen(mouth_transforms(np.arange(13, 20), talking(7), 33, "centred8", 12)) == list(range(13, 20))
-    assert seen(mouth_transforms(np.arange(12, 20), talking(8), 32, "centred8", 12)) == list(range(32))
+    assert seen(mouth_transforms(np.arange(13, 20), talking(7), 33, "centred8")) == list(range(13, 20))
+    assert seen(mouth_transforms(np.arange(12, 20), talking(8), 32, "centred8")) == list(range(32))
 
 
 def test_nobody_gives_no_transform_and_frames_after_the_video_are_of_no_interest():
-    assert seen(mouth_transforms(np.zeros(0, int), np.zeros((0, 68, 2)), 10, "centred8", 12)) == []
-    found = mouth_transforms(np.arange(20), talking(20), 15, "centred8", 12)
+    assert seen(mouth_transforms(np.zeros(0, int), np.zeros((0, 68, 2)), 10, "centred8")) == []
+    found = mouth_transforms(np.arange(20), talking(20), 15, "centred8")
     np.testing.assert_array_equal(found, transforms_of(talking(20)[:15], "centred8"))
 
 
 def test_an_unknown_alignment_is_refused():
     with pytest.raises(ValueError, match="'centered': not one of centred8, forward5"):
-        mouth_transforms(np.arange(3), talking(3), 3, "centered", 12)
+        mouth_transforms(np.arange(3), talking(3), 3, "centered")
 
 
 # Numbers

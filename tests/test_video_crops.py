@@ -90,7 +90,7 @@ def test_computing_only_the_crop_gives_what_cutting_it_from_the_whole_frame_give
     inside = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
     worst, mean = 0, []
     for k in range(40):
-        transforms = mouth_transforms(np.arange(40), talking(40, k) * rng.uniform(0.5, 2.5), 40, "centred8", 12)
+        transforms = mouth_transforms(np.arange(40), talking(40, k) * rng.uniform(0.5, 2.5), 40, "centred8")
         transform = transforms[rng.integers(40)]
         crop = cut_crop(picture, transform)
         if crop is not None:
@@ -131,8 +131,8 @@ def test_landmarks_that_are_all_in_one_place_give_no_crop():
 
 
 def test_several_people_in_one_pass_get_the_crops_that_each_gets_alone():
-    pictures = [texture(HEIGHT, WIDTH, k) for k in range(30)]
-    one, two = person(talking(30, 1)), person(talking(12, 2) * 0.7, np.arange(10, 22), "b")
+    pictures = [texture(HEIGHT, WIDTH, k) for k in range(40)]
+    one, two = person(talking(40, 1)), person(talking(12, 2) * 0.7, np.arange(14, 26), "b")
     taken = []
 
     def once():
@@ -140,16 +140,16 @@ def test_several_people_in_one_pass_get_the_crops_that_each_gets_alone():
             taken.append(frame)
             yield frame, picture
 
-    together = cut_people(once(), [one, two], 30, max_gap_frames=4)
+    together = cut_people(once(), [one, two], 40)
     for k, (frame, picture, crops) in enumerate(together):
         assert (
             frame == k and picture is pictures[k] and taken == list(range(k + 1))
         )  # a picture is not asked for before it is needed
         for of_person, crop in zip((one, two), crops, strict=True):
-            _, alone, seen = list(cut_mouths(numbered(pictures), of_person, 30, max_gap_frames=4))[k]
+            _, alone, seen = list(cut_mouths(numbered(pictures), of_person, 40))[k]
             assert np.array_equal(crop, alone) if seen else crop is None
-        assert (crops[1] is not None) == (10 <= k < 22)
-    assert taken == list(range(30))
+        assert (crops[1] is not None) == (14 <= k < 26)
+    assert taken == list(range(40))
 
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)

@@ -22,6 +22,7 @@ from utils.data.constants import ALIGNMENTS, MOUTH_SIZE
 
 _FACE_SIZE = 256  # pixels, height and width of the mean face's frame
 _WINDOW_FRAMES = 12
+_MAX_GAP_FRAMES = 12  # without landmarks that are bridged
 _MOUTH = slice(48, 68)
 
 # Where the stable points lie in the mean face of the published preprocessing (`20words_mean_face.npy`), x and y in
@@ -31,18 +32,17 @@ _MEAN_FACE = {28: (128.49, 106.92), 33: (128.87, 137.30), 36: (92.52, 94.37), 39
 _STABLE = {"centred8": (28, 33, 36, 39, 42, 45, 48, 54), "forward5": (33, 36, 39, 42, 45)}
 
 
-def mouth_transforms(frames: np.ndarray, points: np.ndarray, n_frames: int, alignment: str, max_gap_frames: int) -> np.ndarray:
+def mouth_transforms(frames: np.ndarray, points: np.ndarray, n_frames: int, alignment: str) -> np.ndarray:
     """The transforms that take the pictures of a video to the crops of a person's mouth.
 
-    Gaps of up to `max_gap_frames` are interpolated; up to that many frames at the video's beginning and end repeat the
-    nearest landmarks, as the published preprocessing does. Nothing is smoothed over longer gaps.
+    Gaps of up to 12 frames are interpolated; up to that many frames at the video's beginning and end repeat the nearest
+    landmarks, as the published preprocessing does. Nothing is smoothed over longer gaps.
 
     Args:
         frames: int (n,), ascending; those at or after `n_frames` are of no interest.
         points: (n, 68, 2) pixels, finite.
         n_frames: of the video.
         alignment: one of `ALIGNMENTS`.
-        max_gap_frames: the longest gap to fill.
 
     Returns:
         float64 (n_frames, 2, 3), from a picture's pixels to those of its crop; NaN in frames without the face.
@@ -59,10 +59,10 @@ def mouth_transforms(frames: np.ndarray, points: np.ndarray, n_frames: int, alig
     align = _centred if alignment == "centred8" else _forward
     reference = np.array([_MEAN_FACE[point] for point in _STABLE[alignment]])
     half = MOUTH_SIZE // 2
-    for rows in np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames) - 1 > max_gap_frames) + 1):
+    for rows in np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames) - 1 > _MAX_GAP_FRAMES) + 1):
         first, last = frames[rows[0]], frames[rows[-1]]
-        start = 0 if first <= max_gap_frames else first
-        stop = n_frames if n_frames - 1 - last <= max_gap_frames else last + 1
+        start = 0 if first <= _MAX_GAP_FRAMES else first
+        stop = n_frames if n_frames - 1 - last <= _MAX_GAP_FRAMES else last + 1
         filled = [np.interp(np.arange(start, stop), frames[rows], column) for column in needed[rows].reshape(len(rows), -1).T]
         run = np.stack(filled, axis=1).reshape(stop - start, -1, 2)
         for k in range(len(run)):

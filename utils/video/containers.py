@@ -148,38 +148,29 @@ def ends_early(path: Path | str, format_name: str) -> bool:
     """Tell if a file is shorter than its own outermost structure says; False where a container does not say."""
     size = os.stat(path).st_size
     with open(path, "rb") as handle:
-        if format_name.startswith("mov"):
-            return _boxes_end(handle, size) > size
         if format_name.startswith("matroska"):
             return _segment_end(handle) > size
-        if format_name == "avi":
-            return _riffs_end(handle, size) > size
+        if format_name.startswith("mov") or format_name == "avi":
+            return _parts_end(handle, size, is_avi=format_name == "avi") > size
     return False
 
 
-def _boxes_end(handle, size: int) -> int:
-    """The end of the last box of an MP4 or QuickTime file."""
+def _parts_end(handle, size: int, is_avi: bool) -> int:
+    """The end of the last box of an MP4 or QuickTime file, or of the last RIFF chunk of an AVI file."""
     end = 0
     while end + 8 <= size:
         handle.seek(end)
-        length, kind = struct.unpack(">I4s", handle.read(8))
-        if length == 1:
-            length = int.from_bytes(handle.read(8), "big")
-        if length < 8 or not kind.isascii():  # 0: as long as the file; else no box, but something that was appended
+        if is_avi:
+            kind, length = struct.unpack("<4sI", handle.read(8))
+            is_part = kind == b"RIFF" and length not in (0, 0xFFFFFFFF)  # never finished by the recorder
+            length += 8
+        else:
+            length, kind = struct.unpack(">I4s", handle.read(8))
+            length = int.from_bytes(handle.read(8), "big") if length == 1 else length
+            is_part = length >= 8 and kind.isascii()  # 0: as long as the file
+        if not is_part:  # or something that was appended
             return end
         end += length
-    return end
-
-
-def _riffs_end(handle, size: int) -> int:
-    """The end of the last RIFF chunk of an AVI file."""
-    end = 0
-    while end + 8 <= size:
-        handle.seek(end)
-        kind, length = struct.unpack("<4sI", handle.read(8))
-        if kind != b"RIFF" or length in (0, 0xFFFFFFFF):  # never finished by the recorder, or something appended
-            return end
-        end += 8 + length
     return end
 
 

@@ -15,15 +15,12 @@ from utils.data.mouths import MOUTH_SIZE
 from utils.video.alignment import ALIGNMENTS, mouth_transforms
 from utils.video.landmarks import Person
 
-MAX_GAP_FRAMES = 12
-
 
 def cut_people(
     pictures: Iterable[tuple[int, np.ndarray | None]],
     people: Sequence[Person],
     n_frames: int,
     alignment: str = ALIGNMENTS[0],
-    max_gap_frames: int = MAX_GAP_FRAMES,
 ) -> Iterator[tuple[int, np.ndarray | None, list[np.ndarray | None]]]:
     """Cut the mouths of several people in one pass over the pictures.
 
@@ -33,13 +30,12 @@ def cut_people(
         people: landmarks of all frames.
         n_frames: of the whole video, where people's landmarks end.
         alignment: that of the visual frontend, see `utils.video.alignment`.
-        max_gap_frames: frames without landmarks that are bridged by interpolation.
 
     Yields:
         frame, picture, and for each person the crop, uint8 (96, 96); None for one that was not seen: in a longer gap,
         without a picture or wholly outside it.
     """
-    transforms = [mouth_transforms(one.frames, one.points, n_frames, alignment, max_gap_frames) for one in people]
+    transforms = [mouth_transforms(one.frames, one.points, n_frames, alignment) for one in people]
     for frame, picture in pictures:
         yield frame, picture, [None if picture is None else cut_crop(picture, one[frame]) for one in transforms]
 

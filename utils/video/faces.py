@@ -205,10 +205,10 @@ class FaceFinder:
                 known.confirmed, known.confirmed_frame = score, frame
                 return
         middle, side = (box[:2] + box[2:]) / 2, _MESH_MARGIN * float(max(box[2:] - box[:2]))
-        mesh, presence, _ = self._networks.mesh(picture, middle, side, angle)
+        ((mesh, presence, _),) = self._networks.meshes(picture, [(middle, side, angle)])
         if presence < _MIN_PRESENCE:
             return
-        mesh, presence, view = self._networks.mesh(picture, *_region_of(mesh))  # now as it is seen when it is followed
+        ((mesh, presence, view),) = self._networks.meshes(picture, [_region_of(mesh)])  # as it is seen when it is followed
         new = _Known(mesh, presence, view, score, frame)
         if not self._is_face(picture, mesh, presence) or iou(box, new.box) < _SAME_IOU:
             return
@@ -261,7 +261,7 @@ class FaceFinder:
         is_near = any(other is not known and _overlap(known.box, other.box) for other in self._known)
         is_followed = known.n_described > 0 and not is_near
         if known.is_due(frame, is_near):
-            descriptor = self._describer.describe([face_chip(picture, points)])[0]
+            descriptor = self._describer.describe(face_chip(picture, points))
             known.n_described, known.described_frame = known.n_described + 1, frame
         score = float(np.clip(known.presence * known.confirmed, 0.0, 1.0))
         return Face(known.box.astype(np.float32), score, points.astype(np.float32), descriptor, is_followed)

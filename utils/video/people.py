@@ -23,7 +23,7 @@ from utils.data.constants import VIDEO_FPS
 from utils.video.face_scan import scan_faces
 from utils.video.faces import iou
 from utils.video.landmarks import Person, most_present
-from utils.video.tracking import Track, Tracker
+from utils.video.tracking import Track, follow_faces
 
 MIN_SEC = 0.5
 SAME_PERSON = 0.50  # distance; of three people 95.8 % of the pairs of one were joined and 1.6 % of those of two
@@ -74,13 +74,10 @@ def find_people(
     Raises:
         UserError: no video, or one that breaks off; mediapipe or dlib is not installed.
     """
-    tracker = Tracker()
     with tempfile.TemporaryDirectory() as passing:
-        for frame, faces, is_cut in scan_faces(path, n_frames, folder or passing):
-            tracker.update(frame, faces, is_cut)
-    tracks = tracker.finish()
+        tracks, n_dropped = follow_faces(scan_faces(path, n_frames, folder or passing))
     found = to_people(group_tracks(tracks, at_most, min_sec * VIDEO_FPS), min_sec, at_most)
-    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(tracker.dropped.items())) or "none"
+    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(n_dropped.items())) or "none"
     log.info(
         "%s: people: %d, of tracks: %d; people there for less than %g s: %d; tracks dropped: %s",
         path, len(found.people), len(tracks), min_sec, found.n_too_short, dropped,

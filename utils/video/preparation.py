@@ -24,7 +24,7 @@ from utils.data.fingerprints import hash_stats
 from utils.data.mouths import MouthWriter
 from utils.data.sound_checks import duration_warnings
 from utils.errors import UserError
-from utils.video.crops import ALIGNMENTS, MAX_GAP_FRAMES, cut_people
+from utils.video.crops import ALIGNMENTS, cut_people
 from utils.video.decoding import VideoInfo, probe_video, read_pictures
 from utils.video.landmarks import Person, most_present, read_landmarks, read_people, write_people
 from utils.video.people import find_people
@@ -42,14 +42,12 @@ class VideoOptions:
 
     Attributes:
         alignment: one of the two published ones, `centred8` or `forward5`.
-        max_gap_frames: a mouth lost for longer is marked as unseen, for a shorter time it is interpolated.
         min_sec: people who are on screen for a shorter time are left out.
         audio_stream: which audio stream, 1 is the first; 0: the default one, or the first that has sound.
         people: at most so many; 0: no limit.
     """
 
     alignment: str = ALIGNMENTS[0]
-    max_gap_frames: int = MAX_GAP_FRAMES
     min_sec: float = 0.5
     audio_stream: int = 0
     people: int = 0
@@ -251,7 +249,7 @@ def write_mouths(
     with ExitStack() as stack:
         writers = [stack.enter_context(MouthWriter(mouth_path, n_frames)) for mouth_path in mouth_paths]
         pictures = read_pictures(path, n_frames)
-        for frame, picture, crops in cut_people(pictures, people, n_frames, options.alignment, options.max_gap_frames):
+        for frame, picture, crops in cut_people(pictures, people, n_frames, options.alignment):
             for writer, crop in zip(writers, crops, strict=True):
                 writer.add(_UNSEEN if crop is None else crop, crop is not None)
             last = last if picture is None else picture

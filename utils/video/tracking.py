@@ -6,7 +6,7 @@ losses of a second, ends with its shot, and what was seen for a moment only is d
 """
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -94,79 +94,64 @@ class Track:
         """The expected middle of the face."""
         return self.middle + self._velocity * min(frame - self.frames[-1], _MOMENTUM_FRAMES)
 
+    @property
+    def flaw(self) -> str:
+        """Why this is no track to be kept, "" where it is one."""
+        if len(self.frames) < _MIN_FRAMES:
+            return "too short"
+        return "flickers" if len(self.frames) < _MIN_SEEN * (self.frames[-1] - self.frames[0] + 1) else ""
 
-class Tracker:
-    """Joins the faces of consecutive frames.
 
-    Attributes:
-        dropped: how many tracks were dropped, by reason.
+def follow_faces(frames: Iterable[tuple[int, Sequence[Face], bool]]) -> tuple[list[Track], Counter[str]]:
+    """Join the faces of consecutive frames.
+
+    Args:
+        frames: grid frame, its faces, whether a shot begins; ascending, those without faces may be left out.
+
+    Returns:
+        The tracks, ordered by their first frame, from left to right within it; how many others were dropped, by reason.
     """
-
-    def __init__(self) -> None:
-        self.dropped: Counter[str] = Counter()
-        self._open: list[Track] = []
-        self._finished: list[Track] = []
-        self._shot = 0
-
-    def update(self, frame: int, faces: Sequence[Face], is_cut: bool = False) -> None:
-        """Take the faces of a frame; frames come in ascending order, those without faces may be left out.
-
-        Args:
-            frame: grid frame.
-            faces: what was found in it.
-            is_cut: a new shot begins here.
-        """
-        if is_cut:
-            self._close(self._open)
-            self._shot += 1
-        self._close([track for track in self._open if frame - track.frames[-1] > _MAX_LOST_FRAMES])
-        taken = self._assign(frame, faces)
-        for face, track in zip(faces, taken, strict=True):
+    tracks: list[Track] = []
+    going_on: list[Track] = []
+    shot = 0
+    for frame, faces, is_cut in frames:
+        shot += is_cut
+        going_on = [track for track in going_on if not is_cut and frame - track.frames[-1] <= _MAX_LOST_FRAMES]
+        for face, track in zip(faces, _assigned(frame, faces, going_on), strict=True):
             if track is None:
-                track = Track(self._shot)
-                self._open.append(track)
+                track = Track(shot)
+                tracks.append(track)
+                going_on.append(track)
             track.add(frame, face)
+    dropped = Counter(track.flaw for track in tracks if track.flaw)
+    kept = [track for track in tracks if not track.flaw]
+    return sorted(kept, key=lambda track: (track.frames[0], track.faces[0].box[0])), dropped
 
-    def finish(self) -> list[Track]:
-        """End all tracks and give them, ordered by their first frame, from left to right within it."""
-        self._close(self._open)
-        return sorted(self._finished, key=lambda track: (track.frames[0], track.faces[0].box[0]))
 
-    def _assign(self, frame: int, faces: Sequence[Face]) -> list[Track | None]:
-        """The track that each face goes on with: the cheapest assignment as a whole."""
-        if not self._open or not faces:
-            return [None] * len(faces)
-        boxes = np.stack([face.box for face in faces]).astype(np.float64)
-        middles, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-        expected = np.stack([track.expected(frame) for track in self._open])
-        last_sizes = np.array([track.size for track in self._open])
-        lost = np.array([frame - track.frames[-1] for track in self._open])
-        size = np.sqrt(np.outer(last_sizes, sizes))
-        apart = np.linalg.norm(expected[:, None] - middles[None], axis=-1) / size
-        ratio = np.abs(np.log(last_sizes[:, None] / sizes))
-        unlike = np.array([[track.unlike(face) for face in faces] for track in self._open])
-        followed = (lost == 1)[:, None] & np.array([face.is_followed for face in faces])
-        turned = np.logical_or.outer([track.is_turned for track in self._open], [is_turned(face.points) for face in faces])
-        different = np.where(turned, _DIFFERENT_TURNED, _DIFFERENT)
-        reach = np.minimum(_REACH + _REACH_GROWS * (lost - 1), _LARGEST_REACH)
-        possible = (apart < reach[:, None]) & (ratio < np.log(_LARGEST_RATIO)) & ((unlike < different) | followed)
-        cost = apart + _RATIO_WEIGHT * ratio + _UNLIKE_WEIGHT * unlike
-        rows, columns = linear_sum_assignment(np.where(possible, cost, 1e6))
-        taken: list[Track | None] = [None] * len(faces)
-        for row, column in zip(rows, columns, strict=True):
-            if possible[row, column]:
-                taken[column] = self._open[row]
-        return taken
-
-    def _close(self, tracks: Sequence[Track]) -> None:
-        for track in tracks:
-            if len(track.frames) < _MIN_FRAMES:
-                self.dropped["too short"] += 1
-            elif len(track.frames) < _MIN_SEEN * (track.frames[-1] - track.frames[0] + 1):
-                self.dropped["flickers"] += 1
-            else:
-                self._finished.append(track)
-        self._open = [track for track in self._open if track not in tracks]
+def _assigned(frame: int, faces: Sequence[Face], tracks: Sequence[Track]) -> list[Track | None]:
+    """The track that each face goes on with: the cheapest assignment as a whole."""
+    if not tracks or not faces:
+        return [None] * len(faces)
+    boxes = np.stack([face.box for face in faces]).astype(np.float64)
+    middles, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    expected = np.stack([track.expected(frame) for track in tracks])
+    last_sizes = np.array([track.size for track in tracks])
+    lost = np.array([frame - track.frames[-1] for track in tracks])
+    size = np.sqrt(np.outer(last_sizes, sizes))
+    apart = np.linalg.norm(expected[:, None] - middles[None], axis=-1) / size
+    ratio = np.abs(np.log(last_sizes[:, None] / sizes))
+    unlike = np.array([[track.unlike(face) for face in faces] for track in tracks])
+    followed = (lost == 1)[:, None] & np.array([face.is_followed for face in faces])
+    turned = np.logical_or.outer([track.is_turned for track in tracks], [is_turned(face.points) for face in faces])
+    different = np.where(turned, _DIFFERENT_TURNED, _DIFFERENT)
+    reach = np.minimum(_REACH + _REACH_GROWS * (lost - 1), _LARGEST_REACH)
+    possible = (apart < reach[:, None]) & (ratio < np.log(_LARGEST_RATIO)) & ((unlike < different) | followed)
+    cost = apart + _RATIO_WEIGHT * ratio + _UNLIKE_WEIGHT * unlike
+    taken: list[Track | None] = [None] * len(faces)
+    for row, column in zip(*linear_sum_assignment(np.where(possible, cost, 1e6)), strict=True):
+        if possible[row, column]:
+            taken[column] = tracks[row]
+    return taken
 
 
 class CutDetector:
