@@ -62,8 +62,7 @@ def read_pictures(path: Path | str, n_frames: int, first_frame: int = 0) -> Iter
     """The picture of each grid frame, in order, one decoded at a time.
 
     Where there is no sound, time zero is the first picture. The shape of pixels is not looked at: a picture is as wide as
-    it is coded, as OpenCV has it. Pictures whose time goes back are left out, as players do, and
-    named in the log.
+    it is coded, as OpenCV has it. Pictures whose time goes back are left out, as players do, and named in the log.
 
     Args:
         path: the video.

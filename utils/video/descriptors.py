@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.video.alignment import similarities
-from utils.video.warping import cut_piece
+from utils.video.crops import cut_piece
 
 DESCRIPTOR_DIM = 128
 CHIP_SIDE = 150  # pixels, what the network sees

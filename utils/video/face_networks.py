@@ -1,8 +1,7 @@
 """The networks that find faces: two detectors of boxes and a mesh of 468 points, all in mediapipe's wheel.
 
-mediapipe is imported here and nowhere else, and only when it is
-needed. The mesh runs in a graph of our own: mediapipe's would detect a face in every picture before it fits a mesh, at
-twice the time, and keeps its belief in the face to itself.
+mediapipe is imported here and nowhere else, and only when it is needed. The mesh runs in a graph of our own: mediapipe's
+would detect a face in every picture before it fits a mesh, at twice the time, and keeps its belief in the face to itself.
 """
 
 import os
@@ -19,7 +18,7 @@ import cv2
 import numpy as np
 
 from utils.errors import UserError
-from utils.video.warping import cut_piece
+from utils.video.crops import cut_piece
 
 if TYPE_CHECKING:
     from mediapipe.python.solution_base import SolutionBase

@@ -173,12 +173,9 @@ def distances(tracks: Sequence[Track]) -> np.ndarray:
         back = later[iou(last_boxes[k], first_boxes[later]) > _CLOSE]
         apart[k, back] *= _SAME_PLACE
         apart[back, k] = apart[k, back]
-    order = np.argsort(firsts, kind="stable")
-    for position, k in enumerate(order):
-        for other in order[position + 1 :]:
-            if firsts[other] > lasts[k]:
-                break
-            if not set(tracks[k].frames).isdisjoint(tracks[other].frames):
-                apart[k, other] = apart[other, k] = _APART
+    overlap = (firsts[:, None] <= lasts) & (firsts <= lasts[:, None])
+    for k, other in np.argwhere(np.triu(overlap, 1)):
+        if not set(tracks[k].frames).isdisjoint(tracks[other].frames):
+            apart[k, other] = apart[other, k] = _APART
     np.fill_diagonal(apart, 0.0)
     return apart

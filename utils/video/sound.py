@@ -26,7 +26,6 @@ from utils.video.containers import decoded, open_video, sound_start, sound_strea
 _SLACK_SEC = Fraction(1, 20)  # time stamps may differ from the count of samples by this much
 _RESTART_SEC = 1  # stamps that go back further belong to another recording
 _LONGEST_GAP_SEC = 600  # a longer one is a clock that jumps
-_FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31, np.dtype(np.int64): 1 << 63}
 _log = logging.getLogger(__name__)
 
 
@@ -111,7 +110,10 @@ def _in_time(
     clock_sec, silence_sec, cut_sec = Fraction(0), Fraction(0), Fraction(0)
     cutting = False  # once begun, a surplus of many frames is cut down to its end
     for number, frame in enumerate(decoded(path, container, stream)):
-        samples, rate_hz = _mono(frame, channels), frame.sample_rate
+        data, rate_hz = _channels(frame), frame.sample_rate
+        if channels is not None and channels[-1] < len(data):
+            data = data[channels]
+        samples = (data.sum(axis=0) / len(data)).astype(np.float32)
         late_sec = Fraction(0) if frame.pts is None else frame.pts * stream.time_base - start - clock_sec
         if (late_sec < -_RESTART_SEC and number) or late_sec > _LONGEST_GAP_SEC:
             raise UserError(
@@ -139,14 +141,6 @@ def _in_time(
         warnings.append(f"{float(cut_sec):.2f} s of its sound overlapped with what came before and were cut")
 
 
-def _mono(frame: av.AudioFrame, chosen: list[int] | None) -> np.ndarray:
-    """The mean of the chosen channels of a frame, float32 (samples,), full scale 1.0."""
-    data = _channels(frame)
-    if chosen is not None and chosen[-1] < len(data):
-        data = data[chosen]
-    return (data[0] if len(data) == 1 else data.sum(axis=0) / len(data)).astype(np.float32)
-
-
 def _channels(frame: av.AudioFrame) -> np.ndarray:
     """The channels of a frame, float64 (channels, samples), full scale 1.0."""
     data = frame.to_ndarray()
@@ -154,7 +148,7 @@ def _channels(frame: av.AudioFrame) -> np.ndarray:
         data = data.reshape(frame.samples, -1).T
     if data.dtype == np.uint8:
         return (data.astype(np.float64) - 128) / 128
-    return data / _FULL_SCALE.get(data.dtype, 1.0)
+    return data / (-float(np.iinfo(data.dtype).min) if data.dtype.kind == "i" else 1.0)
 
 
 def _gathered(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:

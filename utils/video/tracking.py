@@ -1,8 +1,8 @@
 """Follow faces from picture to picture: faces of single frames become tracks, each of one person within one shot.
 
-A track goes on where its face should be by now; where the finder is not sure
-that it followed the same face, descriptors decide, also who is who after two faces have passed one another. It survives
-losses of a second, ends with its shot, and what was seen for a moment only is dropped and counted.
+A track goes on where its face should be by now; where the finder is not sure that it followed the same face, descriptors
+decide, also who is who after two faces have passed one another. It survives losses of a second, ends with its shot, and what
+was seen for a moment only is dropped and counted.
 """
 
 from collections import Counter, deque
