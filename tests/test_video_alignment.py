@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.video.alignment import _MEAN_FACE, ALIGNMENTS, find_runs, similarities
+from utils.video.alignment import _MEAN_FACE, ALIGNMENTS, mouth_transforms, similarities
 
 MOUTH_MIDDLE = (129.31, 157.82)  # of the mean face
 
@@ -36,9 +36,13 @@ def talking(n: int, seed: int = 0) -> np.ndarray:
     return np.stack([apply(move, mean_face()) for move in moves]) + rng.normal(0, 0.8, (n, 68, 2))
 
 
-def only_run(points: np.ndarray, alignment: str):
-    (run,) = find_runs(np.arange(len(points)), points, len(points), alignment, 12)
-    return run
+def transforms_of(points: np.ndarray, alignment: str) -> np.ndarray:
+    """Of a face that is seen in every frame."""
+    return mouth_transforms(np.arange(len(points)), points, len(points), alignment)
+
+
+def seen(transforms: np.ndarray) -> list[int]:
+    return np.flatnonzero(np.isfinite(transforms).all(axis=(1, 2))).tolist()
 
 
 # The published programs, restated
@@ -81,10 +85,10 @@ PUBLISHED = {"centred8": published_centred, "forward5": published_forward}
 @pytest.mark.parametrize("n", [12, 13, 25, 60])
 def test_every_frame_is_transformed_as_the_published_program_does(alignment, n):
     points = talking(n)
-    run = only_run(points, alignment)
-    assert len(run) == n
+    transforms = transforms_of(points, alignment)
+    assert transforms.shape == (n, 2, 3)
     for k in range(n):
-        np.testing.assert_allclose(run.transform(k), PUBLISHED[alignment](points, k), atol=1e-6)
+        np.testing.assert_allclose(transforms[k], PUBLISHED[alignment](points, k), atol=1e-6)
 
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
@@ -93,9 +97,9 @@ def test_every_frame_is_transformed_as_the_published_program_does(alignment, n):
 ])  # fmt: skip
 def test_a_face_of_known_size_place_and_turn_is_brought_back_to_the_mean_face(alignment, place, middle):
     points = np.repeat(apply(placed(*place), mean_face())[None], 20, axis=0)
-    run = only_run(points, alignment)
+    transforms = transforms_of(points, alignment)
     for k in (0, 7, 19):
-        brought = apply(run.transform(k), points[k])
+        brought = apply(transforms[k], points[k])
         np.testing.assert_allclose(brought, mean_face() - (129 - 48, 158 - 48), atol=1e-3)
 
 
@@ -104,14 +108,14 @@ def test_a_mouth_near_the_border_of_the_mean_faces_frame_stays_within_it(alignme
     """A mouth far from where the stable points want it: the crop stops at the frame's end."""
     points = np.repeat(mean_face()[None], 20, axis=0)
     points[:, np.r_[49:54, 55:68], 1] += 95.0
-    brought = apply(only_run(points, alignment).transform(3), mean_face())
+    brought = apply(transforms_of(points, alignment)[3], mean_face())
     np.testing.assert_allclose(brought - mean_face(), np.tile((-(129 - 48), -(256 - 96)), (68, 1)), atol=1e-3)
 
 
 def test_the_robust_alignment_ignores_a_landmark_that_went_astray():
     points = np.repeat(mean_face()[None], 20, axis=0)
     points[:, 36] += (40, -30)
-    brought = apply(only_run(points, "centred8").transform(3), mean_face())
+    brought = apply(transforms_of(points, "centred8")[3], mean_face())
     np.testing.assert_allclose(brought, mean_face() - (81, 110), atol=0.05)
 
 
@@ -119,16 +123,15 @@ def test_the_robust_alignment_ignores_a_landmark_that_went_astray():
 @pytest.mark.parametrize("n", [1, 2, 5, 11])
 def test_runs_shorter_than_the_window_give_crops_too(alignment, n):
     points = np.repeat(apply(placed(10, 0.7, (30, 20)), mean_face())[None], n, axis=0)
-    run = only_run(points, alignment)
+    transforms = transforms_of(points, alignment)
     for k in range(n):
-        np.testing.assert_allclose(apply(run.transform(k), points[k]), mean_face() - (81, 110), atol=1e-3)
+        np.testing.assert_allclose(apply(transforms[k], points[k]), mean_face() - (81, 110), atol=1e-3)
 
 
 def test_a_short_forward_run_is_averaged_as_a_whole():
     points = talking(5)
-    run = only_run(points, "forward5")
-    repeated = [run.transform(k)[:, :2] for k in range(5)]
-    assert all(np.array_equal(part, repeated[0]) for part in repeated)
+    transforms = transforms_of(points, "forward5")
+    assert (transforms[:, :, :2] == transforms[0, :, :2]).all()
 
 
 # Gaps
@@ -139,22 +142,16 @@ def test_short_gaps_are_interpolated_and_the_ends_repeated(alignment):
     """As if the landmarks had been there: all move evenly."""
     points = np.stack([mean_face() + (0.5 * k, -0.25 * k) for k in range(40)])
     frames = np.r_[0:10, 15:38]
-    (run,) = find_runs(frames, points[frames], 40, alignment, 12)
     full = points.copy()
     full[38:] = points[37]
-    whole = only_run(full, alignment)
-    assert (run.first_frame, run.end_frame) == (0, 40)
-    for k in range(40):
-        np.testing.assert_allclose(run.transform(k), whole.transform(k), atol=1e-6)
+    found = mouth_transforms(frames, points[frames], 40, alignment)
+    np.testing.assert_allclose(found, transforms_of(full, alignment), atol=1e-6)
 
 
 def test_the_first_frames_repeat_the_first_landmarks():
     points = talking(20)
-    (run,) = find_runs(np.arange(5, 25), points, 25, "centred8", 12)
-    whole = only_run(np.concatenate([np.repeat(points[:1], 5, axis=0), points]), "centred8")
-    assert run.first_frame == 0
-    for k in range(25):
-        np.testing.assert_allclose(run.transform(k), whole.transform(k), atol=1e-9)
+    whole = transforms_of(np.concatenate([np.repeat(points[:1], 5, axis=0), points]), "centred8")
+    np.testing.assert_allclose(mouth_transforms(np.arange(5, 25), points, 25, "centred8"), whole, atol=1e-9)
 
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
@@ -162,37 +159,33 @@ def test_nothing_is_smoothed_over_a_longer_gap(alignment):
     """Both halves are transformed as if the other were not there."""
     points = talking(60)
     frames = np.r_[0:20, 33:60]
-    first, second = find_runs(frames, points[frames], 60, alignment, 12)
-    assert (first.first_frame, first.end_frame, second.first_frame, second.end_frame) == (0, 20, 33, 60)
-    alone_first, alone_second = only_run(points[:20], alignment), only_run(points[33:], alignment)
-    for k in range(20):
-        np.testing.assert_array_equal(first.transform(k), alone_first.transform(k))
-    for k in range(27):
-        np.testing.assert_array_equal(second.transform(33 + k), alone_second.transform(k))
+    found = mouth_transforms(frames, points[frames], 60, alignment)
+    assert seen(found) == frames.tolist()
+    np.testing.assert_array_equal(found[:20], transforms_of(points[:20], alignment))
+    np.testing.assert_array_equal(found[33:], transforms_of(points[33:], alignment))
 
 
-@pytest.mark.parametrize(("gap", "n_runs"), [(0, 1), (1, 1), (12, 1), (13, 2)])
-def test_the_longest_gap_that_is_bridged_counts_its_frames(gap, n_runs):
+@pytest.mark.parametrize(("gap", "is_bridged"), [(0, True), (1, True), (12, True), (13, False)])
+def test_the_longest_gap_that_is_bridged_counts_its_frames(gap, is_bridged):
     frames = np.r_[0:5, 5 + gap : 10 + gap]
-    assert len(find_runs(frames, talking(10), 10 + gap, "centred8", 12)) == n_runs
+    found = seen(mouth_transforms(frames, talking(10), 10 + gap, "centred8"))
+    assert found == (list(range(10 + gap)) if is_bridged else frames.tolist())
 
 
 def test_frames_at_the_ends_beyond_the_longest_gap_stay_without_a_face():
-    (run,) = find_runs(np.arange(13, 20), talking(7), 33, "centred8", 12)
-    assert (run.first_frame, run.end_frame) == (13, 20)
-    (run,) = find_runs(np.arange(12, 20), talking(8), 32, "centred8", 12)
-    assert (run.first_frame, run.end_frame) == (0, 32)
+    assert seen(mouth_transforms(np.arange(13, 20), talking(7), 33, "centred8")) == list(range(13, 20))
+    assert seen(mouth_transforms(np.arange(12, 20), talking(8), 32, "centred8")) == list(range(32))
 
 
-def test_nobody_gives_no_run_and_frames_after_the_video_are_of_no_interest():
-    assert find_runs(np.zeros(0, int), np.zeros((0, 68, 2)), 10, "centred8", 12) == []
-    (run,) = find_runs(np.arange(20), talking(20), 15, "centred8", 12)
-    assert run.end_frame == 15
+def test_nobody_gives_no_transform_and_frames_after_the_video_are_of_no_interest():
+    assert seen(mouth_transforms(np.zeros(0, int), np.zeros((0, 68, 2)), 10, "centred8")) == []
+    found = mouth_transforms(np.arange(20), talking(20), 15, "centred8")
+    np.testing.assert_array_equal(found, transforms_of(talking(20)[:15], "centred8"))
 
 
 def test_an_unknown_alignment_is_refused():
     with pytest.raises(ValueError, match="'centered': not one of centred8, forward5"):
-        find_runs(np.arange(3), talking(3), 3, "centered", 12)
+        mouth_transforms(np.arange(3), talking(3), 3, "centered")
 
 
 # Numbers

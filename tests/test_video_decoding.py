@@ -65,47 +65,6 @@ def test_starting_late_gives_the_same_pictures_as_starting_at_zero(videos, name)
             assert picture is None or np.array_equal(picture, whole[frame])
 
 
-class Misled:
-    """A container whose seeks land a second too late, or on pictures that need others."""
-
-    def __init__(self, container, how: str, seeks: list[int]) -> None:
-        self._container, self._how, self._seeks = container, how, seeks
-
-    def __getattr__(self, name: str):
-        return getattr(self._container, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._container.close()
-
-    def seek(self, offset: int, *, stream, backward: bool) -> None:
-        self._seeks.append(offset)
-        late = round(1 / stream.time_base) if self._how == "late" else 0
-        self._container.seek(offset + late, stream=stream, backward=backward, any_frame=self._how == "anywhere")
-
-
-@pytest.mark.parametrize("how", ["late", "anywhere"])
-def test_seeks_that_land_in_the_wrong_place_are_noticed_and_mended(tmp_path, monkeypatch, how):
-    path = Video(n_pictures=100, codec="mpeg4", b_frames=0, sound=np.zeros(RATE_HZ)).write(tmp_path / "a.mp4")
-    whole, seeks = dict(read_pictures(path, 100)), []
-    monkeypatch.setattr("utils.video.decoding.open_video", lambda path: Misled(containers.open_video(path), how, seeks))
-    for first_frame in (5, 42, 59, 60, 61, 95):
-        for frame, picture in read_pictures(path, 100, first_frame):
-            assert np.array_equal(picture, whole[frame])
-    assert len(seeks) > 6
-
-
-def test_late_starts_in_indexed_containers_do_not_decode_everything(videos, monkeypatch):
-    given = []
-    monkeypatch.setattr("utils.video.decoding.decoded", lambda *args: (given.append(f) or f for f in containers.decoded(*args)))
-    for name, most in (("h264_aac.mp4", 16), ("mpeg1_mp2.mpg", 16)):
-        given.clear()
-        list(read_pictures(videos[name], 50, 47))
-        assert 0 < len(given) <= most
-
-
 @pytest.mark.parametrize("fps", [5, Fraction(25, 2), Fraction(24000, 1001), 24, 25, Fraction(30000, 1001), 30, 50, 60])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_frame_shows_the_picture_at_its_middle_whatever_the_rate(tmp_path, fps, suffix):
@@ -223,18 +182,6 @@ def test_pictures_are_turned_as_a_player_turns_them(tmp_path, rotation, hflip):
             assert any(np.abs(v[frame].astype(int) - picture).mean() < 6 for v in variants if v[frame].shape == picture.shape)
     info = probe_video(path)
     assert (info.width, info.height) == ((96, 128) if rotation in (90, 270) else (128, 96))
-
-
-SCALED = [(0, 48, (48, 64)), (90, 64, (64, 48)), (0, 96, (96, 128)), (0, 999, (96, 128))]
-
-
-@pytest.mark.parametrize(("rotation", "max_height", "shape"), SCALED)
-def test_high_pictures_are_scaled_down_and_low_ones_left(tmp_path, rotation, max_height, shape):
-    path = Video(n_pictures=5, rotation=rotation).write(tmp_path / "a.mp4")
-    shown = [picture for _, picture in read_pictures(path, 5, max_height=max_height)]
-    assert {picture.shape for picture in shown} == {(*shape, 3)} and shown[0].dtype == np.uint8
-    upright = [np.rot90(picture, -rotation // 90) for picture in shown]
-    assert [number_of(picture) for picture in upright] == list(range(5))
 
 
 @pytest.mark.parametrize(

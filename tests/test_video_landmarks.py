@@ -62,14 +62,15 @@ def test_people_come_back_as_they_were_written(tmp_path):
     people = [person("anna", [0, 1, 5]), person("never seen", []), person("björn", [2])]
     write_people(tmp_path / "a.npz", people, 6, 320, 240)
     found = read_people(tmp_path / "a.npz")
-    assert (found.n_frames, found.width, found.height) == (6, 320, 240)
-    for one, other in zip(people, found.people, strict=True):
+    with np.load(tmp_path / "a.npz") as archive:
+        assert [int(archive[name]) for name in ("n_frames", "width", "height")] == [6, 320, 240]
+    for one, other in zip(people, found, strict=True):
         assert_same(one, other)
 
 
 def test_a_video_without_people_can_be_written(tmp_path):
     write_people(tmp_path / "a.npz", [], 6, 320, 240)
-    assert read_people(tmp_path / "a.npz").people == ()
+    assert read_people(tmp_path / "a.npz") == []
 
 
 def test_a_landmark_file_is_read_as_landmarks_and_cut_to_the_video(tmp_path):
@@ -107,14 +108,17 @@ def with_arrays(**changed):
         (lambda path: path.write_bytes(b""), "not an npz"),
         (lambda path: path.write_bytes(path.read_bytes()[:900]), "not an npz"),
         (with_arrays(points=None, names=None), "without names, points"),
-        (with_arrays(points=np.zeros((3, 67, 2), np.float32)), "`points` is float32 .3, 67, 2. where .3, 68, 2."),
+        (
+            with_arrays(points=np.zeros((3, 67, 2), np.float32)),
+            "`points` is float32 .3, 67, 2. where fractional numbers .3, 68, 2.",
+        ),
         (with_arrays(box=np.zeros((3, 4), np.int64)), "`box` is int64"),
         (with_arrays(score=np.array([1, np.nan, 1], np.float32)), "`score` holds values that are not finite"),
         (with_arrays(frame=np.array([0, 0, 5])), "anna are not ascending"),
         (with_arrays(frame=np.array([0, 1, 6])), "within the 6 of the video"),
         (with_arrays(person=np.array([0, 0, 1])), "`person` points outside the 1 names"),
-        (with_arrays(names=np.array([3])), "`names` is no list of texts"),
-        (with_arrays(width=np.array([320])), "`width` is no whole number"),
+        (with_arrays(names=np.array([3])), "`names` is int64 .* where texts"),
+        (with_arrays(width=np.array([320])), r"`width` is int64 \(1,\) where whole numbers \(\) are"),
     ],
 )
 def test_a_spoilt_landmark_file_is_named_with_the_reason(tmp_path, spoil, reason):

@@ -3,7 +3,7 @@
 import csv
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -14,12 +14,16 @@ import pytest
 from utils.data.files import read_json
 from utils.video import face_scan, preparation
 from utils.video.descriptors import DESCRIPTOR_DIM
-from utils.video.face_scan import FaceScan
+from utils.video.face_scan import scan_faces
+from utils.video.faces import Face
 from utils.video.people import SAME_PERSON, Group, certainty, distances, find_people, group_tracks, to_people
 from utils.video.preparation import VideoOptions, prepare_video
 from utils.video.tracking import Track
 
 needs_mediapipe = pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason="mediapipe is not installed")
+
+
+BOX = np.array([0, 0, 80, 80], np.float32)
 
 
 def descriptor_of(person: int, noise: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -28,30 +32,34 @@ def descriptor_of(person: int, noise: float = 0.0, seed: int = 0) -> np.ndarray:
     return (0.05 * (draw + noise * np.random.default_rng(1000 + seed).normal(size=DESCRIPTOR_DIM))).astype(np.float32)
 
 
-def track(person: int, start: int, stop: int, x: float = 100.0, shot: int = 0, noise: float = 0.0, step: int = 1) -> Track:
-    frames = np.arange(start, stop, step, dtype=np.int64)
-    boxes = np.tile(np.array([x - 40, 60, x + 40, 140], np.float32), (len(frames), 1))
-    points = np.full((len(frames), 68, 2), person, np.float32) + frames[:, None, None] / 4096
-    return Track(frames, boxes, points, np.full(len(frames), 0.9, np.float32), descriptor_of(person, noise, start), 50, shot)
+def track(
+    person: int, start: int, stop: int, x: float = 100.0, shot: int = 0, noise: float = 0.0, step: int = 1, width: float = 80
+) -> Track:
+    """A face that stands still, with the same descriptor in every frame; its points say whose it is, and when."""
+    one = Track(shot)
+    box = np.array([x - width / 2, 60, x + width / 2, 140], np.float32)
+    for frame in range(start, stop, step):
+        points = np.full((68, 2), person, np.float32) + frame / 4096
+        one.add(frame, Face(box, 0.9, points, descriptor_of(person, noise, start)))
+    return one
 
 
 def owners(groups: Sequence[Group]) -> list[list[int]]:
-    return [[int(one.points[0, 0, 0]) for one in group.tracks] for group in groups]
+    return [[int(one.faces[0].points[0, 0]) for one in tracks] for tracks, _ in groups]
 
 
 def test_tracks_of_one_person_come_together_and_those_of_others_do_not():
     tracks = [track(k % 3, 100 * k, 100 * k + 50, x=100 * k, shot=k, noise=0.15) for k in range(12)]
     groups = group_tracks(tracks)
     assert owners(groups) == [[0] * 4, [1] * 4, [2] * 4]
-    assert all([one.frames[0] for one in group.tracks] == sorted(one.frames[0] for one in group.tracks) for group in groups)
+    assert all([one.frames[0] for one in tracks] == sorted(one.frames[0] for one in tracks) for tracks, _ in groups)
 
 
 def test_two_who_look_alike_and_were_seen_at_once_stay_two():
     twins = [track(0, 0, 50, x=100), track(0, 20, 70, x=400), track(0, 200, 250, x=100, shot=1)]
     groups = group_tracks(twins)
-    assert sorted(len(group.tracks) for group in groups) == [1, 2]
-    both = [{id(one) for one in group.tracks} for group in groups]
-    assert not any({id(twins[0]), id(twins[1])} <= group for group in both)
+    assert sorted(len(tracks) for tracks, _ in groups) == [1, 2]
+    assert not any({twins[0], twins[1]} <= set(tracks) for tracks, _ in groups)
 
 
 def test_interlocking_tracks_without_a_common_frame_may_be_one_person():
@@ -74,16 +82,16 @@ def test_every_track_is_in_one_group_however_many_there_are():
         start = int(rng.integers(0, 3000))
         tracks.append(track(int(rng.integers(0, 6)), start, start + 40, x=float(rng.integers(0, 600)), shot=k, noise=0.2))
     groups = group_tracks(tracks)
-    assert sorted(id(one) for group in groups for one in group.tracks) == sorted(map(id, tracks))
+    assert sorted(id(one) for members, _ in groups for one in members) == sorted(map(id, tracks))
     for group in groups:
         assert len(set(owners([group])[0])) == 1
-        frames = np.concatenate([one.frames for one in group.tracks])
+        frames = np.concatenate([one.frames for one in group[0]])
         assert len(np.unique(frames)) == len(frames)
 
 
 def test_people_are_named_from_left_to_right_and_passers_by_are_counted():
     members = [[track(0, 0, 50, x=500)], [track(1, 10, 60, x=100), track(1, 80, 90, x=900)], [track(2, 0, 12, x=10)]]
-    groups = [Group(tracks, 1.0) for tracks in members]
+    groups = [(tracks, 1.0) for tracks in members]
     found = to_people(groups, min_sec=0.5)
     people = found.people
     assert [person.name for person in people] == ["face1", "face2"] and found.n_too_short == 1 and not found.left_out
@@ -100,9 +108,10 @@ def test_nobody_gives_no_people():
 
 def test_joins_are_as_certain_as_the_least_certain_of_them():
     alike, unlike = track(0, 0, 50), track(0, 100, 150, shot=1, noise=0.82)
-    (single,) = group_tracks([alike])
-    (joined,) = group_tracks([alike, unlike])
-    (three,) = group_tracks([alike, unlike, track(0, 200, 250, shot=2)])
+    third = track(0, 200, 250, shot=2)
+    (single,), (joined,), (three,) = (to_people(group_tracks(tracks)).people for tracks in
+                                      ([alike], [alike, unlike], [alike, unlike, third]))  # fmt: skip
+    assert [one.parts for one in (single, joined, three)] == [1, 2, 3]
     assert single.certainty == 1.0 and 0.4 < joined.certainty < 0.98
     assert joined.certainty <= three.certainty < 1.0  # the third is one of the two, on average they are closer
     assert certainty(0.3) > 0.99 and 0.4 < certainty(SAME_PERSON) < 0.6 and certainty(0.7) < 0.01
@@ -117,8 +126,10 @@ def test_more_descriptors_of_one_person_make_no_other_distance():
         apart = []
         for _ in range(200):
             means = [mean + rng.normal(size=(count, DESCRIPTOR_DIM)).mean(axis=0) * spread for mean in (one, other)]
-            pair = [replace(track(0, 100 * k, 100 * k + 50, shot=k), descriptor=mean.astype(np.float32), n_described=count)
-                    for k, mean in enumerate(means)]  # fmt: skip
+            pair = [Track(shot=k) for k in range(2)]
+            for k, mean in enumerate(means):
+                for frame in range(100 * k, 100 * k + count):
+                    pair[k].add(frame, Face(BOX, 0.9, np.zeros((68, 2)), mean.astype(np.float32)))
             apart.append(distances(pair)[0, 1])
         found.append(np.mean(apart))
     assert np.ptp(found) < 0.03
@@ -129,7 +140,7 @@ def test_no_more_people_than_asked_for_the_most_alike_are_joined_first():
     tracks = [track(who, 100 * k, 100 * k + 50, shot=k, noise=noise) for k, (who, noise) in enumerate(looks)]
     assert len(group_tracks(tracks)) == 4 == len(group_tracks(tracks, at_most=4))
     assert owners(group_tracks(tracks, at_most=2)) == [[0, 0], [1, 1]]
-    assert min(group.certainty for group in group_tracks(tracks, at_most=2)) < 0.5
+    assert min(certain for _, certain in group_tracks(tracks, at_most=2)) < 0.5
     assert len(group_tracks(tracks, at_most=1)) == 1
     short = track(2, 400, 405, shot=4)
     assert len(group_tracks([tracks[0], tracks[2], short], at_most=2, min_frames=12)) == 3  # who is not shown does not count
@@ -143,7 +154,7 @@ def test_where_more_are_seen_at_once_the_largest_for_longest_stay():
     found = to_people(groups, at_most=2)
     assert [int(person.points[0, 0, 0]) for person in found.people] == [0, 2]
     assert [int(person.points[0, 0, 0]) for person in found.left_out] == [1] and found.n_too_short == 0
-    large = replace(tracks[1], boxes=tracks[1].boxes * 3)
+    large = track(1, 0, 30, x=200, width=720)
     found = to_people(group_tracks([tracks[0], large, tracks[2]], at_most=2), at_most=2)
     assert {int(person.points[0, 0, 0]) for person in found.people} == {0, 1}
 
@@ -214,33 +225,42 @@ def test_a_second_search_reads_what_the_first_one_found(video, scanned, monkeypa
 @needs_mediapipe
 def test_an_interrupted_scan_goes_on_and_ends_with_the_same_faces(video, tmp_path, monkeypatch):
     path, n_frames = video
-    whole = FaceScan(path, n_frames, tmp_path / "whole", part_frames=30)
-    assert whole.run() == 75 and whole.run() == 0
-    found = {frame: (len(faces), is_cut) for frame, faces, is_cut in whole.frames()}
-    assert {frame: n for frame, (n, _) in found.items()} == {k: 1 if 25 <= k < 50 else 2 for k in range(75)}
-    assert [frame for frame, (_, is_cut) in found.items() if is_cut] == [25, 50]
 
+    def scan(folder: Path) -> list[tuple[int, int, bool]]:
+        found = scan_faces(path, n_frames, folder, part_frames=30)
+        return [(frame, len(faces), is_cut) for frame, faces, is_cut in found]
+
+    looked_at = []
     read = face_scan.read_pictures
 
-    def broken_off(*args, **kwargs):
+    def watched(*args, stop: int = n_frames, **kwargs):
         for frame, picture in read(*args, **kwargs):
-            if frame == 52:
+            if frame == stop:
                 raise KeyboardInterrupt
+            looked_at.append(frame)
             yield frame, picture
 
-    monkeypatch.setattr(face_scan, "read_pictures", broken_off)
-    broken = FaceScan(path, n_frames, tmp_path / "broken", part_frames=30)
+    monkeypatch.setattr(face_scan, "read_pictures", watched)
+    found = scan(tmp_path / "whole")
+    assert found == scan(tmp_path / "whole") and looked_at == list(range(75))
+    assert [(frame, n_faces) for frame, n_faces, _ in found] == [(k, 1 if 25 <= k < 50 else 2) for k in range(75)]
+    assert [frame for frame, _, is_cut in found if is_cut] == [25, 50]
+
+    monkeypatch.setattr(face_scan, "read_pictures", partial(watched, stop=52))
+    broken = tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
-        broken.run()
-    assert sorted(part.name for part in (tmp_path / "broken").iterdir()) == ["part-000.npz"]
-    monkeypatch.setattr(face_scan, "read_pictures", read)
-    assert broken.run() == 45
+        scan(broken)
+    assert sorted(part.name for part in broken.iterdir()) == ["part-000.npz"]
+    looked_at.clear()
+    monkeypatch.setattr(face_scan, "read_pictures", watched)
+    assert scan(broken) == found and looked_at == list(range(30, 75))
     for part in (tmp_path / "whole").iterdir():
-        with np.load(part) as one, np.load(tmp_path / "broken" / part.name) as other:
+        with np.load(part) as one, np.load(broken / part.name) as other:
             assert all(np.array_equal(one[name], other[name]) for name in one.files), part.name
 
-    (tmp_path / "broken" / "part-002.npz").write_bytes(b"PK damaged")
-    assert broken.run() == 15
+    looked_at.clear()
+    (broken / "part-002.npz").write_bytes(b"PK damaged")
+    assert scan(broken) == found and looked_at == list(range(60, 75))
 
 
 @needs_mediapipe
@@ -323,7 +343,7 @@ def test_people_who_change_places_over_cuts_are_known_again(clips, tmp_path):
         pictures.append(np.concatenate([other, one] if 25 <= k < 50 else [one, other], axis=1))
     found = find_people(write_video(tmp_path / "a.mp4", pictures), 75)
     assert [person.frames.tolist() for person in found.people] == [list(range(75))] * 2
-    assert [len(group.tracks) for group in found.groups] == [3, 3] and min(group.certainty for group in found.groups) > 0.95
+    assert [one.parts for one in found.people] == [3, 3] and min(one.certainty for one in found.people) > 0.95
     left, right = (person.points[:, :, 0].mean(axis=1) for person in found.people)
     assert left[:25].max() < 360 < left[25:50].min() and right[25:50].max() < 360 < right[50:].min()
 
@@ -355,7 +375,7 @@ def test_other_people_are_asked_for_without_another_look_at_the_video(shared_dat
     clip = shared_data / "grid_video/s1bgbh4n.mpg"
     made = prepare_video(clip, tmp_path / "a", VideoOptions())
     (person,) = made.people
-    assert (person.parts, person.joined_with_certainty, made.left_out) == (1, 1.0, ())
+    assert (person.parts, person.joined_with_certainty, made.left_out) == (1, 1.0, [])
     monkeypatch.setattr(face_scan, "FaceFinder", None)
     again = prepare_video(clip, tmp_path / "a", VideoOptions(people=1, alignment="forward5"))
     assert len(again.people) == 1 and read_json(tmp_path / "a/prepared.json")["stamp"]["people"] == 1

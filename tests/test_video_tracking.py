@@ -9,7 +9,7 @@ import pytest
 
 from utils.video.descriptors import DESCRIPTOR_DIM
 from utils.video.faces import Face
-from utils.video.tracking import CutDetector, Track, Tracker
+from utils.video.tracking import CutDetector, Track, follow_faces
 
 SIZE = 80.0  # pixels of a face
 
@@ -27,21 +27,18 @@ def face(x: float, y: float = 100.0, person: int = 0, size: float = SIZE, shown:
 
 
 def people_of(tracks: list[Track]) -> list[set[float]]:
-    return [set(track.points[:, 0, 0].tolist()) for track in tracks]
+    return [{float(face.points[0, 0]) for face in track.faces} for track in tracks]
 
 
 def tracked(frames: dict[int, list[Face]], cuts: tuple[int, ...] = ()) -> list[Track]:
-    tracker = Tracker()
-    for frame, faces in frames.items():
-        tracker.update(frame, faces, frame in cuts)
-    return tracker.finish()
+    tracks, _ = follow_faces((frame, faces, frame in cuts) for frame, faces in frames.items())
+    return tracks
 
 
 def test_a_still_face_is_one_track_that_holds_all_of_it():
     (track,) = tracked({frame: [face(50 + frame % 3, person=3)] for frame in range(1000)})
-    assert track.frames.tolist() == list(range(1000)) and track.frames.dtype == np.int64
-    assert track.points.shape == (1000, 68, 2) and track.boxes.dtype == track.scores.dtype == np.float32
-    assert track.boxes[:, 0].tolist() == [10 + frame % 3 for frame in range(1000)]
+    assert track.frames == list(range(1000))
+    assert [face.box[0] for face in track.faces] == [10 + frame % 3 for frame in range(1000)]
     assert np.allclose(track.descriptor, descriptor_of(3), atol=1e-5) and track.shot == 0 and track.n_described == 1000
 
 
@@ -134,23 +131,20 @@ def test_a_late_arrival_begins_a_track_of_its_own():
 
 
 def test_moments_and_flicker_are_dropped_and_counted():
-    tracker = Tracker()
+    frames = []
     for frame in range(100):
         faces = [face(100)]
         if frame in (10, 11, 12):
             faces.append(face(300, person=1))
         if frame % 12 == 0:
             faces.append(face(500, person=2))
-        tracker.update(frame, faces)
-    assert len(tracker.finish()) == 1
-    assert tracker.dropped == {"too short": 1, "flickers": 1}
+        frames.append((frame, faces, False))
+    tracks, n_dropped = follow_faces(frames)
+    assert len(tracks) == 1 and n_dropped == {"too short": 1, "flickers": 1}
 
 
 def test_nothing_gives_no_tracks():
-    tracker = Tracker()
-    for frame in range(10):
-        tracker.update(frame, [], frame == 5)
-    assert tracker.finish() == [] and not tracker.dropped
+    assert follow_faces((frame, [], frame == 5) for frame in range(10)) == ([], {})
 
 
 def texture(seed: int, height: int = 360, width: int = 800) -> np.ndarray:

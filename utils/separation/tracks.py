@@ -301,7 +301,7 @@ def _write_previews(video_path: Path, prepared: "PreparedVideo", folder: Path) -
     from utils.video.preview import write_preview
 
     missing = [person for person in prepared.people if not (folder / f"{person.name}.mp4").is_file()]
-    people = {person.name: person for person in prepared.landmarks().people} if missing else {}
+    people = {person.name: person for person in prepared.landmarks()} if missing else {}
     for person in missing:
         seen = people[person.name]
         boxes = dict(zip(seen.frames.tolist(), seen.boxes, strict=True))

@@ -15,8 +15,6 @@ Where this differs from the published programs: they give nothing for less than 
 exception and `forward5` averages over the whole run. They bridge gaps of any length; here longer ones end a run.
 """
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
@@ -24,6 +22,7 @@ from utils.data.constants import ALIGNMENTS, MOUTH_SIZE
 
 _FACE_SIZE = 256  # pixels, height and width of the mean face's frame
 _WINDOW_FRAMES = 12
+_MAX_GAP_FRAMES = 12  # without landmarks that are bridged
 _MOUTH = slice(48, 68)
 
 # Where the stable points lie in the mean face of the published preprocessing (`20words_mean_face.npy`), x and y in
@@ -33,109 +32,63 @@ _MEAN_FACE = {28: (128.49, 106.92), 33: (128.87, 137.30), 36: (92.52, 94.37), 39
 _STABLE = {"centred8": (28, 33, 36, 39, 42, 45, 48, 54), "forward5": (33, 36, 39, 42, 45)}
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A face through consecutive frames, gaps filled; only what an alignment asks of its landmarks, in pixels.
+def mouth_transforms(frames: np.ndarray, points: np.ndarray, n_frames: int, alignment: str) -> np.ndarray:
+    """The transforms that take the pictures of a video to the crops of a person's mouth.
 
-    Attributes:
-        first_frame: of the 25 fps grid.
-        alignment: one of `ALIGNMENTS`.
-        stable: float64 (n, points, 2), the stable points.
-        mouths: float64 (n, 2), the mean of the mouth's landmarks.
-        centres: float64 (n, 2), the mean of all landmarks.
-    """
-
-    first_frame: int
-    alignment: str
-    stable: np.ndarray
-    mouths: np.ndarray
-    centres: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.mouths)
-
-    @property
-    def end_frame(self) -> int:
-        """The first frame after the run."""
-        return self.first_frame + len(self)
-
-    def transform(self, frame: int) -> np.ndarray:
-        """The (2, 3) matrix that takes a picture's pixels to those of its mouth crop, float64.
-
-        Args:
-            frame: of the grid, `first_frame` <= frame < `end_frame`.
-        """
-        k = frame - self.first_frame
-        to_face, mouth = self._centred(k) if self.alignment == "centred8" else self._forward(k)
-        middle = to_face[:, :2] @ mouth + to_face[:, 2]
-        half = MOUTH_SIZE // 2
-        corner = np.rint(np.clip(middle, half, _FACE_SIZE - half)) - half
-        to_face[:, 2] -= corner
-        return to_face
-
-    def _centred(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The transform to the mean face's frame, and the smoothed mouth in the picture."""
-        margin = min(_WINDOW_FRAMES // 2, k, len(self) - 1 - k)
-        window = slice(k - margin, k + margin + 1)
-        shift = self.centres[k] - self.centres[window].mean(axis=0)
-        stable = self.stable[window].mean(axis=0) + shift
-        return _robust_similarity(stable, _reference(self.alignment)), self.mouths[window].mean(axis=0) + shift
-
-    def _forward(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The transform to the mean face's frame, and the mouth as it is in this frame's picture."""
-        start = min(k, max(len(self) - _WINDOW_FRAMES, 0))
-        stable = self.stable[start : start + _WINDOW_FRAMES].mean(axis=0)
-        return similarities(stable[None], _reference(self.alignment))[0], self.mouths[k]
-
-
-def find_runs(frames: np.ndarray, points: np.ndarray, n_frames: int, alignment: str, max_gap_frames: int) -> list[Run]:
-    """Cut a person's landmarks into runs of consecutive frames.
-
-    Gaps of up to `max_gap_frames` are interpolated; up to that many frames at the video's beginning and end repeat the
-    nearest landmarks, as the published preprocessing does. Nothing is smoothed over longer gaps.
+    Gaps of up to 12 frames are interpolated; up to that many frames at the video's beginning and end repeat the nearest
+    landmarks, as the published preprocessing does. Nothing is smoothed over longer gaps.
 
     Args:
         frames: int (n,), ascending; those at or after `n_frames` are of no interest.
         points: (n, 68, 2) pixels, finite.
         n_frames: of the video.
         alignment: one of `ALIGNMENTS`.
-        max_gap_frames: the longest gap to fill.
+
+    Returns:
+        float64 (n_frames, 2, 3), from a picture's pixels to those of its crop; NaN in frames without the face.
     """
     if alignment not in ALIGNMENTS:
         raise ValueError(f"alignment {alignment!r}: not one of {', '.join(ALIGNMENTS)}")
-    inside = frames < n_frames
-    frames, points = frames[inside], points[inside]
+    transforms = np.full((n_frames, 2, 3), np.nan)
+    frames = frames[frames < n_frames]
     if not len(frames):
-        return []
-    ends = np.flatnonzero(np.diff(frames) - 1 > max_gap_frames) + 1
-    stretches = np.split(np.arange(len(frames)), ends)
-    return [_run(frames[rows], points[rows], n_frames, alignment, max_gap_frames) for rows in stretches]
+        return transforms
+    points = points[: len(frames)]
+    means = [part.mean(axis=1, keepdims=True, dtype=np.float64) for part in (points[:, _MOUTH], points)]
+    needed = np.concatenate([points[:, _STABLE[alignment]], *means], axis=1)  # the stable points, mouth, face
+    align = _centred if alignment == "centred8" else _forward
+    reference = np.array([_MEAN_FACE[point] for point in _STABLE[alignment]])
+    half = MOUTH_SIZE // 2
+    for rows in np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames) - 1 > _MAX_GAP_FRAMES) + 1):
+        first, last = frames[rows[0]], frames[rows[-1]]
+        start = 0 if first <= _MAX_GAP_FRAMES else first
+        stop = n_frames if n_frames - 1 - last <= _MAX_GAP_FRAMES else last + 1
+        filled = [np.interp(np.arange(start, stop), frames[rows], column) for column in needed[rows].reshape(len(rows), -1).T]
+        run = np.stack(filled, axis=1).reshape(stop - start, -1, 2)
+        for k in range(len(run)):
+            to_face, mouth = align(run, k, reference)
+            middle = to_face[:, :2] @ mouth + to_face[:, 2]
+            to_face[:, 2] -= np.rint(np.clip(middle, half, _FACE_SIZE - half)) - half  # the crop's corner
+            transforms[start + k] = to_face
+    return transforms
 
 
-def _run(frames: np.ndarray, points: np.ndarray, n_frames: int, alignment: str, max_gap_frames: int) -> Run:
-    mouths, centres = (part.mean(axis=1, dtype=np.float64) for part in (points[:, _MOUTH], points))
-    needed = np.concatenate([points[:, _STABLE[alignment]], mouths[:, None], centres[:, None]], axis=1)
-    before, after = int(frames[0]), n_frames - 1 - int(frames[-1])
-    repeats = [count if count <= max_gap_frames else 0 for count in (before, after)]
-    needed = np.pad(_fill_gaps(frames, needed), [repeats, (0, 0), (0, 0)], mode="edge")
-    return Run(before - repeats[0], alignment, needed[:, :-2], needed[:, -2], needed[:, -1])
+def _centred(run: np.ndarray, k: int, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The transform of frame k of a run to the mean face's frame, and the smoothed mouth in the picture."""
+    margin = min(_WINDOW_FRAMES // 2, k, len(run) - 1 - k)
+    smoothed = run[k - margin : k + margin + 1].mean(axis=0)
+    smoothed += run[k, -1] - smoothed[-1]
+    matrix, _ = cv2.estimateAffinePartial2D(smoothed[:-2], reference, method=cv2.LMEDS)
+    if matrix is None:  # OpenCV finds none that fits most of the points
+        matrix = similarities(smoothed[None, :-2], reference)[0]
+    return matrix, smoothed[-2]
 
 
-def _fill_gaps(frames: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """`values` (n, ...) at `frames` (n,), interpolated at every frame from the first to the last."""
-    wanted = np.arange(frames[0], frames[-1] + 1)
-    columns = [np.interp(wanted, frames, column) for column in values.reshape(len(frames), -1).T]
-    return np.stack(columns, axis=1).reshape(len(wanted), *values.shape[1:])
-
-
-def _reference(alignment: str) -> np.ndarray:
-    return np.array([_MEAN_FACE[point] for point in _STABLE[alignment]])
-
-
-def _robust_similarity(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The similarity that fits most of the points; in least squares for all where OpenCV finds none."""
-    matrix, _ = cv2.estimateAffinePartial2D(points, reference, method=cv2.LMEDS)
-    return similarities(points[None], reference)[0] if matrix is None else matrix
+def _forward(run: np.ndarray, k: int, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The transform of frame k of a run to the mean face's frame, and the mouth as it is in this frame's picture."""
+    start = min(k, max(len(run) - _WINDOW_FRAMES, 0))
+    smoothed = run[start : start + _WINDOW_FRAMES, :-2].mean(axis=0)
+    return similarities(smoothed[None], reference)[0], run[k, -2]
 
 
 def similarities(points: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -77,22 +77,27 @@ def _preferred(streams):
     return sorted(usable, key=lambda stream: not stream.disposition & Disposition.default)
 
 
-def decoded(path: Path | str, container, stream, n_skipped: int = 0) -> Iterator[av.frame.Frame]:
-    """The frames of a stream, from where the container stands to its end, in the order in which they are presented.
+def decoded(path: Path | str, container, stream) -> Iterator[av.frame.Frame]:
+    """The frames of a stream, to its end, in the order in which they are presented.
 
-    The first `n_skipped` packets are read, but not decoded. Single packets that cannot be decoded are left out, as
-    players do, and counted in the log.
+    Single packets that cannot be decoded are left out, as players do, and counted in the log.
 
     Raises:
         UserError: encrypted; nothing, or less than half, could be decoded; the file breaks off, after the frames
             that are there.
     """
     n_damaged, n_good, last_sec, complete = 0, 0, None, True
+    packets = container.demux(stream)
     try:
-        for packet in islice(packets_of(container, stream), n_skipped, None):
-            if packet is None:
-                complete = False
+        while complete:
+            try:
+                packet = next(packets)
+            except StopIteration:
                 break
+            except av.FFmpegError:
+                complete = False
+                packet = av.packet.Packet()  # an empty packet makes a decoder give what it still holds
+                packet.stream = stream
             if packet.has_sidedata("encryption_info"):
                 raise UserError("encrypted; give a video without copy protection", path)
             try:
@@ -116,23 +121,6 @@ def decoded(path: Path | str, container, stream, n_skipped: int = 0) -> Iterator
         raise UserError(f"{n_damaged} packets of its {kind} cannot be decoded ({n_good} can); damaged or encrypted", path)
 
 
-def packets_of(container, stream) -> Iterator[av.packet.Packet | None]:
-    """The packets of a stream; a None at the end says that the file could not be read to its end."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:
-            last = av.packet.Packet()  # an empty packet makes a decoder give what it still holds
-            last.stream = stream
-            yield last
-            yield None
-            return
-        if packet is None:
-            return
-        yield packet
-
-
 def sound_start(path: Path | str) -> Fraction | None:
     """The time of the first sample of the sound on the file's own clock, s; None where there is no sound.
 
@@ -142,62 +130,47 @@ def sound_start(path: Path | str) -> Fraction | None:
         UserError: as `open_video`, and where the sound cannot be decoded.
     """
     with open_video(path) as container:
-        n_streams = len(sound_streams(container))
-    starts = (_stream_start(path, k) for k in range(n_streams))
-    return next((start for start in starts if start is not None), None)
-
-
-def _stream_start(path: Path | str, preference: int) -> Fraction | None:
-    with open_video(path) as container:
-        stream = sound_streams(container)[preference]
-        before = Fraction(0)  # length of the frames that do not say when they begin
-        for n_frames, frame in enumerate(decoded(path, container, stream)):
-            if frame.pts is not None:
-                return frame.pts * stream.time_base - before
-            before += Fraction(frame.samples, frame.sample_rate)
-            if n_frames == _CHECKED_FRAMES:
-                break
-        if not before:
-            return None
-        return (stream.start_time or 0) * stream.time_base
+        indices = [stream.index for stream in sound_streams(container)]
+    for index in indices:
+        with open_video(path) as container:
+            stream = container.streams[index]
+            before_sec = Fraction(0)  # of the frames that do not say when they begin
+            for frame in islice(decoded(path, container, stream), _CHECKED_FRAMES):
+                if frame.pts is not None:
+                    return frame.pts * stream.time_base - before_sec
+                before_sec += Fraction(frame.samples, frame.sample_rate)
+            if before_sec:
+                return (stream.start_time or 0) * stream.time_base
+    return None
 
 
 def ends_early(path: Path | str, format_name: str) -> bool:
     """Tell if a file is shorter than its own outermost structure says; False where a container does not say."""
     size = os.stat(path).st_size
     with open(path, "rb") as handle:
-        if format_name.startswith("mov"):
-            return _boxes_end(handle, size) > size
         if format_name.startswith("matroska"):
             return _segment_end(handle) > size
-        if format_name == "avi":
-            return _riffs_end(handle, size) > size
+        if format_name.startswith("mov") or format_name == "avi":
+            return _parts_end(handle, size, is_avi=format_name == "avi") > size
     return False
 
 
-def _boxes_end(handle, size: int) -> int:
-    """The end of the last box of an MP4 or QuickTime file."""
+def _parts_end(handle, size: int, is_avi: bool) -> int:
+    """The end of the last box of an MP4 or QuickTime file, or of the last RIFF chunk of an AVI file."""
     end = 0
     while end + 8 <= size:
         handle.seek(end)
-        length, kind = struct.unpack(">I4s", handle.read(8))
-        if length == 1:
-            length = int.from_bytes(handle.read(8), "big")
-        if length < 8 or not kind.isascii():  # 0: as long as the file; else no box, but something that was appended
+        if is_avi:
+            kind, length = struct.unpack("<4sI", handle.read(8))
+            is_part = kind == b"RIFF" and length not in (0, 0xFFFFFFFF)  # never finished by the recorder
+            length += 8
+        else:
+            length, kind = struct.unpack(">I4s", handle.read(8))
+            length = int.from_bytes(handle.read(8), "big") if length == 1 else length
+            is_part = length >= 8 and kind.isascii()  # 0: as long as the file
+        if not is_part:  # or something that was appended
             return end
         end += length
-    return end
-
-
-def _riffs_end(handle, size: int) -> int:
-    """The end of the last RIFF chunk of an AVI file."""
-    end = 0
-    while end + 8 <= size:
-        handle.seek(end)
-        kind, length = struct.unpack("<4sI", handle.read(8))
-        if kind != b"RIFF" or length in (0, 0xFFFFFFFF):  # never finished by the recorder, or something appended
-            return end
-        end += 8 + length
     return end
 
 

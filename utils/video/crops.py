@@ -1,34 +1,28 @@
-"""Mouth crops from pictures and landmarks: 96x96 grey, aligned to the mean face, in one pass and in constant memory.
+"""Pieces cut out of pictures: mouth crops, and faces as the networks that look at them want them.
 
-Only the 96x96 pixels of the crop are computed, from the part of the picture that they show: the mean face's frame of
-256x256 of which the published preprocessing cuts them is never made. The pixels are the same up to the rounding of places
-to 1/32 of a pixel in OpenCV. Both alignments are warped so, though `forward5` was published with scikit-image, whose grey
-levels are cut off, not rounded: half a level darker.
+Mouth crops are 96x96 grey, aligned to the mean face, of all people in one pass over the pictures. Only their own pixels are
+computed, from the part of the picture that they show: the mean face's frame of 256x256 of which the published preprocessing
+cuts them is never made. The pixels are the same up to the rounding of places to 1/32 of a pixel in OpenCV. Both alignments
+are warped so, though `forward5` was published with scikit-image, whose grey levels are cut off, not rounded: half a level
+darker.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
 
 from utils.data.mouths import MOUTH_SIZE
-from utils.video.alignment import ALIGNMENTS, find_runs
+from utils.video.alignment import ALIGNMENTS, mouth_transforms
 from utils.video.landmarks import Person
-
-MAX_GAP_FRAMES = 12
-_UNSEEN = np.zeros((MOUTH_SIZE, MOUTH_SIZE), dtype=np.uint8)
-
-Pictures = Iterable[tuple[int, np.ndarray | None]]
 
 
 def cut_people(
-    pictures: Pictures,
+    pictures: Iterable[tuple[int, np.ndarray | None]],
     people: Sequence[Person],
     n_frames: int,
     alignment: str = ALIGNMENTS[0],
-    max_gap_frames: int = MAX_GAP_FRAMES,
-) -> Iterator[tuple[int, list[tuple[np.ndarray, bool]]]]:
+) -> Iterator[tuple[int, np.ndarray | None, list[np.ndarray | None]]]:
     """Cut the mouths of several people in one pass over the pictures.
 
     Args:
@@ -37,22 +31,14 @@ def cut_people(
         people: landmarks of all frames.
         n_frames: of the whole video, where people's landmarks end.
         alignment: that of the visual frontend, see `utils.video.alignment`.
-        max_gap_frames: frames without landmarks that are bridged by interpolation.
 
     Yields:
-        frame, and for each person the crop, uint8 (96, 96), and whether it was seen; one that was not, in a longer gap,
-        without a picture or wholly outside it, is all zeros.
+        frame, picture, and for each person the crop, uint8 (96, 96); None for one that was not seen: in a longer gap,
+        without a picture or wholly outside it.
     """
-    runs = [deque(find_runs(one.frames, one.points, n_frames, alignment, max_gap_frames)) for one in people]
+    transforms = [mouth_transforms(one.frames, one.points, n_frames, alignment) for one in people]
     for frame, picture in pictures:
-        crops = []
-        for of_person in runs:
-            while of_person and of_person[0].end_frame <= frame:
-                of_person.popleft()
-            is_there = picture is not None and of_person and of_person[0].first_frame <= frame
-            crop = cut_crop(picture, of_person[0].transform(frame)) if is_there else None
-            crops.append((_UNSEEN.copy(), False) if crop is None else (crop, True))
-        yield frame, crops
+        yield frame, picture, [None if picture is None else cut_crop(picture, one[frame]) for one in transforms]
 
 
 def cut_crop(picture: np.ndarray, transform: np.ndarray) -> np.ndarray | None:
@@ -80,3 +66,36 @@ def cut_crop(picture: np.ndarray, transform: np.ndarray) -> np.ndarray | None:
     from_part[:, 2] += transform[:, :2] @ (x_min, y_min)
     size = (MOUTH_SIZE, MOUTH_SIZE)
     return cv2.warpAffine(grey, from_part, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+
+
+def cut_piece(
+    picture: np.ndarray, to_piece: np.ndarray, size: tuple[int, int], border: int = cv2.BORDER_CONSTANT
+) -> np.ndarray:
+    """Warp a picture; where more than half of the pixels would be skipped, they are averaged first.
+
+    Args:
+        picture: uint8 (height, width, 3).
+        to_piece: (2, 3), a similarity from pixels of the picture to pixels of the piece.
+        size: width and height of the piece, pixels.
+        border: what lies outside of the picture, as OpenCV names it.
+
+    Returns:
+        uint8 (height, width, 3) of the piece.
+    """
+    turn, shift = to_piece[:, :2], to_piece[:, 2]
+    every = int(1.0 / max(float(np.sqrt(abs(np.linalg.det(turn)))), 1e-6))
+    if every < 2:
+        return cv2.warpAffine(picture, to_piece, size, borderMode=border)
+    corners = np.array([[0, 0], [size[0], 0], [0, size[1]], size], dtype=np.float64)
+    there = (corners - shift) @ np.linalg.inv(turn).T
+    limits = (picture.shape[1], picture.shape[0])
+    x0, y0 = np.clip(np.floor(there.min(axis=0)) - every, 0, limits).astype(int)
+    x1, y1 = np.clip(np.ceil(there.max(axis=0)) + every, 0, limits).astype(int)
+    width, height = (x1 - x0) // every, (y1 - y0) // every
+    if min(width, height) < 1:
+        return np.zeros((size[1], size[0], 3), np.uint8)
+    inner = picture[y0 : y0 + height * every, x0 : x0 + width * every]
+    small = cv2.resize(inner, (width, height), interpolation=cv2.INTER_AREA)
+    middle = np.array([x0, y0]) + (every - 1) / 2  # of the pixels that became the first one
+    to_piece = np.column_stack([turn * every, shift + turn @ middle])
+    return cv2.warpAffine(small, to_piece, size, borderMode=border)

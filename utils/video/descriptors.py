@@ -1,13 +1,11 @@
 """Descriptors of faces: 128 numbers that lie close together for pictures of one person, and apart for those of two.
 
-The network is dlib's residual network for face
-recognition (29 layers, 128-d, trained on some 3 million faces; public domain, CC0), whose weights come in the wheel of
-face_recognition_models. That package is not imported (it needs pkg_resources), only its folder is looked up. dlib is imported
-here and nowhere else, and only when it is needed.
+The network is dlib's residual network for face recognition (29 layers, 128-d, trained on some 3 million faces; public domain,
+CC0), whose weights come in the wheel of face_recognition_models. That package is not imported (it needs pkg_resources), only
+its folder is looked up. dlib is imported here and nowhere else, and only when it is needed.
 """
 
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -15,7 +13,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.video.alignment import similarities
-from utils.video.warping import cut_piece
+from utils.video.crops import cut_piece
 
 DESCRIPTOR_DIM = 128
 CHIP_SIDE = 150  # pixels, what the network sees
@@ -47,19 +45,9 @@ class FaceDescriber:
                 "add them with utils/install_more.sh requirements-video.txt"
             ) from None
 
-    def describe(self, chips: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        """Describe aligned faces. One at a time takes as long for each as many at once.
-
-        Args:
-            chips: uint8 (n, 150, 150, 3), RGB, as `face_chip` cuts them.
-
-        Returns:
-            float32 (n, 128), each of length about one.
-        """
-        if not len(chips):
-            return np.zeros((0, DESCRIPTOR_DIM), np.float32)
-        found = self._network.compute_face_descriptor([np.ascontiguousarray(chip) for chip in chips])
-        return np.array(found, np.float32).reshape(-1, DESCRIPTOR_DIM)
+    def describe(self, chip: np.ndarray) -> np.ndarray:
+        """The descriptor, float32 (128,), of a face as `face_chip` cuts it."""
+        return np.array(self._network.compute_face_descriptor(chip), np.float32)
 
 
 def is_turned(points: np.ndarray) -> bool:

@@ -1,8 +1,7 @@
 """The networks that find faces: two detectors of boxes and a mesh of 468 points, all in mediapipe's wheel.
 
-mediapipe is imported here and nowhere else, and only when it is
-needed. The mesh runs in a graph of our own: mediapipe's would detect a face in every picture before it fits a mesh, at
-twice the time, and keeps its belief in the face to itself.
+mediapipe is imported here and nowhere else, and only when it is needed. The mesh runs in a graph of our own: mediapipe's
+would detect a face in every picture before it fits a mesh, at twice the time, and keeps its belief in the face to itself.
 """
 
 import os
@@ -12,13 +11,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from utils.errors import UserError
-from utils.video.warping import cut_piece
+from utils.video.crops import cut_piece
 
 if TYPE_CHECKING:
     from mediapipe.python.solution_base import SolutionBase
@@ -63,7 +63,7 @@ Region = tuple[np.ndarray, float, float]
 """A turned square of a picture: middle (2,) and side in pixels, angle in radians."""
 
 Fit = tuple[np.ndarray, float, np.ndarray]
-"""A mesh (468, 2), the belief in it, and what was seen; see `FaceNetworks.mesh`."""
+"""A mesh (468, 2), the belief in it, and what was seen; see `FaceNetworks.meshes`."""
 
 
 class FaceNetworks:
@@ -103,25 +103,15 @@ class FaceNetworks:
             network.close()
 
     def meshes(self, picture: np.ndarray, regions: Sequence[Region]) -> list[Fit]:
-        """`mesh` of several faces, two at a time: most of a video's time goes into this."""
-        if len(regions) < 2:
-            return [self.mesh(picture, *region) for region in regions]
-        tasks = [
-            self._pool.submit(lambda network, share: [_fit(network, picture, *region) for region in share], network, share)
-            for network, share in zip(self._meshes, (regions[::2], regions[1::2]), strict=True)
-        ]
-        fits: list[Fit] = [None] * len(regions)
-        fits[::2], fits[1::2] = (task.result() for task in tasks)
-        return fits
-
-    def mesh(self, picture: np.ndarray, middle: np.ndarray, side: float, angle: float) -> Fit:
-        """Fit the mesh to a turned square of the picture.
+        """Fit the mesh to turned squares of a picture, two at a time: most of a video's time goes into this.
 
         Returns:
-            Points (468, 2) in pixels of the picture; belief in a face there, 0..1; and the square itself, shrunk and
-            grey, less its mean and of length one (256,), so that products of two are correlations.
+            For each: points (468, 2) in pixels of the picture; belief in a face there, 0..1; and the square itself, shrunk
+            and grey, less its mean and of length one (256,), so that products of two are correlations.
         """
-        return _fit(self._meshes[0], picture, middle, side, angle)
+        shares = (regions[::2], regions[1::2])
+        fits = self._pool.map(lambda net, share: [_fit(net, picture, *region) for region in share], self._meshes, shares)
+        return [fit for pair in zip_longest(*fits) for fit in pair if fit is not None]
 
     def detect(
         self, picture: np.ndarray, left: float, top: float, side: float, is_near: bool

@@ -1,9 +1,9 @@
 """Find the faces of a picture: boxes, 68 landmarks, and now and then a descriptor of the person.
 
-A detector looks at the whole picture every few frames, at the start of a shot and
-where a face was lost, now and then at tiles of it for small faces; in between the mesh of the last picture says where to
-look in this one. Descriptors take twenty times as long as following a face, so they are made at its start, where it may have
-become somebody else's, and ever more seldom in between.
+A detector looks at the whole picture every few frames, at the start of a shot and where a face was lost, now and then at
+tiles of it for small faces; in between the mesh of the last picture says where to look in this one. Descriptors take twenty
+times as long as following a face, so they are made at its start, where it may have become somebody else's, and ever more
+seldom in between.
 """
 
 from dataclasses import dataclass
@@ -194,28 +194,22 @@ class FaceFinder:
         self._lost = [(box, seen) for box, seen in self._lost if not any(_is_same(box, one.box) for one in self._known)]
 
     def _look_at(self, picture: np.ndarray, region: tuple[float, float, float], frame: int, is_near: bool) -> None:
-        """Follow what a detector finds in a square (left, top, side in pixels)."""
+        """Follow from now on what a detector finds in a square, if the mesh and the near detector believe in it, too."""
         for box, angle, score in self._networks.detect(picture, *region, is_near=is_near):
-            self._admit(picture, box, angle, score, frame)
-
-    def _admit(self, picture: np.ndarray, box: np.ndarray, angle: float, score: float, frame: int) -> None:
-        """Follow a detected face from now on, if the mesh and the near detector believe in it, too."""
-        for known in self._known:
-            if iou(box, known.box) > _SAME_IOU or _is_same(box, known.box):
+            known = next((one for one in self._known if iou(box, one.box) > _SAME_IOU or _is_same(box, one.box)), None)
+            if known is not None:
                 known.confirmed, known.confirmed_frame = score, frame
-                return
-        middle, side = (box[:2] + box[2:]) / 2, _MESH_MARGIN * float(max(box[2:] - box[:2]))
-        mesh, presence, _ = self._networks.mesh(picture, middle, side, angle)
-        if presence < _MIN_PRESENCE:
-            return
-        mesh, presence, view = self._networks.mesh(picture, *_region_of(mesh))  # now as it is seen when it is followed
-        new = _Known(mesh, presence, view, score, frame)
-        if not self._is_face(picture, mesh, presence) or iou(box, new.box) < _SAME_IOU:
-            return
-        if any(_is_same(new.box, known.box) for known in self._known):
-            return
-        if self._near_score(picture, new.box) >= _MIN_CONFIRMED:
-            self._known.append(new)
+                continue
+            middle, side = (box[:2] + box[2:]) / 2, _MESH_MARGIN * float(max(box[2:] - box[:2]))
+            ((mesh, presence, _),) = self._networks.meshes(picture, [(middle, side, angle)])
+            if presence < _MIN_PRESENCE:
+                continue
+            ((mesh, presence, view),) = self._networks.meshes(picture, [_region_of(mesh)])  # as it is seen when it is followed
+            new = _Known(mesh, presence, view, score, frame)
+            is_there = self._is_face(picture, mesh, presence) and iou(box, new.box) >= _SAME_IOU
+            is_new = is_there and not any(_is_same(new.box, one.box) for one in self._known)
+            if is_new and self._near_score(picture, new.box) >= _MIN_CONFIRMED:
+                self._known.append(new)
 
     def _confirm(self, picture: np.ndarray, frame: int) -> None:
         """Drop faces that no detector has seen for long and that the near one does not see, either."""
@@ -261,7 +255,7 @@ class FaceFinder:
         is_near = any(other is not known and _overlap(known.box, other.box) for other in self._known)
         is_followed = known.n_described > 0 and not is_near
         if known.is_due(frame, is_near):
-            descriptor = self._describer.describe([face_chip(picture, points)])[0]
+            descriptor = self._describer.describe(face_chip(picture, points))
             known.n_described, known.described_frame = known.n_described + 1, frame
         score = float(np.clip(known.presence * known.confirmed, 0.0, 1.0))
         return Face(known.box.astype(np.float32), score, points.astype(np.float32), descriptor, is_followed)

@@ -15,10 +15,13 @@ import numpy as np
 
 from utils.data.files import atomic_path
 from utils.errors import UserError
-from utils.video.landmark_formats import N_POINTS, read_npz, read_tracks, tracks_of
+from utils.video.landmark_formats import N_POINTS, read_npz, read_openface, tracks_of
+from utils.video.safe_pickle import read_pickle
 
-_COLUMNS = {"frame": (), "person": (), "points": (N_POINTS, 2), "box": (4,), "score": ()}
+_COLUMNS = {"frame": (np.int64, ()), "person": (np.int64, ()), "points": (np.float32, (N_POINTS, 2)),
+            "box": (np.float32, (4,)), "score": (np.float32, ())}  # fmt: skip
 _SIZES = ("n_frames", "width", "height")
+_KINDS = {"iu": "whole numbers", "f": "fractional numbers", "U": "texts"}
 _FAR = 0.5  # of the picture's width or height: a landmark that is further outside was not found
 _LARGEST = 1e5  # pixels; no picture is so wide
 
@@ -35,6 +38,8 @@ class Person:
         points: float32 (n, 68, 2), pixels, x before y.
         boxes: float32 (n, 4), pixels: x0 y0 x1 y1.
         scores: float32 (n,), how sure the finder was, 0..1.
+        parts: of how many tracks this is made, over cuts and absences.
+        certainty: 0..1, how likely the least certain of the joins between them is right; 1 for a single one.
     """
 
     name: str
@@ -42,16 +47,19 @@ class Person:
     points: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
+    parts: int = 1
+    certainty: float = 1.0
+
+    @property
+    def presence(self) -> float:
+        """Face area summed over time, pixels times frames."""
+        return float((self.boxes[:, 2:] - self.boxes[:, :2]).prod(axis=1).sum(dtype=np.float64))
 
 
-@dataclass(frozen=True, eq=False)
-class People:
-    """The people of a video, and its size: frames of the 25 fps grid, and pixels."""
-
-    people: tuple[Person, ...]
-    n_frames: int
-    width: int
-    height: int
+def most_present(people: Sequence[Person], count: int) -> tuple[list[Person], list[Person]]:
+    """The people with the largest faces for the longest time, and the others, both in their order; all where `count` is 0."""
+    most = set(sorted(people, key=lambda one: one.presence, reverse=True)[: count or None])
+    return [one for one in people if one in most], [one for one in people if one not in most]
 
 
 def write_people(path: Path | str, people: Sequence[Person], n_frames: int, width: int, height: int) -> None:
@@ -63,71 +71,59 @@ def write_people(path: Path | str, people: Sequence[Person], n_frames: int, widt
         n_frames: frames of the video on the 25 fps grid.
         width, height: pixels, as a player would show the video.
     """
-    counts = [len(person.frames) for person in people]
-    rows = {
-        "frame": _joined([person.frames for person in people], np.int64, ()),
-        "person": np.repeat(np.arange(len(people), dtype=np.int64), counts),
-        "points": _joined([person.points for person in people], np.float32, (N_POINTS, 2)),
-        "box": _joined([person.boxes for person in people], np.float32, (4,)),
-        "score": _joined([person.scores for person in people], np.float32, ()),
+    columns = {
+        "frame": [one.frames for one in people],
+        "person": [np.full(len(one.frames), k) for k, one in enumerate(people)],
+        "points": [one.points for one in people],
+        "box": [one.boxes for one in people],
+        "score": [one.scores for one in people],
     }
-    sizes = dict(zip(_SIZES, map(np.int64, (n_frames, width, height)), strict=True))
+    arrays = {"names": np.array([one.name for one in people], dtype=np.str_)}
+    arrays |= {name: np.int64(size) for name, size in zip(_SIZES, (n_frames, width, height), strict=True)}
+    for name, (dtype, shape) in _COLUMNS.items():
+        arrays[name] = np.concatenate([np.zeros((0, *shape), dtype), *columns[name]]).astype(dtype, copy=False)
     with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, names=np.array([person.name for person in people], dtype=np.str_), **rows, **sizes)
+        np.savez_compressed(temporary, **arrays)
 
 
-def _joined(arrays: Sequence[np.ndarray], dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-    return np.concatenate([np.zeros((0, *shape), dtype), *arrays]).astype(dtype, copy=False)
-
-
-def read_people(path: Path | str) -> People:
+def read_people(path: Path | str) -> list[Person]:
     """Read a landmark file.
 
     Raises:
         UserError: missing, damaged or another kind of file; columns of other shapes; frames that are not ascending or
             outside the video; points that are not finite.
     """
+    if not Path(path).is_file():
+        raise UserError("no such file", path)
     return _people_of(path, read_npz(path))
 
 
-def _people_of(path: Path | str, arrays: Mapping[str, Any]) -> People:
+def _people_of(path: Path | str, arrays: Mapping[str, Any]) -> list[Person]:
     """The people of a landmark file's arrays."""
     missing = sorted({*_COLUMNS, *_SIZES, "names"} - set(arrays))
     if missing:
         raise UserError(f"not a landmark file, without {', '.join(missing)}; make it again", path)
-    n_frames, width, height = (_whole(path, name, arrays[name]) for name in _SIZES)
-    columns = {name: arrays[name] for name in _COLUMNS}
-    n_rows = np.shape(columns["frame"])[:1]
-    for name, shape in _COLUMNS.items():
-        kinds = "iu" if name in ("frame", "person") else "f"
-        array = columns[name]
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or array.shape != (*n_rows, *shape):
+    n_people, n_rows = np.shape(arrays["names"])[:1], np.shape(arrays["frame"])[:1]
+    expected = dict.fromkeys(_SIZES, ("iu", ())) | {"names": ("U", n_people)}
+    expected |= {name: ("f" if dtype is np.float32 else "iu", (*n_rows, *shape)) for name, (dtype, shape) in _COLUMNS.items()}
+    for name, (kinds, shape) in expected.items():
+        array = arrays[name]
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds or array.shape != shape:
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise UserError(f"`{name}` is {found} where {(*n_rows, *shape)} is expected; make it again", path)
+            raise UserError(f"`{name}` is {found} where {_KINDS[kinds]} {shape} are expected; make it again", path)
         if kinds == "f" and not np.isfinite(array).all():
             raise UserError(f"`{name}` holds values that are not finite; make it again", path)
-    names = arrays["names"]
-    if not isinstance(names, np.ndarray) or names.ndim != 1 or (len(names) and names.dtype.kind != "U"):
-        raise UserError("`names` is no list of texts; make it again", path)
-    if not ((columns["person"] >= 0) & (columns["person"] < len(names))).all():
+    names, owners, n_frames = arrays["names"], arrays["person"], int(arrays["n_frames"])
+    if not ((owners >= 0) & (owners < len(names))).all():
         raise UserError(f"`person` points outside the {len(names)} names; make it again", path)
-    people = tuple(_person_of(path, columns, k, str(name), n_frames) for k, name in enumerate(names))
-    return People(people, n_frames, width, height)
-
-
-def _person_of(path: Path | str, columns: Mapping[str, np.ndarray], index: int, name: str, n_frames: int) -> Person:
-    rows = columns["person"] == index
-    frames = columns["frame"][rows].astype(np.int64)
-    if len(frames) and (frames[0] < 0 or frames[-1] >= n_frames or (np.diff(frames) <= 0).any()):
-        raise UserError(f"frames of {name} are not ascending within the {n_frames} of the video; make it again", path)
-    points, boxes, scores = (columns[key][rows].astype(np.float32) for key in ("points", "box", "score"))
-    return Person(name, frames, points, boxes, scores)
-
-
-def _whole(path: Path | str, name: str, value: Any) -> int:
-    if not isinstance(value, np.ndarray) or value.shape != () or value.dtype.kind not in "iu" or value < 0:
-        raise UserError(f"`{name}` is no whole number; make it again", path)
-    return int(value)
+    people = []
+    for k, name in enumerate(names.tolist()):
+        frames = arrays["frame"][owners == k].astype(np.int64)
+        if len(frames) and (frames[0] < 0 or frames[-1] >= n_frames or (np.diff(frames) <= 0).any()):
+            raise UserError(f"frames of {name} are not ascending within the {n_frames} of the video; make it again", path)
+        columns = (arrays[column][owners == k].astype(np.float32) for column in ("points", "box", "score"))
+        people.append(Person(name, frames, *columns))
+    return people
 
 
 def read_landmarks(
@@ -153,46 +149,46 @@ def read_landmarks(
     Raises:
         UserError: missing, damaged or hostile file; another shape; another number of frames; no face at all.
     """
-    path = Path(path)
-    if path.suffix.lower() == ".npz":
-        arrays = read_npz(path)
-        if "points" in arrays:
-            return _seen(path, _shortened(path, _people_of(path, arrays), n_frames, n_shown))
-        if "data" not in arrays:
-            found = ", ".join(sorted(arrays)[:8])
-            raise UserError(f"neither a landmark file nor landmarks under the key `data`, but {found or 'nothing'}", path)
-        tracks = tracks_of(arrays["data"], path)
-    else:
-        tracks = read_tracks(path, n_shown or n_frames)
-    for track in tracks.values():
-        _check_count(path, len(track), n_frames, n_shown)
-    return _seen(path, [_person(path, name, track, n_frames, size) for name, track in tracks.items()])
+    path, n_shown = Path(path), n_shown or n_frames
+    if not path.is_file():
+        raise UserError("no such file", path)
+    match path.suffix.lower():
+        case ".npz":
+            arrays = read_npz(path)
+            if "points" in arrays:
+                people = _people_of(path, arrays)
+                _check_count(path, int(arrays["n_frames"]), n_frames, n_shown)
+                return _seen(path, people, n_frames)
+            if "data" not in arrays:
+                found = ", ".join(sorted(arrays)[:8]) or "nothing"
+                raise UserError(f"neither a landmark file nor landmarks under the key `data`, but {found}", path)
+            tracks = tracks_of(arrays["data"], path)
+        case ".pkl" | ".pickle" | ".p":
+            tracks = tracks_of(read_pickle(path.read_bytes(), path), path)
+        case ".csv":
+            tracks = read_openface(path, n_shown)
+        case _:
+            raise UserError("landmarks of an unknown kind; .npz, .pkl and OpenFace's .csv are read", path)
+    _check_count(path, tracks.shape[1], n_frames, n_shown)
+    people = [_person(path, f"face{number}", track, size) for number, track in enumerate(tracks, start=1)]
+    return _seen(path, people, n_frames)
 
 
-def _seen(path: Path, people: Sequence[Person]) -> list[Person]:
-    """Those who have a frame."""
-    seen = [person for person in people if len(person.frames)]
+def _seen(path: Path, people: Sequence[Person], n_frames: int) -> list[Person]:
+    """Those who have a frame of the video, without what lies after it."""
+    seen, absent = [], []
+    for one in people:
+        arrays = (array[one.frames < n_frames] for array in (one.frames, one.points, one.boxes, one.scores))
+        within = Person(one.name, *arrays)
+        (seen if len(within.frames) else absent).append(within)
     if not seen:
         raise UserError("no frame has a face; leave the file out to have faces looked for", path)
-    if len(seen) < len(people):
-        absent = ", ".join(person.name for person in people if not len(person.frames))
-        log.warning("%s: without a single frame, left out: %.200s", path, absent)
+    if absent:
+        log.warning("%s: without a single frame, left out: %.200s", path, ", ".join(one.name for one in absent))
     return seen
 
 
-def _shortened(path: Path, found: People, n_frames: int, n_shown: int | None) -> list[Person]:
-    """The people of a landmark file, without what lies after the video."""
-    _check_count(path, found.n_frames, n_frames, n_shown)
-    people = []
-    for person in found.people:
-        kept = person.frames < n_frames
-        arrays = (array[kept] for array in (person.frames, person.points, person.boxes, person.scores))
-        people.append(Person(person.name, *arrays))
-    return people
-
-
-def _check_count(path: Path, found: int, n_frames: int, n_shown: int | None) -> None:
-    n_shown = n_shown or n_frames
+def _check_count(path: Path, found: int, n_frames: int, n_shown: int) -> None:
     if min(abs(found - n_frames), abs(found - n_shown)) > 1:
         pictures = f" ({n_shown} with a picture)" if n_shown != n_frames else ""
         raise UserError(
@@ -201,7 +197,7 @@ def _check_count(path: Path, found: int, n_frames: int, n_shown: int | None) -> 
         )
 
 
-def _person(path: Path, name: str, track: np.ndarray, n_frames: int, size: tuple[int, int] | None) -> Person:
+def _person(path: Path, name: str, track: np.ndarray, size: tuple[int, int] | None) -> Person:
     """A person from a track (frames, 68, 2), NaN where the face is missing."""
     given = ~np.isnan(track).all(axis=(1, 2))
     usable = np.isfinite(track).all(axis=(1, 2))
@@ -219,7 +215,7 @@ def _person(path: Path, name: str, track: np.ndarray, n_frames: int, size: tuple
             "picture; the first is frame %d",
             path, (given & ~usable).sum(), len(track), name, np.flatnonzero(given & ~usable)[0],
         )  # fmt: skip
-    frames = np.flatnonzero(usable[:n_frames])
+    frames = np.flatnonzero(usable)
     boxes = np.concatenate([low, high], axis=1)[frames]
     scores = np.ones(len(frames), np.float32)
     return Person(name, frames.astype(np.int64), points[frames].astype(np.float32), boxes.astype(np.float32), scores)

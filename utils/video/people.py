@@ -12,7 +12,7 @@ clusters themselves), by joining casts of two, three and six people with four cl
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,10 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
 from utils.data.constants import VIDEO_FPS
-from utils.video.face_scan import FaceScan
+from utils.video.face_scan import scan_faces
 from utils.video.faces import iou
-from utils.video.landmarks import Person
-from utils.video.tracking import Track, Tracker
+from utils.video.landmarks import Person, most_present
+from utils.video.tracking import Track, follow_faces
 
 MIN_SEC = 0.5
 SAME_PERSON = 0.50  # distance; of three people 95.8 % of the pairs of one were joined and 1.6 % of those of two
@@ -38,22 +38,8 @@ _APART_MEAN = 100.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """The tracks of one person.
-
-    Attributes:
-        tracks: in their order of time.
-        certainty: 0..1, how likely the least certain of the joins between them is right; 1 for a single track.
-    """
-
-    tracks: list[Track]
-    certainty: float
-
-    @property
-    def n_frames(self) -> int:
-        """Frames with this person's face."""
-        return sum(len(track.frames) for track in self.tracks)
+Group = tuple[list[Track], float]
+"""The tracks of one person in their order of time, and how likely the least certain of the joins between them is right."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +48,11 @@ class FoundPeople:
 
     Attributes:
         people: named face1, face2, ... from left to right by where each was seen first.
-        groups: the tracks of each of them, and how certain it is that they are one person's.
         left_out: further people, because no more were asked for.
         n_too_short: how many more were seen for too short a time.
     """
 
     people: list[Person]
-    groups: list[Group]
     left_out: list[Person]
     n_too_short: int
 
@@ -91,14 +75,9 @@ def find_people(
         UserError: no video, or one that breaks off; mediapipe or dlib is not installed.
     """
     with tempfile.TemporaryDirectory() as passing:
-        scan = FaceScan(path, n_frames, passing if folder is None else folder)
-        scan.run()
-        tracker = Tracker()
-        for frame, faces, is_cut in scan.frames():
-            tracker.update(frame, faces, is_cut)
-    tracks = tracker.finish()
+        tracks, n_dropped = follow_faces(scan_faces(path, n_frames, folder or passing))
     found = to_people(group_tracks(tracks, at_most, min_sec * VIDEO_FPS), min_sec, at_most)
-    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(tracker.dropped.items())) or "none"
+    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(n_dropped.items())) or "none"
     log.info(
         "%s: people: %d, of tracks: %d; people there for less than %g s: %d; tracks dropped: %s",
         path, len(found.people), len(tracks), min_sec, found.n_too_short, dropped,
@@ -115,31 +94,25 @@ def to_people(groups: Sequence[Group], min_sec: float = MIN_SEC, at_most: int = 
         min_sec: people who are seen for a shorter time are left out.
         at_most: keep so many of them, those with the largest faces for the longest time; 0: all.
     """
-    seen = [group for group in groups if group.n_frames >= min_sec * VIDEO_FPS]
-    by_presence = sorted(seen, key=_presence, reverse=True)
-    n_kept = at_most or len(seen)
-    kept, others = sorted(by_presence[:n_kept], key=_place), sorted(by_presence[n_kept:], key=_place)
-    people = [_person(f"face{number}", group) for number, group in enumerate(kept, start=1)]
-    left_out = [_person(f"left out {number}", group) for number, group in enumerate(others, start=1)]
-    return FoundPeople(people, kept, left_out, len(groups) - len(seen))
-
-
-def _person(name: str, group: Group) -> Person:
-    frames = np.concatenate([track.frames for track in group.tracks])
-    rows = np.argsort(frames, kind="stable")  # tracks of one person may interlock
-    columns = ("points", "boxes", "scores")
-    arrays = (np.concatenate([getattr(track, column) for track in group.tracks])[rows] for column in columns)
-    return Person(name, frames[rows], *arrays)
-
-
-def _presence(group: Group) -> float:
-    """Face area summed over time, pixels times frames."""
-    return float(sum((track.boxes[:, 2:] - track.boxes[:, :2]).prod(axis=1).sum() for track in group.tracks))
+    seen = [group for group in groups if sum(len(track.frames) for track in group[0]) >= min_sec * VIDEO_FPS]
+    kept, left_out = most_present([_person(*group) for group in sorted(seen, key=_place)], at_most)
+    people = [replace(person, name=f"face{number}") for number, person in enumerate(kept, start=1)]
+    return FoundPeople(people, left_out, len(groups) - len(seen))
 
 
 def _place(group: Group) -> tuple[float, int]:
-    first = group.tracks[0]
-    return float(first.boxes[:, [0, 2]].mean()), int(first.frames[0])
+    first = group[0][0]
+    return float(np.mean([face.box[[0, 2]] for face in first.faces])), first.frames[0]
+
+
+def _person(tracks: Sequence[Track], certain: float) -> Person:
+    frames = np.concatenate([track.frames for track in tracks])
+    rows = np.argsort(frames, kind="stable")  # tracks of one person may interlock
+    faces = [face for track in tracks for face in track.faces]
+    faces = [faces[row] for row in rows]
+    columns = [(face.points, face.box, face.score) for face in faces]
+    points, boxes, scores = (np.array(column, np.float32) for column in zip(*columns, strict=True))
+    return Person("", frames[rows], points, boxes, scores, len(tracks), certain)
 
 
 def group_tracks(tracks: Sequence[Track], at_most: int = 0, min_frames: float = 0.0) -> list[Group]:
@@ -168,7 +141,7 @@ def group_tracks(tracks: Sequence[Track], at_most: int = 0, min_frames: float = 
         lengths[number] = sum(lengths.pop(k) for k in pair)
         n_people += lengths[number] >= min_frames
     return [
-        Group([tracks[index] for index in sorted(members)], certainty(farthest[number]) if len(members) > 1 else 1.0)
+        ([tracks[index] for index in sorted(members)], certainty(farthest[number]) if len(members) > 1 else 1.0)
         for number, members in sorted(groups.items(), key=lambda item: min(item[1]))
     ]
 
@@ -184,7 +157,7 @@ def distances(tracks: Sequence[Track]) -> np.ndarray:
     It is the distance of the mean descriptors less what their number makes it larger; smaller where a face comes back to its
     place within a shot, and 1e9 for two who were seen at once.
     """
-    means = np.stack([track.descriptor for track in tracks]).astype(np.float64)
+    means = np.stack([track.descriptor for track in tracks])
     counts = np.array([track.n_described for track in tracks], dtype=np.float64)
     squares = (means**2).sum(axis=1)
     noise = _WITHIN / np.maximum(counts, 1.0)
@@ -194,18 +167,15 @@ def distances(tracks: Sequence[Track]) -> np.ndarray:
     firsts = np.array([track.frames[0] for track in tracks])
     lasts = np.array([track.frames[-1] for track in tracks])
     shots = np.array([track.shot for track in tracks])
-    first_boxes, last_boxes = (np.stack([track.boxes[k] for track in tracks]).astype(np.float64) for k in (0, -1))
+    first_boxes, last_boxes = (np.stack([track.faces[k].box for track in tracks]).astype(np.float64) for k in (0, -1))
     for k, track in enumerate(tracks):
         later = np.flatnonzero((shots == track.shot) & (firsts > lasts[k]))
         back = later[iou(last_boxes[k], first_boxes[later]) > _CLOSE]
         apart[k, back] *= _SAME_PLACE
         apart[back, k] = apart[k, back]
-    order = np.argsort(firsts, kind="stable")
-    for position, k in enumerate(order):
-        for other in order[position + 1 :]:
-            if firsts[other] > lasts[k]:
-                break
-            if np.isin(tracks[k].frames, tracks[other].frames, assume_unique=True).any():
-                apart[k, other] = apart[other, k] = _APART
+    overlap = (firsts[:, None] <= lasts) & (firsts <= lasts[:, None])
+    for k, other in np.argwhere(np.triu(overlap, 1)):
+        if not set(tracks[k].frames).isdisjoint(tracks[other].frames):
+            apart[k, other] = apart[other, k] = _APART
     np.fill_diagonal(apart, 0.0)
     return apart

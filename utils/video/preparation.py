@@ -1,15 +1,15 @@
 """Prepare one video: its sound, the people on screen, and their mouths.
 
 Reads   a video, and landmarks if somebody found them already
-Writes  for `prepare_video` a folder: sound.wav (16 kHz mono), scan/ (faces, minute by minute), people.npz (a landmark file),
-        mouths/<person>.npz, <person>.png and prepared.json, which is written last;
+Writes  for `prepare_video` a folder: sound.wav (16 kHz mono) with source.json, scan/ (faces, minute by minute), people.npz
+        (a landmark file), mouths/<person>.npz and .png, and prepared.json, which is written last;
         for `cut_clip`, where a corpus names one speaker for each video, only that speaker's mouths
 
 Stages 1 and 4 call this in processes of their own.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,21 +18,22 @@ from typing import Any
 import numpy as np
 
 from utils.data.clock import frames_covering
-from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
+from utils.data.constants import MOUTH_SIZE, SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.files import read_json, remove_leftovers, write_json
 from utils.data.fingerprints import hash_stats
 from utils.data.mouths import MouthWriter
 from utils.data.sound_checks import duration_warnings
 from utils.errors import UserError
-from utils.video.crops import ALIGNMENTS, MAX_GAP_FRAMES, cut_people
+from utils.video.crops import ALIGNMENTS, cut_people
 from utils.video.decoding import VideoInfo, probe_video, read_pictures
-from utils.video.landmarks import People, Person, read_landmarks, read_people, write_people
+from utils.video.landmarks import Person, most_present, read_landmarks, read_people, write_people
+from utils.video.people import find_people
 from utils.video.preview import save_thumbnail
 from utils.video.sound import ExtractedSound, extract_sound
 
 _MOST_APART = 12  # frames of the grid that sound and pictures of one video may differ by where landmarks are given
 _VERSION = 2  # of what `prepare_video` makes; another one is made again
-_KEPT = ("source.json", "sound.wav", "sound.json", "scan")  # what depends on the source only
+_UNSEEN = np.zeros((MOUTH_SIZE, MOUTH_SIZE), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,12 @@ class VideoOptions:
 
     Attributes:
         alignment: one of the two published ones, `centred8` or `forward5`.
-        max_gap_frames: a mouth lost for longer is marked as unseen, for a shorter time it is interpolated.
         min_sec: people who are on screen for a shorter time are left out.
         audio_stream: which audio stream, 1 is the first; 0: the default one, or the first that has sound.
         people: at most so many; 0: no limit.
     """
 
     alignment: str = ALIGNMENTS[0]
-    max_gap_frames: int = MAX_GAP_FRAMES
     min_sec: float = 0.5
     audio_stream: int = 0
     people: int = 0
@@ -76,10 +75,10 @@ class PreparedVideo:
     n_frames: int  # of the 25 fps grid
     width: int
     height: int
-    people: tuple[SeenPerson, ...]
+    people: Sequence[SeenPerson]
     n_ignored: int  # people seen too shortly
-    warnings: tuple[str, ...]  # what is unusual about the video, a line each
-    left_out: tuple[list[list[float]], ...] = ()  # the stretches of each person beyond the number that was asked for
+    warnings: Sequence[str]  # what is unusual about the video, a line each
+    left_out: Sequence[list[list[float]]] = ()  # the stretches of each person beyond the number that was asked for
 
     @property
     def sound_path(self) -> Path:
@@ -89,14 +88,14 @@ class PreparedVideo:
         return self.folder / "mouths" / f"{person.name}.npz"
 
     def thumbnail_path(self, person: SeenPerson) -> Path:
-        return self.folder / f"{person.name}.png"
+        return self.folder / "mouths" / f"{person.name}.png"
 
-    def files(self) -> list[Path]:
-        """All that the folder must hold."""
+    def is_whole(self) -> bool:
+        """Tell if the folder holds all that it must."""
         of_people = [path(person) for person in self.people for path in (self.mouth_path, self.thumbnail_path)]
-        return [self.sound_path, self.folder / "people.npz", *of_people]
+        return all(path.is_file() for path in (self.sound_path, self.folder / "people.npz", *of_people))
 
-    def landmarks(self) -> People:
+    def landmarks(self) -> list[Person]:
         """The face of each person in each frame."""
         return read_people(self.folder / "people.npz")
 
@@ -116,43 +115,43 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
     given = hash_stats([path, *filter(None, [landmarks_path])])
     source = {"version": _VERSION, "source": given, "audio_stream": options.audio_stream}
     stamp = source | asdict(options)
-    done_path, source_path = folder / "prepared.json", folder / "source.json"
-    if done_path.is_file() and (facts := read_json(done_path)).get("stamp") == stamp:
-        done = _from_facts(folder, facts)
-        if all(file.is_file() for file in done.files()):
+    done_path = folder / "prepared.json"
+    facts = read_json(done_path) if done_path.is_file() else {}
+    if facts.pop("stamp", None) == stamp:
+        people = [SeenPerson(**person) for person in facts.pop("people")]
+        done = PreparedVideo(folder, people=people, **facts)
+        if done.is_whole():
             return done
     done_path.unlink(missing_ok=True)
-    if folder.exists() and not (source_path.is_file() and read_json(source_path) == source):
-        shutil.rmtree(folder)  # of another video, or of a call that was killed while it removed one
-    write_json(source_path, source)
-    _remove_all_but(folder, _KEPT)  # mouths of other options
-    remove_leftovers(folder)
     info = probe_video(path)
-    sound = _sound(path, folder, options)
+    sound = _sound(path, folder, source)
+    shutil.rmtree(folder / "mouths", ignore_errors=True)  # of other options
+    remove_leftovers(folder)
     n_frames = frames_covering(sound.n_samples, SAMPLE_RATE_HZ, VIDEO_FPS)
     if landmarks_path is None:
-        from utils.video.people import find_people  # given landmarks need no face finder
-
         found = find_people(path, n_frames, folder / "scan", min_sec=options.min_sec, at_most=options.people)
         people, left_out, n_ignored = found.people, found.left_out, found.n_too_short
-        joins = [(len(group.tracks), round(group.certainty, 3)) for group in found.groups]
     else:
-        people, left_out = _at_most(_given_people(landmarks_path, info, n_frames), options.people)
-        n_ignored, joins = 0, [(1, 1.0)] * len(people)
+        people, left_out = most_present(_given_people(landmarks_path, info, n_frames), options.people)
+        n_ignored = 0
     if not people:
         seen = f" ({n_ignored} faces were there for less than {options.min_sec:g} s)" if n_ignored else ""
         raise UserError(f"nobody is on screen{seen}, so no speaker can be separated", path)
     write_people(folder / "people.npz", people, n_frames, info.width, info.height)
+    mouth_paths, thumbnail_paths = (
+        [folder / "mouths" / f"{person.name}{suffix}" for person in people] for suffix in (".npz", ".png")
+    )
+    shares = write_mouths(path, people, n_frames, mouth_paths, options, thumbnail_paths)
     prepared = PreparedVideo(
         folder=folder,
         n_samples=sound.n_samples,
         n_frames=n_frames,
         width=info.width,
         height=info.height,
-        people=tuple(_cut(path, people, joins, n_frames, folder, options)),
+        people=[_seen_person(*one) for one in zip(people, shares, strict=True)],
         n_ignored=n_ignored,
-        warnings=(*sound.warnings, *duration_warnings(sound.n_samples / SAMPLE_RATE_HZ, info.duration_sec)),
-        left_out=tuple(_stretches(person.frames) for person in left_out),
+        warnings=[*sound.warnings, *duration_warnings(sound.n_samples / SAMPLE_RATE_HZ, info.duration_sec)],
+        left_out=[_stretches(person.frames) for person in left_out],
     )
     facts = asdict(prepared)
     del facts["folder"]  # it may be moved
@@ -160,21 +159,16 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
     return prepared
 
 
-def _remove_all_but(folder: Path, names: Sequence[str]) -> None:
-    for path in folder.iterdir():
-        if path.name not in names:
-            remove = shutil.rmtree if path.is_dir() else Path.unlink
-            remove(path)
-
-
-def _sound(path: Path, folder: Path, options: VideoOptions) -> ExtractedSound:
-    """sound.wav, and what was said of it in sound.json, which is written last."""
-    wav_path, facts_path = folder / "sound.wav", folder / "sound.json"
-    if wav_path.is_file() and facts_path.is_file():
-        facts = read_json(facts_path)
-        return ExtractedSound(facts["n_samples"], tuple(facts["warnings"]))
-    sound = extract_sound(path, wav_path, options.audio_stream)
-    write_json(facts_path, asdict(sound))
+def _sound(path: Path, folder: Path, source: dict[str, Any]) -> ExtractedSound:
+    """sound.wav, made once for each source; a folder of another one, or one where this was not finished, is emptied."""
+    facts_path = folder / "source.json"
+    facts = read_json(facts_path) if facts_path.is_file() else {}
+    if facts.get("source") == source and (folder / "sound.wav").is_file():
+        return ExtractedSound(**facts["sound"])
+    if folder.exists():
+        shutil.rmtree(folder)
+    sound = extract_sound(path, folder / "sound.wav", source["audio_stream"])
+    write_json(facts_path, {"source": source, "sound": asdict(sound)})
     return sound
 
 
@@ -198,14 +192,12 @@ def cut_clip(
     """
     n_frames = frames_covering(n_samples, SAMPLE_RATE_HZ, VIDEO_FPS)
     if landmarks_path is None:
-        from utils.video.people import find_people
-
-        people = find_people(video_path, n_frames, None, min_sec=min(options.min_sec, n_frames / VIDEO_FPS / 2)).people
+        people = find_people(video_path, n_frames, min_sec=min(options.min_sec, n_frames / VIDEO_FPS / 2)).people
     else:
         people = _given_people(landmarks_path, probe_video(video_path), n_frames)
     if not people:
         raise UserError(f"no face found in {n_frames} frames", video_path)
-    speaker = max(people, key=_presence)
+    (speaker,), _ = most_present(people, 1)
     shares = write_mouths(video_path, [speaker], n_frames, [mouth_path], options)
     return {"people": len(people), "share_with_mouth": shares[0]}
 
@@ -218,47 +210,16 @@ def _given_people(path: Path, info: VideoInfo, n_frames: int) -> list[Person]:
     return read_landmarks(path, n_frames, (info.width, info.height), n_shown)
 
 
-def _at_most(people: Sequence[Person], count: int) -> tuple[list[Person], list[Person]]:
-    """The people with the largest faces for the longest time, and the others, both in their order; all where `count` is 0."""
-    most = sorted(people, key=_presence, reverse=True)[: count or None]
-    names = {person.name for person in most}
-    return [one for one in people if one.name in names], [one for one in people if one.name not in names]
-
-
-def _presence(person: Person) -> float:
-    """Face area summed over time."""
-    sizes = person.boxes[:, 2:] - person.boxes[:, :2]
-    return float(sizes.prod(axis=1).sum())
-
-
-def _cut(
-    path: Path,
-    people: Sequence[Person],
-    joins: Sequence[tuple[int, float]],
-    n_frames: int,
-    folder: Path,
-    options: VideoOptions,
-) -> list[SeenPerson]:
-    """Write the mouths and thumbnails of everybody, in one pass over the pictures; `joins` are (parts, certainty) of each."""
-    (folder / "mouths").mkdir(parents=True, exist_ok=True)
-    mouth_paths = [folder / "mouths" / f"{person.name}.npz" for person in people]
-    faces = []
-    for person in people:
-        best = int(np.argmax(person.scores))
-        faces.append(Thumbnail(int(person.frames[best]), person.boxes[best], folder / f"{person.name}.png"))
-    shares = write_mouths(path, people, n_frames, mouth_paths, options, faces)
-    return [
-        SeenPerson(
-            name=person.name,
-            on_screen_sec=_stretches(person.frames),
-            confidence=round(float(person.scores.mean()), 3),
-            share_with_mouth=share,
-            mouth_motion=round(mouth_motion(person.points), 4),
-            parts=parts,
-            joined_with_certainty=certainty,
-        )
-        for person, share, (parts, certainty) in zip(people, shares, joins, strict=True)
-    ]
+def _seen_person(person: Person, share_with_mouth: float) -> SeenPerson:
+    return SeenPerson(
+        name=person.name,
+        on_screen_sec=_stretches(person.frames),
+        confidence=round(float(person.scores.mean()), 3),
+        share_with_mouth=share_with_mouth,
+        mouth_motion=round(mouth_motion(person.points), 4),
+        parts=person.parts,
+        joined_with_certainty=round(person.certainty, 3),
+    )
 
 
 def write_mouths(
@@ -267,7 +228,7 @@ def write_mouths(
     n_frames: int,
     mouth_paths: Sequence[Path],
     options: VideoOptions,
-    thumbnails: Sequence["Thumbnail"] = (),
+    thumbnail_paths: Sequence[Path] = (),
 ) -> list[float]:
     """Write a mouth file for each person, in one pass over the pictures.
 
@@ -277,44 +238,31 @@ def write_mouths(
         n_frames: of the video, on the 25 fps grid.
         mouth_paths: a file for each of them.
         options: how.
-        thumbnails: pictures of faces to save on the way.
+        thumbnail_paths: a PNG for each of them, for the face as the finder was surest of it; or none.
 
     Returns:
         The share of frames with a mouth, for each of them.
     """
-    pictures = _with_thumbnails(read_pictures(path, n_frames), thumbnails, path)
+    best = [int(np.argmax(person.scores)) for person in people]
+    waiting = set(range(len(thumbnail_paths)))
+    last = None
     with ExitStack() as stack:
         writers = [stack.enter_context(MouthWriter(mouth_path, n_frames)) for mouth_path in mouth_paths]
-        for _, crops in cut_people(pictures, people, n_frames, options.alignment, options.max_gap_frames):
-            for writer, (crop, seen) in zip(writers, crops, strict=True):
-                writer.add(crop, seen)
-    return [round(float(writer.mask.mean()), 4) for writer in writers]
-
-
-@dataclass(frozen=True, eq=False)
-class Thumbnail:
-    """A face to be saved: where it is in which frame, and the PNG."""
-
-    frame: int
-    box: np.ndarray
-    path: Path
-
-
-def _with_thumbnails(
-    pictures: Iterable[tuple[int, np.ndarray | None]], wanted: Sequence[Thumbnail], path: Path
-) -> Iterator[tuple[int, np.ndarray | None]]:
-    """Hand on the pictures, saving each face at its frame, or, where the video shows nothing then, at the next or last one."""
-    waiting, last = sorted(wanted, key=lambda one: one.frame), None
-    for frame, picture in pictures:
-        last = last if picture is None else picture
-        while picture is not None and waiting and waiting[0].frame <= frame:
-            one = waiting.pop(0)
-            save_thumbnail(picture, one.box, one.path)
-        yield frame, picture
+        pictures = read_pictures(path, n_frames)
+        for frame, picture, crops in cut_people(pictures, people, n_frames, options.alignment):
+            for writer, crop in zip(writers, crops, strict=True):
+                writer.add(_UNSEEN if crop is None else crop, crop is not None)
+            last = last if picture is None else picture
+            # where the video shows nothing at the best frame, the next picture is taken, or the last one
+            due = {k for k in waiting if people[k].frames[best[k]] <= frame} if picture is not None else set()
+            for k in due:
+                save_thumbnail(picture, people[k].boxes[best[k]], thumbnail_paths[k])
+            waiting -= due
     if waiting and last is None:
         raise UserError("shows no picture while there is sound", path)
-    for one in waiting:
-        save_thumbnail(last, one.box, one.path)
+    for k in waiting:
+        save_thumbnail(last, people[k].boxes[best[k]], thumbnail_paths[k])
+    return [round(float(writer.mask.mean()), 4) for writer in writers]
 
 
 def mouth_motion(points: np.ndarray) -> float:
@@ -335,9 +283,3 @@ def _stretches(frames: np.ndarray) -> list[list[float]]:
     ends = np.flatnonzero(np.diff(frames) > VIDEO_FPS)
     firsts, lasts = frames[np.r_[0, ends + 1]], frames[np.r_[ends, len(frames) - 1]]
     return [[float(first / VIDEO_FPS), float((last + 1) / VIDEO_FPS)] for first, last in zip(firsts, lasts, strict=True)]
-
-
-def _from_facts(folder: Path, facts: dict[str, Any]) -> PreparedVideo:
-    people = tuple(SeenPerson(**person) for person in facts["people"])
-    own = {"folder": folder, "people": people, "warnings": tuple(facts["warnings"]), "left_out": tuple(facts["left_out"])}
-    return PreparedVideo(**{name: value for name, value in facts.items() if name != "stamp"} | own)

@@ -31,62 +31,50 @@ class _Dtype:
             self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class PickledArray:
-    """Stands in for a numpy array while a pickle is read; `plain` makes one of it."""
+class _Array:
+    """Stands in for numpy.ndarray: what it holds, an array of numbers or nested lists of objects, comes as its state."""
 
-    def __init__(self, *_: object) -> None:  # subtype, shape and dtype of an empty array: the state brings the true ones
-        self.state = None
+    def __init__(self, *_: object) -> None:  # subtype, shape and dtype of an empty array
+        self.value: np.ndarray | list | None = None
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran_order, content = state
-        self.state = (dtype, content, shape, "F" if fortran_order else "C")
-
-    def array(self) -> np.ndarray:
-        dtype, content, shape, order = self.state
         if dtype.dtype.hasobject:
-            flat = np.empty(len(content), dtype=object)
-            for k, item in enumerate(content):
-                flat[k] = item
+            flat = np.fromiter(content, object, len(content))
         else:  # Python 2 wrote bytes as text
             flat = np.frombuffer(content.encode("latin1") if isinstance(content, str) else content, dtype.dtype)
-        return flat.reshape(shape, order=order)
+        array = flat.reshape(shape, order="F" if fortran_order else "C")
+        self.value = array.tolist() if dtype.dtype.hasobject else array
 
 
-class _ArrayFromBuffer(PickledArray):
+class _ArrayFromBuffer(_Array):
     """As protocol 5 writes arrays."""
 
     def __init__(self, content: bytes, dtype: _Dtype, shape: tuple, order: str) -> None:
-        self.state = (dtype, content, shape, "F" if order == "F" else "C")
+        self.__setstate__((1, shape, dtype, order == "F", content))
 
 
-class _Scalar(PickledArray):
+class _Scalar(_Array):
     """A number of numpy's: an array without axes."""
 
     def __init__(self, dtype: _Dtype, content: bytes | str) -> None:
-        self.state = (dtype, content, (), "C")
+        self.__setstate__((1, (), dtype, False, content))
 
 
-class _Latin1:
-    """Stands in for the encoder with which Python 3 writes bytes into old protocols."""
+class _Bytes:
+    """Stands in for what makes bytes in old protocols: an encoder of text, and the type itself where they are empty."""
 
-    def __new__(cls, text: str, *_: object) -> bytes:
+    def __new__(cls, text: str = "", *_: object) -> bytes:
         return text.encode("latin1")
 
     def __setstate__(self, state: object) -> None:
         raise pickle.UnpicklingError("a state for bytes")
 
 
-class _NoBytes(_Latin1):
-    """Old protocols write empty bytes as a call of their type."""
-
-    def __new__(cls) -> bytes:
-        return b""
-
-
-_KNOWN = {("_codecs", "encode"): _Latin1, ("builtins", "bytes"): _NoBytes, ("__builtin__", "bytes"): _NoBytes,
-          ("numpy", "ndarray"): PickledArray, ("numpy", "dtype"): _Dtype}  # fmt: skip
+_KNOWN = {("_codecs", "encode"): _Bytes, ("builtins", "bytes"): _Bytes, ("__builtin__", "bytes"): _Bytes,
+          ("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}  # fmt: skip
 for _core in ("numpy.core", "numpy._core"):
-    _KNOWN[_core + ".multiarray", "_reconstruct"] = PickledArray
+    _KNOWN[_core + ".multiarray", "_reconstruct"] = _Array
     _KNOWN[_core + ".multiarray", "scalar"] = _Scalar
     _KNOWN[_core + ".numeric", "_frombuffer"] = _ArrayFromBuffer
 
@@ -100,13 +88,15 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(content: bytes, path: Path | str) -> Any:
-    """Read a pickle: None, numbers, text, lists, tuples, dicts and `PickledArray` (see `plain`).
+    """Read a pickle: None, numbers, text, lists (tuples too come as such), dicts and numpy arrays of numbers.
+
+    Arrays of objects come as nested lists.
 
     Raises:
         UserError: damaged, or it names anything but numpy arrays.
     """
     try:
-        return _Unpickler(io.BytesIO(content), encoding="latin1").load()
+        return _plain(_Unpickler(io.BytesIO(content), encoding="latin1").load(), {})
     except pickle.UnpicklingError as error:
         reason = f"the pickle holds {error}" if str(error).startswith(("the name", "an array")) else f"damaged pickle ({error})"
     except MemoryError:
@@ -119,16 +109,15 @@ def read_pickle(content: bytes, path: Path | str) -> Any:
     )
 
 
-def plain(value: Any, path: Path | str) -> Any:
-    """A `PickledArray` as a numpy array of numbers, or as nested lists where it holds objects; all else as it is.
-
-    Raises:
-        UserError: the array's shape and content do not fit.
-    """
-    if not isinstance(value, PickledArray):
-        return value
-    try:
-        array = value.array()
-    except (ValueError, TypeError, AttributeError, MemoryError) as error:
-        raise UserError(f"damaged array in the pickle ({str(error):.80}); save the landmarks again", path) from None
-    return array.tolist() if array.dtype.hasobject else array
+def _plain(value: Any, done: dict[int, Any]) -> Any:
+    """A value without stand-ins; `done` has what became of others, by their ids: some are named again and again."""
+    if id(value) in done:
+        return done[id(value)]
+    done[id(value)] = None  # a list that holds itself holds None
+    found = value.value if isinstance(value, _Array) else value
+    if isinstance(found, list | tuple):
+        found = [_plain(item, done) for item in found]
+    elif isinstance(found, dict):
+        found = {key: _plain(item, done) for key, item in found.items()}
+    done[id(value)] = found
+    return found

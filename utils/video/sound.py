@@ -8,7 +8,9 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain, groupby
 from math import ceil
+from operator import itemgetter
 from pathlib import Path
 
 import av
@@ -24,7 +26,6 @@ from utils.video.containers import decoded, open_video, sound_start, sound_strea
 _SLACK_SEC = Fraction(1, 20)  # time stamps may differ from the count of samples by this much
 _RESTART_SEC = 1  # stamps that go back further belong to another recording
 _LONGEST_GAP_SEC = 600  # a longer one is a clock that jumps
-_FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31, np.dtype(np.int64): 1 << 63}
 _log = logging.getLogger(__name__)
 
 
@@ -109,7 +110,10 @@ def _in_time(
     clock_sec, silence_sec, cut_sec = Fraction(0), Fraction(0), Fraction(0)
     cutting = False  # once begun, a surplus of many frames is cut down to its end
     for number, frame in enumerate(decoded(path, container, stream)):
-        samples, rate_hz = _mono(frame, channels), frame.sample_rate
+        data, rate_hz = _channels(frame), frame.sample_rate
+        if channels is not None and channels[-1] < len(data):
+            data = data[channels]
+        samples = (data.sum(axis=0) / len(data)).astype(np.float32)
         late_sec = Fraction(0) if frame.pts is None else frame.pts * stream.time_base - start - clock_sec
         if (late_sec < -_RESTART_SEC and number) or late_sec > _LONGEST_GAP_SEC:
             raise UserError(
@@ -137,14 +141,6 @@ def _in_time(
         warnings.append(f"{float(cut_sec):.2f} s of its sound overlapped with what came before and were cut")
 
 
-def _mono(frame: av.AudioFrame, chosen: list[int] | None) -> np.ndarray:
-    """The mean of the chosen channels of a frame, float32 (samples,), full scale 1.0."""
-    data = _channels(frame)
-    if chosen is not None and chosen[-1] < len(data):
-        data = data[chosen]
-    return (data[0] if len(data) == 1 else data.sum(axis=0) / len(data)).astype(np.float32)
-
-
 def _channels(frame: av.AudioFrame) -> np.ndarray:
     """The channels of a frame, float64 (channels, samples), full scale 1.0."""
     data = frame.to_ndarray()
@@ -152,7 +148,7 @@ def _channels(frame: av.AudioFrame) -> np.ndarray:
         data = data.reshape(frame.samples, -1).T
     if data.dtype == np.uint8:
         return (data.astype(np.float64) - 128) / 128
-    return data / _FULL_SCALE.get(data.dtype, 1.0)
+    return data / (-float(np.iinfo(data.dtype).min) if data.dtype.kind == "i" else 1.0)
 
 
 def _gathered(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
@@ -171,35 +167,21 @@ def _gathered(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, n
 
 def _resampled(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
     """Samples at 16 kHz; after each stretch of one rate there are as many as its time, rounded up, asks for."""
-    resampler, source_hz, time_sec, n_written = None, None, Fraction(0), 0
-    for rate_hz, samples in pieces:
-        if rate_hz != source_hz:
-            tail = _flushed(resampler, ceil(time_sec * SAMPLE_RATE_HZ) - n_written)
-            n_written += len(tail)
-            yield tail
-            resampler, source_hz = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ), rate_hz
-        time_sec += Fraction(len(samples), rate_hz)
-        for converted in _converted(resampler, rate_hz, samples):
-            kept = converted[: ceil(time_sec * SAMPLE_RATE_HZ) - n_written]
-            n_written += len(kept)
-            yield kept
-    yield _flushed(resampler, ceil(time_sec * SAMPLE_RATE_HZ) - n_written)
-
-
-def _converted(resampler: av.AudioResampler, rate_hz: int, samples: np.ndarray) -> Iterator[np.ndarray]:
-    if not len(samples):
-        return
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="flt", layout="mono")
-    frame.sample_rate = rate_hz
-    for piece in resampler.resample(frame):
-        yield piece.to_ndarray()[0]
-
-
-def _flushed(resampler: av.AudioResampler | None, n_samples: int) -> np.ndarray:
-    """The last samples of a resampler, exactly so many."""
-    tail = np.zeros(n_samples, np.float32)
-    rest = [] if resampler is None else [piece.to_ndarray()[0] for piece in resampler.resample(None) if piece is not None]
-    if rest:
-        last = np.concatenate(rest)[:n_samples]
-        tail[: len(last)] = last
-    return tail
+    time_sec, n_written = Fraction(0), 0
+    for rate_hz, stretch in groupby(pieces, itemgetter(0)):
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
+        for _, samples in chain(stretch, [(rate_hz, None)]):  # None makes the resampler give what it still holds
+            frame = None
+            if samples is not None:
+                if not len(samples):
+                    continue
+                time_sec += Fraction(len(samples), rate_hz)
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="flt", layout="mono")
+                frame.sample_rate = rate_hz
+            n_due = ceil(time_sec * SAMPLE_RATE_HZ) - n_written
+            given = [piece.to_ndarray()[0] for piece in resampler.resample(frame) if piece is not None]
+            converted = np.concatenate([np.zeros(0, np.float32), *given])[:n_due]
+            if frame is None:
+                converted = np.pad(converted, (0, n_due - len(converted)))
+            n_written += len(converted)
+            yield converted

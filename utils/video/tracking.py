@@ -1,14 +1,12 @@
 """Follow faces from picture to picture: faces of single frames become tracks, each of one person within one shot.
 
-A track goes on where its face should be by now; where the finder is not sure
-that it followed the same face, descriptors decide, also who is who after two faces have passed one another. It survives
-losses of a second, ends with its shot, and what was seen for a moment only is dropped and counted.
+A track goes on where its face should be by now; where the finder is not sure that it followed the same face, descriptors
+decide, also who is who after two faces have passed one another. It survives losses of a second, ends with its shot, and what
+was seen for a moment only is dropped and counted.
 """
 
-from array import array
 from collections import Counter, deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -41,43 +39,29 @@ _QUIET_CHANGE = 0.02  # quieter is no quieter
 _RECENT_FRAMES = 5
 
 
-@dataclass(frozen=True, eq=False)
 class Track:
-    """One face through one shot.
+    """One face through one shot, as it grows.
+
+    Args:
+        shot: which one; they are counted from 0.
 
     Attributes:
-        frames: int64 (n,), ascending; gaps are losses.
-        boxes: float32 (n, 4), pixels.
-        points: float32 (n, 68, 2), pixels.
-        scores: float32 (n,), 0..1.
-        descriptor: float32 (DESCRIPTOR_DIM,), the mean of those that were made, of faces turned aside only where there is no
-            other; zeros where there is none.
-        n_described: of how many.
-        shot: counts the video's shots from 0.
+        frames: ascending; gaps are losses.
+        faces: of each of these frames.
+        n_described: of how many descriptors `descriptor` is the mean; of faces turned aside only where there is no other.
+        is_turned: it is of such.
     """
 
-    frames: np.ndarray
-    boxes: np.ndarray
-    points: np.ndarray
-    scores: np.ndarray
-    descriptor: np.ndarray
-    n_described: int
-    shot: int
-
-
-class _Open:
-    """A track that may still go on."""
-
-    def __init__(self, frame: int, face: Face, shot: int) -> None:
+    def __init__(self, shot: int) -> None:
         self.shot = shot
         self.frames: list[int] = []
-        self._boxes, self._points, self._scores = array("f"), array("f"), array("f")  # lists would need twice the memory
-        self._descriptor_sum = np.zeros(DESCRIPTOR_DIM)
+        self.faces: list[Face] = []
         self.n_described, self.is_turned = 0, True
+        self._descriptor_sum = np.zeros(DESCRIPTOR_DIM)
         self._velocity = np.zeros(2)  # pixels a frame
-        self.add(frame, face)
 
     def add(self, frame: int, face: Face) -> None:
+        """Go on with this face."""
         middle = (face.box[:2] + face.box[2:]).astype(np.float64) / 2
         if self.frames:
             step = (middle - self.middle) / (frame - self.frames[-1])
@@ -85,22 +69,19 @@ class _Open:
             self._velocity = (1 - share) * self._velocity + share * step
         self.middle, self.size = middle, float(max(face.box[2:] - face.box[:2]))
         self.frames.append(frame)
-        self._boxes.frombytes(face.box.astype(np.float32).tobytes())
-        self._points.frombytes(face.points.astype(np.float32).tobytes())
-        self._scores.append(face.score)
-        if face.descriptor is not None:
-            self._describe(face.descriptor, is_turned(face.points))
-
-    def _describe(self, descriptor: np.ndarray, is_turned: bool) -> None:
-        if is_turned and not self.is_turned:
+        self.faces.append(face)
+        if face.descriptor is None:
             return
-        if self.is_turned and not is_turned:
+        turned = is_turned(face.points)
+        if self.is_turned and not turned:  # now there is a better one
             self._descriptor_sum, self.n_described, self.is_turned = np.zeros(DESCRIPTOR_DIM), 0, False
-        self._descriptor_sum += descriptor
-        self.n_described += 1
+        if turned == self.is_turned:
+            self._descriptor_sum += face.descriptor
+            self.n_described += 1
 
     @property
     def descriptor(self) -> np.ndarray:
+        """float64 (DESCRIPTOR_DIM,); zeros where none was made."""
         return self._descriptor_sum / max(self.n_described, 1)
 
     def unlike(self, face: Face) -> float:
@@ -113,92 +94,64 @@ class _Open:
         """The expected middle of the face."""
         return self.middle + self._velocity * min(frame - self.frames[-1], _MOMENTUM_FRAMES)
 
-    def finished(self) -> Track:
-        boxes, points, scores = (np.array(values, np.float32) for values in (self._boxes, self._points, self._scores))
-        return Track(
-            frames=np.array(self.frames, np.int64),
-            boxes=boxes.reshape(-1, 4),
-            points=points.reshape(len(boxes) // 4, -1, 2),
-            scores=scores,
-            descriptor=self.descriptor.astype(np.float32),
-            n_described=self.n_described,
-            shot=self.shot,
-        )
+    @property
+    def flaw(self) -> str:
+        """Why this is no track to be kept, "" where it is one."""
+        if len(self.frames) < _MIN_FRAMES:
+            return "too short"
+        return "flickers" if len(self.frames) < _MIN_SEEN * (self.frames[-1] - self.frames[0] + 1) else ""
 
 
-class Tracker:
-    """Joins the faces of consecutive frames.
+def follow_faces(frames: Iterable[tuple[int, Sequence[Face], bool]]) -> tuple[list[Track], Counter[str]]:
+    """Join the faces of consecutive frames.
 
-    Attributes:
-        dropped: how many tracks were dropped, by reason.
+    Args:
+        frames: grid frame, its faces, whether a shot begins; ascending, those without faces may be left out.
+
+    Returns:
+        The tracks, ordered by their first frame, from left to right within it; how many others were dropped, by reason.
     """
-
-    def __init__(self) -> None:
-        self.dropped: Counter[str] = Counter()
-        self._open: list[_Open] = []
-        self._finished: list[Track] = []
-        self._shot = 0
-
-    def update(self, frame: int, faces: Sequence[Face], is_cut: bool = False) -> None:
-        """Take the faces of a frame; frames come in ascending order, those without faces may be left out.
-
-        Args:
-            frame: grid frame.
-            faces: what was found in it.
-            is_cut: a new shot begins here.
-        """
-        if is_cut:
-            self._close(self._open)
-            self._shot += 1
-        self._close([track for track in self._open if frame - track.frames[-1] > _MAX_LOST_FRAMES])
-        taken = self._assign(frame, faces)
-        for face, track in zip(faces, taken, strict=True):
+    tracks: list[Track] = []
+    going_on: list[Track] = []
+    shot = 0
+    for frame, faces, is_cut in frames:
+        shot += is_cut
+        going_on = [track for track in going_on if not is_cut and frame - track.frames[-1] <= _MAX_LOST_FRAMES]
+        for face, track in zip(faces, _assigned(frame, faces, going_on), strict=True):
             if track is None:
-                self._open.append(_Open(frame, face, self._shot))
-            else:
-                track.add(frame, face)
+                track = Track(shot)
+                tracks.append(track)
+                going_on.append(track)
+            track.add(frame, face)
+    dropped = Counter(track.flaw for track in tracks if track.flaw)
+    kept = [track for track in tracks if not track.flaw]
+    return sorted(kept, key=lambda track: (track.frames[0], track.faces[0].box[0])), dropped
 
-    def finish(self) -> list[Track]:
-        """End all tracks and give them, ordered by their first frame, from left to right within it."""
-        self._close(self._open)
-        return sorted(self._finished, key=lambda track: (track.frames[0], track.boxes[0, 0]))
 
-    def _assign(self, frame: int, faces: Sequence[Face]) -> list[_Open | None]:
-        """The track that each face goes on with: the cheapest assignment as a whole."""
-        if not self._open or not faces:
-            return [None] * len(faces)
-        boxes = np.stack([face.box for face in faces]).astype(np.float64)
-        middles, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-        expected = np.stack([track.expected(frame) for track in self._open])
-        last_sizes = np.array([track.size for track in self._open])
-        lost = np.array([frame - track.frames[-1] for track in self._open])
-        size = np.sqrt(np.outer(last_sizes, sizes))
-        apart = np.linalg.norm(expected[:, None] - middles[None], axis=-1) / size
-        ratio = np.abs(np.log(last_sizes[:, None] / sizes))
-        unlike = np.array([[track.unlike(face) for face in faces] for track in self._open])
-        followed = (lost == 1)[:, None] & np.array([face.is_followed for face in faces])
-        turned = np.logical_or.outer([track.is_turned for track in self._open], [is_turned(face.points) for face in faces])
-        different = np.where(turned, _DIFFERENT_TURNED, _DIFFERENT)
-        reach = np.minimum(_REACH + _REACH_GROWS * (lost - 1), _LARGEST_REACH)
-        possible = (apart < reach[:, None]) & (ratio < np.log(_LARGEST_RATIO)) & ((unlike < different) | followed)
-        cost = apart + _RATIO_WEIGHT * ratio + _UNLIKE_WEIGHT * unlike
-        rows, columns = linear_sum_assignment(np.where(possible, cost, 1e6))
-        taken: list[_Open | None] = [None] * len(faces)
-        for row, column in zip(rows, columns, strict=True):
-            if possible[row, column]:
-                taken[column] = self._open[row]
-        return taken
-
-    def _close(self, tracks: Sequence[_Open]) -> None:
-        for track in tracks:
-            if len(track.frames) < _MIN_FRAMES:
-                self.dropped["too short"] += 1
-            elif len(track.frames) < _MIN_SEEN * (track.frames[-1] - track.frames[0] + 1):
-                self.dropped["flickers"] += 1
-            else:
-                self._finished.append(track.finished())
-        closed = set(map(id, tracks))
-        self._open = [track for track in self._open if id(track) not in closed]
+def _assigned(frame: int, faces: Sequence[Face], tracks: Sequence[Track]) -> list[Track | None]:
+    """The track that each face goes on with: the cheapest assignment as a whole."""
+    if not tracks or not faces:
+        return [None] * len(faces)
+    boxes = np.stack([face.box for face in faces]).astype(np.float64)
+    middles, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    expected = np.stack([track.expected(frame) for track in tracks])
+    last_sizes = np.array([track.size for track in tracks])
+    lost = np.array([frame - track.frames[-1] for track in tracks])
+    size = np.sqrt(np.outer(last_sizes, sizes))
+    apart = np.linalg.norm(expected[:, None] - middles[None], axis=-1) / size
+    ratio = np.abs(np.log(last_sizes[:, None] / sizes))
+    unlike = np.array([[track.unlike(face) for face in faces] for track in tracks])
+    followed = (lost == 1)[:, None] & np.array([face.is_followed for face in faces])
+    turned = np.logical_or.outer([track.is_turned for track in tracks], [is_turned(face.points) for face in faces])
+    different = np.where(turned, _DIFFERENT_TURNED, _DIFFERENT)
+    reach = np.minimum(_REACH + _REACH_GROWS * (lost - 1), _LARGEST_REACH)
+    possible = (apart < reach[:, None]) & (ratio < np.log(_LARGEST_RATIO)) & ((unlike < different) | followed)
+    cost = apart + _RATIO_WEIGHT * ratio + _UNLIKE_WEIGHT * unlike
+    taken: list[Track | None] = [None] * len(faces)
+    for row, column in zip(*linear_sum_assignment(np.where(possible, cost, 1e6)), strict=True):
+        if possible[row, column]:
+            taken[column] = tracks[row]
+    return taken
 
 
 class CutDetector:
