@@ -106,7 +106,7 @@ def prepare_raw(
     """
     require_video_packages()  # says at once what is not installed
     data_dir, problems, listed = data_dir.absolute(), list(problems), None
-    if not clips:
+    if not clips and not problems:
         raise UserError("no clip was found; give the folder of the corpus with --corpus_dir")
     if lists is None:
         clips = split_clips(clips, options)

@@ -7,6 +7,7 @@ best with the sound.
 
 import csv
 import io
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,12 +22,13 @@ from utils.embedding.frontends import load_frontend
 from utils.embedding.sync import SHIPPED, CorpusOffset, clip_agreement, corpus_offset, load_sync_model, offset_of
 from utils.errors import UserError
 
+log = logging.getLogger(__name__)
+
 MOST_CLIPS = 300
+Cut = Callable[[Sequence[Utterance]], Sequence[Problem]]
 
 
-def find_offset(
-    data_dir: Path, frontend_weights: Path, alignment: str, cut: Callable[[Sequence[Utterance]], Sequence[Problem]]
-) -> CorpusOffset:
+def find_offset(data_dir: Path, frontend_weights: Path, alignment: str, cut: Cut) -> CorpusOffset:
     """Estimate the offset that the clips of a corpus have in common, from some of them; what was found once is kept.
 
     Writes av_offset.json and av_offset.csv, `id,offset_frames,agreement,margin` of each clip that was looked at.
@@ -43,8 +45,18 @@ def find_offset(
     path = data_dir / "av_offset.json"
     key = hash_contents([data_dir / VIDEOS_NAME, frontend_weights, SHIPPED]) + alignment
     saved = read_json(path) if path.is_file() else {}
-    if saved.get("key") == key:
-        return CorpusOffset(**saved["found"])
+    found = CorpusOffset(**saved["found"]) if saved.get("key") == key else None
+    if found is None:
+        found = _estimate(data_dir, frontend_weights, cut)
+        write_json(path, {"key": key, "found": asdict(found)})
+    log.info("stage 1: %s; by clip: %s", found, path.with_suffix(".csv"))
+    if not found.is_sure:
+        log.warning("stage 1: that is not certain, and is not corrected; --fix_av_offset FRAMES does it all the same")
+    return found
+
+
+def _estimate(data_dir: Path, frontend_weights: Path, cut: Cut) -> CorpusOffset:
+    """Look at some clips; writes av_offset.csv."""
     model, frontend = load_sync_model(SHIPPED), load_frontend(frontend_weights, None, "trunk", "cpu")
     clips = read_videos(data_dir / VIDEOS_NAME)
     clips = clips[:: -(-len(clips) // MOST_CLIPS)]
@@ -62,7 +74,5 @@ def find_offset(
             rows.writerow([clip.utterance_id, *(f"{value:.3f}" for value in (own.frames, own.agreement, own.margin))])
     if not agreements:
         raise UserError("no clip is long enough to tell an offset; give the frames with --fix_av_offset FRAMES")
-    found = corpus_offset(np.array(agreements))
-    write_text(path.with_suffix(".csv"), text.getvalue())
-    write_json(path, {"key": key, "found": asdict(found)})
-    return found
+    write_text(data_dir / "av_offset.csv", text.getvalue())
+    return corpus_offset(np.array(agreements))

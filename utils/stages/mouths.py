@@ -108,9 +108,6 @@ def _late_frames(args: argparse.Namespace, manifests: Sequence[Manifest]) -> int
         return cut_corpus(args.data_dir, manifests, args.alignment, args.nj, clips=clips)
 
     found = find_offset(args.data_dir, args.frontend_weights, args.alignment, cut)
-    log.info("stage 1: %s; by clip: %s", found, args.data_dir / "av_offset.csv")
-    if not found.is_sure:
-        log.warning("stage 1: that is not certain, and is not corrected; --fix_av_offset FRAMES does it all the same")
     return found.frames if found.is_sure else 0
 
 

@@ -34,7 +34,7 @@ def describe_speaker(path: Path | str) -> list[float]:
     if not found:
         raise UserError("no face is found by which the speaker could be told", path)
     mean = np.mean(found, axis=0)
-    return [float(value) for value in mean / np.linalg.norm(mean)]
+    return [float(value) for value in mean]
 
 
 def group_speakers(descriptors: np.ndarray, distance: float) -> np.ndarray:
