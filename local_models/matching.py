@@ -6,6 +6,8 @@ frame, whose products say how well they agree. Agreement is summed over as many 
 voice go on, and the best assignment of the whole recording is taken.
 """
 
+from itertools import permutations
+
 import torch
 import torchaudio
 from torch import nn
@@ -47,6 +49,9 @@ class FaceVoiceMatcher(nn.Module):
         mels = torchaudio.functional.melscale_fbanks(self.n_fft // 2 + 1, _LOWEST_HZ, highest_hz, _N_MELS, sample_rate)
         self.register_buffer("mels", mels, persistent=False)
         self.register_buffer("taper", torch.hann_window(self.window), persistent=False)
+
+        self.scale = nn.Parameter(torch.ones(()))
+        self.own_stream = nn.Parameter(torch.zeros(()))
 
         self.visual_norm = nn.LayerNorm(visual_dim)
         self.visual_in = nn.Sequential(nn.Conv1d(2 * visual_dim, hid_chan, 1), nn.Dropout1d(0.2))
@@ -97,6 +102,43 @@ class FaceVoiceMatcher(nn.Module):
         mixtures = mixture.unsqueeze(1).expand_as(estimates).flatten(0, 1)
         voices = self.voices(estimates.flatten(0, 1), mixtures, visual.shape[2]).unflatten(0, estimates.shape[:2])
         return torch.einsum("bift,bkft->bikf", voices, faces) / voices.shape[-1] ** 0.5
+
+    def evidence(self, estimates: torch.Tensor, visual: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
+        """What speaks for each pair of an estimate and a face: (batch, n_src, n_faces), nats.
+
+        Agreement, and what the faces did to their own streams: a network that can use a face puts its voice there.
+        """
+        agreement = self(estimates, visual, mixture).sum(dim=-1)
+        own = torch.eye(*agreement.shape[1:], device=agreement.device) * visual.shape[2] / self.video_fps
+        return self.scale * agreement + self.own_stream * own
+
+    def order_loss(
+        self,
+        estimates: torch.Tensor,
+        visual: torch.Tensor,
+        mixture: torch.Tensor,
+        order: torch.Tensor,
+        is_active: torch.Tensor,
+    ) -> torch.Tensor:
+        """Cross entropy of the right order of the estimates among all orders.
+
+        Args:
+            estimates: (batch, n_src, time), as the network gives them.
+            visual, mixture: as of `forward`.
+            order: (batch, n_src), the estimate of each source.
+            is_active: (batch, n_src); only mixtures all of whose speakers are heard and seen count.
+
+        Returns:
+            A scalar, nats; zero where no mixture counts.
+        """
+        counts = (is_active & visual.ne(0).flatten(2).any(dim=-1)).all(dim=1)  # (batch,)
+        if not counts.any():
+            return estimates.new_zeros(())
+        evidence = self.evidence(estimates[counts], visual[counts], mixture[counts])
+        faces = torch.arange(evidence.shape[-1], device=evidence.device)
+        orders = torch.tensor(list(permutations(range(len(faces)))), device=evidence.device)  # (orders, n_src)
+        right = (orders == order[counts].unsqueeze(1)).all(dim=-1).int().argmax(dim=-1)
+        return cross_entropy(evidence[:, orders, faces].sum(dim=-1), right)
 
     def contrastive_loss(
         self, signals: torch.Tensor, visual: torch.Tensor, mixture: torch.Tensor, is_active: torch.Tensor

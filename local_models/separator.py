@@ -132,7 +132,7 @@ class AVSeparator(BaseModel):
 
     def evidence(self, estimates: torch.Tensor, visual: torch.Tensor, mixture: torch.Tensor) -> np.ndarray:
         """What speaks for each estimate being the voice of each face, nats: (batch, n_src, n_faces)."""
-        return self.matcher(estimates, visual, mixture).sum(dim=-1).double().cpu().numpy()
+        return self.matcher.evidence(estimates, visual, mixture).double().cpu().numpy()
 
     def arrange(self, estimates: torch.Tensor, orders: Sequence[Sequence[int]], mixture: torch.Tensor) -> torch.Tensor:
         """Estimates (batch, n_src, time) in the orders given: of each mixture the estimate of each face."""

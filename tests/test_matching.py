@@ -110,3 +110,19 @@ def test_silence_is_no_nan():
     net = matcher().eval()
     agreement = net(torch.zeros(1, 2, 16000), torch.randn(1, 2, 25, 6), torch.zeros(1, 16000))
     assert np.isfinite(agreement.detach().numpy()).all()
+
+
+def test_the_order_is_learned_from_agreement_and_from_what_the_network_did_to_its_streams():
+    torch.manual_seed(1)
+    net = matcher()
+    optimizer = torch.optim.Adam([net.scale, net.own_stream], 0.1)
+    sources, visual, mixture = examples(40)
+    active = torch.ones(40, 2, dtype=torch.bool)
+    order = torch.tensor([[0, 1]] * 36 + [[1, 0]] * 4)  # the network has nine of ten in the order of the faces
+    first = net.order_loss(sources, visual, mixture, order, active).item()
+    for _ in range(60):
+        optimizer.zero_grad()
+        net.order_loss(sources, visual, mixture, order, active).backward()
+        optimizer.step()
+    assert net.own_stream > 0.5 and net.order_loss(sources, visual, mixture, order, active) < 0.6 * first
+    assert net.order_loss(sources, torch.zeros_like(visual), mixture, order, active) == 0

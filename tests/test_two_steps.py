@@ -44,7 +44,7 @@ def test_a_network_is_pretrained_without_faces_and_goes_on_with_them(corpus, tmp
     with caplog.at_level(logging.INFO):
         init = tmp_path / "first/best_model.pth"
         train(second, tmp_path / "second", corpus["utterances"], corpus["val"], stores, stores, init)
-    assert "weights are those of" in caplog.text and "new: matcher." in caplog.text
+    assert "weights are those of" in caplog.text and "new: matcher" in caplog.text
     assert len(history(tmp_path / "second")) == 2
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "second").values())
 

@@ -243,8 +243,7 @@ class UtterancePool:
         """Draw the indices of the utterances of one mixture, in random order."""
         same_speaker_prob = self.config.same_speaker_prob
         if n_sources > 1 and same_speaker_prob and rng.random() < same_speaker_prob:
-            speakers = self.speakers_with[n_sources]
-            speaker = speakers[rng.integers(len(speakers))]
+            speaker = self._draw_speaker(n_sources, rng)
             return [int(i) for i in rng.choice(self.by_speaker[speaker], n_sources, replace=False)]
         is_faceless = np.zeros(n_sources, bool)
         if self.config.faceless_prob:
@@ -253,6 +252,11 @@ class UtterancePool:
         for pool, count in ((self.by_speaker, sum(~is_faceless)), (self.faceless, sum(is_faceless))):
             drawn += _draw_of_speakers(pool, int(count), rng)
         return [drawn[i] for i in rng.permutation(n_sources)]
+
+    def _draw_speaker(self, n_sources: int, rng: np.random.Generator) -> str:
+        """Draw a speaker who can fill a mixture; every utterance is as likely, however many its speaker has."""
+        indices = [index for speaker in self.speakers_with[n_sources] for index in self.by_speaker[speaker]]
+        return _speaker(self.items[indices[rng.integers(len(indices))]])
 
     def segment(self, index: int, rng: np.random.Generator) -> DrawnSource:
         """Draw a stretch of an utterance in which somebody speaks.

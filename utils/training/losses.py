@@ -78,6 +78,11 @@ class SeparationLoss(nn.Module):
             loss = order_weight * loss + (1 - order_weight) * best_loss
         return loss, estimates.gather(1, order.unsqueeze(-1).expand_as(estimates))
 
+    def best_orders(self, estimates: torch.Tensor, sources: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
+        """The estimate of each source in the best order, (batch, n_src); arguments as of `forward`."""
+        silent = sources.square().sum(dim=-1) == 0
+        return _best_order(self._pairs(estimates, sources, mixture, silent), torch.ones_like(silent))
+
     def _pairs(
         self, estimates: torch.Tensor, sources: torch.Tensor, mixture: torch.Tensor, silent: torch.Tensor
     ) -> torch.Tensor:

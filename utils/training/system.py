@@ -52,17 +52,17 @@ class AVSystem(pl.LightningModule):
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         *earlier, estimates = self._after_blocks(batch)
         order_weight = self._order_weight()
-        loss, improvements, ordered = self._step(batch, estimates, order_weight)
+        loss, improvements = self._step(batch, estimates, order_weight)
         n_mixtures, n_improved = len(batch["sources"]), len(improvements)
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=n_mixtures)
         mean = improvements.mean() if n_improved else loss.new_zeros(())
         self.log("si_snri", mean, on_step=False, on_epoch=True, sync_dist=True, batch_size=n_improved)
         self.log("step_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
         loss = loss + self.block_weight * sum(self._loss(batch, each, order_weight)[0] for each in earlier)
-        return loss + self.match_weight * self._match_loss(batch, ordered.detach())
+        return loss + self.match_weight * self._match_loss(batch, estimates.detach().float())
 
     def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
-        loss, improvements, _ = self._step(batch, self._in_order(batch))
+        loss, improvements = self._step(batch, self._in_order(batch))
         self.val_loss.update(loss, weight=len(batch["sources"]))
         self.val_si_snri.update(improvements)
 
@@ -113,16 +113,21 @@ class AVSystem(pl.LightningModule):
         """The estimates in the order that a user gets."""
         return self.network.in_order_of_faces(self(batch), batch.get("visual"), batch["mixture"])
 
-    def _match_loss(self, batch: dict[str, torch.Tensor], ordered: torch.Tensor) -> torch.Tensor:
+    def _match_loss(self, batch: dict[str, torch.Tensor], estimates: torch.Tensor) -> torch.Tensor:
         """Telling the voices of a batch apart by the faces: of the true sources, and of the estimates (batch, n_src, time).
 
         Gradients stay inside the comparison: separation is not punished for what cannot be seen.
         """
         if not self.match_weight or "visual" not in batch:
-            return ordered.new_zeros(())
-        is_active = batch["sources"].ne(0).any(dim=-1)
-        given = (batch["visual"], batch["mixture"], is_active)
-        return sum(self.network.matcher.contrastive_loss(each, *given) for each in (batch["sources"], ordered)) / 2
+            return estimates.new_zeros(())
+        sources, visual, mixture = batch["sources"], batch["visual"], batch["mixture"]
+        is_active = sources.ne(0).any(dim=-1)
+        with torch.no_grad():
+            order = self.loss.best_orders(estimates, sources, mixture)
+        ordered = self.network.arrange(estimates, order.cpu().tolist(), mixture)
+        matcher = self.network.matcher
+        voices = sum(matcher.contrastive_loss(each, visual, mixture, is_active) for each in (sources, ordered))
+        return voices / 2 + matcher.order_loss(estimates, visual, mixture, order, is_active)
 
     def _order_weight(self) -> float:
         """The share of the loss that is in the order of the faces, now."""
@@ -131,13 +136,12 @@ class AVSystem(pl.LightningModule):
 
     def _step(
         self, batch: dict[str, torch.Tensor], estimates: torch.Tensor, order_weight: float = 1.0
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Loss of a batch, the SI-SNRi of its mixtures (those in which there is something to improve), dB both; the
-        estimates in the order of the sources."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of a batch, and the SI-SNRi of its mixtures (those in which there is something to improve), dB both."""
         loss, ordered = self._loss(batch, estimates, order_weight)
         with torch.no_grad():
             improvements = si_snri_db(ordered, batch["sources"], batch["mixture"])
-        return loss, improvements, ordered
+        return loss, improvements
 
     def _loss(
         self, batch: dict[str, torch.Tensor], estimates: torch.Tensor, order_weight: float
