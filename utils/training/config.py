@@ -156,6 +156,8 @@ class OptimConfig(Checked):
 
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: Positive = 1.0e-3
+    train_only: Literal["", "matcher"] = ""
+    """matcher: only the comparison of faces with voices is trained, the rest stays as it was initialised."""
     weight_decay: NotNegative = 0.0
     warmup_steps: CountOrZero = 0
     schedule: Literal["plateau", "cosine"] = "plateau"
@@ -211,6 +213,8 @@ class Config:
             yield "loss.block_weight needs masks after each block, which only av_dprnn has; set it to 0"
         if self.loss.match_weight and model.n_faces > 1 and not model.match_chan:
             yield "loss.match_weight needs a network that compares faces with voices: set model.match_chan, or it to 0"
+        if self.optim.train_only and not (model.match_chan and self.loss.match_weight):
+            yield "optim.train_only matcher needs model.match_chan and loss.match_weight above 0"
         if data.target_only_prob and not self.is_extraction:
             yield "data.target_only_prob is for extraction (model.n_src 1, model.n_faces 1); set it to 0"
         if data.interferer_prob and model.n_src > 1 and not data.off_screen_prob:

@@ -38,6 +38,9 @@ class AVSystem(pl.LightningModule):
         self.network, self.optim, self.progress, self.seed = network, optim, progress, seed
         self.block_weight = loss.block_weight
         self.match_weight = loss.match_weight if network.matcher else 0.0
+        if optim.train_only:
+            network.requires_grad_(False)
+            network.get_submodule(optim.train_only).requires_grad_(True)
         self.order_weights = loss.order_weight_start, loss.order_weight
         self.loss = SeparationLoss(loss.signal_loss)
         # Means over mixtures, also where processes have unequal shares of them.
@@ -87,7 +90,8 @@ class AVSystem(pl.LightningModule):
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[dict[str, Any]]]:
         conf = self.optim
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[conf.optimizer]
-        optimizer = kind(self.network.parameters(), lr=conf.lr, weight_decay=conf.weight_decay)
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        optimizer = kind(trained, lr=conf.lr, weight_decay=conf.weight_decay)
         if conf.schedule == "cosine":
             return [optimizer], [{"scheduler": LambdaLR(optimizer, self._cosine), "interval": "step"}]
         how = {"factor": conf.plateau_factor, "patience": conf.plateau_patience}
