@@ -2,11 +2,12 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from utils.separation.overlap_add import FacesOnScreen, separate_long
+from utils.separation.overlap_add import FacesOnScreen, separate_long, separate_window
 
 
 class Recorder(nn.Module):
@@ -61,3 +62,32 @@ def test_over_windows_a_face_is_silent_where_it_is_far_from_being_seen_and_the_t
     torch.testing.assert_close(tracks.sum(dim=0), mixture, rtol=1e-4, atol=1e-5)
     assert not tracks[1, length // 3 + 2000 :].any()
     torch.testing.assert_close(tracks[0], 0.1 * mixture, rtol=1e-4, atol=1e-5)
+
+
+class Comparing(Recorder):
+    """Says how well each stream goes with each face as it is told to."""
+
+    matcher = True
+
+    def __init__(self, *evidence: list[float]) -> None:
+        super().__init__(2)
+        self.said = np.array(evidence)
+
+    def evidence(self, estimates, visual, mixture):
+        assert (estimates.shape[1], visual.shape[1]) == self.said.shape
+        return self.said[None]
+
+
+@pytest.mark.parametrize(("evidence", "share"), [((2.0, 0.0, 1.0), 0.4), ((0.0, 2.0, 1.0), 0.0), ((1.0, 0.0, 2.0), 1.0)])
+def test_a_single_face_gets_the_stream_that_goes_with_it_or_all_that_is_heard(evidence, share):
+    model, mixture = FacesOnScreen(Comparing(*[[each] for each in evidence])), torch.randn(1, 800)
+    tracks = separate_window(model, mixture, visual(0.0, 4.0))
+    assert not tracks[0, 0].any()
+    torch.testing.assert_close(tracks[0, 1], share * mixture[0])
+    torch.testing.assert_close(tracks.sum(dim=1), mixture)
+
+
+def test_seen_faces_get_the_streams_that_go_with_them():
+    model, mixture = FacesOnScreen(Comparing([0.0, 3.0], [1.0, 0.0])), torch.randn(1, 800)
+    tracks = separate_window(model, mixture, visual(2.0, 0.0, 3.0))
+    torch.testing.assert_close(tracks[0, :3], torch.tensor([[0.3], [0.0], [0.2]]) * mixture)

@@ -286,8 +286,8 @@ class FacesOnScreen(nn.Module):
     In each window only those faces pass the network that are seen in it; the estimates of the others are silent there. The
     mixture less all estimates is one more track, the residual, so that nothing is lost when a face leaves the screen and its
     speaker goes on. A network for several faces that meets a single one gets a second, unseen stream beside it: it was
-    trained on mixtures, and somebody off screen may be speaking. A network for one face (target speaker extraction) takes
-    each face by itself.
+    trained on mixtures, and somebody off screen may be speaking. One that compares faces with voices may also give the face
+    the whole sound. A network for one face (target speaker extraction) takes each face by itself.
 
     Args:
         network: audio-visual, in eval mode; a video frame of zeros is one without a mouth.
@@ -314,6 +314,8 @@ class FacesOnScreen(nn.Module):
         """Separate a window, and compare each stream with each face (`AVSeparator.streams`); unseen faces have no stream."""
         seen = _seen(visual)
         estimates = self._estimates(mixture, visual[:, seen])
+        if seen.sum() == 1:  # nobody else may be speaking: then all that is heard is the voice of this face
+            estimates = torch.cat([estimates, mixture.unsqueeze(1)], dim=1)
         evidence = np.zeros((1, estimates.shape[1], len(seen)))
         if seen.any():
             evidence[:, :, seen.cpu().numpy()] = self.network.evidence(estimates, visual[:, seen], mixture)
