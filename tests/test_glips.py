@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpora_helpers import run_prepare
+from separation_helpers import make_experiment
 
 from utils.data.files import write_json
 from utils.data.manifest import read_manifest, read_videos
 from utils.data.mouths import MouthFile, MouthWriter, read_mouths, write_shifted
 from utils.embedding.sync import MOST_FRAMES, corpus_offset
 from utils.errors import UserError
+from utils.tools import stacked_videos
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +131,21 @@ def test_stage_1_finds_how_late_the_pictures_of_a_corpus_come_and_corrects_it(
     write_json(tmp_path / "av_offset.json", json.loads((tmp_path / "av_offset.json").read_text()) | {"key": "another"})
     module.find_offset(tmp_path, weights, "centred8", cut)
     assert len(calls) == 2
+
+
+def test_mixtures_become_videos_that_are_separated_and_scored(
+    tree: Path, tmp_path: Path, shared_data: Path, capfd, monkeypatch
+) -> None:
+    out = tmp_path / "glips"
+    run_prepare("glips", out, tree, "--n_val", 2, "--n_test", 2)
+    write_json(out / "av_offset.json", {"key": "", "found": {"frames": -3, "is_sure": True}})
+    experiment = make_experiment(tmp_path / "exp/av", shutil.copy(shared_data / "weights/lr_asd_talkset.model", tmp_path))
+    words = ["x", "--data_dir", out, "--exp_dir", experiment, "--out_dir", tmp_path / "out", "--dump_dir", tmp_path / "dump"]
+    for more in ([], ["--alone", "--out_dir", tmp_path / "alone"]):
+        monkeypatch.setattr("sys.argv", [*map(str, words), *map(str, more), "--n_mixtures", "2"])
+        assert stacked_videos.main() == 0
+        rows = [line.strip("|").split("|") for line in capfd.readouterr().out.splitlines() if line.startswith("| 2 ")]
+        assert [len(row) for row in rows] == [6] and rows[0][1].strip() == "0"  # all faces are found
+    report = json.loads(next((tmp_path / "out/tracks").glob("*/tracks.json")).read_text())
+    assert (report["width"], len(report["tracks"])) == (512, 2)
+    assert abs(report["duration_sec"] - 1.04) < 0.03  # three frames of 29 are not in step

@@ -1,6 +1,6 @@
 """Pictures for people to look at: a video again with one voice and a frame around its face, and a small picture of a face."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -44,23 +44,11 @@ def write_preview(
     Raises:
         UserError: the video or the sound cannot be read.
     """
-    info, sound = probe_video(video_path), probe_audio(wav_path)
-    if (sound.sample_rate, sound.channels) != (SAMPLE_RATE_HZ, 1):
-        found = f"{sound.channels} channels at {sound.sample_rate} Hz"
-        raise UserError(f"{found} where one at {SAMPLE_RATE_HZ} Hz is expected; convert it first", wav_path)
+    info = probe_video(video_path)
     scale = min(1.0, max_height / info.height)
     width, height = (max(2, int(length * scale + 0.5) // 2 * 2) for length in (info.width, info.height))  # even, for H.264
-    with ExitStack() as stack:
-        temporary = stack.enter_context(atomic_path(out_path))
-        voice = stack.enter_context(soundfile.SoundFile(str(wav_path)))
-        container = stack.enter_context(av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}))
-        if "libx264" in av.codecs_available:  # some builds of FFmpeg leave it out for its licence
-            pictures = container.add_stream("libx264", rate=VIDEO_FPS, options={"preset": "veryfast", "crf": "23"})
-        else:
-            pictures = container.add_stream("mpeg4", rate=VIDEO_FPS, options={"qscale": "4"})
-        pictures.width, pictures.height, pictures.pix_fmt = width, height, "yuv420p"
-        sounds = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
-        sounds.bit_rate = 64_000
+
+    def pictures() -> Iterator[np.ndarray]:
         for frame, picture in read_pictures(video_path, n_frames):
             canvas = np.zeros((height, width, 3), np.uint8)
             if picture is not None:
@@ -68,15 +56,51 @@ def write_preview(
                 if frame in boxes:
                     corners = np.rint(np.reshape(boxes[frame], (2, 2)) * (width / info.width, height / info.height))
                     cv2.rectangle(canvas, *corners.astype(int).tolist(), _COLOUR, max(2, height // 160))
-            shown = av.VideoFrame.from_ndarray(canvas, format="rgb24")
-            shown.pts, shown.time_base = frame, Fraction(1, VIDEO_FPS)
-            container.mux(pictures.encode(shown))
+            yield canvas
+
+    write_video(out_path, pictures(), wav_path, width, height)
+
+
+def write_video(
+    out_path: Path | str, pictures: Iterable[np.ndarray], wav_path: Path | str, width: int, height: int, crf: int = 23
+) -> None:
+    """Write pictures and a sound as mp4 of 25 fps; the sound ends with the pictures.
+
+    Args:
+        out_path: the mp4; made whole or not at all.
+        pictures: RGB uint8 (height, width, 3).
+        wav_path: 16 kHz, mono; where it is short there is silence.
+        width, height: even, px.
+        crf: of H.264; smaller is better.
+
+    Raises:
+        UserError: the sound cannot be read.
+    """
+    sound = probe_audio(wav_path)
+    if (sound.sample_rate, sound.channels) != (SAMPLE_RATE_HZ, 1):
+        found = f"{sound.channels} channels at {sound.sample_rate} Hz"
+        raise UserError(f"{found} where one at {SAMPLE_RATE_HZ} Hz is expected; convert it first", wav_path)
+    with ExitStack() as stack:
+        temporary = stack.enter_context(atomic_path(out_path))
+        voice = stack.enter_context(soundfile.SoundFile(str(wav_path)))
+        container = stack.enter_context(av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}))
+        if "libx264" in av.codecs_available:  # some builds of FFmpeg leave it out for its licence
+            shown = container.add_stream("libx264", rate=VIDEO_FPS, options={"preset": "veryfast", "crf": str(crf)})
+        else:
+            shown = container.add_stream("mpeg4", rate=VIDEO_FPS, options={"qscale": "4"})
+        shown.width, shown.height, shown.pix_fmt = width, height, "yuv420p"
+        heard = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
+        heard.bit_rate = 64_000
+        for frame, picture in enumerate(pictures):
+            image = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            image.pts, image.time_base = frame, Fraction(1, VIDEO_FPS)
+            container.mux(shown.encode(image))
             samples = np.clip(voice.read(_FRAME_SAMPLES, dtype="float32", fill_value=0.0), -1.0, 1.0)  # within full scale
-            heard = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
-            heard.sample_rate, heard.pts, heard.time_base = SAMPLE_RATE_HZ, frame * _FRAME_SAMPLES, Fraction(1, SAMPLE_RATE_HZ)
-            container.mux(sounds.encode(heard))
-        container.mux(pictures.encode(None))
-        container.mux(sounds.encode(None))
+            piece = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+            piece.sample_rate, piece.pts, piece.time_base = SAMPLE_RATE_HZ, frame * _FRAME_SAMPLES, Fraction(1, SAMPLE_RATE_HZ)
+            container.mux(heard.encode(piece))
+        container.mux(shown.encode(None))
+        container.mux(heard.encode(None))
 
 
 def save_thumbnail(picture: np.ndarray, box: np.ndarray, path: Path | str, size: int = 160) -> None:
