@@ -50,6 +50,9 @@ def check_windows(window_sec: float, hop_sec: float, fps: float) -> tuple[int, i
     return window_frames, hop_frames
 
 
+_ALONE_NATS = 0.5  # for a single face in a window: that nobody else is to be heard; chosen on GLips' validation part
+
+
 class Stretch(NamedTuple):
     """A window's place in a recording."""
 
@@ -319,6 +322,8 @@ class FacesOnScreen(nn.Module):
         evidence = np.zeros((1, estimates.shape[1], len(seen)))
         if seen.any():
             evidence[:, :, seen.cpu().numpy()] = self.network.evidence(estimates, visual[:, seen], mixture)
+        if seen.sum() == 1:
+            evidence[:, -1] += _ALONE_NATS * seen.cpu().numpy()
         return Streams(estimates, evidence, seen[None].cpu().numpy())
 
     def arrange(self, estimates: torch.Tensor, orders: Sequence[Sequence[int]], mixture: torch.Tensor) -> torch.Tensor:
