@@ -64,8 +64,7 @@ def main() -> int:
     uncut: list[Problem] = []
     if videos.is_file():
         add_missing("requirements-video.txt")
-        late_frames = _late_frames(args, manifests)
-        uncut = cut_corpus(args.data_dir, manifests, args.alignment, args.nj, late_frames)
+        uncut = cut_corpus(args.data_dir, manifests, args.alignment, args.nj, _late_frames(args, manifests))
         _refuse_failures(args.data_dir, uncut, args.max_failed, "clips")
         manifests = [without_mouths(manifest, uncut) for manifest in manifests]
     crops = _crops(manifests)
