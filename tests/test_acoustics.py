@@ -212,7 +212,7 @@ def test_too_few_responses_and_mixed_folders_are_refused(corpus, rir_dir):
     with pytest.raises(UserError, match="3 responses of one channel are too few for mixtures of 4 sources"):
         Acoustics(DataConfig(**some), RATE_HZ).check_sources(4)
     write(rir_dir / "stereo.wav", np.ones((10, 2), np.float32))
-    with pytest.raises(UserError, match="0.wav has one channel, other files have more"):
+    with pytest.raises(UserError, match="0.wav has one channel, others have more"):
         dynamic(corpus, **some)
     for index in range(3):
         (rir_dir / f"{index}.wav").unlink()

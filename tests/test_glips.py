@@ -60,7 +60,7 @@ def test_speakers_are_told_by_their_faces(tree: Path, tmp_path: Path) -> None:
     corpus, out = tmp_path / "corpus", tmp_path / "out"
     shutil.copytree(tree / "lipread_files", corpus / "lipread_files")
     given = {row["id"]: row["speaker"] for row in csv.DictReader((tree / "clips.csv").open(encoding="utf-8"))}
-    run_prepare("glips", out, corpus, "--n_val", 2, "--val_share", 0.4, "--test_share", 0)
+    run_prepare("glips", out, corpus, "--n_val", 2, "--n_test", 0, "--val_share", 0.4, "--test_share", 0)
     found = list(csv.DictReader((out / "speakers.csv").open(encoding="utf-8")))
     assert {row["id"] for row in found} == set(given)
     pairs = [(a, b) for a in found for b in found if a["id"] < b["id"]]
