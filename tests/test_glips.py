@@ -67,7 +67,7 @@ def test_speakers_are_told_by_their_faces(tree: Path, tmp_path: Path) -> None:
     joined = {True: [], False: []}
     for a, b in pairs:
         joined[given[a["id"]] == given[b["id"]]].append(a["speaker"] == b["speaker"])
-    assert np.mean(joined[True]) > 0.85 and np.mean(joined[False]) < 0.1  # the labels given are clusters too
+    assert np.mean(joined[True]) > 0.85 and np.mean(joined[False]) < 0.2  # the labels given are clusters too
     parts = {}
     for row in found:
         parts.setdefault(row["speaker"], set()).add(row["part"])
