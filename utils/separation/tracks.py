@@ -38,6 +38,7 @@ RESIDUAL = "rest"  # the name of its file, and its key in tracks.json
 _BLOCK_SAMPLES = 1 << 16
 _TALKING_MOTION = 0.006  # three quarters of talking people have more, 19 of 20 pictures that stand still have less
 _LOST_DB = 6.0  # the residual above all tracks
+_NOTHING_LEFT_DB = -20.0  # of the residual under the sound
 _CERTAIN = 0.9  # joins of faces that are less certain are warned of
 
 
@@ -184,7 +185,7 @@ def _report(
             *prepared.warnings,
             *people_warnings(prepared),
             *lost_speakers(prepared, separator.sample_rate, folder),
-            *order_warnings(prepared, assignment),
+            *order_warnings(prepared, assignment, loudness_db(folder / f"{RESIDUAL}.wav")),
         ],
         "subtype": subtype,
         "gain": gain,
@@ -238,9 +239,10 @@ def people_warnings(prepared: "PreparedVideo") -> list[str]:
     return warnings
 
 
-def order_warnings(prepared: "PreparedVideo", assignment: Assignment | None) -> list[str]:
-    """Warnings of tracks of which it is doubtful whose voice they are."""
-    if assignment is None:
+def order_warnings(prepared: "PreparedVideo", assignment: Assignment | None, residual_db: float | None) -> list[str]:
+    """Warnings of tracks of which it is doubtful whose voice they are; not where one person has all that is heard."""
+    is_alone = len(prepared.people) == 1 and (residual_db is None or residual_db < _NOTHING_LEFT_DB)
+    if assignment is None or is_alone:
         return []
     return [
         f"{person.name}: whether this is the voice of this face is doubtful (probability {certainty:.2f}); compare the tracks"
