@@ -28,6 +28,8 @@ from utils.data.clock import frames_covering, frames_to_samples
 from utils.errors import UserError
 from utils.separation.assignment import UNSEEN, Assignment, WindowEvidence, assign
 
+_ALONE_NATS = 0.5  # for a single face in a window: that nobody else is to be heard; chosen on GLips' validation part
+
 MixtureReader = Callable[[int, int], torch.Tensor]
 """(first sample, samples) -> float32 (samples,)."""
 
@@ -48,9 +50,6 @@ def check_windows(window_sec: float, hop_sec: float, fps: float) -> tuple[int, i
             f"{hop_frames} frames; the hop must be shorter than the window and at least half of it"
         )
     return window_frames, hop_frames
-
-
-_ALONE_NATS = 0.5  # for a single face in a window: that nobody else is to be heard; chosen on GLips' validation part
 
 
 class Stretch(NamedTuple):
