@@ -100,9 +100,34 @@ def test_speed_moves_the_pitch_and_keeps_the_length(corpus):
         source = dataset.pool.segment(0, np.random.default_rng(seed))
         assert len(source.audio) == 6400
         peak_hz = np.abs(np.fft.rfft(source.audio * np.hanning(6400))).argmax() * RATE_HZ / 6400
-        assert peak_hz == pytest.approx(1000 * source.n_frames / 10, abs=5)
+        assert peak_hz == pytest.approx(1000 * source.pieces[0].n_frames / 10, abs=5)
         peaks_hz.add(round(peak_hz))
     assert len(peaks_hz) > 3
+
+
+def test_short_clips_are_joined_to_a_segment_with_their_faces(corpus):
+    """Clips of 0.52 s fill segments of 1 s: sound and embeddings of the same stretches, all of one speaker."""
+    store = EmbeddingStore(corpus["store"])
+    short = tuple(replace(item, length=13 * 640, frames=13) for item in corpus["utterances"].items)
+    manifest = replace(corpus["utterances"], items=short)
+    config = replace(SHORT, segment_sec=1.0, join_clips=True)
+    with pytest.raises(UserError, match="nothing lasts 1 s"):
+        DynamicMixtureDataset(manifest, [store], replace(config, join_clips=False), n_src=2)
+    pool = DynamicMixtureDataset(manifest, [store], config, n_src=2).pool
+    for seed in range(5):
+        sources = pool.draw(2, np.random.default_rng(seed))
+        for source in sources:
+            assert source.audio.shape == (25 * 640,) and sum(piece.n_frames for piece in source.pieces) == 25
+            assert len({piece.item.speaker for piece in source.pieces}) == 1 and len(source.pieces) == 2
+            place = 0
+            visual = pool.visual(source, store)
+            for item, start_frame, n_frames in source.pieces:
+                samples, _ = soundfile.read(manifest.resolve(item.audio_path), dtype="float32")
+                stretch = samples[start_frame * 640 : (start_frame + n_frames) * 640]
+                assert np.array_equal(source.audio[place * 640 : (place + n_frames) * 640], stretch)
+                embeddings = store.get(item.mouth_path, start_frame, n_frames)
+                assert np.array_equal(visual[place : place + n_frames], embeddings)
+                place += n_frames
 
 
 def test_same_speaker_pairs_are_drawn_when_asked(corpus):

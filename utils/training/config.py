@@ -41,6 +41,10 @@ class DataConfig(Checked):
     """Mix single utterances anew in every epoch (true), or take the mixtures of train.csv (false)."""
     segment_sec: Positive = 2.0
     """Length of a training and validation example; whole video frames."""
+    val_segment_sec: NotNegative = 0.0
+    """Length of a validation example, where it is another; 0: the same."""
+    join_clips: bool = False
+    """An utterance shorter than a segment is followed by others of its speaker (true), or left out (false)."""
     epoch_size: CountOrZero = 0
     """Mixtures in an epoch of dynamic mixing; 0: as many as there are utterances."""
     max_sir_db: NotNegative = 5.0
@@ -91,11 +95,12 @@ class DataConfig(Checked):
     def problems(self) -> Iterator[str]:
         needs_dynamic = (
             "same_speaker_prob", "max_speed_change", "extra_speaker_prob", "faceless_prob", "off_screen_prob",
-            "interferer_prob", "target_only_prob", "inactive_target_prob", "noise_prob", "rir_prob",
+            "interferer_prob", "target_only_prob", "inactive_target_prob", "noise_prob", "rir_prob", "join_clips",
         )  # fmt: skip
         for key in needs_dynamic:
             if getattr(self, key) and not self.dynamic:
-                yield f"data.{key} needs data.dynamic true (mixtures of train.csv are taken as they are); set it to 0"
+                off = "false" if getattr(self, key) is True else "0"
+                yield f"data.{key} needs data.dynamic true (mixtures of train.csv are taken as they are); set it to {off}"
         for kind in ("noise", "rir", "interferer"):
             if getattr(self, f"{kind}_prob") and not getattr(self, f"{kind}_dir"):
                 yield f"data.{kind}_prob needs data.{kind}_dir, a folder of wav or flac files; give one, or set it to 0"

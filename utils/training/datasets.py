@@ -34,6 +34,8 @@ Example = dict[str, torch.Tensor]
 # with the mixture).
 MIXING, FIXED, EXTRAS, ROOM, NOISE, FACES, OTHERS, TARGET_ONLY = range(1, 9)
 
+_SHORTEST_PIECE_SEC = 0.5  # of an utterance that others follow
+
 
 class Segments:
     """The items of a manifest that last a segment and have their visual embeddings.
@@ -43,6 +45,7 @@ class Segments:
         stores: embedding stores, in each of which every mouth must be; empty for audio only.
         segment_sec: length of a segment; rounded to whole video frames.
         fps: video frames for each second.
+        shortest_sec: what an item must last; None: a segment.
 
     Attributes:
         items: those that can be used.
@@ -52,8 +55,16 @@ class Segments:
         UserError: nothing is left, the video runs at another rate, or stage 2 has not seen some mouths.
     """
 
-    def __init__(self, manifest: Manifest, stores: Sequence[EmbeddingStore], segment_sec: float, fps: float) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        stores: Sequence[EmbeddingStore],
+        segment_sec: float,
+        fps: float,
+        shortest_sec: float | None = None,
+    ) -> None:
         self.sample_rate, self.fps, self.n_frames = manifest.sample_rate, fps, round(segment_sec * fps)
+        shortest_frames = self.n_frames if shortest_sec is None else min(round(shortest_sec * fps), self.n_frames)
         if self.n_frames < 1:
             raise UserError(f"{manifest.path}: a segment shorter than a video frame; choose a larger --segment_sec")
         self.n_samples = frames_to_samples(self.n_frames, self.sample_rate, fps)
@@ -66,16 +77,17 @@ class Segments:
                 rates = f"{item.fps:g} frames/s where the conf's video_fps is {fps:g}"
                 raise UserError(f"{manifest.path}: video of {rates}")
             reasons = [f"{path}: {not_embedded[path]}" for path in mouths if path in not_embedded]
-            if self.last_start(item) < 0:
-                lasts_sec, wanted_sec = item.length / self.sample_rate, self.n_frames / fps
-                reasons.insert(0, f"lasts {lasts_sec:.2f} s, shorter than a segment of {wanted_sec:g} s")
+            if self.last_start(item, shortest_frames) < 0:
+                lasts_sec, wanted_sec = item.length / self.sample_rate, shortest_frames / fps
+                what = f"a segment of {wanted_sec:g} s" if shortest_sec is None else f"{wanted_sec:g} s"
+                reasons.insert(0, f"lasts {lasts_sec:.2f} s, shorter than {what}")
             if reasons:
                 path = item.mixture_path if isinstance(item, Mixture) else item.audio_path
                 self.left_out.append(Problem(row, item_id(item), path, "; ".join(reasons)))
             else:
                 self.items.append(item)
         if not self.items:
-            lasts = f"nothing lasts {self.n_frames / fps:g} s and has its faces"
+            lasts = f"nothing lasts {shortest_frames / fps:g} s and has its faces"
             raise UserError(f"{manifest.path}: {lasts}; choose a smaller --segment_sec")
         if self.left_out:
             n_left_out, first = len(self.left_out), self.left_out[0].reason
@@ -179,13 +191,19 @@ def _visual(store: EmbeddingStore, mouth_path: str, start_frame: int, n_frames: 
     return store.get(mouth_path, start_frame, n_frames) if mouth_path else np.zeros((n_frames, store.dim), np.float32)
 
 
-class DrawnSource(NamedTuple):
-    """A source for a segment, with the stretch of its utterance."""
+class Piece(NamedTuple):
+    """A stretch of an utterance."""
 
-    audio: np.ndarray  # (time,)
     item: Utterance
     start_frame: int
-    n_frames: int  # of the utterance, which the segment plays in its own number of frames
+    n_frames: int
+
+
+class DrawnSource(NamedTuple):
+    """A source for a segment, with the stretches that follow each other in it."""
+
+    audio: np.ndarray  # (time,)
+    pieces: list[Piece]  # the segment plays all their frames in its own number of frames
 
 
 class UtterancePool:
@@ -194,7 +212,7 @@ class UtterancePool:
     Args:
         manifest: utterances.
         stores, fps: as for `Segments`.
-        config: `segment_sec`, `same_speaker_prob`, `faceless_prob`, `max_speed_change`.
+        config: `segment_sec`, `join_clips`, `same_speaker_prob`, `faceless_prob`, `max_speed_change`.
         most_sources: the largest number of sources that will be asked for.
 
     Raises:
@@ -205,7 +223,8 @@ class UtterancePool:
         self, manifest: Manifest, stores: Sequence[EmbeddingStore], config: DataConfig, fps: float, most_sources: int
     ) -> None:
         self.manifest, self.config = manifest, config
-        self.segments = Segments(manifest, stores, config.segment_sec, fps)
+        shortest_sec = _SHORTEST_PIECE_SEC if config.join_clips else None
+        self.segments = Segments(manifest, stores, config.segment_sec, fps, shortest_sec)
         self.items: list[Utterance] = self.segments.items
         faceless = [index for index, item in enumerate(self.items) if not item.mouth_path]
         if config.faceless_prob and not faceless:
@@ -237,7 +256,8 @@ class UtterancePool:
 
     def draw(self, n_sources: int, rng: np.random.Generator) -> list[DrawnSource]:
         """Draw the sources of one mixture, in random order, each for a segment."""
-        return [self.segment(index, rng) for index in self.draw_utterances(n_sources, rng)]
+        drawn = self.draw_utterances(n_sources, rng)
+        return [self.segment(index, rng, taken=drawn) for index in drawn]
 
     def draw_utterances(self, n_sources: int, rng: np.random.Generator) -> list[int]:
         """Draw the indices of the utterances of one mixture, in random order."""
@@ -258,39 +278,64 @@ class UtterancePool:
         indices = [index for speaker in self.speakers_with[n_sources] for index in self.by_speaker[speaker]]
         return _speaker(self.items[indices[rng.integers(len(indices))]])
 
-    def segment(self, index: int, rng: np.random.Generator) -> DrawnSource:
+    def segment(self, index: int, rng: np.random.Generator, taken: Sequence[int] = ()) -> DrawnSource:
         """Draw a stretch of an utterance in which somebody speaks.
+
+        Args:
+            index: the utterance; one that is too short is followed by others of its speaker (`join_clips`).
+            rng: of the stretch, the speed, and what follows.
+            taken: utterances that are not to follow, as other sources of the mixture are made of them.
 
         Raises:
             UserError: none is found, or the audio cannot be read.
         """
-        item, segments, change = self.items[index], self.segments, self.config.max_speed_change
-        frames_there = segments.last_start(item, 0)
+        segments, change = self.segments, self.config.max_speed_change
         for _ in range(MAX_DRAWS):
             n_frames = segments.n_frames
             if change:
-                n_frames = min(round(n_frames * rng.uniform(1 - change, 1 + change)), frames_there)
-            start_frame = int(rng.integers(segments.last_start(item, n_frames) + 1))
-            path = self.manifest.resolve(item.audio_path)
-            audio = read_audio(path, *segments.sample_range(start_frame, n_frames), segments.sample_rate)
+                n_frames = round(n_frames * rng.uniform(1 - change, 1 + change))
+            pieces = self._pieces(index, n_frames, rng, taken)
+            audio = np.concatenate([self._read(piece) for piece in pieces])
             if power(audio) <= SILENCE_POWER:
                 continue
-            if n_frames != segments.n_frames:
-                audio = resample_poly(audio, segments.n_frames, n_frames)[: segments.n_samples]
-                audio = np.pad(audio, (0, segments.n_samples - len(audio)))
-            return DrawnSource(audio, item, start_frame, n_frames)
+            n_there = sum(piece.n_frames for piece in pieces)
+            if n_there != segments.n_frames:
+                audio = resample_poly(audio, segments.n_frames, n_there)
+            audio = np.pad(audio[: segments.n_samples], (0, max(segments.n_samples - len(audio), 0)))
+            return DrawnSource(audio, pieces)
         raise UserError(
-            f"{self.manifest.path}: utterance {item.utterance_id} is silent in {MAX_DRAWS} segments of "
+            f"{self.manifest.path}: utterance {self.items[index].utterance_id} is silent in {MAX_DRAWS} segments of "
             f"{segments.n_frames} frames; remove it from the manifest"
         )
 
+    def _pieces(self, index: int, n_frames: int, rng: np.random.Generator, taken: Sequence[int]) -> list[Piece]:
+        """Draw a stretch of n_frames; where the utterance is shorter, all of it and stretches of others of its speaker."""
+        pieces, left, segments = [], n_frames, self.segments
+        speaker = _speaker(self.items[index])
+        own = self.by_speaker.get(speaker) or self.faceless[speaker]
+        others = [other for other in own if other not in taken and other != index] or [index]
+        while left > 0:
+            item = self.items[index]
+            count = min(left, segments.last_start(item, 0))
+            pieces.append(Piece(item, int(rng.integers(segments.last_start(item, count) + 1)), count))
+            if not self.config.join_clips:  # at a higher speed an utterance may end a little early
+                break
+            left -= count
+            index = others[rng.integers(len(others))]
+        return pieces
+
+    def _read(self, piece: Piece) -> np.ndarray:
+        path = self.manifest.resolve(piece.item.audio_path)
+        return read_audio(path, *self.segments.sample_range(*piece[1:]), self.segments.sample_rate)
+
     def visual(self, source: DrawnSource, store: EmbeddingStore) -> np.ndarray:
         """The embeddings that go with a source, played in the frames of a segment: (frames, dim)."""
-        visual = _visual(store, source.item.mouth_path, source.start_frame, source.n_frames)
-        if source.n_frames == self.segments.n_frames:
+        visual = np.concatenate([_visual(store, piece.item.mouth_path, *piece[1:]) for piece in source.pieces])
+        n_frames = len(visual)
+        if n_frames == self.segments.n_frames:
             return visual
-        positions = (np.arange(self.segments.n_frames) + 0.5) * source.n_frames / self.segments.n_frames - 0.5
-        before = np.clip(np.floor(positions).astype(int), 0, source.n_frames - 2)
+        positions = (np.arange(self.segments.n_frames) + 0.5) * n_frames / self.segments.n_frames - 0.5
+        before = np.clip(np.floor(positions).astype(int), 0, n_frames - 2)
         weight = np.clip(positions - before, 0, 1)[:, None].astype(np.float32)
         return visual[before] * (1 - weight) + visual[before + 1] * weight
 
@@ -500,7 +545,7 @@ def make_datasets(
             raise UserError(f"{manifest.path}: {manifest.sample_rate} Hz, the conf says {model.sample_rate} Hz")
     if val_manifest.n_src != model.n_src and not config.is_extraction:  # which takes each face for itself
         raise UserError(f"{val_manifest.path}: {val_manifest.n_src} sources in a mixture, the conf says {model.n_src}")
-    val_set = MixtureDataset(val_manifest, val_stores, data.segment_sec, model.video_fps)
+    val_set = MixtureDataset(val_manifest, val_stores, data.val_segment_sec or data.segment_sec, model.video_fps)
     if data.dynamic:
         train_set = DynamicMixtureDataset(train_manifest, train_stores, data, n_src=model.n_src, fps=model.video_fps, seed=seed)
     else:
