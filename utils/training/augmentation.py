@@ -107,7 +107,7 @@ class Acoustics:
         self.noises: dict[Path, int] = {}  # file -> samples
         self.rooms: dict[Path, int] = {}  # file -> positions in the room
         self.interferer_files: dict[Path, int] = {}  # file of speech -> samples
-        if config.noise_prob:
+        if config.noise_prob or config.noise_source_prob:
             self.noises = recording_lengths("noise_dir", Path(config.noise_dir), sample_rate)
         if config.interferer_prob:
             self.interferer_files = recording_lengths("interferer_dir", Path(config.interferer_dir), sample_rate)
@@ -181,7 +181,11 @@ class Acoustics:
         if not (rng.random() < config.noise_prob or always):
             return speech
         snr_db = rng.uniform(config.noise_snr_low_db, config.noise_snr_high_db)
-        return add_noise(speech, draw_stretch("noise_dir", self.noises, len(speech), self.sample_rate, rng), snr_db)
+        return add_noise(speech, self.noise(len(speech), rng), snr_db)
+
+    def noise(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        """A random stretch of the recordings of noise, (length,); raises as `add_noise`."""
+        return draw_stretch("noise_dir", self.noises, length, self.sample_rate, rng)
 
     def interferers(self, sources: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Replace interfering sources by speech of `interferer_dir`, each one or not.

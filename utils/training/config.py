@@ -71,6 +71,8 @@ class DataConfig(Checked):
     """Folder of mono wav or flac noise at the corpus' rate, with its subfolders; "": none."""
     noise_prob: Probability = 0.0
     """A mixture has noise."""
+    noise_source_prob: Probability = 0.0
+    """One source of a mixture is noise, without a face: separation learns to give it an estimate of its own."""
     noise_snr_low_db: Finite = 0.0
     """The SNR of all sources together over the noise is uniform from here..."""
     noise_snr_high_db: Finite = 20.0
@@ -95,15 +97,17 @@ class DataConfig(Checked):
     def problems(self) -> Iterator[str]:
         needs_dynamic = (
             "same_speaker_prob", "max_speed_change", "extra_speaker_prob", "faceless_prob", "off_screen_prob",
-            "interferer_prob", "target_only_prob", "inactive_target_prob", "noise_prob", "rir_prob", "join_clips",
+            "interferer_prob", "target_only_prob", "inactive_target_prob", "noise_prob", "noise_source_prob",
+            "rir_prob", "join_clips",
         )  # fmt: skip
         for key in needs_dynamic:
             if getattr(self, key) and not self.dynamic:
                 off = "false" if getattr(self, key) is True else "0"
                 yield f"data.{key} needs data.dynamic true (mixtures of train.csv are taken as they are); set it to {off}"
-        for kind in ("noise", "rir", "interferer"):
-            if getattr(self, f"{kind}_prob") and not getattr(self, f"{kind}_dir"):
-                yield f"data.{kind}_prob needs data.{kind}_dir, a folder of wav or flac files; give one, or set it to 0"
+        for key in ("noise_prob", "noise_source_prob", "rir_prob", "interferer_prob"):
+            folder = key.partition("_")[0] + "_dir"
+            if getattr(self, key) and not getattr(self, folder):
+                yield f"data.{key} needs data.{folder}, a folder of wav or flac files; give one, or set it to 0"
         if self.target_only_prob and not self.noise_prob:
             yield "data.target_only_prob needs data.noise_prob and data.noise_dir, or there is nothing to remove"
         if self.noise_snr_low_db > self.noise_snr_high_db:
@@ -220,6 +224,8 @@ class Config:
             yield "loss.match_weight needs a network that compares faces with voices: set model.match_chan, or it to 0"
         if self.optim.train_only and not (model.match_chan and self.loss.match_weight):
             yield "optim.train_only matcher needs model.match_chan and loss.match_weight above 0"
+        if data.noise_source_prob and model.n_src == 1:
+            yield "data.noise_source_prob is for networks of several sources; set it to 0"
         if data.target_only_prob and not self.is_extraction:
             yield "data.target_only_prob is for extraction (model.n_src 1, model.n_faces 1); set it to 0"
         if data.interferer_prob and model.n_src > 1 and not data.off_screen_prob:

@@ -427,6 +427,9 @@ class DynamicMixtureDataset(Dataset):
         drawn = self.pool.draw(n_sources if self.draws_others else n_targets, rngs[MIXING])
         sirs_db = rngs[MIXING].uniform(-config.max_sir_db, config.max_sir_db, n_sources - 1)
         audio = self._audio(drawn, n_targets, n_sources, rngs[OTHERS])  # (n_sources, time)
+        is_noise = int(rngs[EXTRAS].integers(n_targets)) if rngs[EXTRAS].random() < config.noise_source_prob else None
+        if is_noise is not None:
+            audio[is_noise] = self.acoustics.noise(audio.shape[1], rngs[NOISE])
         whole, early = self.acoustics.reverberate(audio, rngs[ROOM])  # (n_sources, time) both
         gains = sir_gains(whole, sirs_db)  # (n_sources, 1)
         if inactive is not None:
@@ -439,6 +442,8 @@ class DynamicMixtureDataset(Dataset):
         example = {"mixture": torch.from_numpy(mixture), "sources": torch.from_numpy(sources)}
         if self.stores:
             visual = np.stack([self.pool.visual(source, self.stores[view]) for source in drawn[:n_targets]])
+            if is_noise is not None:
+                visual[is_noise] = 0
             # Beside a source that is not wanted, a missing face would leave open which source is meant.
             visual = augment_visual(visual, config, rngs[FACES], keep_faces=bool(off_screen))
             example["visual"] = torch.from_numpy(visual)
