@@ -11,7 +11,7 @@ from itertools import permutations
 import torch
 import torchaudio
 from torch import nn
-from torch.nn.functional import cross_entropy, gelu, pad
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, gelu, pad
 
 from local_models.visual import resample_frames
 
@@ -24,9 +24,10 @@ _FLOOR = 3e-4  # of the mixture's mean power: what lies 35 dB below says nothing
 class FaceVoiceMatcher(nn.Module):
     """Compare faces with voices, frame by frame.
 
-    Each branch is convolutions over time and a bidirectional GRU. A voice is seen through its log mel energies, so that
-    level and colour count for little; a face through its visual embeddings and their deviation from their mean over the
-    clip, so that what a face looks like counts for less than how it moves.
+    Each branch is convolutions over time and a bidirectional GRU. A voice is seen through the log mel energies of its
+    estimate and of the rest of the mixture, so that level and colour count for little, and what an estimate has of another
+    voice can be told; a face through its visual embeddings and their deviation from their mean over the clip, so that what
+    a face looks like counts for less than how it moves.
 
     Args:
         visual_dim (int): Numbers of a visual embedding.
@@ -59,10 +60,11 @@ class FaceVoiceMatcher(nn.Module):
         self.visual_gru = nn.GRU(hid_chan, hid_chan // 2, batch_first=True, bidirectional=True)
         self.visual_out = nn.Linear(hid_chan, chan)
 
-        self.voice_in = nn.Sequential(nn.Conv1d(_N_MELS, hid_chan, 5, padding=2), nn.GELU(), nn.Dropout1d(0.1))
+        self.voice_in = nn.Sequential(nn.Conv1d(2 * _N_MELS, hid_chan, 5, padding=2), nn.GELU(), nn.Dropout1d(0.1))
         self.voice_convs = nn.ModuleList(nn.Conv1d(hid_chan, hid_chan, 5, padding=2, stride=2) for _ in range(2))
         self.voice_gru = nn.GRU(hid_chan, hid_chan // 2, batch_first=True, bidirectional=True)
         self.voice_out = nn.Linear(hid_chan, chan)
+        self.alone_out = nn.Linear(hid_chan, 1)
 
     def faces(self, visual: torch.Tensor) -> torch.Tensor:
         """Vectors of faces: embeddings (n, frames, visual_dim) -> (n, frames, chan); zeros where no mouth is seen."""
@@ -77,15 +79,18 @@ class FaceVoiceMatcher(nn.Module):
 
     def voices(self, signals: torch.Tensor, mixture: torch.Tensor, n_frames: int) -> torch.Tensor:
         """Vectors of voices: signals (n, time) of mixtures (n, time) -> (n, n_frames, chan), one for each video frame."""
-        features = self.voice_in(self._log_mels(signals.float(), mixture.float()))  # (n, hid_chan, sound frames)
-        for conv in self.voice_convs:
-            features = gelu(conv(features))
-        vectors = self.voice_out(self.voice_gru(features.transpose(1, 2))[0])  # (n, sound frames / 4, chan)
+        vectors = self.voice_out(self._heard(signals, mixture))  # (n, sound frames / 4, chan)
         # Frame k of these is centred on sample (4 k + 0.5) hop, video frame f on (f + 0.5) / fps.
         centres = (torch.arange(n_frames, device=signals.device) + 0.5) / self.video_fps
         positions = (centres * self.sample_rate / self.hop - 0.5) / 4
         vectors = resample_frames(vectors.transpose(1, 2), positions).transpose(1, 2)
         return _centred(vectors, torch.ones_like(vectors[..., :1], dtype=torch.bool))
+
+    def alone(self, estimates: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
+        """What speaks for a mixture being a single voice, whatever the estimates (batch, n_src, time): (batch,), nats."""
+        mixtures = mixture.unsqueeze(1).expand_as(estimates).flatten(0, 1)
+        heard = self._heard(estimates.flatten(0, 1), mixtures).mean(dim=1)  # (batch * n_src, hid_chan)
+        return self.alone_out(heard).squeeze(-1).unflatten(0, estimates.shape[:2]).mean(dim=1)
 
     def forward(self, estimates: torch.Tensor, visual: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
         """Agreement of every estimate with every face of the same mixture, frame by frame.
@@ -140,6 +145,11 @@ class FaceVoiceMatcher(nn.Module):
         right = (orders == order[counts].unsqueeze(1)).all(dim=-1).int().argmax(dim=-1)
         return cross_entropy(evidence[:, orders, faces].sum(dim=-1), right)
 
+    def alone_loss(self, estimates: torch.Tensor, mixture: torch.Tensor, is_active: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of telling mixtures of which only one source is active: a scalar, nats; arguments as above."""
+        is_single = (is_active.sum(dim=1) == 1).to(estimates.dtype)
+        return binary_cross_entropy_with_logits(self.alone(estimates, mixture), is_single)
+
     def contrastive_loss(
         self, signals: torch.Tensor, visual: torch.Tensor, mixture: torch.Tensor, is_active: torch.Tensor
     ) -> torch.Tensor:
@@ -165,15 +175,28 @@ class FaceVoiceMatcher(nn.Module):
         of_voices = agreement[:, own].T  # (used, used)
         return (cross_entropy(agreement, own) + cross_entropy(of_voices, torch.arange(len(own), device=own.device))) / 2
 
+    def _heard(self, signals: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
+        """Features of what is heard in signals (n, time) of mixtures (n, time): (n, sound frames / 4, hid_chan)."""
+        features = self.voice_in(self._log_mels(signals.float(), mixture.float()))  # (n, hid_chan, sound frames)
+        for conv in self.voice_convs:
+            features = gelu(conv(features))
+        return self.voice_gru(features.transpose(1, 2))[0]
+
     def _log_mels(self, signals: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
-        """Log mel energies (n, _N_MELS, sound frames), relative to their mean over the clip."""
-        signals = signals / (mixture.square().mean(dim=-1, keepdim=True).sqrt() + 1e-8)
+        """Log mel energies of signals and of what else is in their mixtures, relative to the signals' mean over the clip.
+
+        Returns:
+            (n, 2 * _N_MELS, sound frames).
+        """
+        both = torch.stack([signals, mixture - signals], dim=1)  # (n, 2, time)
+        both = both / (mixture.square().mean(dim=-1, keepdim=True).sqrt() + 1e-8).unsqueeze(1)
         margin = (self.window - self.hop) // 2
-        frames = pad(signals, (margin, self.window)).unfold(-1, self.window, self.hop)  # (n, sound frames, window)
+        frames = pad(both, (margin, self.window)).unfold(-1, self.window, self.hop)  # (n, 2, sound frames, window)
         power = torch.fft.rfft(frames * self.taper, self.n_fft).abs().square()
         energies = power @ self.mels + _FLOOR * self.window / 2 * self.mels.sum(dim=0)
         logs = energies.log()
-        return (0.5 * (logs - logs.mean(dim=(1, 2), keepdim=True))).transpose(1, 2)
+        logs = 0.5 * (logs - logs[:, :1].mean(dim=(2, 3), keepdim=True))
+        return logs.transpose(2, 3).flatten(1, 2)
 
 
 def _centred(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,7 @@ class Streams(NamedTuple):
     estimates: torch.Tensor  # (batch, n_streams, time)
     evidence: np.ndarray  # float64 (batch, n_streams, n_faces), nats
     seen: np.ndarray  # bool (batch, n_faces): the faces that get a stream
+    alone: float | None = None  # nats, for a face having the last stream, which is all that is heard, and no other any
 
 
 class AVSeparator(BaseModel):
@@ -133,6 +134,10 @@ class AVSeparator(BaseModel):
     def evidence(self, estimates: torch.Tensor, visual: torch.Tensor, mixture: torch.Tensor) -> np.ndarray:
         """What speaks for each estimate being the voice of each face, nats: (batch, n_src, n_faces)."""
         return self.matcher.evidence(estimates, visual, mixture).double().cpu().numpy()
+
+    def alone(self, estimates: torch.Tensor, mixture: torch.Tensor) -> np.ndarray:
+        """What speaks for a mixture being a single voice, whatever its estimates, nats: (batch,)."""
+        return self.matcher.alone(estimates, mixture).double().cpu().numpy()
 
     def arrange(self, estimates: torch.Tensor, orders: Sequence[Sequence[int]], mixture: torch.Tensor) -> torch.Tensor:
         """Estimates (batch, n_src, time) in the orders given: of each mixture the estimate of each face."""

@@ -5,15 +5,15 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from utils.separation.assignment import UNSEEN, WindowEvidence, assign, best_order
+from utils.separation.assignment import NO_STREAM, WindowEvidence, assign, best_order
 
 SEEN = np.ones(2, bool)
 
 
-def window(evidence, link=None, seen=SEEN) -> WindowEvidence:
+def window(evidence, link=None, seen=SEEN, alone=None) -> WindowEvidence:
     evidence = np.array(evidence, float)
     link = np.empty((0, len(evidence))) if link is None else np.array(link, float)
-    return WindowEvidence(evidence, np.array(seen), link, n_frames=25)
+    return WindowEvidence(evidence, np.array(seen), link, 25, alone)
 
 
 def test_one_window_takes_the_order_with_the_most_evidence():
@@ -42,12 +42,30 @@ def test_voices_are_followed_where_the_streams_change_places():
 
 def test_a_face_that_is_not_seen_has_no_stream_and_a_single_face_gets_the_voice_that_goes_with_it():
     found = assign([window([[0.1, 0.0], [3.0, 0.0]], seen=[True, False]), window([[2.0, 0.0], [0.0, 2.0]], np.zeros((2, 2)))])
-    assert found.orders == [[1, UNSEEN], [0, 1]]
+    assert found.orders == [[1, NO_STREAM], [0, 1]]
     assert found.margins[0] == pytest.approx(2.9)  # against the stream that nobody has
     assert np.isfinite(found.agreement).all()
     nobody = assign([WindowEvidence(np.zeros((0, 2)), np.zeros(2, bool), np.empty((0, 0)), 25)])
-    assert nobody.orders == [[UNSEEN, UNSEEN]] and nobody.margins == [float("inf")] * 2
+    assert nobody.orders == [[NO_STREAM, NO_STREAM]] and nobody.margins == [float("inf")] * 2
     assert np.isnan(nobody.agreement).all()
+
+
+def test_where_one_voice_is_all_that_is_heard_one_face_gets_it_and_the_other_nothing():
+    evidence = [[1.0, 0.0], [0.0, 1.0], [0.5, 2.0]]  # the last stream is the whole sound
+    assert assign([window(evidence, alone=-1.0)]).orders == [[0, 1]]
+    found = assign([window(evidence, alone=1.0)])
+    assert found.orders == [[NO_STREAM, 2]]
+    assert found.margins == pytest.approx([1.5, 1.5])  # against the other face having it
+    assert np.isnan(found.agreement[0]).all() and found.agreement[1] * 25 == pytest.approx([0.5, 2.0])
+    single = assign([window([[1.0], [0.0], [0.5]], seen=[True], alone=1.0)])
+    assert single.orders == [[2]] and single.margins == pytest.approx([0.5])
+
+
+def test_a_voice_goes_on_through_windows_in_which_one_person_has_all_that_is_heard():
+    both = [[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]]
+    link = [[0.9, 0.1, 0.9], [0.1, 0.9, 0.1], [0.7, 0.7, 0.9]]
+    found = assign([window(both, alone=-5.0), window(np.zeros((3, 2)), link, alone=5.0), window(both, link, alone=-5.0)])
+    assert found.orders == [[0, 1], [2, NO_STREAM], [0, 1]]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -65,29 +65,40 @@ def test_over_windows_a_face_is_silent_where_it_is_far_from_being_seen_and_the_t
 
 
 class Comparing(Recorder):
-    """Says how well each stream goes with each face as it is told to."""
+    """Says how well each stream goes with each face, and whether a single voice is heard, as it is told to."""
 
     matcher = True
 
-    def __init__(self, *evidence: list[float]) -> None:
+    def __init__(self, *evidence: list[float], alone: float) -> None:
         super().__init__(2)
-        self.said = np.array(evidence)
+        self.said, self.said_alone = np.array(evidence), alone
 
     def evidence(self, estimates, visual, mixture):
         assert (estimates.shape[1], visual.shape[1]) == self.said.shape
         return self.said[None]
 
+    def alone(self, estimates, mixture):
+        return np.array([self.said_alone])
 
-@pytest.mark.parametrize(("evidence", "share"), [((2.0, 0.0, 1.0), 0.4), ((0.0, 2.0, 1.0), 0.0), ((1.0, 0.0, 2.0), 1.0)])
-def test_a_single_face_gets_the_stream_that_goes_with_it_or_all_that_is_heard(evidence, share):
-    model, mixture = FacesOnScreen(Comparing(*[[each] for each in evidence])), torch.randn(1, 800)
+
+@pytest.mark.parametrize(
+    ("evidence", "alone", "share"),
+    [((2.0, 0.0, 1.0), 0.5, 0.4), ((0.0, 2.0, 1.0), 0.5, 0.0), ((1.0, 0.0, 2.0), 0.5, 1.0), ((2.0, 0.0, 1.0), 1.5, 1.0)],
+)
+def test_a_single_face_gets_the_stream_that_goes_with_it_or_all_that_is_heard(evidence, alone, share):
+    model, mixture = FacesOnScreen(Comparing(*[[each] for each in evidence], alone=alone)), torch.randn(1, 800)
     tracks = separate_window(model, mixture, visual(0.0, 4.0))
     assert not tracks[0, 0].any()
     torch.testing.assert_close(tracks[0, 1], share * mixture[0])
     torch.testing.assert_close(tracks.sum(dim=1), mixture)
 
 
-def test_seen_faces_get_the_streams_that_go_with_them():
-    model, mixture = FacesOnScreen(Comparing([0.0, 3.0], [1.0, 0.0])), torch.randn(1, 800)
+def test_seen_faces_get_the_streams_that_go_with_them_or_one_gets_all_that_is_heard():
+    mixture = torch.randn(1, 800)
+    model = FacesOnScreen(Comparing([0.0, 3.0], [1.0, 0.0], [1.0, 2.0], alone=-5.0))
     tracks = separate_window(model, mixture, visual(2.0, 0.0, 3.0))
     torch.testing.assert_close(tracks[0, :3], torch.tensor([[0.3], [0.0], [0.2]]) * mixture)
+    model.network.said_alone = 5.0
+    tracks = separate_window(model, mixture, visual(2.0, 0.0, 3.0))
+    torch.testing.assert_close(tracks[0, :3], torch.tensor([[0.0], [0.0], [1.0]]) * mixture)
+    assert not tracks[0, 3].any()

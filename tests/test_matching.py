@@ -37,7 +37,7 @@ def test_a_frame_of_a_voice_is_that_of_the_face_at_the_same_time():
     for frame in (3, 12, 20):
         click = torch.zeros(1, 16000)
         click[0, frame * 640 + 320] = 1.0
-        energies = net._log_mels(click, click).mean(dim=1)[0]
+        energies = net._log_mels(click, click)[:, :32].mean(dim=1)[0]
         heard = (energies > energies.min() + 0.1).nonzero().float()
         assert abs((float(heard.mean()) + 0.5) * 0.01 - (frame + 0.5) / FPS) < 0.006
         changed = (net.voices(click, click, 25) - net.voices(torch.zeros_like(click), click, 25)).abs().sum(dim=-1)[0]
@@ -104,6 +104,29 @@ def test_a_pretrained_network_that_gets_faces_starts_as_it_is():
     torch.testing.assert_close(network(mixture, visual), network(mixture))
     estimates = network(mixture, visual)
     assert (estimates[:, 0] - estimates[:, 1]).abs().max() > 1e-4  # and the streams differ
+
+
+def test_it_learns_whether_a_single_voice_is_heard():
+    net = matcher()
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+
+    def drawn(n):
+        sources, _, _ = examples(n)
+        active = torch.ones(n, 2, dtype=torch.bool)
+        active[::2, 1] = False
+        sources = sources * active.unsqueeze(-1)
+        mixture = sources.sum(dim=1)
+        share = torch.rand(n, 1, 1)  # what a network makes of a single voice: parts of it
+        parts = torch.cat([share, 1 - share], dim=1) * mixture.unsqueeze(1)
+        return torch.where(active.all(dim=1)[:, None, None], sources, parts), mixture, active
+
+    for _ in range(60):
+        optimizer.zero_grad()
+        net.alone_loss(*drawn(16)).backward()
+        optimizer.step()
+    estimates, mixture, active = drawn(40)
+    alone = net.eval().alone(estimates, mixture)
+    assert ((alone > 0) == ~active.all(dim=1)).float().mean() > 0.9
 
 
 def test_silence_is_no_nan():

@@ -12,7 +12,7 @@ from itertools import permutations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-UNSEEN = -1  # in an order: the face is not seen in this window, and has no stream
+NO_STREAM = -1  # in an order: the face is not seen in this window, or another one has all that is heard
 _LINK_NATS = 20.0  # of two windows that agree perfectly over what they share; a wrong order of clear voices costs twice as much
 _MOST_ENUMERATED = 6  # faces; of more, only each window's best order is considered
 
@@ -27,12 +27,32 @@ class WindowEvidence:
         link: (streams of the window before, n_streams): their correlation over the shared samples, -1 to 1; empty for the
             first window.
         n_frames: seen and compared.
+        alone: nats, what speaks for a single voice being all that is heard. Then the last stream is the whole sound: a face
+            has it and no other has any, or none has it. None: every seen face has one of the streams.
     """
 
     evidence: np.ndarray
     seen: np.ndarray
     link: np.ndarray
     n_frames: int
+    alone: float | None = None
+
+    @property
+    def n_voices(self) -> int:
+        """Streams that are a voice each."""
+        return len(self.evidence) - (self.alone is not None)
+
+    @property
+    def whole(self) -> int | None:
+        """The stream that is the whole sound."""
+        return None if self.alone is None else self.n_voices
+
+    def of(self, order: Sequence[int]) -> float:
+        """What speaks for an order, nats."""
+        faces = [face for face, stream in enumerate(order) if stream != NO_STREAM]
+        streams = [order[face] for face in faces]
+        alone = self.alone if self.whole is not None and self.whole in streams else 0.0
+        return float(self.evidence[streams, faces].sum() + alone)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +60,7 @@ class Assignment:
     """The order of a recording.
 
     Attributes:
-        orders: for each window the stream of each face, `UNSEEN` where it has none.
+        orders: for each window the stream of each face, `NO_STREAM` where it has none.
         margins: of each face, nats: how much less likely the best other assignment of its voice is, over all windows.
         agreement: (n_faces, n_faces): of the voice given to a face (row) with a face (column), nats for each frame; nan
             where the two are never seen together.
@@ -60,7 +80,7 @@ def best_order(evidence: np.ndarray, seen: np.ndarray | None = None) -> list[int
     """The most likely order of one window alone; arguments as of `WindowEvidence`."""
     n_faces = evidence.shape[1]
     faces = np.arange(n_faces) if seen is None else np.flatnonzero(seen)
-    order = [UNSEEN] * n_faces
+    order = [NO_STREAM] * n_faces
     for column, stream in zip(*linear_sum_assignment(evidence[:, faces].T, maximize=True), strict=True):
         order[faces[column]] = int(stream)
     return order
@@ -83,26 +103,32 @@ def assign(windows: Sequence[WindowEvidence]) -> Assignment:
 
 def _orders(window: WindowEvidence) -> np.ndarray:
     """The orders that a window can have, (orders, n_faces)."""
-    n_streams, faces = len(window.evidence), np.flatnonzero(window.seen)
+    faces = np.flatnonzero(window.seen)
     if len(faces) > _MOST_ENUMERATED:
-        return np.array([best_order(window.evidence, window.seen)])
-    found = list(permutations(range(n_streams), len(faces)))
-    orders = np.full((len(found), len(window.seen)), UNSEEN)
-    orders[:, faces] = np.array(found).reshape(len(found), len(faces))
+        return np.array([best_order(window.evidence[: window.n_voices], window.seen)])
+    voices = list(permutations(range(window.n_voices), len(faces)))
+    found = np.array(voices, int).reshape(len(voices), len(faces))
+    if window.alone is not None:
+        found = np.concatenate([found, np.where(np.eye(len(faces), dtype=bool), window.whole, NO_STREAM)])
+    orders = np.full((len(found), len(window.seen)), NO_STREAM)
+    orders[:, faces] = found
     return orders
 
 
 def _local(window: WindowEvidence, orders: np.ndarray) -> np.ndarray:
     """The evidence of a window for each of its orders."""
-    faces = np.flatnonzero(window.seen)
-    return window.evidence[orders[:, faces], faces].sum(axis=1)
+    return np.array([window.of(order) for order in orders])
 
 
 def _continuity(before: np.ndarray, here: np.ndarray, link: np.ndarray, both: np.ndarray) -> np.ndarray:
-    """How well voices go on from each order of a window to each of the next: (orders before, orders here)."""
+    """How well voices go on from each order of a window to each of the next: (orders before, orders here).
+
+    A seen face without a stream goes on as well as any: silence contradicts nothing.
+    """
     total = np.zeros((len(before), len(here)))
     for face in np.flatnonzero(both):
-        total += link[before[:, face][:, None], here[:, face][None, :]]
+        old, new = before[:, face][:, None], here[:, face][None, :]
+        total += np.where((old == NO_STREAM) | (new == NO_STREAM), 1.0, link[old, new])
     return total
 
 
@@ -112,16 +138,18 @@ def _margins(windows: Sequence[WindowEvidence], orders: Sequence[Sequence[int]])
     costs = np.zeros((n_faces, n_faces + 1))  # by face and partner; the last partner is a stream without a face
     possible = np.zeros((n_faces, n_faces + 1), bool)
     for window, order in zip(windows, orders, strict=True):
-        evidence, faces = window.evidence, np.flatnonzero(window.seen)
-        for face in faces:
-            own = evidence[order[face], face]
-            for other in faces[faces != face]:
-                mine, its = order[face], order[other]
-                costs[face, other] += own + evidence[its, other] - evidence[its, face] - evidence[mine, other]
-                possible[face, other] = True
-            spare = [stream for stream in range(len(evidence)) if stream not in list(order)]
-            if spare:
-                costs[face, -1] += own - max(evidence[stream, face] for stream in spare)
+        now = window.of(order)
+        for face in np.flatnonzero(window.seen):
+            for other in np.flatnonzero(window.seen):
+                exchanged = list(order)
+                exchanged[face], exchanged[other] = order[other], order[face]
+                if other != face and exchanged != list(order):
+                    costs[face, other] += now - window.of(exchanged)
+                    possible[face, other] = True
+            others = range(len(window.evidence)) if window.seen.sum() == 1 else range(window.n_voices)
+            spare = [stream for stream in others if stream not in list(order)]
+            if spare and order[face] not in (NO_STREAM, *([window.whole] if window.seen.sum() > 1 else [])):
+                costs[face, -1] += now - max(window.of([*order[:face], stream, *order[face + 1 :]]) for stream in spare)
                 possible[face, -1] = True
     return [float(cost[may].min()) if may.any() else float("inf") for cost, may in zip(costs, possible, strict=True)]
 
@@ -132,7 +160,7 @@ def _agreement(windows: Sequence[WindowEvidence], orders: Sequence[Sequence[int]
     total, frames = np.zeros((n_faces, n_faces)), np.zeros((n_faces, n_faces))
     for window, order in zip(windows, orders, strict=True):
         faces = np.flatnonzero(window.seen)
-        for voice in faces:
+        for voice in faces[[order[face] != NO_STREAM for face in faces]]:
             total[voice, faces] += window.evidence[order[voice], faces]
             frames[voice, faces] += window.n_frames
     return np.where(frames > 0, total / np.maximum(frames, 1), np.nan)

@@ -26,9 +26,7 @@ from torch.nn.functional import normalize
 from local_models.separator import Streams
 from utils.data.clock import frames_covering, frames_to_samples
 from utils.errors import UserError
-from utils.separation.assignment import UNSEEN, Assignment, WindowEvidence, assign
-
-_ALONE_NATS = 0.5  # for a single face in a window: that nobody else is to be heard; chosen on GLips' validation part
+from utils.separation.assignment import NO_STREAM, Assignment, WindowEvidence, assign
 
 MixtureReader = Callable[[int, int], torch.Tensor]
 """(first sample, samples) -> float32 (samples,)."""
@@ -151,7 +149,7 @@ def assign_recording(
         estimates = streams.estimates[0].float().cpu()[:, place.fade - place.start :]
         shared = estimates[:, : tail.shape[1]]
         link = (normalize(tail, dim=1) @ normalize(shared, dim=1).T).numpy().astype(float)
-        found.append(WindowEvidence(streams.evidence[0], streams.seen[0], link, place.n_frames))
+        found.append(WindowEvidence(streams.evidence[0], streams.seen[0], link, place.n_frames, streams.alone))
         tail = estimates[:, place.kept - place.fade :].clone()
     return assign(found)
 
@@ -244,7 +242,7 @@ def separate_and_assign(
         if order is None:
             links, n_frames = np.empty((0, streams.evidence.shape[1])), visual.shape[2]
             found = zip(streams.evidence, streams.seen, strict=True)
-            assignments = [assign([WindowEvidence(evidence, seen, links, n_frames)]) for evidence, seen in found]
+            assignments = [assign([WindowEvidence(*each, links, n_frames, streams.alone)]) for each in found]
             orders = [assignment.orders[0] for assignment in assignments]
         estimates = model.arrange(streams.estimates, orders, given[0])
     if estimates.shape[-1] != mixture.shape[-1]:
@@ -288,8 +286,8 @@ class FacesOnScreen(nn.Module):
     In each window only those faces pass the network that are seen in it; the estimates of the others are silent there. The
     mixture less all estimates is one more track, the residual, so that nothing is lost when a face leaves the screen and its
     speaker goes on. A network for several faces that meets a single one gets a second, unseen stream beside it: it was
-    trained on mixtures, and somebody off screen may be speaking. One that compares faces with voices may also give the face
-    the whole sound. A network for one face (target speaker extraction) takes each face by itself.
+    trained on mixtures, and somebody off screen may be speaking. One that compares faces with voices may also give a face
+    the whole sound, where one or two are seen. A network for one face (target speaker extraction) takes each by itself.
 
     Args:
         network: audio-visual, in eval mode; a video frame of zeros is one without a mouth.
@@ -310,25 +308,29 @@ class FacesOnScreen(nn.Module):
         seen = _seen(visual)
         estimates = self._estimates(mixture, visual[:, seen])
         order = iter(range(int(seen.sum())))
-        return self.arrange(estimates, [[next(order) if each else UNSEEN for each in seen]], mixture)
+        return self.arrange(estimates, [[next(order) if each else NO_STREAM for each in seen]], mixture)
 
     def streams(self, mixture: torch.Tensor, visual: torch.Tensor) -> Streams:
-        """Separate a window, and compare each stream with each face (`AVSeparator.streams`); unseen faces have no stream."""
+        """Separate a window, and compare each stream with each face (`AVSeparator.streams`); unseen faces have no stream.
+
+        Where there are two streams, one for a single face and one for who may be off screen, or one for each of two faces,
+        the whole sound is a third one: perhaps only one person speaks.
+        """
         seen = _seen(visual)
         estimates = self._estimates(mixture, visual[:, seen])
-        if seen.sum() == 1:  # nobody else may be speaking: then all that is heard is the voice of this face
+        alone = None
+        if estimates.shape[1] == 2:
+            alone = float(self.network.alone(estimates, mixture)[0])
             estimates = torch.cat([estimates, mixture.unsqueeze(1)], dim=1)
         evidence = np.zeros((1, estimates.shape[1], len(seen)))
         if seen.any():
             evidence[:, :, seen.cpu().numpy()] = self.network.evidence(estimates, visual[:, seen], mixture)
-        if seen.sum() == 1:
-            evidence[:, -1] += _ALONE_NATS * seen.cpu().numpy()
-        return Streams(estimates, evidence, seen[None].cpu().numpy())
+        return Streams(estimates, evidence, seen[None].cpu().numpy(), alone)
 
     def arrange(self, estimates: torch.Tensor, orders: Sequence[Sequence[int]], mixture: torch.Tensor) -> torch.Tensor:
         """The tracks of the faces and the residual: streams (1, n_streams, time) -> (1, n_faces + 1, time)."""
         silence = torch.zeros_like(mixture)
-        tracks = [silence if stream == UNSEEN else estimates[:, stream] for stream in orders[0]]
+        tracks = [silence if stream == NO_STREAM else estimates[:, stream] for stream in orders[0]]
         return torch.stack([*tracks, mixture - sum(tracks)], dim=1)
 
     def _estimates(self, mixture: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:

@@ -131,7 +131,8 @@ class AVSystem(pl.LightningModule):
         ordered = self.network.arrange(estimates, order.cpu().tolist(), mixture)
         matcher = self.network.matcher
         voices = sum(matcher.contrastive_loss(each, visual, mixture, is_active) for each in (sources, ordered))
-        return voices / 2 + matcher.order_loss(estimates, visual, mixture, order, is_active)
+        alone = matcher.alone_loss(estimates, mixture, is_active)
+        return voices / 2 + matcher.order_loss(estimates, visual, mixture, order, is_active) + alone
 
     def _order_weight(self) -> float:
         """The share of the loss that is in the order of the faces, now."""

@@ -1,0 +1,97 @@
+"""Longer mixtures from a test set of short clips: several clips of each person, one after the other.
+
+Reads   --data_dir: a corpus of single clips after stages 0 and 1 (<split>.csv with speakers and sources)
+Writes  --out_dir in the DLA layout: audio/{mix,s1,s2}, mouths; each person's clips follow each other in both
+Run     python -m utils.tools.joined_clips --data_dir data/glips --out_dir data/glips_joined --n_mixtures 100
+        ./run.sh --stage 4 --test_dir data/glips_joined --exp_dir egs/own_video/pretrained --frontend_weights FILE
+
+What a network reaches in a second it should keep up over a minute: a voice must stay in one estimate although the
+recording changes, and more evidence must tell better whose it is. No clip is in a mixture twice.
+"""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from utils.data.audio import read_audio, write_wav
+from utils.data.clock import frames_to_samples, samples_to_frames
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
+from utils.data.manifest import Manifest, read_manifest
+from utils.data.mouths import MouthFile, MouthWriter, read_mouths
+from utils.errors import OptionParser, UserError, at_least, run_cli
+from utils.mixing.levels import mix_at_sir
+
+_MAX_SIR_DB = 5.0
+
+Clip = tuple[Path, Path]
+"""Its sound and its mouth crops."""
+
+
+def main() -> int:
+    """Draw the mixtures and write them."""
+    args = _parse_args()
+    manifest = read_manifest(args.data_dir / f"{args.split}.csv")
+    by_speaker = {speaker: clips for speaker, clips in _clips(manifest).items() if len(clips) >= args.n_clips}
+    if len(by_speaker) < 2:
+        raise UserError(f"{manifest.path}: fewer than two speakers have {args.n_clips} clips; choose a smaller --n_clips")
+    rng = np.random.default_rng(args.seed)
+    for index in range(args.n_mixtures):
+        speakers = rng.choice(sorted(by_speaker), 2, replace=False)
+        names = [f"{speaker}-{index:04d}" for speaker in speakers]
+        joined = [_joined([by_speaker[speaker][i] for i in _draw(rng, len(by_speaker[speaker]), args.n_clips)])
+                  for speaker in speakers]  # fmt: skip
+        n_frames = min(len(crops) for _, crops, _ in joined)
+        for name, (_, crops, mask) in zip(names, joined, strict=True):
+            with MouthWriter(args.out_dir / "mouths" / f"{name}.npz", n_frames) as writer:
+                for crop, seen in zip(crops[:n_frames], mask, strict=False):
+                    writer.add(crop, bool(seen))
+        length = frames_to_samples(n_frames, SAMPLE_RATE_HZ, VIDEO_FPS)
+        sources = np.stack([sound[:length] for sound, _, _ in joined])
+        mixture, scaled = mix_at_sir(sources, rng.uniform(-_MAX_SIR_DB, _MAX_SIR_DB, 1))
+        for part, samples in zip(("mix", "s1", "s2"), (mixture, *scaled), strict=True):
+            write_wav(args.out_dir / "audio" / part / f"{'_'.join(names)}.wav", samples, SAMPLE_RATE_HZ)
+    print(f"{args.n_mixtures} mixtures of {len(by_speaker)} people, {args.n_clips} clips each: {args.out_dir}")
+    return 0
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = OptionParser(prog="joined_clips", description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", type=Path, required=True, help="data/<corpus> with mouth crops")
+    parser.add_argument("--out_dir", type=Path, required=True, help="gets the mixtures")
+    parser.add_argument("--split", default="test", choices=("val", "test"), help="whose clips are taken")
+    parser.add_argument("--n_clips", type=at_least(1), default=4, help="of each person, one after the other")
+    parser.add_argument("--n_mixtures", type=at_least(1), default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def _clips(manifest: Manifest) -> dict[str, list[Clip]]:
+    """The clips of a split's mixtures by their speakers, each once."""
+    found: dict[str, dict[Path, Path]] = defaultdict(dict)
+    for item in manifest.items:
+        for source, mouth, speaker in zip(item.source_paths, item.mouth_paths, item.speakers, strict=True):
+            if speaker and mouth:
+                found[speaker].setdefault(manifest.resolve(mouth), manifest.resolve(source))
+    return {speaker: [(sound, mouth) for mouth, sound in clips.items()] for speaker, clips in found.items()}
+
+
+def _draw(rng: np.random.Generator, size: int, count: int) -> list[int]:
+    return rng.permutation(size)[:count].tolist()
+
+
+def _joined(clips: list[Clip]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Clips that follow each other: their sound (time,), mouth crops (frames, 96, 96), and which of these show a mouth."""
+    sounds, crops, masks = [], [], []
+    for sound, mouth in clips:
+        samples, mouths = read_audio(sound, sample_rate=SAMPLE_RATE_HZ), read_mouths(mouth)
+        n_frames = min(len(mouths), samples_to_frames(len(samples), SAMPLE_RATE_HZ, VIDEO_FPS))
+        sounds.append(samples[: frames_to_samples(n_frames, SAMPLE_RATE_HZ, VIDEO_FPS)])
+        crops.append(mouths[:n_frames])
+        masks.append(MouthFile(mouth).mask[:n_frames])
+    return np.concatenate(sounds), np.concatenate(crops), np.concatenate(masks)
+
+
+if __name__ == "__main__":
+    run_cli(main)
