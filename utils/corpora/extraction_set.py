@@ -16,18 +16,17 @@ found again.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from utils.corpora.joined import whole_frames, write_joined_mouths
 from utils.corpora.output import refuse_failures, usable
 from utils.data.audio import read_audio, write_wav
 from utils.data.clock import frames_to_samples
 from utils.data.constants import SPLITS
 from utils.data.manifest import Manifest, Mixture, Problem, Utterance, item_id, read_manifest, write_failed, write_manifest
-from utils.data.mouths import MouthFile, MouthWriter
 from utils.errors import OptionParser, UserError, run_cli
 from utils.mixing.levels import SILENCE_POWER, add_noise, mix_at_sir, power
 from utils.mixing.recordings import SPEECH_POWER, draw_stretch, recording_lengths
@@ -35,7 +34,6 @@ from utils.mixing.rendering import part_paths
 
 CONDITIONS = {"ss": "speech+speech", "sn": "speech+noise", "ssn": "speech+speech+noise", "abs": "absent target"}
 NEED_SPEECH, NEED_NOISE = {"ss", "ssn", "abs"}, {"sn", "ssn"}
-BLOCK_FRAMES = 64  # of crops in memory
 TARGET_RMS = 0.05  # of every target
 
 
@@ -207,15 +205,9 @@ class Maker:
         if len(chain) == 1:
             clip = chain[0]
             return self._read(clip, clip.length), clip.mouth_path, clip.frames
-        files = [MouthFile(self.manifest.resolve(clip.mouth_path)) for clip in chain]
-        heard = [int(clip.length * self.fps / self.rate + 1e-6) for clip in chain]  # whole frames
-        whole = [min(file.n_frames, frames) for file, frames in zip(files, heard, strict=True)]
+        whole = whole_frames(self.manifest, chain)
         path = self.out_dir / "mouths" / f"{name}.npz"
-        with MouthWriter(path, sum(whole)) as writer:
-            for file, n_frames in zip(files, whole, strict=True):
-                crops = (crop for block in file.blocks(BLOCK_FRAMES) for crop in block)
-                for crop, seen in islice(zip(crops, file.mask, strict=True), n_frames):
-                    writer.add(crop, bool(seen))
+        write_joined_mouths(self.manifest, chain, whole, path)
         lengths = [frames_to_samples(n_frames, self.rate, self.fps) for n_frames in whole]
         clips = [self._read(clip, length) for clip, length in zip(chain, lengths, strict=True)]
         return np.concatenate(clips), str(path), sum(whole)

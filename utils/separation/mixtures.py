@@ -34,6 +34,7 @@ from utils.errors import UserError
 from utils.separation.offsets import ShiftedStore
 from utils.separation.options import SeparationOptions, StageOptions
 from utils.separation.overlap_add import (
+    FacesOnScreen,
     assign_recording,
     check_frames,
     check_windows,
@@ -95,6 +96,13 @@ def load_separator(exp_dir: Path, device: str) -> Separator:
         sample_rate=network.config.sample_rate,
         fps=network.config.video_fps,
     )
+
+
+def for_single_faces(separator: Separator) -> Separator:
+    """A network for several faces as one that extracts a single one: its other stream is for whoever else is heard."""
+    if not separator.needs_faces or separator.network.config.n_faces == 1:
+        return separator
+    return replace(separator, network=FacesOnScreen(separator.network))
 
 
 def embed_mouths(
@@ -354,7 +362,7 @@ def _batches(tasks: Sequence[Task], options: SeparationOptions) -> Iterator[list
     waiting: dict[tuple, list[Task]] = {}
     for task in tasks:
         window_frames, _ = check_windows(options.window_sec, options.hop_sec, task.separator.fps)
-        if _n_frames(task) > window_frames:
+        if _n_frames(task) > window_frames or isinstance(task.separator.network, FacesOnScreen):
             yield [task]
             continue
         key = (task.length, task.separator)
@@ -422,7 +430,7 @@ def _stream(task: Task, store: EmbeddingStore | ShiftedStore | None, options: Se
         assignment = assign_recording(*recording, **clocks) if read_visual and compares(separator.network) else None
         estimates.certainty = min(assignment.certainties) if assignment else None
         for block in separate_blocks(*recording, **clocks, assignment=assignment):
-            yield block.numpy()
+            yield block.numpy()[: len(task.faces) or None]  # without the residual of a single face
 
     estimates.blocks = blocks()
     return estimates

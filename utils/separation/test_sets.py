@@ -142,6 +142,7 @@ def _separate(
     from utils.separation.mixtures import (
         EstimateFolder,
         embed_mouths,
+        for_single_faces,
         load_separator,
         plan_tasks,
         with_late_faces,
@@ -154,6 +155,8 @@ def _separate(
     separator = load_separator(experiment.folder, device)
     if separator.needs_faces and experiment.frontend is None:
         raise UserError(f"{experiment.folder / 'frontend.json'}: missing, but the network needs it; run stage 3 again")
+    if test_set.manifest.n_src == 1:
+        separator = for_single_faces(separator)
     instead = load_separator(fallback.folder, device) if fallback else None
     store, reasons = None, {}
     if experiment.frontend:

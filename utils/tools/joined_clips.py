@@ -15,18 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.corpora.joined import whole_frames, write_joined_mouths
 from utils.data.audio import read_audio, write_wav
-from utils.data.clock import frames_to_samples, samples_to_frames
-from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
-from utils.data.manifest import Manifest, read_manifest
-from utils.data.mouths import MouthFile, MouthWriter, read_mouths
+from utils.data.clock import frames_to_samples
+from utils.data.manifest import Manifest, Utterance, read_manifest
 from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.mixing.levels import mix_at_sir
 
 _MAX_SIR_DB = 5.0
-
-Clip = tuple[Path, Path]
-"""Its sound and its mouth crops."""
 
 
 def main() -> int:
@@ -40,18 +36,18 @@ def main() -> int:
     for index in range(args.n_mixtures):
         speakers = rng.choice(sorted(by_speaker), 2, replace=False)
         names = [f"{speaker}-{index:04d}" for speaker in speakers]
-        joined = [_joined([by_speaker[speaker][i] for i in _draw(rng, len(by_speaker[speaker]), args.n_clips)])
-                  for speaker in speakers]  # fmt: skip
-        n_frames = min(len(crops) for _, crops, _ in joined)
-        for name, (_, crops, mask) in zip(names, joined, strict=True):
-            with MouthWriter(args.out_dir / "mouths" / f"{name}.npz", n_frames) as writer:
-                for crop, seen in zip(crops[:n_frames], mask, strict=False):
-                    writer.add(crop, bool(seen))
-        length = frames_to_samples(n_frames, SAMPLE_RATE_HZ, VIDEO_FPS)
-        sources = np.stack([sound[:length] for sound, _, _ in joined])
-        mixture, scaled = mix_at_sir(sources, rng.uniform(-_MAX_SIR_DB, _MAX_SIR_DB, 1))
+        clips = [[by_speaker[speaker][i] for i in _draw(rng, len(by_speaker[speaker]), args.n_clips)] for speaker in speakers]
+        frames = [whole_frames(manifest, each) for each in clips]
+        n_frames = min(map(sum, frames))
+        sources = [_sound(manifest, each, counts) for each, counts in zip(clips, frames, strict=True)]
+        for name, own, counts in zip(names, clips, frames, strict=True):
+            counts[-1] -= sum(counts) - n_frames
+            write_joined_mouths(manifest, own, counts, args.out_dir / "mouths" / f"{name}.npz")
+        length = frames_to_samples(n_frames, manifest.sample_rate, clips[0][0].fps)
+        sir_db = rng.uniform(-_MAX_SIR_DB, _MAX_SIR_DB, 1)
+        mixture, scaled = mix_at_sir(np.stack([sound[:length] for sound in sources]), sir_db)
         for part, samples in zip(("mix", "s1", "s2"), (mixture, *scaled), strict=True):
-            write_wav(args.out_dir / "audio" / part / f"{'_'.join(names)}.wav", samples, SAMPLE_RATE_HZ)
+            write_wav(args.out_dir / "audio" / part / f"{'_'.join(names)}.wav", samples, manifest.sample_rate)
     print(f"{args.n_mixtures} mixtures of {len(by_speaker)} people, {args.n_clips} clips each: {args.out_dir}")
     return 0
 
@@ -67,30 +63,27 @@ def _parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _clips(manifest: Manifest) -> dict[str, list[Clip]]:
+def _clips(manifest: Manifest) -> dict[str, list[Utterance]]:
     """The clips of a split's mixtures by their speakers, each once."""
-    found: dict[str, dict[Path, Path]] = defaultdict(dict)
+    found: dict[str, dict[str, Utterance]] = defaultdict(dict)
     for item in manifest.items:
         for source, mouth, speaker in zip(item.source_paths, item.mouth_paths, item.speakers, strict=True):
             if speaker and mouth:
-                found[speaker].setdefault(manifest.resolve(mouth), manifest.resolve(source))
-    return {speaker: [(sound, mouth) for mouth, sound in clips.items()] for speaker, clips in found.items()}
+                clip = Utterance(Path(mouth).stem, speaker, source, mouth, item.length, item.frames, item.fps)
+                found[speaker].setdefault(mouth, clip)
+    return {speaker: list(clips.values()) for speaker, clips in found.items()}
 
 
 def _draw(rng: np.random.Generator, size: int, count: int) -> list[int]:
     return rng.permutation(size)[:count].tolist()
 
 
-def _joined(clips: list[Clip]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clips that follow each other: their sound (time,), mouth crops (frames, 96, 96), and which of these show a mouth."""
-    sounds, crops, masks = [], [], []
-    for sound, mouth in clips:
-        samples, mouths = read_audio(sound, sample_rate=SAMPLE_RATE_HZ), read_mouths(mouth)
-        n_frames = min(len(mouths), samples_to_frames(len(samples), SAMPLE_RATE_HZ, VIDEO_FPS))
-        sounds.append(samples[: frames_to_samples(n_frames, SAMPLE_RATE_HZ, VIDEO_FPS)])
-        crops.append(mouths[:n_frames])
-        masks.append(MouthFile(mouth).mask[:n_frames])
-    return np.concatenate(sounds), np.concatenate(crops), np.concatenate(masks)
+def _sound(manifest: Manifest, clips: list[Utterance], n_frames: list[int]) -> np.ndarray:
+    """The sound of the first frames of each clip, one clip after the other: (time,)."""
+    rate = manifest.sample_rate
+    lengths = [frames_to_samples(count, rate, clip.fps) for clip, count in zip(clips, n_frames, strict=True)]
+    paths = [manifest.resolve(clip.audio_path) for clip in clips]
+    return np.concatenate([read_audio(path, 0, length, rate) for path, length in zip(paths, lengths, strict=True)])
 
 
 if __name__ == "__main__":

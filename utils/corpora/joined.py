@@ -1,0 +1,35 @@
+"""Clips of a speaker that follow each other as one recording: how long they are together, and their mouth crops."""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from utils.data.clock import samples_to_frames
+from utils.data.manifest import Manifest, Utterance
+from utils.data.mouths import MouthFile, MouthWriter
+
+_BLOCK_FRAMES = 64  # of crops in memory
+
+
+def whole_frames(manifest: Manifest, clips: Sequence[Utterance]) -> list[int]:
+    """The video frames of each clip that have both crops and sound throughout."""
+    files = [MouthFile(manifest.resolve(clip.mouth_path)) for clip in clips]
+    heard = [samples_to_frames(clip.length, manifest.sample_rate, clip.fps) for clip in clips]
+    return [min(file.n_frames, frames) for file, frames in zip(files, heard, strict=True)]
+
+
+def write_joined_mouths(manifest: Manifest, clips: Sequence[Utterance], n_frames: Sequence[int], path: Path) -> None:
+    """Write the first frames of each clip, one clip after the other.
+
+    Args:
+        manifest: of the clips.
+        clips: each has a mouth.
+        n_frames: of each clip, at most as `whole_frames` gives it.
+        path: the npz file.
+    """
+    with MouthWriter(path, sum(n_frames)) as writer:
+        for clip, count in zip(clips, n_frames, strict=True):
+            file = MouthFile(manifest.resolve(clip.mouth_path))
+            crops = (crop for block in file.blocks(_BLOCK_FRAMES) for crop in block)
+            for crop, seen in islice(zip(crops, file.mask, strict=True), count):
+                writer.add(crop, bool(seen))

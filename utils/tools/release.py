@@ -1,0 +1,54 @@
+"""A trained network as it is given to others: half as large, and without the paths of the machine that trained it.
+
+Reads   --exp_dir, an experiment of stage 3
+Writes  --out_dir: best_model.pth (weights as float16: `from_pretrained` makes float32 of them), conf.yml, frontend.json
+Run     python -m utils.tools.release --exp_dir exp/av_tfdprnn_match_several --out_dir egs/own_video/pretrained \\
+            --frontend_weights dump/weights/lr_asd_talkset.pth.tar
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from utils.data.files import atomic_path, read_json, write_json
+from utils.errors import OptionParser, UserError, run_cli
+from utils.training.config import read_config, write_config
+from utils.training.experiment import load_model
+
+
+def main() -> int:
+    """Write the three files."""
+    args = _parse_args()
+    source, target = args.exp_dir / "best_model.pth", args.out_dir / "best_model.pth"
+    load_model(source)  # refuses what is none
+    saved = torch.load(source, map_location="cpu", weights_only=True)
+    weights = saved["state_dict"]
+    saved["state_dict"] = {name: each.half() if each.is_floating_point() else each for name, each in weights.items()}
+    largest = max(float(each.float().abs().max()) for each in saved["state_dict"].values())
+    if not largest < float("inf"):
+        raise UserError(f"{source}: holds weights beyond the range of float16; train it again with weight decay")
+    with atomic_path(target) as temporary:
+        torch.save(saved, temporary)
+    config = read_config(args.exp_dir / "conf.yml")
+    folders = {key: Path(value).name for key, value in vars(config.data).items() if key.endswith("_dir") and value}
+    write_config(args.out_dir / "conf.yml", replace(config, data=replace(config.data, **folders)))
+    frontend = args.exp_dir / "frontend.json"
+    if frontend.is_file():
+        facts = read_json(frontend)
+        write_json(args.out_dir / "frontend.json", facts | {"weights": args.frontend_weights or facts["weights"]})
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = OptionParser(prog="release", description=__doc__.splitlines()[0])
+    parser.add_argument("--exp_dir", type=Path, required=True, help="a trained experiment")
+    parser.add_argument("--out_dir", type=Path, required=True, help="gets the network")
+    parser.add_argument("--frontend_weights", default="", help="where others will have the visual frontend's weights")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_cli(main)
