@@ -29,7 +29,7 @@ data_root_dir=data  # where the table of a --test_dir folder is made; <exp_dir>/
 frontend_weights=   # checkpoint of the visual frontend, or a folder of precomputed embeddings; empty: the demo's own
 frontend_conf=      # its conf/lipreading/*.json; empty: found out from the checkpoint
 frontend_layer=trunk # trunk or tcn: the output that is used
-views=centre        # crops to embed: centre or centre,flip
+views=centre        # what is embedded of the crops, to draw from in training: centre,flip,varied1,...,varied9
 embedding_dtype=float16 # of the stored embeddings: float16 or float32
 embed_batch_size=16 # clips in each step of stage 2
 

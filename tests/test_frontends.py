@@ -287,6 +287,20 @@ def test_preprocessing_scales_crops_and_normalises(demo_file, saved, family, mea
             frontend.preprocess(wrong)
 
 
+def test_varied_views_are_other_pictures_of_the_same_always_in_the_same_way(demo_file):
+    frontend = load_frontend(demo_file)
+    gradient = np.tile(np.arange(96, dtype=np.uint8) * 2, (5, 96, 1))
+    pictures = [frontend.preprocess(gradient, f"varied{number}") for number in range(1, 10)]
+    assert all(each.shape == (5, 88, 88) and torch.equal(each[0], each[4]) for each in pictures)
+    assert torch.equal(frontend.preprocess(gradient[:2], "varied3"), pictures[2][:2])
+    rising = [float((each[0, :, -1] - each[0, :, 0]).mean()) > 0 for each in pictures]
+    assert 0 < sum(rising) < 9  # some are mirrored
+    differences = [float((a - b).abs().mean()) for a, b in zip(pictures, pictures[1:], strict=False)]
+    assert min(differences) > 0.01
+    with pytest.raises(UserError, match="--views 'varied10'"):
+        frontend.preprocess(gradient, "varied10")
+
+
 def test_a_front_end_stays_frozen_inside_a_model_that_trains(demo_file):
     frontend = load_frontend(demo_file)
     before = {key: value.clone() for key, value in frontend.state_dict().items()}

@@ -16,3 +16,6 @@ VIDEO_SUFFIXES = tuple(
         "wmv", "asf", "ogv", "3gp", "3g2",
     )
 )  # fmt: skip
+VIEWS = ("centre", "flip", *(f"varied{number}" for number in range(1, 10)))
+"""What a visual frontend is shown of a mouth crop: its centre, the mirror image of that, or the crop moved, scaled, turned,
+brightened and perhaps mirrored, for each number in another way: for training, what other cameras would have seen."""

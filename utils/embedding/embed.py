@@ -114,7 +114,7 @@ def embed_manifests(
         manifests: of the same corpus.
         frontend: on the device that shall do the work.
         dump_dir: the store is `<dump_dir>/embeddings/<store name>/<corpus>`.
-        view: "centre" or "flip".
+        view: one of `utils.data.constants.VIEWS`.
         precision: what is stored, "float16" or "float32".
         batch_size: clips a batch at most.
         nj: threads that read ahead.

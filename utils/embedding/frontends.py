@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import affine_grid, grid_sample
 
 from local_models.lipreading.model import LAYERS
-from utils.data.constants import MOUTH_SIZE
+from utils.data.constants import MOUTH_SIZE, VIEWS
 from utils.data.files import sha256_file
 from utils.data.fingerprints import hash_json
 from utils.embedding.checkpoints import Checkpoint, load_lipreading, load_lr_asd, read_checkpoint
@@ -23,7 +24,6 @@ from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-VIEWS = ("centre", "flip")
 PRECISIONS = ("float16", "float32")
 VERSION = 1  # of the computation below: raise it when the same weights would give other vectors
 
@@ -72,7 +72,7 @@ class Frontend(nn.Module):
 
         Args:
             mouths: uint8, (frames, 96, 96).
-            view: `centre`, or `flip` for its mirror image.
+            view: one of `utils.data.constants.VIEWS`.
 
         Returns:
             float32, (frames, 88, 88).
@@ -84,12 +84,14 @@ class Frontend(nn.Module):
         _check_choice("--views", view, VIEWS)
         if mouths.dtype != np.uint8 or mouths.shape[1:] != (MOUTH_SIZE, MOUTH_SIZE):
             raise ValueError(f"mouths are uint8 (frames, {MOUTH_SIZE}, {MOUTH_SIZE}), not {mouths.dtype} {mouths.shape}")
+        mean, std = self.normalisation
+        if view.startswith("varied"):
+            return _varied(mouths, self.crop_size, int(view.removeprefix("varied"))).sub_(mean).div_(std)
         offset = (MOUTH_SIZE - self.crop_size) // 2
         inside = slice(offset, offset + self.crop_size)
         crop = torch.tensor(mouths[:, inside, inside])
         if view == "flip":
             crop = crop.flip(-1)
-        mean, std = self.normalisation
         return crop.float().div_(255).sub_(mean).div_(std)
 
     @torch.no_grad()
@@ -101,6 +103,19 @@ class Frontend(nn.Module):
         # in full precision: TF32 would make the vectors depend on the batch and the machine
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             return self.network(clips.float())
+
+
+def _varied(mouths: np.ndarray, size: int, number: int) -> torch.Tensor:
+    """Another picture of each crop, for a number always in the same way: (frames, 96, 96) -> (frames, size, size), 0..1."""
+    rng = np.random.default_rng(number)
+    angle, scale, (right, down) = rng.uniform(-0.15, 0.15), rng.uniform(0.85, 1.15), rng.uniform(-0.08, 0.08, 2)
+    mirror, gain, offset = rng.choice([-1.0, 1.0]), rng.uniform(0.7, 1.3), rng.uniform(-0.1, 0.1)
+    pictures = torch.tensor(mouths).float().div_(255).unsqueeze(1)
+    cos, sin = scale * size / MOUTH_SIZE * np.cos(angle), scale * size / MOUTH_SIZE * np.sin(angle)
+    turn = torch.tensor([[mirror * cos, -sin, right], [mirror * sin, cos, down]], dtype=torch.float32)
+    grid = affine_grid(turn.expand(len(pictures), 2, 3), [len(pictures), 1, size, size], align_corners=False)
+    pictures = grid_sample(pictures, grid, padding_mode="border", align_corners=False).squeeze(1)
+    return (pictures * gain + offset).clamp_(0, 1)
 
 
 class _LipreadingLayer(nn.Module):

@@ -15,14 +15,13 @@ import logging
 import os
 from pathlib import Path
 
+from utils.data.constants import VIEWS
 from utils.data.devices import choose_device, n_cores, process_share
 from utils.data.manifest import Manifest, find_manifests, read_manifest
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 from utils.training.preflight import read_train_config
 
 logger = logging.getLogger(__name__)
-
-_VIEWS = ("centre", "flip")
 
 
 def main() -> int:
@@ -55,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--train_args", default="", help="keys of the conf to change")
     parser.add_argument("--frontend_conf", type=Path, help="its conf/lipreading/*.json; found by itself where possible")
     parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"), help="which output is cached")
-    parser.add_argument("--views", type=_views, default="centre", help="centre, flip or centre,flip")
+    parser.add_argument("--views", type=_views, default="centre", help=f"one or several of {', '.join(VIEWS)}")
     parser.add_argument("--embedding_dtype", dest="precision", default="float16", choices=("float16", "float32"),
                         help="of what is stored")  # fmt: skip
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="the stores are dump_dir/embeddings/...")
@@ -91,8 +90,9 @@ def _read_manifests(args: argparse.Namespace) -> list[Manifest]:
 
 def _views(text: str) -> list[str]:
     views = list(dict.fromkeys(text.split(",")))
-    if not set(views) <= set(_VIEWS):
-        raise argparse.ArgumentTypeError(f"'{text}' is not centre, flip or centre,flip")
+    unknown = next((view for view in views if view not in VIEWS), None)
+    if unknown is not None:
+        raise argparse.ArgumentTypeError(f"'{unknown}' is none of {', '.join(VIEWS)}")
     return views
 
 

@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--frontend_weights", default="", help="visual frontend's weights (not for audio-only confs)")
     parser.add_argument("--frontend_conf", default="", help="its conf/lipreading/*.json; found out when not given")
     parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"), help="which output is used")
-    parser.add_argument("--views", default="centre", help="crop views to draw from in training: centre or centre,flip")
+    parser.add_argument("--views", default="centre", help="crop views to draw from in training, e.g. centre,flip")
     parser.add_argument("--embedding_dtype", dest="precision", default="float16", choices=("float16", "float32"),
                         help="of the embeddings")  # fmt: skip
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="folder of the embeddings")
