@@ -109,12 +109,12 @@ class FaceVoiceMatcher(nn.Module):
         return torch.einsum("bift,bkft->bikf", voices, faces) / voices.shape[-1] ** 0.5
 
     def evidence(self, estimates: torch.Tensor, visual: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
-        """What speaks for each pair of an estimate and a face: (batch, n_src, n_faces), nats.
+        """What speaks for each pair of an estimate and a face in each frame: (batch, n_src, n_faces, frames), nats.
 
         Agreement, and what the faces did to their own streams: a network that can use a face puts its voice there.
         """
-        agreement = self(estimates, visual, mixture).sum(dim=-1)
-        own = torch.eye(*agreement.shape[1:], device=agreement.device) * visual.shape[2] / self.video_fps
+        agreement = self(estimates, visual, mixture)
+        own = torch.eye(*agreement.shape[1:3], device=agreement.device).unsqueeze(-1) / self.video_fps
         return self.scale * agreement + self.own_stream * own
 
     def order_loss(
@@ -139,7 +139,7 @@ class FaceVoiceMatcher(nn.Module):
         counts = (is_active & visual.ne(0).flatten(2).any(dim=-1)).all(dim=1)  # (batch,)
         if not counts.any():
             return estimates.new_zeros(())
-        evidence = self.evidence(estimates[counts], visual[counts], mixture[counts])
+        evidence = self.evidence(estimates[counts], visual[counts], mixture[counts]).sum(dim=-1)
         faces = torch.arange(evidence.shape[-1], device=evidence.device)
         orders = torch.tensor(list(permutations(range(len(faces)))), device=evidence.device)  # (orders, n_src)
         right = (orders == order[counts].unsqueeze(1)).all(dim=-1).int().argmax(dim=-1)

@@ -28,7 +28,7 @@ class Streams(NamedTuple):
     """The estimates of a window before it is decided whose they are."""
 
     estimates: torch.Tensor  # (batch, n_streams, time)
-    evidence: np.ndarray  # float64 (batch, n_streams, n_faces), nats
+    evidence: np.ndarray  # float64 (batch, n_streams, n_faces, frames), nats
     seen: np.ndarray  # bool (batch, n_faces): the faces that get a stream
     alone: float | None = None  # nats, for a face having the last stream, which is all that is heard, and no other any
 
@@ -132,7 +132,7 @@ class AVSeparator(BaseModel):
         return Streams(estimates, self.evidence(estimates, visual, mixture), seen)
 
     def evidence(self, estimates: torch.Tensor, visual: torch.Tensor, mixture: torch.Tensor) -> np.ndarray:
-        """What speaks for each estimate being the voice of each face, nats: (batch, n_src, n_faces)."""
+        """What speaks for each estimate being the voice of each face, nats: (batch, n_src, n_faces, frames)."""
         return self.matcher.evidence(estimates, visual, mixture).double().cpu().numpy()
 
     def alone(self, estimates: torch.Tensor, mixture: torch.Tensor) -> np.ndarray:
@@ -151,7 +151,7 @@ class AVSeparator(BaseModel):
         """
         if self.matcher is None or visual is None:
             return estimates
-        evidence = self.evidence(estimates, visual, mixture)
+        evidence = self.evidence(estimates, visual, mixture).sum(axis=-1)
         return self.arrange(estimates, [linear_sum_assignment(each.T, maximize=True)[1] for each in evidence], mixture)
 
     def after_each_block(self, mixture: torch.Tensor, visual: torch.Tensor | None = None) -> list[torch.Tensor]:

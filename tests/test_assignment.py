@@ -5,21 +5,27 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from utils.separation.assignment import NO_STREAM, WindowEvidence, assign, best_order
+from utils.separation.assignment import NO_STREAM, WindowEvidence, assign, best_order, in_stretches
 
 SEEN = np.ones(2, bool)
 
 
 def window(evidence, link=None, seen=SEEN, alone=None) -> WindowEvidence:
     evidence = np.array(evidence, float)
-    link = np.empty((0, len(evidence))) if link is None else np.array(link, float)
+    evidence = evidence if evidence.ndim == 3 else evidence[None]
+    link = np.empty((0, evidence.shape[1])) if link is None else np.array(link, float)
     return WindowEvidence(evidence, np.array(seen), link, 25, alone)
+
+
+def orders_of(found) -> list:
+    """The order of each stretch of all windows, one after the other."""
+    return [order for window in found.orders for order in window.tolist()]
 
 
 def test_one_window_takes_the_order_with_the_most_evidence():
     assert best_order(np.array([[0.0, 2.0], [1.0, 0.5]])) == [1, 0]
     found = assign([window([[0.0, 2.0], [1.0, 0.5]])])
-    assert found.orders == [[1, 0]]
+    assert orders_of(found) == [[1, 0]]
     assert found.margins == pytest.approx([2.5, 2.5])
     assert found.certainties[0] == pytest.approx(1 / (1 + np.exp(-2.5)))
     assert found.agreement * 25 == pytest.approx(np.array([[1.0, 0.5], [0.0, 2.0]]))
@@ -28,44 +34,62 @@ def test_one_window_takes_the_order_with_the_most_evidence():
 def test_the_evidence_of_the_whole_recording_corrects_a_window_that_was_wrong():
     right, wrong, going_on = [[2.0, 0.0], [0.0, 2.0]], [[0.0, 1.0], [1.0, 0.0]], [[0.9, 0.1], [0.1, 0.9]]
     found = assign([window(right), window(wrong, going_on), window(right, going_on)])
-    assert found.orders == [[0, 1]] * 3
+    assert orders_of(found) == [[0, 1]] * 3
     assert found.margins == pytest.approx([6.0, 6.0])
     alone = assign([window(right), window(wrong, np.zeros((2, 2))), window(right, np.zeros((2, 2)))])
-    assert alone.orders == [[0, 1], [1, 0], [0, 1]]  # where nothing says that a voice goes on, each window decides
+    assert orders_of(alone) == [[0, 1], [1, 0], [0, 1]]  # where nothing says that a voice goes on, each window decides
+
+
+def test_a_stream_that_goes_over_to_the_other_voice_within_a_window_is_followed_if_that_is_sure():
+    kept, exchanged = np.eye(2), np.eye(2)[::-1]
+    found = assign([window(np.array([kept] * 4 + [exchanged] * 6))])
+    assert orders_of(found) == [[0, 1]] * 4 + [[1, 0]] * 6
+    assert found.margins == pytest.approx([20.0, 20.0]) and found.agreement * 25 == pytest.approx(np.eye(2) * 10)
+    shortly = assign([window(np.array([kept] * 4 + [exchanged] * 2 + [kept] * 4))])  # two exchanges cost more than they give
+    assert orders_of(shortly) == [[0, 1]] * 10
+
+
+def test_frames_are_summed_over_stretches():
+    evidence = np.arange(2 * 3 * 13.0).reshape(2, 3, 13)
+    sums = in_stretches(evidence)
+    assert sums.shape == (2, 2, 3)
+    np.testing.assert_allclose(sums[0], evidence[..., :5].sum(axis=-1))
+    np.testing.assert_allclose(sums[1], evidence[..., 5:].sum(axis=-1))
+    assert in_stretches(evidence[..., :3]).shape == (1, 2, 3)
 
 
 def test_voices_are_followed_where_the_streams_change_places():
     exchanged = [[0.1, 0.9], [0.9, 0.1]]
     found = assign([window([[1.0, 0.0], [0.0, 1.0]]), window(np.zeros((2, 2)), exchanged), window(np.zeros((2, 2)), exchanged)])
-    assert found.orders == [[0, 1], [1, 0], [0, 1]]
+    assert orders_of(found) == [[0, 1], [1, 0], [0, 1]]
 
 
 def test_a_face_that_is_not_seen_has_no_stream_and_a_single_face_gets_the_voice_that_goes_with_it():
     found = assign([window([[0.1, 0.0], [3.0, 0.0]], seen=[True, False]), window([[2.0, 0.0], [0.0, 2.0]], np.zeros((2, 2)))])
-    assert found.orders == [[1, NO_STREAM], [0, 1]]
+    assert orders_of(found) == [[1, NO_STREAM], [0, 1]]
     assert found.margins[0] == pytest.approx(2.9)  # against the stream that nobody has
     assert np.isfinite(found.agreement).all()
-    nobody = assign([WindowEvidence(np.zeros((0, 2)), np.zeros(2, bool), np.empty((0, 0)), 25)])
-    assert nobody.orders == [[NO_STREAM, NO_STREAM]] and nobody.margins == [float("inf")] * 2
+    nobody = assign([WindowEvidence(np.zeros((1, 0, 2)), np.zeros(2, bool), np.empty((0, 0)), 25)])
+    assert orders_of(nobody) == [[NO_STREAM, NO_STREAM]] and nobody.margins == [float("inf")] * 2
     assert np.isnan(nobody.agreement).all()
 
 
 def test_where_one_voice_is_all_that_is_heard_one_face_gets_it_and_the_other_nothing():
     evidence = [[1.0, 0.0], [0.0, 1.0], [0.5, 2.0]]  # the last stream is the whole sound
-    assert assign([window(evidence, alone=-1.0)]).orders == [[0, 1]]
+    assert orders_of(assign([window(evidence, alone=-1.0)])) == [[0, 1]]
     found = assign([window(evidence, alone=1.0)])
-    assert found.orders == [[NO_STREAM, 2]]
+    assert orders_of(found) == [[NO_STREAM, 2]]
     assert found.margins == pytest.approx([1.5, 1.5])  # against the other face having it
     assert np.isnan(found.agreement[0]).all() and found.agreement[1] * 25 == pytest.approx([0.5, 2.0])
     single = assign([window([[1.0], [0.0], [0.5]], seen=[True], alone=1.0)])
-    assert single.orders == [[2]] and single.margins == pytest.approx([0.5])
+    assert orders_of(single) == [[2]] and single.margins == pytest.approx([0.5])
 
 
 def test_a_voice_goes_on_through_windows_in_which_one_person_has_all_that_is_heard():
     both = [[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]]
     link = [[0.9, 0.1, 0.9], [0.1, 0.9, 0.1], [0.7, 0.7, 0.9]]
     found = assign([window(both, alone=-5.0), window(np.zeros((3, 2)), link, alone=5.0), window(both, link, alone=-5.0)])
-    assert found.orders == [[0, 1], [2, NO_STREAM], [0, 1]]
+    assert orders_of(found) == [[0, 1], [2, NO_STREAM], [0, 1]]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -75,14 +99,14 @@ def test_the_best_of_all_sequences_is_found(seed):
     orders = list(permutations(range(3)))
 
     def total(sequence) -> float:
-        evidence = sum(w.evidence[list(o), range(3)].sum() for w, o in zip(windows, sequence, strict=True))
+        evidence = sum(w.evidence[0, list(o), range(3)].sum() for w, o in zip(windows, sequence, strict=True))
         links = sum(w.link[list(a), list(b)].sum() for w, a, b in zip(windows[1:], sequence, sequence[1:], strict=False))
         return evidence + 20.0 * links
 
     best = max(product(orders, repeat=4), key=total)
-    assert assign(windows).orders == [list(order) for order in best]
+    assert orders_of(assign(windows)) == [list(order) for order in best]
 
 
 def test_many_faces_take_each_windows_best_order():
     evidence = np.eye(9)[::-1].copy()
-    assert assign([window(evidence, seen=np.ones(9, bool))]).orders == [list(range(8, -1, -1))]
+    assert orders_of(assign([window(evidence, seen=np.ones(9, bool))])) == [list(range(8, -1, -1))]

@@ -75,7 +75,7 @@ class Comparing(Recorder):
 
     def evidence(self, estimates, visual, mixture):
         assert (estimates.shape[1], visual.shape[1]) == self.said.shape
-        return self.said[None]
+        return np.repeat(self.said[None, ..., None] / visual.shape[2], visual.shape[2], axis=-1)
 
     def alone(self, estimates, mixture):
         return np.array([self.said_alone])
@@ -102,3 +102,15 @@ def test_seen_faces_get_the_streams_that_go_with_them_or_one_gets_all_that_is_he
     tracks = separate_window(model, mixture, visual(2.0, 0.0, 3.0))
     torch.testing.assert_close(tracks[0, :3], torch.tensor([[0.0], [0.0], [1.0]]) * mixture)
     assert not tracks[0, 3].any()
+
+
+def test_where_the_order_changes_within_a_window_the_streams_fade_into_each_other():
+    mixture = torch.ones(1, 1000)
+    faces = visual(4.0, 2.0, frames=25)
+    orders = np.array([[0, 1]] * 2 + [[1, 0]] * 3)  # stretches of 5 frames, of 40 samples each
+    tracks = separate_window(FacesOnScreen(Comparing(*np.zeros((3, 2)), alone=0.0)), mixture, faces, orders)
+    for track, before, after in ((tracks[0, 0], 0.4, 0.2), (tracks[0, 1], 0.2, 0.4)):
+        torch.testing.assert_close(track[:379], torch.full((379,), before))
+        torch.testing.assert_close(track[421:], torch.full((579,), after))
+        assert abs(float(track[400]) - 0.3) < 0.01
+    torch.testing.assert_close(tracks.sum(dim=1), mixture)

@@ -21,12 +21,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import normalize
+from torch.nn.functional import avg_pool1d, normalize, pad
 
 from local_models.separator import Streams
 from utils.data.clock import frames_covering, frames_to_samples
 from utils.errors import UserError
-from utils.separation.assignment import NO_STREAM, Assignment, WindowEvidence, assign
+from utils.separation.assignment import NO_STREAM, STRETCH_FRAMES, Assignment, WindowEvidence, assign, in_stretches
 
 MixtureReader = Callable[[int, int], torch.Tensor]
 """(first sample, samples) -> float32 (samples,)."""
@@ -115,8 +115,8 @@ def separate_blocks(
     for index, place in enumerate(places):
         mixture = read_mixture(place.start, place.end - place.start)[None]
         visual = None if read_visual is None else read_visual(place.first_frame, place.n_frames)[None]
-        order = assignment.orders[index] if assignment else None
-        estimates = separate_window(model, mixture, visual, order)[0, :, place.fade - place.start :]
+        orders = assignment.orders[index] if assignment else None
+        estimates = separate_window(model, mixture, visual, orders)[0, :, place.fade - place.start :]
         if tail is not None:
             estimates = _joined(tail, estimates, order_known=visual is not None)
         yield estimates[:, : place.kept - place.fade]
@@ -149,7 +149,8 @@ def assign_recording(
         estimates = streams.estimates[0].float().cpu()[:, place.fade - place.start :]
         shared = estimates[:, : tail.shape[1]]
         link = (normalize(tail, dim=1) @ normalize(shared, dim=1).T).numpy().astype(float)
-        found.append(WindowEvidence(streams.evidence[0], streams.seen[0], link, place.n_frames, streams.alone))
+        evidence = in_stretches(streams.evidence[0])
+        found.append(WindowEvidence(evidence, streams.seen[0], link, place.n_frames, streams.alone))
         tail = estimates[:, place.kept - place.fade :].clone()
     return assign(found)
 
@@ -212,24 +213,24 @@ def check_frames(n_frames: int, expected_frames: int) -> None:
 
 
 def separate_window(
-    model: nn.Module, mixture: torch.Tensor, visual: torch.Tensor | None, order: Sequence[int] | None = None
+    model: nn.Module, mixture: torch.Tensor, visual: torch.Tensor | None, orders: np.ndarray | None = None
 ) -> torch.Tensor:
     """Run the network on its own device.
 
     Args:
         mixture: (batch, time).
         visual: (batch, n_faces, frames, dim), or None.
-        order: the stream of each face; None lets a model that compares faces with voices find it in these frames.
+        orders: as of `Assignment`; None lets a model that compares faces with voices find them in these frames.
 
     Returns:
         float32 (batch, n_src, time) on the CPU, in the order of the faces.
     """
-    return separate_and_assign(model, mixture, visual, order)[0]
+    return separate_and_assign(model, mixture, visual, orders)[0]
 
 
 @torch.inference_mode()
 def separate_and_assign(
-    model: nn.Module, mixture: torch.Tensor, visual: torch.Tensor | None, order: Sequence[int] | None = None
+    model: nn.Module, mixture: torch.Tensor, visual: torch.Tensor | None, orders: np.ndarray | None = None
 ) -> tuple[torch.Tensor, list[Assignment]]:
     """As `separate_window`; also how the order of each mixture was found, none where it was not looked for."""
     given = _on_device(model, mixture, visual)
@@ -238,16 +239,32 @@ def separate_and_assign(
         estimates = model(*given)
     else:
         streams = model.streams(*given)
-        orders = [order] * len(mixture)
-        if order is None:
+        if orders is None:
             links, n_frames = np.empty((0, streams.evidence.shape[1])), visual.shape[2]
-            found = zip(streams.evidence, streams.seen, strict=True)
-            assignments = [assign([WindowEvidence(*each, links, n_frames, streams.alone)]) for each in found]
-            orders = [assignment.orders[0] for assignment in assignments]
-        estimates = model.arrange(streams.estimates, orders, given[0])
+            for evidence, seen in zip(streams.evidence, streams.seen, strict=True):
+                window = WindowEvidence(in_stretches(evidence), seen, links, n_frames, streams.alone)
+                assignments.append(assign([window]))
+        all_orders = [assignment.orders[0] for assignment in assignments] or [orders] * len(mixture)
+        each = zip(streams.estimates.split(1), all_orders, given[0].split(1), strict=True)
+        estimates = torch.cat([_in_orders(model, *one, n_frames=visual.shape[2]) for one in each])
     if estimates.shape[-1] != mixture.shape[-1]:
         raise ValueError(f"the network gave {estimates.shape[-1]} samples for {mixture.shape[-1]}")
     return estimates.float().cpu(), assignments
+
+
+def _in_orders(
+    model: nn.Module, estimates: torch.Tensor, orders: np.ndarray, mixture: torch.Tensor, n_frames: int
+) -> torch.Tensor:
+    """Put streams (1, n_streams, time) into the orders of their stretches (n_stretches, n_faces), one fading into the next."""
+    distinct, which = np.unique(orders, axis=0, return_inverse=True)
+    if len(distinct) == 1:
+        return model.arrange(estimates, distinct, mixture)
+    frame = mixture.shape[-1] / n_frames  # samples, also the length of a fade
+    stretch = np.minimum(np.arange(mixture.shape[-1]) / (STRETCH_FRAMES * frame), len(orders) - 1).astype(int)
+    holds = torch.from_numpy(np.arange(len(distinct))[:, None] == which.ravel()[stretch]).to(estimates)  # (distinct, time)
+    half = max(int(frame / 2), 1)
+    weights = avg_pool1d(pad(holds[None], (half, half), mode="replicate"), 2 * half + 1, stride=1)[0]
+    return sum(weight * model.arrange(estimates, order[None], mixture) for weight, order in zip(weights, distinct, strict=True))
 
 
 def compares(model: nn.Module) -> bool:
@@ -322,7 +339,7 @@ class FacesOnScreen(nn.Module):
         if estimates.shape[1] == 2:
             alone = float(self.network.alone(estimates, mixture)[0])
             estimates = torch.cat([estimates, mixture.unsqueeze(1)], dim=1)
-        evidence = np.zeros((1, estimates.shape[1], len(seen)))
+        evidence = np.zeros((1, estimates.shape[1], len(seen), visual.shape[2]))
         if seen.any():
             evidence[:, :, seen.cpu().numpy()] = self.network.evidence(estimates, visual[:, seen], mixture)
         return Streams(estimates, evidence, seen[None].cpu().numpy(), alone)

@@ -40,6 +40,7 @@ _TALKING_MOTION = 0.006  # three quarters of talking people have more, 19 of 20 
 _LOST_DB = 6.0  # the residual above all tracks
 _NOTHING_LEFT_DB = -20.0  # of the residual under the sound
 _CERTAIN = 0.9  # joins of faces that are less certain are warned of
+_CONTRADICTED_NATS = -2.0  # between a voice and the mouth that it was given to; so little has one of ... talkers
 
 
 def write_tracks(
@@ -240,15 +241,28 @@ def people_warnings(prepared: "PreparedVideo") -> list[str]:
 
 
 def order_warnings(prepared: "PreparedVideo", assignment: Assignment | None, residual_db: float | None) -> list[str]:
-    """Warnings of tracks of which it is doubtful whose voice they are; not where one person has all that is heard."""
-    is_alone = len(prepared.people) == 1 and (residual_db is None or residual_db < _NOTHING_LEFT_DB)
-    if assignment is None or is_alone:
+    """Warnings of tracks that contradict the mouth, or of which it is doubtful whose voice they are.
+
+    Where one person has all that is heard there is nothing to doubt, but it may be somebody else's.
+    """
+    if assignment is None:
         return []
-    return [
-        f"{person.name}: whether this is the voice of this face is doubtful (probability {certainty:.2f}); compare the tracks"
-        for person, certainty in zip(prepared.people, assignment.certainties, strict=True)
-        if certainty < _CERTAIN
-    ]
+    is_alone = len(prepared.people) == 1 and (residual_db is None or residual_db < _NOTHING_LEFT_DB)
+    warnings = []
+    for index, person in enumerate(prepared.people):
+        nats = assignment.agreement[index, index] * assignment.n_frames[index]
+        certainty = assignment.certainties[index]
+        if nats < _CONTRADICTED_NATS:
+            warnings.append(
+                f"{person.name}: the track does not go with the movements of this mouth: somebody off screen may be speaking, "
+                "or sound and pictures are out of step"
+            )
+        elif certainty < _CERTAIN and not is_alone:
+            warnings.append(
+                f"{person.name}: whether this is the voice of this face is doubtful (probability {certainty:.2f}); compare the "
+                "tracks"
+            )
+    return warnings
 
 
 def _agreement(assignment: Assignment | None, prepared: "PreparedVideo", index: int) -> dict[str, Any]:
