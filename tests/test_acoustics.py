@@ -1,13 +1,16 @@
 """Rooms and noise: true ratios, sources that keep their time, early targets, and files that cannot be used."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from scipy.signal import fftconvolve
 from tiny_corpus import RATE_HZ, make_corpus
 
+from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.mixing.levels import power, sir_db
 from utils.mixing.recordings import reverberate
@@ -69,6 +72,25 @@ def test_noise_has_the_asked_snr_under_sources_that_stay_as_they_were(corpus, no
         np.testing.assert_array_equal(example["sources"].numpy(), before["sources"].numpy())
         snrs_db.append(sir_db(before["mixture"].numpy(), (example["mixture"] - before["mixture"]).numpy()))
     assert -3.01 <= min(snrs_db) < 0 and 9 < max(snrs_db) <= 12.01
+
+
+def test_noise_takes_the_place_of_a_source_and_of_its_face(corpus, noise_dir):
+    config = DataConfig(segment_sec=0.4, noise_dir=str(noise_dir), noise_source_prob=1.0, epoch_size=12)
+    store = EmbeddingStore(corpus["store"])
+    made = [DynamicMixtureDataset(corpus["utterances"], [store], replace(config, noise_source_prob=prob), n_src=2, seed=3)
+            for prob in (1.0, 0.0)]  # fmt: skip
+    places = set()
+    for index in range(12):
+        example, before = (data_set[0, index] for data_set in made)
+        (place,) = (k for k in (0, 1) if not example["visual"][k].any())
+        torch.testing.assert_close(example["visual"][1 - place], before["visual"][1 - place])
+        speech, speech_before = (each["sources"][1 - place] for each in (example, before))
+        torch.testing.assert_close(speech / speech.norm(), speech_before / speech_before.norm())
+        torch.testing.assert_close(example["sources"].sum(dim=0), example["mixture"])
+        sirs_db = [sir_db(*each["sources"].numpy()) for each in (example, before)]
+        assert sirs_db[0] == pytest.approx(sirs_db[1], abs=1e-3)  # as drawn
+        places.add(place)
+    assert places == {0, 1}
 
 
 def test_noise_comes_as_often_as_asked_and_again_the_same(corpus, noise_dir):

@@ -42,8 +42,8 @@ def test_an_audio_only_baseline_differs_from_its_model_only_by_the_faces(name):
 
 
 def test_there_is_an_audio_only_baseline_of_every_separation_network():
-    # The two steps for unseen people: the first is itself a network that sees no face, and the baseline of the second.
-    steps = {"av_tfdprnn_pretrain", "av_tfdprnn_match"}
+    # The three steps for unseen people: the first is itself a network that sees no face, and the baseline of the others.
+    steps = {"av_tfdprnn_pretrain", "av_tfdprnn_longer", "av_tfdprnn_match"}
     separation = {path.stem for path in CONFS if not read_config(path).is_extraction} - set(BASELINES) - steps
     assert {f"{name}_audio_only" for name in separation} == set(BASELINES)
 
@@ -155,6 +155,8 @@ EXTRACTION = "model: {n_src: 1, n_faces: 1}\n"
         ("data: {dynamic: false, noise_prob: 0.1}", "data.noise_prob needs data.dynamic true"),
         ("data: {dynamic: false, rir_prob: 0.1}", "data.rir_prob needs data.dynamic true"),
         ("data: {noise_prob: 0.5}", "data.noise_prob needs data.noise_dir"),
+        ("data: {noise_source_prob: 0.5}", "data.noise_source_prob needs data.noise_dir"),
+        ("data: {dynamic: false, join_clips: true}", "data.join_clips needs data.dynamic true"),
         ("data: {rir_prob: 0.5}", "data.rir_prob needs data.rir_dir"),
         ("data: {interferer_prob: 0.5, off_screen_prob: 0.5}", "data.interferer_prob needs data.interferer_dir"),
         ("data: {target_only_prob: 0.1}", "data.target_only_prob needs data.noise_prob and data.noise_dir"),

@@ -220,7 +220,7 @@ class Comparing(nn.Module):
         swapped = call % 2 == 1
         sources = torch.stack([mixture, mixture.roll(100, dims=-1)], dim=1)
         evidence = np.eye(2)[::-1] if swapped != (call in self.wrong) else np.eye(2)
-        return Streams(sources.flip(1) if swapped else sources, evidence[None].copy(), np.ones((1, 2), bool))
+        return Streams(sources.flip(1) if swapped else sources, evidence[None, ..., None].copy(), np.ones((1, 2), bool))
 
     def arrange(self, estimates, orders, mixture):
         return estimates[:, list(orders[0])]

@@ -1,5 +1,6 @@
 """Stage 4 on tiny networks: outputs, lists, bad mouths, swapped and shuffled visual embeddings."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from separation_helpers import (
 
 from utils.data.files import read_json
 from utils.data.manifest import write_manifest
+from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
+from utils.training.experiment import load_model
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +220,23 @@ def test_a_prepared_csv_is_separated_under_the_name_of_its_corpus(stage, experim
     reasons = {row["id"]: row["reason"] for row in rows_of(folder / "failed.csv")}
     assert "mouth_2_path is empty" in reasons["faceless"]
     assert "6399 samples" in reasons["wrong"]
+
+
+def test_a_network_for_several_faces_extracts_a_single_one_beside_whoever_else_is_heard(stage, experiment, tmp_path):
+    root = make_folder(tmp_path / "mine")
+    row = mixture_row("a", "a_b", LENGTHS["a_b"], ("a", ""))
+    item = replace(row, source_paths=("",), mouth_paths=row.mouth_paths[:1], speakers=("",))
+    manifest = write_manifest(
+        tmp_path / "data/one/test.csv", corpus="one", split="test", data_root=root, sample_rate=RATE_HZ, n_src=1, items=[item]
+    )
+    folder = stage(experiment, manifest.path, "--test_name", "one").parent / "one"
+    estimate, _ = soundfile.read(folder / "s1/a.wav", dtype="float32")
+    mixture = torch.from_numpy(soundfile.read(root / "audio/mix/a_b.wav", dtype="float32")[0])
+    (store,) = (tmp_path / "dump/embeddings").glob("*/one")
+    face = torch.from_numpy(EmbeddingStore(store).get("mouths/a.npz", 0, 10))
+    network = load_model(experiment / "best_model.pth")
+    both = network.separate(mixture, torch.stack([face, torch.zeros_like(face)]))
+    np.testing.assert_allclose(estimate, both[0], atol=1e-5)
 
 
 def test_real_recordings_become_estimates(shared_data, stage, experiment, tmp_path):
