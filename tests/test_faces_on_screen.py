@@ -83,7 +83,7 @@ class Comparing(Recorder):
 
 @pytest.mark.parametrize(
     ("evidence", "alone", "share"),
-    [((2.0, 0.0, 1.0), 0.5, 0.4), ((0.0, 2.0, 1.0), 0.5, 0.0), ((1.0, 0.0, 2.0), 0.5, 1.0), ((2.0, 0.0, 1.0), 1.5, 1.0)],
+    [((2.0, 0.0, 0.5), 0.0, 0.4), ((0.0, 2.0, 0.5), 0.0, 0.0), ((1.0, 0.0, 2.0), 0.0, 1.0), ((2.0, 0.0, 0.5), 1.0, 1.0)],
 )
 def test_a_single_face_gets_the_stream_that_goes_with_it_or_all_that_is_heard(evidence, alone, share):
     model, mixture = FacesOnScreen(Comparing(*[[each] for each in evidence], alone=alone)), torch.randn(1, 800)

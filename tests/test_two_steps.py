@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_training import MODEL, config_of, history, run, weights
-from tiny_corpus import make_corpus
+from tiny_corpus import DIM, make_corpus
 
 from local_models.networks import build_network
 from utils.data.manifest import read_manifest
@@ -15,6 +15,7 @@ from utils.errors import UserError
 from utils.training.augmentation import Acoustics
 from utils.training.experiment import initialise, save_model, training_inputs
 from utils.training.losses import SeparationLoss
+from utils.training.system import AVSystem
 from utils.training.trainer import train
 
 STEP_1 = {"data": {"no_visual_prob": 1.0}, "training": {"epochs": 2}}
@@ -47,6 +48,21 @@ def test_a_network_is_pretrained_without_faces_and_goes_on_with_them(corpus, tmp
     assert "weights are those of" in caplog.text and "new: matcher" in caplog.text
     assert len(history(tmp_path / "second")) == 2
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "second").values())
+
+
+def test_validation_is_in_the_best_order_until_the_comparison_is_trained(corpus, tmp_path: Path) -> None:
+    batch = {"mixture": torch.randn(4, 6400), "visual": torch.randn(4, 2, 10, DIM)}
+    losses = {}
+    for match_weight in (0.0, 1.0):
+        config = config_of(tmp_path, **STEP_2 | {"loss": {"match_weight": match_weight}})
+        torch.manual_seed(0)
+        system = AVSystem(build_network(config.model), config.loss, config.optim, lambda step: 0.0, 0).eval()
+        system.network.in_order_of_faces = lambda estimates, visual, mixture: estimates.flip(1)
+        with torch.inference_mode():
+            batch["sources"] = system(batch) + 0.01
+            system.validation_step(batch, 0)
+        losses[match_weight] = float(system.val_loss.compute())
+    assert losses[0.0] < losses[1.0]
 
 
 def test_weights_that_fit_are_taken_over_and_others_start_anew(corpus, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ recipe=(./run.sh --corpus several "--frontend_weights=$frontend_weights" "--trai
 "${recipe[@]}" --stop_stage 3 "--corpus_dir=$corpus_dir" "--corpus_args=$corpus_args" \
     --conf conf/av_tfdprnn_pretrain.yml --tag "${tag}_1"
 "${recipe[@]}" --stage 2 --stop_stage 3 --conf conf/av_tfdprnn_longer.yml --tag "${tag}_2" --init_exp_dir "exp/${tag}_1"
-"${recipe[@]}" --stage 3 --stop_stage 3 --conf conf/av_tfdprnn_match.yml --tag "${tag}_3" --init_exp_dir "exp/${tag}_2"
+"${recipe[@]}" --stage 2 --stop_stage 3 --conf conf/av_tfdprnn_match.yml --tag "${tag}_3" --init_exp_dir "exp/${tag}_2" \
+    --views centre,varied1,varied2,varied5
 . ./path.sh
 python3 -m utils.tools.release "--exp_dir=exp/${tag}_3" "--out_dir=${out_dir:-exp/$tag}"

@@ -16,7 +16,9 @@ from scipy.optimize import linear_sum_assignment
 NO_STREAM = -1  # in an order: the face is not seen in this window, or another one has all that is heard
 STRETCH_FRAMES = 5  # video frames (0.2 s) for which an order holds at least
 _LINK_NATS = 20.0  # of two windows that agree perfectly over what they share; a wrong order of clear voices costs twice as much
-_SWITCH_NATS = 4.0  # against another order in the next stretch; chosen on joined clips of GLips' validation part
+# Against another order in the next stretch. Chosen on GLips' validation part: two who speak by turns gain 4.5 dB by it,
+# two who speak at once for 4.6 s lose 0.2 of 4.7 dB.
+_SWITCH_NATS = 4.0
 _MOST_ENUMERATED = 6  # faces; of more, only each window's best order is considered
 
 

@@ -28,6 +28,10 @@ from utils.data.clock import frames_covering, frames_to_samples
 from utils.errors import UserError
 from utils.separation.assignment import NO_STREAM, STRETCH_FRAMES, Assignment, WindowEvidence, assign, in_stretches
 
+# What to add to the network's opinion that a single voice is heard, by the number of faces seen, nats. Chosen on GLips'
+# validation part: so lone people keep −0.3 dB of their voice, and two who both speak lose nothing.
+_ALONE_NATS = {1: 1.0, 2: -2.0}
+
 MixtureReader = Callable[[int, int], torch.Tensor]
 """(first sample, samples) -> float32 (samples,)."""
 
@@ -337,7 +341,7 @@ class FacesOnScreen(nn.Module):
         estimates = self._estimates(mixture, visual[:, seen])
         alone = None
         if estimates.shape[1] == 2:
-            alone = float(self.network.alone(estimates, mixture)[0])
+            alone = float(self.network.alone(estimates, mixture)[0]) + _ALONE_NATS[int(seen.sum())]
             estimates = torch.cat([estimates, mixture.unsqueeze(1)], dim=1)
         evidence = np.zeros((1, estimates.shape[1], len(seen), visual.shape[2]))
         if seen.any():

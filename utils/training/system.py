@@ -65,7 +65,10 @@ class AVSystem(pl.LightningModule):
         return loss + self.match_weight * self._match_loss(batch, estimates.detach().float())
 
     def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
-        loss, improvements = self._step(batch, self._in_order(batch))
+        if self.network.matcher and not self.match_weight:  # nothing has learned yet whose voice is whose
+            loss, improvements = self._step(batch, self(batch), order_weight=0.0)
+        else:
+            loss, improvements = self._step(batch, self._in_order(batch))
         self.val_loss.update(loss, weight=len(batch["sources"]))
         self.val_si_snri.update(improvements)
 
