@@ -9,7 +9,7 @@ Run     python -m utils.tools.stacked_videos --data_dir data/glips --exp_dir exp
 
 The whole way is measured: finding the faces, cutting the mouths, separating, giving each face a voice. Faces are numbered
 from left to right, so the first speaker of a mixture is on the left. SI-SNRi is the mean over the speakers, then over the
-mixtures. With --alone each video shows the first speaker only, with nobody else to be heard; then the level of the track
+mixtures; of a silent track it is 0 dB. With --alone each video shows the first speaker only, with nobody else to be heard; then the level of the track
 under that of the sound is what counts.
 """
 
@@ -35,10 +35,11 @@ from utils.tools.sections import add_results_options, origin, publish
 
 
 class Score(NamedTuple):
-    """Of a mixture, dB."""
+    """Of a mixture; dB."""
 
     si_snri: float
     best_si_snri: float
+    is_silent: bool  # a track, for which 0 dB counts
 
 
 def main() -> int:
@@ -121,11 +122,12 @@ def _table(manifest: Manifest, mixtures: list[Mixture], tracks_dir: Path, late_f
     found = np.array([score for score in scores if score is not None])
     if not len(found):
         raise UserError(f"{tracks_dir}: of no mixture all faces were found")
-    own, best = found.T
+    own, best, silent = found.T
     error = own.std(ddof=1) / len(own) ** 0.5 if len(own) > 1 else 0.0
     cells = [str(len(own)), str(len(scores) - len(own)), f"{own.mean():.2f} ± {error:.2f}", f"{best.mean():.2f}"]
     cells += [f"{np.mean(own >= best):.0%}", f"{np.mean(own < 0):.0%}"]
-    head = ["videos", "faces not found", "SI-SNRi (dB)", "in the best order", "order right", "below zero"]
+    cells.append(str(int(silent.sum())))
+    head = ["videos", "faces not found", "SI-SNRi (dB)", "in the best order", "order right", "below zero", "a track silent"]
     return markdown_table([head, cells])
 
 
@@ -140,12 +142,11 @@ def _score(manifest: Manifest, item: Mixture, folder: Path, late_frames: int) ->
     length = min(map(len, (*sources, mixture, *tracks)))
 
     def gain(order: list[int]) -> float:
-        pairs = zip(order, sources, strict=True)
-        gains = [si_snr(tracks[k][:length], s[:length]) - si_snr(mixture[:length], s[:length]) for k, s in pairs]
-        return float(np.mean(gains))
+        pairs = [(tracks[k][:length], source[:length]) for k, source in zip(order, sources, strict=True)]
+        return float(np.mean([si_snr(t, s) - si_snr(mixture[:length], s) if t.any() else 0.0 for t, s in pairs]))
 
     order = list(range(len(tracks)))
-    return Score(gain(order), max(gain(order), gain(order[::-1])))
+    return Score(gain(order), max(gain(order), gain(order[::-1])), not all(track.any() for track in tracks))
 
 
 def _levels(manifest: Manifest, mixtures: list[Mixture], tracks_dir: Path, late_frames: int) -> str:
