@@ -9,8 +9,8 @@ Run     python -m utils.tools.stacked_videos --data_dir data/glips --exp_dir exp
 
 The whole way is measured: finding the faces, cutting the mouths, separating, giving each face a voice. Faces are numbered
 from left to right, so the first speaker of a mixture is on the left. SI-SNRi is the mean over the speakers, then over the
-mixtures; of a silent track it is 0 dB. With --alone each video shows the first speaker only, with nobody else to be heard; then the level of the track
-under that of the sound is what counts.
+mixtures; of a silent track it is 0 dB. With --alone each video shows the first speaker only, with nobody else to be
+heard; then the level of the track under that of the sound is what counts.
 """
 
 import argparse
