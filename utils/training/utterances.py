@@ -239,7 +239,7 @@ class UtterancePool:
         """Draw a stretch of n_frames; where the utterance is shorter, all of it and stretches of others of its speaker."""
         pieces, left, segments = [], n_frames, self.segments
         speaker = _speaker(self.items[index])
-        own = self.by_speaker.get(speaker) or self.faceless[speaker]
+        own = next(pool[speaker] for pool in (self.by_speaker, self.faceless) if index in pool.get(speaker, ()))
         others = [other for other in own if other not in taken and other != index] or [index]
         while left > 0:
             item = self.items[index]
