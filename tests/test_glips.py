@@ -141,11 +141,11 @@ def test_mixtures_become_videos_that_are_separated_and_scored(
     write_json(out / "av_offset.json", {"key": "", "found": {"frames": -3, "is_sure": True}})
     experiment = make_experiment(tmp_path / "exp/av", shutil.copy(shared_data / "weights/lr_asd_talkset.model", tmp_path))
     words = ["x", "--data_dir", out, "--exp_dir", experiment, "--out_dir", tmp_path / "out", "--dump_dir", tmp_path / "dump"]
-    for more in ([], ["--alone", "--out_dir", tmp_path / "alone"]):
+    for more, n_columns in ([], 7), (["--alone", "--out_dir", tmp_path / "alone"], 6):
         monkeypatch.setattr("sys.argv", [*map(str, words), *map(str, more), "--n_mixtures", "2"])
         assert stacked_videos.main() == 0
         rows = [line.strip("|").split("|") for line in capfd.readouterr().out.splitlines() if line.startswith("| 2 ")]
-        assert [len(row) for row in rows] == [6] and rows[0][1].strip() == "0"  # all faces are found
+        assert [len(row) for row in rows] == [n_columns] and rows[0][1].strip() == "0"  # all faces are found
     report = json.loads(next((tmp_path / "out/tracks").glob("*/tracks.json")).read_text())
     assert (report["width"], len(report["tracks"])) == (512, 2)
     assert abs(report["duration_sec"] - 1.04) < 0.08  # three frames of 29 are not in step

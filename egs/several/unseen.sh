@@ -21,8 +21,9 @@ nj=$(nproc)       # processes for what runs on the CPU
 id=               # GPUs, e.g. 0 or 0,1; cpu: none; empty: all that are visible
 max_failed=0      # items of a stage that may fail
 
-cd -- "$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
-. utils/parse_options.sh
+ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
+. "$ROOT/utils/parse_options.sh"
+cd -- "$ROOT"
 
 if [[ -n $noise_dir ]]; then
     printf -v noise '%q' "$noise_dir"
