@@ -11,7 +11,7 @@ from corpora_helpers import run_prepare
 from separation_helpers import make_experiment
 
 from utils.data.files import write_json
-from utils.data.manifest import read_manifest, read_videos
+from utils.data.manifest import find_manifests, read_manifest, read_videos
 from utils.data.mouths import MouthFile, MouthWriter, read_mouths, write_shifted
 from utils.embedding.sync import MOST_FRAMES, corpus_offset
 from utils.errors import UserError
@@ -128,6 +128,7 @@ def test_stage_1_finds_how_late_the_pictures_of_a_corpus_come_and_corrects_it(
     assert found.is_sure and abs(found.frames - late) <= 1
     assert ("in step" in caplog.text) == (found.frames == 0)
     assert module.find_offset(tmp_path, weights, "centred8", cut) == found and calls == [len(clips)]  # kept
+    assert (tmp_path / "av_offset_clips.csv").is_file() and find_manifests(tmp_path) == []  # later stages read manifests only
     write_json(tmp_path / "av_offset.json", json.loads((tmp_path / "av_offset.json").read_text()) | {"key": "another"})
     module.find_offset(tmp_path, weights, "centred8", cut)
     assert len(calls) == 2

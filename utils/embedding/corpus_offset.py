@@ -31,7 +31,8 @@ Cut = Callable[[Sequence[Utterance]], Sequence[Problem]]
 def find_offset(data_dir: Path, frontend_weights: Path, alignment: str, cut: Cut) -> CorpusOffset:
     """Estimate the offset that the clips of a corpus have in common, from some of them; what was found once is kept.
 
-    Writes av_offset.json and av_offset.csv, `id,offset_frames,agreement,margin` of each clip that was looked at.
+    Writes av_offset.json and av_offset_clips.csv, `id,offset_frames,agreement,margin` of each clip that was looked at. (A CSV
+    that has a JSON of its name would be taken for a manifest.)
 
     Args:
         data_dir: of the corpus.
@@ -42,21 +43,21 @@ def find_offset(data_dir: Path, frontend_weights: Path, alignment: str, cut: Cut
     Raises:
         UserError: another visual frontend, or no clip is long enough.
     """
-    path = data_dir / "av_offset.json"
+    path, by_clip = data_dir / "av_offset.json", data_dir / "av_offset_clips.csv"
     key = hash_contents([data_dir / VIDEOS_NAME, frontend_weights, SHIPPED]) + alignment
     saved = read_json(path) if path.is_file() else {}
     found = CorpusOffset(**saved["found"]) if saved.get("key") == key else None
     if found is None:
-        found = _estimate(data_dir, frontend_weights, cut)
+        found = _estimate(data_dir, frontend_weights, cut, by_clip)
         write_json(path, {"key": key, "found": asdict(found)})
-    log.info("stage 1: %s; by clip: %s", found, path.with_suffix(".csv"))
+    log.info("stage 1: %s; by clip: %s", found, by_clip)
     if not found.is_sure:
         log.warning("stage 1: that is not certain, and is not corrected; --fix_av_offset FRAMES does it all the same")
     return found
 
 
-def _estimate(data_dir: Path, frontend_weights: Path, cut: Cut) -> CorpusOffset:
-    """Look at some clips; writes av_offset.csv."""
+def _estimate(data_dir: Path, frontend_weights: Path, cut: Cut, by_clip: Path) -> CorpusOffset:
+    """Look at some clips; writes `by_clip`."""
     model, frontend = load_sync_model(SHIPPED), load_frontend(frontend_weights, None, "trunk", "cpu")
     clips = read_videos(data_dir / VIDEOS_NAME)
     clips = clips[:: -(-len(clips) // MOST_CLIPS)]
@@ -74,5 +75,5 @@ def _estimate(data_dir: Path, frontend_weights: Path, cut: Cut) -> CorpusOffset:
             rows.writerow([clip.utterance_id, *(f"{value:.3f}" for value in (own.frames, own.agreement, own.margin))])
     if not agreements:
         raise UserError("no clip is long enough to tell an offset; give the frames with --fix_av_offset FRAMES")
-    write_text(data_dir / "av_offset.csv", text.getvalue())
+    write_text(by_clip, text.getvalue())
     return corpus_offset(np.array(agreements))
