@@ -3,15 +3,18 @@
 A second of video says little about whose a voice is, a minute says almost everything. So the evidence is added up along
 the voices, over stretches of a window and over windows: streams of neighbouring windows that agree over the samples that
 both have are one voice, and inside a window a stream seldom goes over from one voice to another. The most likely
-sequence of orders is found by dynamic programming (Viterbi), from a few numbers for each stretch.
+sequence of orders is found by dynamic programming (Viterbi), from a few numbers for each stretch, and how likely it is at
+each time by the same model (forward-backward).
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations, islice, permutations
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.special import logsumexp, softmax
 
 NO_STREAM = -1  # in an order: the face is not seen in this window, or another one has all that is heard
 STRETCH_FRAMES = 5  # video frames (0.2 s) for which an order holds at least
@@ -19,7 +22,7 @@ _LINK_NATS = 20.0  # of two windows that agree perfectly over what they share; a
 # Against another order in the next stretch. Chosen on GLips' validation part: two who speak by turns gain 4.5 dB by it,
 # two who speak at once for 4.6 s lose 0.2 of 4.7 dB.
 _SWITCH_NATS = 4.0
-_MOST_ENUMERATED = 6  # faces; of more, only each window's best order is considered
+_MOST_ENUMERATED = 5  # faces; of more, only each window's best order and those in which two faces change places are considered
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,21 +74,17 @@ class Assignment:
 
     Attributes:
         orders: for each window (n_stretches, n_faces), the stream of each face, `NO_STREAM` where it has none.
-        margins: of each face, nats: how much less likely the best other assignment of its voice is, over all windows.
+        certainties: of each face, how likely it is that the voice given to it is its own, in the mean over the time in which it
+            is seen; 1 where it never is.
         agreement: (n_faces, n_faces): of the voice given to a face (row) with a face (column), nats for each frame; nan
             where the two are never seen together.
         n_frames: (n_faces,), in which each face was seen and had a voice.
     """
 
     orders: list[np.ndarray]
-    margins: list[float]
+    certainties: list[float]
     agreement: np.ndarray
     n_frames: np.ndarray
-
-    @property
-    def certainties(self) -> list[float]:
-        """Of each face, the probability that it has its own voice rather than the best other one."""
-        return [float(1 / (1 + np.exp(-margin))) for margin in self.margins]
 
 
 def in_stretches(evidence: np.ndarray) -> np.ndarray:
@@ -109,37 +108,96 @@ def best_order(evidence: np.ndarray, seen: np.ndarray | None = None) -> list[int
 def assign(windows: Sequence[WindowEvidence]) -> Assignment:
     """Find the most likely orders of all windows together."""
     states = [_orders(window) for window in windows]
-    totals, came_from = np.empty(0), []
+    steps: list[_Step] = []
     for index, (window, here) in enumerate(zip(windows, states, strict=True)):
-        for stretch, local in enumerate(window.of(here)):
-            if stretch:
-                came_from.append(np.where(totals >= totals.max() - _SWITCH_NATS, np.arange(len(here)), totals.argmax()))
-                totals = np.maximum(totals, totals.max() - _SWITCH_NATS) + local
-            elif index:
-                before = windows[index - 1]
-                links = _continuity(states[index - 1], here, window.link, before.seen & window.seen)
-                steps = totals[:, None] + _LINK_NATS * links
-                came_from.append(steps.argmax(axis=0))
-                totals = steps.max(axis=0) + local
-            else:
-                totals = local
+        links = None
+        if index:
+            before = windows[index - 1]
+            links = _LINK_NATS * _continuity(states[index - 1], here, window.link, before.seen & window.seen)
+        evidence = window.of(here)
+        steps += [_Step(evidence[0], links), *(_Step(each, None) for each in evidence[1:])]
+    n_stretches = [len(window.evidence) for window in windows]
+    chosen, probabilities = _in_windows(_most_likely(steps), n_stretches), _in_windows(_probabilities(steps), n_stretches)
+    orders = [here[own] for here, own in zip(states, chosen, strict=True)]
+    agreement, n_frames = _agreement(windows, orders)
+    return Assignment(orders, _certainties(windows, states, orders, probabilities), agreement, np.diag(n_frames))
+
+
+class _Step(NamedTuple):
+    """A stretch: what speaks for each of its orders, and how well each order before goes on in each, nats."""
+
+    evidence: np.ndarray  # (n_orders,)
+    links: np.ndarray | None  # (n_orders before, n_orders); None inside a window
+
+
+def _most_likely(steps: Sequence[_Step]) -> list[int]:
+    """The most likely sequence of orders (Viterbi)."""
+    totals, came_from = steps[0].evidence, []
+    for evidence, links in steps[1:]:
+        if links is None:
+            came_from.append(np.where(totals >= totals.max() - _SWITCH_NATS, np.arange(len(totals)), totals.argmax()))
+            totals = np.maximum(totals, totals.max() - _SWITCH_NATS) + evidence
+        else:
+            came_from.append((totals[:, None] + links).argmax(axis=0))
+            totals = (totals[:, None] + links).max(axis=0) + evidence
     chosen = [int(totals.argmax())]
     for back in reversed(came_from):
         chosen.append(int(back[chosen[-1]]))
-    chosen.reverse()
-    orders = []
-    for window, here in zip(windows, states, strict=True):
-        orders.append(here[chosen[: len(window.evidence)]])
-        del chosen[: len(window.evidence)]
-    agreement, n_frames = _agreement(windows, orders)
-    return Assignment(orders, _margins(windows, orders), agreement, np.diag(n_frames))
+    return chosen[::-1]
+
+
+def _probabilities(steps: Sequence[_Step]) -> list[np.ndarray]:
+    """How likely each order of each stretch is, by all evidence before and after it (forward-backward): (n_orders,) each."""
+    forward = [steps[0].evidence]
+    for evidence, links in steps[1:]:
+        forward.append(_passed_on(forward[-1], links) + evidence)
+    backward = [np.zeros_like(forward[-1])]
+    for evidence, links in steps[:0:-1]:
+        backward.append(_passed_on(backward[-1] + evidence, None if links is None else links.T))
+    return [softmax(before + after) for before, after in zip(forward, reversed(backward), strict=True)]
+
+
+def _passed_on(totals: np.ndarray, links: np.ndarray | None) -> np.ndarray:
+    """Log likelihoods of the orders of a stretch handed on to the next one."""
+    if links is None:
+        return np.logaddexp(totals + np.log1p(-np.exp(-_SWITCH_NATS)), logsumexp(totals) - _SWITCH_NATS)
+    return logsumexp(totals[:, None] + links, axis=0)
+
+
+def _in_windows(values: Sequence, n_stretches: Sequence[int]) -> list[list]:
+    """Values of all stretches by window."""
+    left = iter(values)
+    return [list(islice(left, count)) for count in n_stretches]
+
+
+def _certainties(
+    windows: Sequence[WindowEvidence],
+    states: Sequence[np.ndarray],
+    orders: Sequence[np.ndarray],
+    probabilities: Sequence[Sequence[np.ndarray]],
+) -> list[float]:
+    """`Assignment.certainties`."""
+    certainties = []
+    for face in range(len(windows[0].seen)):
+        own = [
+            float(probability[here[:, face] == order[face]].sum())
+            for window, here, chosen, each in zip(windows, states, orders, probabilities, strict=True)
+            if window.seen[face]
+            for order, probability in zip(chosen, each, strict=True)
+        ]
+        certainties.append(float(np.mean(own)) if own else 1.0)
+    return certainties
 
 
 def _orders(window: WindowEvidence) -> np.ndarray:
     """The orders that a window can have, (orders, n_faces)."""
     faces = np.flatnonzero(window.seen)
     if len(faces) > _MOST_ENUMERATED:
-        return np.array([best_order(window.evidence[:, : window.n_voices].sum(axis=0), window.seen)])
+        best = np.array(best_order(window.evidence[:, : window.n_voices].sum(axis=0), window.seen))
+        pairs = np.array(list(combinations(faces, 2)))
+        orders = np.repeat(best[None], 1 + len(pairs), axis=0)
+        np.put_along_axis(orders[1:], pairs, best[pairs[:, ::-1]], axis=1)
+        return orders
     voices = list(permutations(range(window.n_voices), len(faces)))
     found = np.array(voices, int).reshape(len(voices), len(faces))
     if window.alone is not None:
@@ -159,36 +217,6 @@ def _continuity(before: np.ndarray, here: np.ndarray, link: np.ndarray, both: np
         old, new = before[:, face][:, None], here[:, face][None, :]
         total += np.where((old == NO_STREAM) | (new == NO_STREAM), 1.0, link[old, new])
     return total
-
-
-def _margins(windows: Sequence[WindowEvidence], orders: Sequence[np.ndarray]) -> list[float]:
-    """Of each face, the least that an exchange of its voice costs: with another face, or with a stream without one."""
-    n_faces = len(windows[0].seen)
-    costs = np.zeros((n_faces, n_faces + 1))  # by face and partner; the last partner is a stream without a face
-    possible = np.zeros((n_faces, n_faces + 1), bool)
-    for window, order, stretches in _runs(windows, orders):
-        now = window.of(order[None])[stretches, 0].sum()
-        for face, partner, others in _exchanges(window, order):
-            costs[face, partner] += now - window.of(others)[stretches].sum(axis=0).max()
-            possible[face, partner] = True
-    return [float(cost[may].min()) if may.any() else float("inf") for cost, may in zip(costs, possible, strict=True)]
-
-
-def _exchanges(window: WindowEvidence, order: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-    """The other orders to hold against one: of a face and its partner (-1: a stream without a face), (n, n_faces)."""
-    faces = np.flatnonzero(window.seen)
-    for face in faces:
-        for other in faces:
-            if order[face] != order[other]:
-                exchanged = order.copy()
-                exchanged[[face, other]] = order[[other, face]]
-                yield face, other, exchanged[None]
-        streams = range(window.evidence.shape[1] if len(faces) == 1 else window.n_voices)
-        spare = [stream for stream in streams if stream not in order]
-        if spare and order[face] != NO_STREAM and (len(faces) == 1 or order[face] != window.whole):
-            others = np.repeat(order[None], len(spare), axis=0)
-            others[:, face] = spare
-            yield face, -1, others
 
 
 def _agreement(windows: Sequence[WindowEvidence], orders: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
