@@ -3,8 +3,8 @@
 Written by stage 4, read by stage 5. `separated.csv` has the columns `mixture_ID,mixture_path,source_1_path,...,
 estimate_1_path,...,subset,separated_by,order_certainty,gain`: paths of the inputs are absolute ("" where absent), those
 of the estimates start at the CSV's folder; `separated_by` ends in `ORDER_UNKNOWN` where no visual embedding told the
-order of the estimates; `order_certainty` is how likely the order is right, in the mean over the time, where the network compares faces
-with voices; `gain` is what all estimates of the mixture were multiplied with so that none is clipped.
+order of the estimates; `order_certainty` is how likely the order is right, in the mean over the time, where the network
+compares faces with voices; `gain` is what all estimates of the mixture were multiplied with so that none is clipped.
 
 In the journal (`utils.data.jobs.Journal`) a mixture has the stamp of all that its estimates depend on, and the last three
 of these columns; the line with an empty stamp is written before the estimates, the one with the stamp after them.

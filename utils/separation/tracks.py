@@ -198,7 +198,7 @@ def _report(
             "parts": "stretches of following the face without a cut or an absence; they were joined by how alike the faces are",
             "joined_with_certainty": "0 to 1, how likely the least certain of these joins is right; 1 where there was none",
             "agreement": "of the track with the mouth of each face, nats for each second that both are seen; 0 is chance",
-            "voice_certainty": "0 to 1, how likely the track is the voice of this face, in the mean over the time in which it is seen",
+            "voice_certainty": "0 to 1, how likely the track is this face's voice, in the mean over the time that it is seen",
             "faces_left_out": "people beyond the number that --people asked for",
             "rest": "the residual: the video's sound less all tracks, i.e. speakers off screen and noise",
             "gain": "what all tracks were multiplied with so that none is clipped",
