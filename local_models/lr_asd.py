@@ -11,7 +11,7 @@ CHANNELS = (32, 64, 128)  # of the three blocks
 class VisualBlock(nn.Module):
     """Two convolutions over the picture, then two over time, each with batch normalisation and ReLU.
 
-    For inference only: the stored statistics are folded into the convolutions at every call. The 3-D kernels are flat
+    The stored statistics are folded into the convolutions at every call, also in fine-tuning. The 3-D kernels are flat
     in time or in the picture, so they run as 2-D ones, with the channels last in memory, where going from pictures to
     time and back moves nothing: two to three times as fast on a CPU as the plain form.
     """
@@ -74,9 +74,15 @@ class LRASDVisual(nn.Module):
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """Normalised grey frames of any size, (batch, frames, H, W) -> (batch, frames, 128)."""
-        x = _halve(self.block1(clips.unsqueeze(-1)))
-        x = _halve(self.block2(x))
-        return self.block3(x).amax(dim=(2, 3))
+        return self.last_block(self.before_last_block(clips))
+
+    def before_last_block(self, clips: torch.Tensor) -> torch.Tensor:
+        """Clips as of `forward` -> (batch, frames, about H / 8, about W / 8, 64)."""
+        return _halve(self.block2(_halve(self.block1(clips.unsqueeze(-1)))))
+
+    def last_block(self, features: torch.Tensor) -> torch.Tensor:
+        """What `before_last_block` gives -> (batch, frames, 128)."""
+        return self.block3(features).amax(dim=(2, 3))
 
 
 def _halve(x: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tool, *words: object) -> int:
     return tool.main()
 
 
-def test_the_command_trains_three_times_each_from_where_the_one_before_ended(tmp_path: Path) -> None:
+def test_the_command_trains_and_tunes_each_from_where_the_one_before_ended(tmp_path: Path) -> None:
     recipe = copy_recipe(tmp_path / "recipe")
     (recipe / "egs/several").mkdir()
     for name in ("prepare.py", "unseen.sh"):
@@ -38,18 +38,25 @@ def test_the_command_trains_three_times_each_from_where_the_one_before_ended(tmp
     for name in ("glips", "my noise", "rooms"):
         (recipe / name).mkdir()
     (recipe / "lips.pth").touch()
+    (recipe / "exp/unseen_frontend").mkdir(parents=True)
+    (recipe / "exp/unseen_frontend/frontend.pth").touch()  # as the tuning, which does not run here, would make it
     words = ("--corpus_dir", "glips", "--frontend_weights", "lips.pth", "--noise_dir", "my noise", "--rir_dir", "rooms")
     result = bash("bash", "egs/several/unseen.sh", *words, "--train_args", "--epochs 2", cwd=recipe)
     assert result.returncode == 0, result.stderr
     made = calls(recipe)
     trained = [call for call in made if "utils.stages.train" in call]
     assert [call.partition("--conf=")[2].split()[0] for call in trained] == [
-        f"conf/av_tfdprnn_{name}.yml" for name in ("pretrain", "longer", "match")
+        f"conf/av_tfdprnn_{name}.yml" for name in ("pretrain", "longer", "match", "match")
     ]
-    assert [call.partition("--exp_dir=")[2].split()[0] for call in trained] == [f"exp/unseen_{k}" for k in (1, 2, 3)]
-    assert [call.partition("--init_exp_dir=")[2].split(" ")[0] for call in trained] == ["", "exp/unseen_1", "exp/unseen_2"]
+    assert [call.partition("--exp_dir=")[2].split()[0] for call in trained] == [f"exp/unseen_{k}" for k in (1, 2, 3, 4)]
+    starts = [call.partition("--init_exp_dir=")[2].split(" ")[0] for call in trained]
+    assert starts == ["", "exp/unseen_1", "exp/unseen_2", "exp/unseen_frontend"]
+    lips = [call.partition("--frontend_weights=")[2].split(" ")[0] for call in trained]
+    assert lips == ["lips.pth"] * 3 + ["exp/unseen_frontend/frontend.pth"]
+    (tuned,) = [call for call in made if "utils.tools.tune_frontend" in call]
+    assert "--exp_dir=exp/unseen_3 --out_dir=exp/unseen_frontend --frontend_weights=lips.pth" in tuned
     assert all("--noise_dir my\\ noise" in call and "--rir_dir rooms" in call and "--epochs 2" in call for call in trained)
-    assert "--exp_dir=exp/unseen_3 --out_dir=exp/unseen" in made[-1] and "utils.tools.release" in made[-1]
+    assert "--exp_dir=exp/unseen_4 --out_dir=exp/unseen" in made[-1] and "utils.tools.release" in made[-1]
 
 
 def test_what_is_given_to_others_is_half_as_large_and_names_no_folder_of_this_machine(corpus, tmp_path, monkeypatch) -> None:
@@ -67,7 +74,13 @@ def test_what_is_given_to_others_is_half_as_large_and_names_no_folder_of_this_ma
         torch.testing.assert_close(given.state_dict()[name], weights, rtol=1e-3, atol=1e-6)
     assert read_config(tmp_path / "out/conf.yml").data.noise_dir == "noise"
     assert read_json(tmp_path / "out/frontend.json") == {"weights": "dump/weights/lips.pth", "store_name": "lips-1"}
+    assert not (tmp_path / "out/frontend.pth").exists()
     assert "private" not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.[jy]*"))
+    (tmp_path / "lips.pth").write_bytes(b"lips")
+    write_json(tmp_path / "exp/frontend.json", {"weights": str(tmp_path / "lips.pth"), "store_name": "lips-1"})
+    assert call(monkeypatch, release, *words[:4]) == 0
+    assert (tmp_path / "out/frontend.pth").read_bytes() == b"lips"
+    assert read_json(tmp_path / "out/frontend.json")["weights"] == str(tmp_path / "out/frontend.pth")
 
 
 def test_clips_of_a_speaker_follow_each_other_in_sound_and_mouths(tmp_path, monkeypatch) -> None:

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# A network for people whom it has never seen, as that of ./separate.sh: three trainings, each from where the one before ended.
+# A network for people whom it has never seen, as that of ./separate.sh: trainings that begin where the one before ended.
 #
 #   ./egs/several/unseen.sh --corpus_dir data/glips --corpus_args "--also data/grid --speech_dir LIBRISPEECH" \
 #       --frontend_weights FILE --noise_dir NOISE --rir_dir ROOMS
 #
 # First voices are separated without faces, in segments of a second (conf/av_tfdprnn_pretrain.yml); then in longer ones, with
-# noise, rooms and faces (conf/av_tfdprnn_longer.yml); then it is learned whose voice is whose (conf/av_tfdprnn_match.yml). What
-# is up to date is skipped, what was interrupted goes on. OUT_DIR gets the network, as float16.
+# noise, rooms and faces (conf/av_tfdprnn_longer.yml); then it is learned whose voice is whose (conf/av_tfdprnn_match.yml); then
+# the visual frontend, LR-ASD, is tuned for it (utils.tools.tune_frontend), and it is learned again from what that shows. What
+# is up to date is skipped, what was interrupted goes on. OUT_DIR gets the network and the frontend, as float16.
 set -euo pipefail
 
 corpus_dir=       # data/<corpus> of the first prepared corpus
@@ -14,8 +15,8 @@ corpus_args=      # further options of egs/several/prepare.py: --also, --speech_
 noise_dir=        # folder of noise, mono, 16 kHz; empty: none, and a voice in noise is not learned to be separated from it
 rir_dir=          # folder of room impulse responses; empty: none
 train_args=       # keys of all three confs to change, e.g. "--epochs 2"
-frontend_weights= # checkpoint of the visual frontend
-tag=unseen        # the experiments are exp/<tag>_1, _2 and _3
+frontend_weights= # LR-ASD
+tag=unseen        # the experiments are exp/<tag>_1 to _4, and <tag>_frontend
 out_dir=          # gets the network; empty: exp/<tag>
 nj=$(nproc)       # processes for what runs on the CPU
 id=               # GPUs, e.g. 0 or 0,1; cpu: none; empty: all that are visible
@@ -33,12 +34,16 @@ if [[ -n $rir_dir ]]; then
     printf -v rooms '%q' "$rir_dir"
     train_args="--rir_dir $rooms --rir_prob 0.1 $train_args"
 fi
-recipe=(./run.sh --corpus several "--frontend_weights=$frontend_weights" "--train_args=$train_args" "--nj=$nj" "--id=$id"
-    "--max_failed=$max_failed")
+recipe=(./run.sh --corpus several "--train_args=$train_args" "--nj=$nj" "--id=$id" "--max_failed=$max_failed")
 "${recipe[@]}" --stop_stage 3 "--corpus_dir=$corpus_dir" "--corpus_args=$corpus_args" \
-    --conf conf/av_tfdprnn_pretrain.yml --tag "${tag}_1"
-"${recipe[@]}" --stage 2 --stop_stage 3 --conf conf/av_tfdprnn_longer.yml --tag "${tag}_2" --init_exp_dir "exp/${tag}_1"
-"${recipe[@]}" --stage 2 --stop_stage 3 --conf conf/av_tfdprnn_match.yml --tag "${tag}_3" --init_exp_dir "exp/${tag}_2" \
-    --views centre,varied1,varied2,varied5
+    --conf conf/av_tfdprnn_pretrain.yml --tag "${tag}_1" "--frontend_weights=$frontend_weights"
+recipe+=(--stage 2 --stop_stage 3)
+"${recipe[@]}" --conf conf/av_tfdprnn_longer.yml --tag "${tag}_2" --init_exp_dir "exp/${tag}_1" \
+    "--frontend_weights=$frontend_weights"
+recipe+=(--conf conf/av_tfdprnn_match.yml --views centre,varied1,varied2,varied5)
+"${recipe[@]}" --tag "${tag}_3" --init_exp_dir "exp/${tag}_2" "--frontend_weights=$frontend_weights"
 . ./path.sh
-python3 -m utils.tools.release "--exp_dir=exp/${tag}_3" "--out_dir=${out_dir:-exp/$tag}"
+python3 -m utils.tools.tune_frontend --data_dir data/several "--exp_dir=exp/${tag}_3" "--out_dir=exp/${tag}_frontend" \
+    "--frontend_weights=$frontend_weights" "--id=$id"
+"${recipe[@]}" --tag "${tag}_4" --init_exp_dir "exp/${tag}_frontend" --frontend_weights "exp/${tag}_frontend/frontend.pth"
+python3 -m utils.tools.release "--exp_dir=exp/${tag}_4" "--out_dir=${out_dir:-exp/$tag}"

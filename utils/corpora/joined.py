@@ -1,5 +1,6 @@
-"""Clips of a speaker that follow each other as one recording: how long they are together, and their mouth crops."""
+"""Clips of a speaker that follow each other as one recording: which there are, how long they are, and their mouth crops."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -9,6 +10,17 @@ from utils.data.manifest import Manifest, Utterance
 from utils.data.mouths import MouthFile, MouthWriter
 
 _BLOCK_FRAMES = 64  # of crops in memory
+
+
+def clips_by_speaker(manifest: Manifest) -> dict[str, list[Utterance]]:
+    """The sources of a manifest's mixtures that have a speaker and a mouth, by their speakers, each once."""
+    found: dict[str, dict[str, Utterance]] = defaultdict(dict)
+    for item in manifest.items:
+        for source, mouth, speaker in zip(item.source_paths, item.mouth_paths, item.speakers, strict=True):
+            if speaker and mouth:
+                clip = Utterance(Path(mouth).stem, speaker, source, mouth, item.length, item.frames, item.fps)
+                found[speaker].setdefault(mouth, clip)
+    return {speaker: list(clips.values()) for speaker, clips in found.items()}
 
 
 def whole_frames(manifest: Manifest, clips: Sequence[Utterance]) -> list[int]:

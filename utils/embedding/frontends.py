@@ -86,7 +86,8 @@ class Frontend(nn.Module):
             raise ValueError(f"mouths are uint8 (frames, {MOUTH_SIZE}, {MOUTH_SIZE}), not {mouths.dtype} {mouths.shape}")
         mean, std = self.normalisation
         if view.startswith("varied"):
-            return _varied(mouths, self.crop_size, int(view.removeprefix("varied"))).sub_(mean).div_(std)
+            rng = np.random.default_rng(int(view.removeprefix("varied")))
+            return vary(mouths, self.crop_size, rng).sub_(mean).div_(std)
         offset = (MOUTH_SIZE - self.crop_size) // 2
         inside = slice(offset, offset + self.crop_size)
         crop = torch.tensor(mouths[:, inside, inside])
@@ -105,9 +106,8 @@ class Frontend(nn.Module):
             return self.network(clips.float())
 
 
-def _varied(mouths: np.ndarray, size: int, number: int) -> torch.Tensor:
-    """Another picture of each crop, for a number always in the same way: (frames, 96, 96) -> (frames, size, size), 0..1."""
-    rng = np.random.default_rng(number)
+def vary(mouths: np.ndarray, size: int, rng: np.random.Generator) -> torch.Tensor:
+    """Move, turn, scale, mirror and brighten the crops of a clip: uint8 (frames, 96, 96) -> (frames, size, size), 0..1."""
     angle, scale, (right, down) = rng.uniform(-0.15, 0.15), rng.uniform(0.85, 1.15), rng.uniform(-0.08, 0.08, 2)
     mirror, gain, offset = rng.choice([-1.0, 1.0]), rng.uniform(0.7, 1.3), rng.uniform(-0.1, 0.1)
     pictures = torch.tensor(mouths).float().div_(255).unsqueeze(1)

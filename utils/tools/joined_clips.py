@@ -10,12 +10,11 @@ recording changes, and more evidence must tell better whose it is. No clip is in
 """
 
 import argparse
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from utils.corpora.joined import whole_frames, write_joined_mouths
+from utils.corpora.joined import clips_by_speaker, whole_frames, write_joined_mouths
 from utils.data.audio import read_audio, write_wav
 from utils.data.clock import frames_to_samples
 from utils.data.manifest import Manifest, Utterance, read_manifest
@@ -29,7 +28,7 @@ def main() -> int:
     """Draw the mixtures and write them."""
     args = _parse_args()
     manifest = read_manifest(args.data_dir / f"{args.split}.csv")
-    by_speaker = {speaker: clips for speaker, clips in _clips(manifest).items() if len(clips) >= args.n_clips}
+    by_speaker = {speaker: clips for speaker, clips in clips_by_speaker(manifest).items() if len(clips) >= args.n_clips}
     if len(by_speaker) < 2:
         raise UserError(f"{manifest.path}: fewer than two speakers have {args.n_clips} clips; choose a smaller --n_clips")
     rng = np.random.default_rng(args.seed)
@@ -61,17 +60,6 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--n_mixtures", type=at_least(1), default=100)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
-
-
-def _clips(manifest: Manifest) -> dict[str, list[Utterance]]:
-    """The clips of a split's mixtures by their speakers, each once."""
-    found: dict[str, dict[str, Utterance]] = defaultdict(dict)
-    for item in manifest.items:
-        for source, mouth, speaker in zip(item.source_paths, item.mouth_paths, item.speakers, strict=True):
-            if speaker and mouth:
-                clip = Utterance(Path(mouth).stem, speaker, source, mouth, item.length, item.frames, item.fps)
-                found[speaker].setdefault(mouth, clip)
-    return {speaker: list(clips.values()) for speaker, clips in found.items()}
 
 
 def _draw(rng: np.random.Generator, size: int, count: int) -> list[int]:

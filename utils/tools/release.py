@@ -1,12 +1,13 @@
 """A trained network as it is given to others: half as large, and without the paths of the machine that trained it.
 
 Reads   --exp_dir, an experiment of stage 3
-Writes  --out_dir: best_model.pth (weights as float16: `from_pretrained` makes float32 of them), conf.yml, frontend.json
-Run     python -m utils.tools.release --exp_dir exp/av_tfdprnn_match_several --out_dir egs/own_video/pretrained \\
-            --frontend_weights dump/weights/lr_asd_talkset.pth.tar
+Writes  --out_dir: best_model.pth (weights as float16: `from_pretrained` makes float32 of them), conf.yml, frontend.json,
+        and the visual frontend as frontend.pth, unless --frontend_weights says where others will have it
+Run     python -m utils.tools.release --exp_dir exp/unseen_4 --out_dir egs/own_video/pretrained
 """
 
 import argparse
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,8 +37,12 @@ def main() -> int:
     write_config(args.out_dir / "conf.yml", replace(config, data=replace(config.data, **folders)))
     frontend = args.exp_dir / "frontend.json"
     if frontend.is_file():
-        facts = read_json(frontend)
-        write_json(args.out_dir / "frontend.json", facts | {"weights": args.frontend_weights or facts["weights"]})
+        facts, theirs = read_json(frontend), args.frontend_weights
+        if not theirs:
+            theirs = str(args.out_dir / "frontend.pth")
+            with atomic_path(theirs) as temporary:
+                shutil.copyfile(facts["weights"], temporary)
+        write_json(args.out_dir / "frontend.json", facts | {"weights": theirs})
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
     return 0
 
@@ -46,7 +51,7 @@ def _parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="release", description=__doc__.splitlines()[0])
     parser.add_argument("--exp_dir", type=Path, required=True, help="a trained experiment")
     parser.add_argument("--out_dir", type=Path, required=True, help="gets the network")
-    parser.add_argument("--frontend_weights", default="", help="where others will have the visual frontend's weights")
+    parser.add_argument("--frontend_weights", default="", help="where others will have those of the visual frontend")
     return parser.parse_args()
 
 

@@ -1,0 +1,209 @@
+"""Fine-tuning of LR-ASD's visual half by telling whose voice it is: its last block learns together with the comparison.
+
+The frontend was trained to see who is speaking, not what is said when. Here faces and clean voices are compared frame by
+frame (`local_models.matching`), and the gradient goes on into the last block of the frontend, so that its embeddings say
+more of the voice. The pictures are moved, scaled, turned, mirrored, brightened and coarsened at random, or faces as few as
+there are would be learned by heart. The blocks before it and all stored statistics stay as they are.
+"""
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import avg_pool2d, interpolate, softplus
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from local_models.lr_asd import LRASDVisual
+from local_models.matching import FaceVoiceMatcher
+from utils.data.audio import read_audio
+from utils.data.files import atomic_path
+from utils.data.manifest import Manifest, Utterance
+from utils.data.mouths import MouthFile, read_mouths
+from utils.embedding.frontends import Frontend, vary
+from utils.errors import UserError
+from utils.mixing.levels import sir_gains
+from utils.training.utterances import Segments
+
+log = logging.getLogger(__name__)
+
+_COARSE_PROB = 0.4  # of pictures of a half or a third of the resolution
+_LEAK_PROB, _MOST_LEAK = 0.6, 0.4  # voices with a rest of the other one, as estimates have it
+_MAX_SIR_DB = 5.0
+_SHIFTS = (5, 13)  # video frames by which a voice is moved to be out of step
+_SHIFT_WEIGHT = 0.3
+_MATCHER_LR_RATIO = 3.0  # of the comparison's learning rate over the last block's
+_WARMUP_STEPS = 30
+_MAX_NORM = 5.0
+
+
+class VoicePairs(Dataset):
+    """Two clips of different people, the mixture of their voices, and their pictures, drawn anew in every epoch.
+
+    An example is a dict of tensors: `voices` (2, time), each with or without a rest of the other, `mixture` (time,),
+    `pictures` (2, frames, crop, crop), normalised for the frontend, and `seen` (2, frames).
+
+    Args:
+        manifest: utterances; those without a face, and those shorter than a segment, are left out.
+        frontend: LR-ASD.
+        segment_sec: length of an example.
+        size: examples of an epoch.
+        seed: of everything that is drawn.
+
+    Raises:
+        UserError: fewer than two people are left.
+    """
+
+    def __init__(self, manifest: Manifest, frontend: Frontend, segment_sec: float, size: int, seed: int) -> None:
+        self.manifest, self.frontend, self.size, self.seed = manifest, frontend, size, seed
+        self.segments = Segments(manifest, [], segment_sec, manifest.items[0].fps)
+        self.by_speaker: dict[str, list[Utterance]] = {}
+        for item in self.segments.items:
+            if item.mouth_path:
+                self.by_speaker.setdefault(item.speaker or item.utterance_id, []).append(item)
+        if len(self.by_speaker) < 2:
+            raise UserError(f"{manifest.path}: faces of fewer than two people; give more")
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, *key])
+        clips = [item for own in self.by_speaker.values() for item in own]
+        first = clips[rng.integers(len(clips))]
+        others = [speaker for speaker, own in self.by_speaker.items() if first not in own]
+        second = rng.choice(self.by_speaker[rng.choice(others)])
+        sounds, pictures, seen = zip(*(self._drawn(item, rng) for item in (first, second)), strict=True)
+        sources = np.stack(sounds)
+        sources = sources * sir_gains(sources, rng.uniform(-_MAX_SIR_DB, _MAX_SIR_DB, 1))
+        leaks = rng.uniform(0, _MOST_LEAK, (2, 1)) * (rng.random((2, 1)) < _LEAK_PROB)
+        voices = (1 - leaks) * sources + leaks * sources[::-1]
+        return {
+            "voices": torch.from_numpy(voices.astype(np.float32)),
+            "mixture": torch.from_numpy(sources.sum(axis=0).astype(np.float32)),
+            "pictures": torch.stack(pictures),
+            "seen": torch.from_numpy(np.stack(seen)),
+        }
+
+    def _drawn(self, item: Utterance, rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor, np.ndarray]:
+        """Sound (time,), pictures (frames, crop, crop) and where a mouth is seen (frames,), of a random stretch."""
+        segments = self.segments
+        start_frame = int(rng.integers(segments.last_start(item) + 1))
+        start, length = segments.sample_range(start_frame)
+        sound = read_audio(self.manifest.resolve(item.audio_path), start, length, self.manifest.sample_rate)
+        path = self.manifest.resolve(item.mouth_path)
+        stretch = slice(start_frame, start_frame + segments.n_frames)
+        mouths, (mean, std) = read_mouths(path)[stretch], self.frontend.normalisation
+        mouths = coarsened(mouths, int(rng.integers(2, 4))) if rng.random() < _COARSE_PROB else mouths
+        pictures = vary(mouths, self.frontend.crop_size, rng).sub_(mean).div_(std)
+        return sound, pictures, MouthFile(path).mask[stretch]
+
+
+def coarsened(mouths: np.ndarray, factor: int) -> np.ndarray:
+    """Crops of a factor less resolution, at their size: uint8 (frames, rows, columns)."""
+    pictures = torch.tensor(mouths).float().unsqueeze(1)
+    coarse = interpolate(avg_pool2d(pictures, factor), size=pictures.shape[2:], mode="bilinear")
+    return coarse.squeeze(1).round().byte().numpy()
+
+
+def tune(
+    frontend: Frontend,
+    matcher: FaceVoiceMatcher,
+    pairs: VoicePairs,
+    checkpoint: Path,
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    num_workers: int,
+) -> None:
+    """Train the frontend's last block and the comparison, in place. An interrupted training goes on from its last epoch.
+
+    Args:
+        frontend: LR-ASD, on the device to train on, like `matcher`.
+        matcher: the comparison, for embeddings of this frontend.
+        pairs: training examples.
+        checkpoint: file that keeps an unfinished training.
+        epochs, batch_size: how many, of examples.
+        lr: of the last block, at the start; a cosine takes it to zero.
+        num_workers: loader processes.
+
+    Raises:
+        UserError: another frontend than LR-ASD.
+    """
+    network = frontend.network
+    if not isinstance(network, LRASDVisual):
+        raise UserError(f"visual frontend {frontend.name}: only LR-ASD can be tuned")
+    n_batches = len(pairs) // batch_size
+    block, device = network.block3.requires_grad_(True), next(matcher.parameters()).device
+    groups = [
+        {"params": list(block.parameters()), "lr": lr},
+        {"params": list(matcher.parameters()), "lr": _MATCHER_LR_RATIO * lr},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
+    total = epochs * n_batches
+
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / _WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / total))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    parts = {"block": block, "matcher": matcher, "optimizer": optimizer, "schedule": schedule}
+    first = _resume(checkpoint, parts)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for epoch in range(first, epochs):
+        torch.manual_seed(pairs.seed * 100003 + epoch)
+        order = np.random.default_rng([pairs.seed, epoch]).permutation(n_batches * batch_size).reshape(n_batches, -1)
+        keys = [[(epoch, int(index)) for index in batch] for batch in order]
+        losses: list[float] = []
+        matcher.train()
+        loader = DataLoader(pairs, batch_sampler=keys, num_workers=num_workers)
+        for batch in tqdm(loader, desc=f"epoch {epoch + 1} of {epochs}", unit="batch", disable=None):
+            loss = matching_loss(network, matcher, {name: each.to(device) for name, each in batch.items()})
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, _MAX_NORM)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        with atomic_path(checkpoint) as temporary:
+            torch.save({"epoch": epoch} | {name: part.state_dict() for name, part in parts.items()}, temporary)
+        log.info("epoch %d of %d: loss %.3f nats", epoch + 1, epochs, np.mean(losses))
+    block.requires_grad_(False)
+    matcher.eval()
+
+
+def _resume(checkpoint: Path, parts: dict) -> int:
+    """Load an unfinished training, if there is one; the epoch to go on with."""
+    if not checkpoint.is_file():
+        return 0
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return saved["epoch"] + 1
+
+
+def embedded(network: LRASDVisual, pictures: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Embeddings with gradients of the last block only: pictures (n, frames, H, W) -> (n, frames, 128), 0 where unseen."""
+    with torch.no_grad():
+        features = network.before_last_block(pictures)
+    return network.last_block(features) * seen.unsqueeze(-1)
+
+
+def matching_loss(network: LRASDVisual, matcher: FaceVoiceMatcher, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Finding the voice of a face among those of the batch, and telling it from itself out of step; a scalar, nats.
+
+    Args:
+        network, matcher: in training.
+        batch: stacked examples of `VoicePairs`.
+    """
+    voices, mixture, seen = batch["voices"], batch["mixture"], batch["seen"]
+    visual = embedded(network, batch["pictures"].flatten(0, 1), seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+    loss = matcher.contrastive_loss(voices, visual, mixture, torch.ones_like(seen[..., 0], dtype=torch.bool))
+    faces = matcher.faces(visual.flatten(0, 1))  # (batch * 2, frames, chan)
+    heard = matcher.voices(voices.flatten(0, 1), mixture.repeat_interleave(2, dim=0), faces.shape[1])
+    shift = int(torch.randint(*_SHIFTS, ())) * (1 if torch.rand(()) < 0.5 else -1)
+    moved = torch.roll(heard, shift, dims=1)
+    advantage = ((heard - moved) * faces).sum(dim=(1, 2)) / faces.shape[2] ** 0.5  # (batch * 2,), of being in step
+    return loss + _SHIFT_WEIGHT * softplus(-advantage).mean()
