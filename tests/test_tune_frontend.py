@@ -12,11 +12,11 @@ from tiny_corpus import FPS, RATE_HZ, make_corpus
 from local_models.lr_asd import LRASDVisual
 from local_models.networks import build_network
 from utils.data.audio import read_audio
-from utils.embedding import tuning
 from utils.embedding.checkpoints import LR_ASD_PREFIX
 from utils.embedding.frontends import load_frontend
 from utils.errors import UserError
 from utils.tools import tune_frontend
+from utils.training import frontend_tuning as tuning
 from utils.training.experiment import load_model, save_model
 
 

@@ -40,7 +40,7 @@ recipe=(./run.sh --corpus several "--train_args=$train_args" "--nj=$nj" "--id=$i
 recipe+=(--stage 2 --stop_stage 3)
 "${recipe[@]}" --conf conf/av_tfdprnn_longer.yml --tag "${tag}_2" --init_exp_dir "exp/${tag}_1" \
     "--frontend_weights=$frontend_weights"
-recipe+=(--conf conf/av_tfdprnn_match.yml --views centre,varied1,varied2,varied5)
+recipe+=(--conf conf/av_tfdprnn_match.yml "--views=centre,varied1,varied2,varied5")
 "${recipe[@]}" --tag "${tag}_3" --init_exp_dir "exp/${tag}_2" "--frontend_weights=$frontend_weights"
 . ./path.sh
 python3 -m utils.tools.tune_frontend --data_dir data/several "--exp_dir=exp/${tag}_3" "--out_dir=exp/${tag}_frontend" \

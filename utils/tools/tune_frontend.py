@@ -7,7 +7,7 @@ Writes  --out_dir: frontend.pth, a visual frontend for --frontend_weights (float
 Run     python -m utils.tools.tune_frontend --data_dir data/several --exp_dir exp/unseen_3 --out_dir exp/unseen_frontend \\
             --frontend_weights dump/weights/lr_asd_talkset.pth.tar
 
-The last of LR-ASD's three blocks learns (`utils.embedding.tuning`). The table counts how often it is told right which of two
+The last of LR-ASD's three blocks learns (`utils.training.frontend_tuning`). The table counts how often it is told right which of two
 clean voices belongs to which of two faces, from one, two and four clips of each. An interrupted training goes on from its
 last epoch. The network's separation is not touched; the comparison is to be trained again on its estimates, with embeddings
 of the new frontend (--conf conf/av_tfdprnn_match.yml --init_exp_dir OUT_DIR).
@@ -32,11 +32,11 @@ from utils.data.mouths import MouthFile, read_mouths
 from utils.data.reports import markdown_table
 from utils.embedding.checkpoints import LR_ASD_PREFIX
 from utils.embedding.frontends import Frontend, load_frontend
-from utils.embedding.tuning import VoicePairs, tune
 from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.mixing.levels import mix_at_sir
 from utils.tools.sections import add_results_options, publish
 from utils.training.experiment import load_model, save_model
+from utils.training.frontend_tuning import VoicePairs, tune
 
 log = logging.getLogger(__name__)
 
