@@ -7,10 +7,10 @@ Writes  --out_dir: frontend.pth, a visual frontend for --frontend_weights (float
 Run     python -m utils.tools.tune_frontend --data_dir data/several --exp_dir exp/unseen_3 --out_dir exp/unseen_frontend \\
             --frontend_weights dump/weights/lr_asd_talkset.pth.tar
 
-The last of LR-ASD's three blocks learns (`utils.training.frontend_tuning`). The table counts how often it is told right which of
-two clean voices belongs to which of two faces, from one, two and four clips of each. An interrupted training goes on from its
-last epoch. The network's separation is not touched; the comparison is to be trained again on its estimates, with embeddings
-of the new frontend (--conf conf/av_tfdprnn_match.yml --init_exp_dir OUT_DIR).
+The last of LR-ASD's three blocks learns (`utils.training.frontend_tuning`). The table counts how often it is told right
+which of two clean voices belongs to which of two faces, from one, two and four clips of each. An interrupted training goes on
+from its last epoch. The network's separation is not touched; the comparison is to be trained again on its estimates, with
+embeddings of the new frontend (--conf conf/av_tfdprnn_match.yml --init_exp_dir OUT_DIR).
 """
 
 import argparse
