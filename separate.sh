@@ -5,9 +5,9 @@
 #
 # Writes DIR/<video>/: face1.wav, face2.wav, ... (from left to right; as long as the video's sound to the sample, 16 kHz), rest.wav
 # (the residual: speakers off screen, noise), face1.png, ... and tracks.json (who is on screen when). Together the tracks are
-# what was heard. It is `./run.sh --stage 4 --test_dir VIDEO` with the network that comes with the recipe, whose visual frontend (LR-ASD,
-# 3.4 MB, MIT licence) is fetched the first time. What is up to date is not made again, what was interrupted goes on.
-# Work files (sound, faces, mouths, the visual frontend) are kept in dump/ of the recipe; where that cannot be written, in
+# what was heard. It is `./run.sh --stage 4 --test_dir VIDEO` with the network and the visual frontend that come with the recipe.
+# What is up to date is not made again, what was interrupted goes on.
+# Work files (sound, faces, mouths) are kept in dump/ of the recipe; where that cannot be written, in
 # ${XDG_CACHE_HOME:-~/.cache}/avsep, and without a home in DIR/.cache. The log is DIR/log/4_separate.log.
 # Exit codes: 0 done, 1 a video could not be separated (failed.csv), 2 wrong usage.
 set -euo pipefail
@@ -53,18 +53,7 @@ dump_dir="" cache_dirs=()
 if [[ ${XDG_CACHE_HOME:-} == /* ]]; then cache_dirs=("$XDG_CACHE_HOME/avsep"); fi
 if [[ -d ${HOME:-} ]]; then cache_dirs+=("$HOME/.cache/avsep"); fi # one that does not exist is not made
 first_writable dump_dir dump "${cache_dirs[@]}" "$out_dir/.cache"
-if [[ -z $exp_dir ]]; then
-    exp_dir=egs/own_video/pretrained # what is made with it lies elsewhere, as said above
-    for name in dump "$dump_dir"; do
-        lr_asd=$name/weights/lr_asd_talkset.pth.tar
-        [[ -n $frontend_weights || ! -f $lr_asd ]] || frontend_weights=$lr_asd
-    done
-    if [[ -z $frontend_weights ]]; then
-        utils/download_weights.sh lr_asd_talkset "$dump_dir/weights" >&2 ||
-            die "the visual frontend could not be fetched (see above); fetch it elsewhere and give it with --frontend_weights FILE"
-        frontend_weights=$lr_asd
-    fi
-fi
+exp_dir=${exp_dir:-egs/own_video/pretrained} # what is made with the latter lies elsewhere, as said above
 exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$test_name" \
     "--out_dir=$out_dir" "--dump_dir=$dump_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" \
     "--landmarks_dir=$landmarks_dir" "--alignment=$alignment" "--audio_stream=$audio_stream" "--people=$people" \

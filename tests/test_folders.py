@@ -119,7 +119,7 @@ def install(tmp_path) -> Path:
     root = copy_recipe(tmp_path / "install")
     shutil.copy(ROOT / "separate.sh", root)
     touch_all(root, "calls.txt", "cuda.txt", "requirements-video.txt", "egs/own_video/pretrained/best_model.pth",
-              "dump/weights/lr_asd_talkset.pth.tar", "exp/mine/best_model.pth")  # fmt: skip
+              "exp/mine/best_model.pth")  # fmt: skip
     touch_all(tmp_path, "home/x", "here/talk.mkv")
     return root
 
@@ -141,7 +141,7 @@ def test_a_read_only_install_writes_to_the_out_dir_and_the_users_cache(install):
     assert done.returncode == 0, done.stderr
     assert (options["out_dir"], options["dump_dir"]) == (str(out), str(install.parent / "home/.cache/avsep"))
     assert options["exp_dir"] == "egs/own_video/pretrained"
-    assert options["frontend_weights"] == "dump/weights/lr_asd_talkset.pth.tar"
+    assert options["frontend_weights"] == ""  # the one that comes with the network
     assert (out / "log/4_separate.log").is_file()
     _, options = separate(install, "--out_dir", "out", XDG_CACHE_HOME=str(install.parent / "cache"))
     assert options["dump_dir"] == str(install.parent / "cache/avsep")
@@ -193,9 +193,8 @@ def test_a_video_is_separated_by_a_read_only_checkout(tmp_path, shared_data):
     words = ["unshare", "--mount", "bash", "-c", mount, "mount", ROOT, checkout]
     if subprocess.run([*map(str, words), "true"], capture_output=True).returncode:
         pytest.skip("no folder can be mounted read-only here")
-    weights = shared_data / "weights/lr_asd_talkset.model"
     video = shared_data / "grid_video/g2brbk7n.mpg"
-    done = bash(*words, checkout / "separate.sh", video, "--out_dir", out, "--frontend_weights", weights, "--id", "cpu",
+    done = bash(*words, checkout / "separate.sh", video, "--out_dir", out, "--id", "cpu",
                 cwd=tmp_path, timeout_sec=300, HOME=str(tmp_path / "nix"), CDPATH=".")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (out / "g2brbk7n/tracks.json").is_file() and (out / "log/4_separate.log").is_file()

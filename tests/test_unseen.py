@@ -11,8 +11,10 @@ from shell_helpers import ROOT, bash, calls, copy_recipe
 from test_training import config_of, run
 from tiny_corpus import FPS, RATE_HZ, make_corpus
 
+from utils.data.experiments import open_experiment
 from utils.data.files import read_json, write_json
 from utils.data.mouths import read_mouths
+from utils.embedding.frontends import load_frontend, store_name
 from utils.errors import UserError
 from utils.mixing.levels import sir_db
 from utils.tools import joined_clips, release
@@ -81,6 +83,17 @@ def test_what_is_given_to_others_is_half_as_large_and_names_no_folder_of_this_ma
     assert call(monkeypatch, release, *words[:4]) == 0
     assert (tmp_path / "out/frontend.pth").read_bytes() == b"lips"
     assert read_json(tmp_path / "out/frontend.json")["weights"] == str(tmp_path / "out/frontend.pth")
+
+
+def test_the_network_of_the_recipe_comes_with_the_frontend_that_it_was_trained_with() -> None:
+    folder = ROOT / "egs/own_video/pretrained"
+    experiment = open_experiment(folder.relative_to(ROOT))
+    frontend = load_frontend(ROOT / experiment.frontend.weights)
+    assert Path(experiment.frontend.weights) == folder.relative_to(ROOT) / "frontend.pth"
+    assert store_name(frontend, experiment.frontend.view, experiment.frontend.precision) == experiment.frontend.store_name
+    network = load_model(experiment.network_path)
+    assert network.config.visual_dim == frontend.dim and network.matcher is not None
+    assert sum(path.stat().st_size for path in folder.glob("*.pth")) < 6e6
 
 
 def test_clips_of_a_speaker_follow_each_other_in_sound_and_mouths(tmp_path, monkeypatch) -> None:

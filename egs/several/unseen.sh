@@ -4,10 +4,10 @@
 #   ./egs/several/unseen.sh --corpus_dir data/glips --corpus_args "--also data/grid --speech_dir LIBRISPEECH" \
 #       --frontend_weights FILE --noise_dir NOISE --rir_dir ROOMS
 #
-# First voices are separated without faces, in segments of a second (conf/av_tfdprnn_pretrain.yml); then in longer ones, with
-# noise, rooms and faces (conf/av_tfdprnn_longer.yml); then it is learned whose voice is whose (conf/av_tfdprnn_match.yml); then
-# the visual frontend, LR-ASD, is tuned for it (utils.tools.tune_frontend), and it is learned again from what that shows. What
-# is up to date is skipped, what was interrupted goes on. OUT_DIR gets the network and the frontend, as float16.
+# First voices are separated without faces, in segments of a second (conf/av_tfdprnn_pretrain.yml), then in longer ones
+# (conf/av_tfdprnn_longer.yml); then it is learned whose voice is whose (conf/av_tfdprnn_match.yml); then the visual frontend,
+# LR-ASD, is tuned for that (utils.tools.tune_frontend), and it is learned again from what the frontend shows now. What is up
+# to date is skipped, what was interrupted goes on. OUT_DIR gets the network and the frontend, as float16.
 set -euo pipefail
 
 corpus_dir=       # data/<corpus> of the first prepared corpus

@@ -63,7 +63,8 @@ def main() -> int:
         return 0
     device = choose_device(args.id)
     frontend, matcher = load_frontend(args.frontend_weights).to(device), network.matcher.to(device)
-    pairs = VoicePairs(manifest, frontend, args.segment_sec, args.epoch_size, args.seed)
+    segments = {"segment_sec": args.segment_sec, "fps": matcher.video_fps}
+    pairs = VoicePairs(manifest, frontend, **segments, size=args.epoch_size, seed=args.seed)
     paths = [args.data_dir / f"{part}.csv" for part in ("val", "test")]
     parts = {path.stem: read_manifest(path) for path in paths if path.is_file()}
     before = {part: shares_told(frontend, matcher, each) for part, each in parts.items()}

@@ -8,6 +8,7 @@ there are would be learned by heart. The blocks before it and all stored statist
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,14 @@ from tqdm import tqdm
 
 from local_models.lr_asd import LRASDVisual
 from local_models.matching import FaceVoiceMatcher
-from utils.data.audio import read_audio
 from utils.data.files import atomic_path
-from utils.data.manifest import Manifest, Utterance
+from utils.data.manifest import Manifest
 from utils.data.mouths import MouthFile, read_mouths
 from utils.embedding.frontends import Frontend, vary
 from utils.errors import UserError
 from utils.mixing.levels import sir_gains
-from utils.training.utterances import Segments
+from utils.training.config import DataConfig
+from utils.training.utterances import Piece, UtterancePool
 
 log = logging.getLogger(__name__)
 
@@ -46,40 +47,35 @@ class VoicePairs(Dataset):
     `pictures` (2, frames, crop, crop), normalised for the frontend, and `seen` (2, frames).
 
     Args:
-        manifest: utterances; those without a face, and those shorter than a segment, are left out.
+        manifest: utterances; those without a face are left out.
         frontend: LR-ASD.
         segment_sec: length of an example.
+        fps: video frames for each second.
         size: examples of an epoch.
         seed: of everything that is drawn.
 
     Raises:
-        UserError: fewer than two people are left.
+        UserError: fewer than two people are left, or none of their clips is long enough.
     """
 
-    def __init__(self, manifest: Manifest, frontend: Frontend, segment_sec: float, size: int, seed: int) -> None:
-        self.manifest, self.frontend, self.size, self.seed = manifest, frontend, size, seed
-        self.segments = Segments(manifest, [], segment_sec, manifest.items[0].fps)
-        self.by_speaker: dict[str, list[Utterance]] = {}
-        for item in self.segments.items:
-            if item.mouth_path:
-                self.by_speaker.setdefault(item.speaker or item.utterance_id, []).append(item)
-        if len(self.by_speaker) < 2:
-            raise UserError(f"{manifest.path}: faces of fewer than two people; give more")
+    def __init__(self, manifest: Manifest, frontend: Frontend, *, segment_sec: float, fps: float, size: int, seed: int) -> None:
+        self.frontend, self.size, self.seed = frontend, size, seed
+        faces = replace(manifest, items=tuple(item for item in manifest.items if item.mouth_path))
+        if not faces.items:
+            raise UserError(f"{manifest.path}: no utterance has a face; give a corpus with mouth crops")
+        self.pool = UtterancePool(faces, [], DataConfig(segment_sec=segment_sec), fps, most_sources=2)
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([self.seed, *key])
-        clips = [item for own in self.by_speaker.values() for item in own]
-        first = clips[rng.integers(len(clips))]
-        others = [speaker for speaker, own in self.by_speaker.items() if first not in own]
-        second = rng.choice(self.by_speaker[rng.choice(others)])
-        sounds, pictures, seen = zip(*(self._drawn(item, rng) for item in (first, second)), strict=True)
-        sources = np.stack(sounds)
+        drawn = self.pool.draw(2, rng)
+        sources = np.stack([source.audio for source in drawn])
         sources = sources * sir_gains(sources, rng.uniform(-_MAX_SIR_DB, _MAX_SIR_DB, 1))
         leaks = rng.uniform(0, _MOST_LEAK, (2, 1)) * (rng.random((2, 1)) < _LEAK_PROB)
         voices = (1 - leaks) * sources + leaks * sources[::-1]
+        pictures, seen = zip(*(self._pictures(source.pieces[0], rng) for source in drawn), strict=True)
         return {
             "voices": torch.from_numpy(voices.astype(np.float32)),
             "mixture": torch.from_numpy(sources.sum(axis=0).astype(np.float32)),
@@ -87,18 +83,13 @@ class VoicePairs(Dataset):
             "seen": torch.from_numpy(np.stack(seen)),
         }
 
-    def _drawn(self, item: Utterance, rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor, np.ndarray]:
-        """Sound (time,), pictures (frames, crop, crop) and where a mouth is seen (frames,), of a random stretch."""
-        segments = self.segments
-        start_frame = int(rng.integers(segments.last_start(item) + 1))
-        start, length = segments.sample_range(start_frame)
-        sound = read_audio(self.manifest.resolve(item.audio_path), start, length, self.manifest.sample_rate)
-        path = self.manifest.resolve(item.mouth_path)
-        stretch = slice(start_frame, start_frame + segments.n_frames)
+    def _pictures(self, piece: Piece, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray]:
+        """Another picture of each crop (frames, crop, crop), and where a mouth is seen (frames,)."""
+        path = self.pool.manifest.resolve(piece.item.mouth_path)
+        stretch = slice(piece.start_frame, piece.start_frame + piece.n_frames)
         mouths, (mean, std) = read_mouths(path)[stretch], self.frontend.normalisation
         mouths = coarsened(mouths, int(rng.integers(2, 4))) if rng.random() < _COARSE_PROB else mouths
-        pictures = vary(mouths, self.frontend.crop_size, rng).sub_(mean).div_(std)
-        return sound, pictures, MouthFile(path).mask[stretch]
+        return vary(mouths, self.frontend.crop_size, rng).sub_(mean).div_(std), MouthFile(path).mask[stretch]
 
 
 def coarsened(mouths: np.ndarray, factor: int) -> np.ndarray:
