@@ -108,3 +108,6 @@ def test_what_cannot_be_tuned_is_refused(folder: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(sys, "argv", words(folder, tmp_path, "--batch_size", 9))
     with pytest.raises(UserError, match="below --batch_size"):
         tune_frontend.main()
+    monkeypatch.setattr(sys, "argv", words(folder, tmp_path, "--segment_sec", 0.2))
+    with pytest.raises(UserError, match="raise it"):
+        tune_frontend.main()

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _PRODUCTS = ("frontend.pth", "best_model.pth")
 _N_CLIPS = (1, 2, 4)
 _N_PAIRS = 400
+_SHORTEST_SEC = 0.4
 _MAX_SIR_DB = 5.0
 
 
@@ -51,6 +52,8 @@ def main() -> int:
     args = _parse_args()
     if args.epoch_size < args.batch_size:
         raise UserError(f"--epoch_size {args.epoch_size} is below --batch_size {args.batch_size}; raise it")
+    if not args.segment_sec >= _SHORTEST_SEC:
+        raise UserError(f"--segment_sec {args.segment_sec:g}: movements of less than {_SHORTEST_SEC:g} s tell nothing; raise it")
     source = args.exp_dir / "best_model.pth"
     network, manifest = load_model(source), read_manifest(args.data_dir / "utterances.csv")
     if network.matcher is None:
@@ -98,7 +101,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--epochs", type=at_least(1), default=8)
     parser.add_argument("--epoch_size", type=at_least(1), default=1100, help="pairs of clips")
     parser.add_argument("--batch_size", type=at_least(1), default=16, help="pairs")
-    parser.add_argument("--segment_sec", type=float, default=1.0)
+    parser.add_argument("--segment_sec", type=float, default=1.0, help="length of a clip in training")
     parser.add_argument("--lr", type=float, default=1.5e-4, help="of the frontend's last block")
     parser.add_argument("--num_workers", type=at_least(0), default=1, help="processes that read and vary pictures")
     parser.add_argument("--seed", type=at_least(0), default=0)

@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 _COARSE_PROB = 0.4  # of pictures of a half or a third of the resolution
 _LEAK_PROB, _MOST_LEAK = 0.6, 0.4  # voices with a rest of the other one, as estimates have it
 _MAX_SIR_DB = 5.0
-_SHIFTS = (5, 13)  # video frames by which a voice is moved to be out of step
 _SHIFT_WEIGHT = 0.3
 _MATCHER_LR_RATIO = 3.0  # of the comparison's learning rate over the last block's
 _WARMUP_STEPS = 30
@@ -194,7 +193,8 @@ def matching_loss(network: LRASDVisual, matcher: FaceVoiceMatcher, batch: dict[s
     loss = matcher.contrastive_loss(voices, visual, mixture, torch.ones_like(seen[..., 0], dtype=torch.bool))
     faces = matcher.faces(visual.flatten(0, 1))  # (batch * 2, frames, chan)
     heard = matcher.voices(voices.flatten(0, 1), mixture.repeat_interleave(2, dim=0), faces.shape[1])
-    shift = int(torch.randint(*_SHIFTS, ())) * (1 if torch.rand(()) < 0.5 else -1)
+    n_frames = faces.shape[1]
+    shift = int(torch.randint(n_frames // 5, n_frames // 2 + 1, ())) * (1 if torch.rand(()) < 0.5 else -1)
     moved = torch.roll(heard, shift, dims=1)
     advantage = ((heard - moved) * faces).sum(dim=(1, 2)) / faces.shape[2] ** 0.5  # (batch * 2,), of being in step
     return loss + _SHIFT_WEIGHT * softplus(-advantage).mean()
