@@ -43,7 +43,7 @@ def test_the_command_trains_and_tunes_each_from_where_the_one_before_ended(tmp_p
     (recipe / "exp/unseen_frontend").mkdir(parents=True)
     (recipe / "exp/unseen_frontend/frontend.pth").touch()  # as the tuning, which does not run here, would make it
     words = ("--corpus_dir", "glips", "--frontend_weights", "lips.pth", "--noise_dir", "my noise", "--rir_dir", "rooms")
-    result = bash("bash", "egs/several/unseen.sh", *words, "--train_args", "--epochs 2", cwd=recipe)
+    result = bash("bash", "egs/several/unseen.sh", *words, "--train_args", "--epochs 2", "--tune_args", "--epochs 3", cwd=recipe)
     assert result.returncode == 0, result.stderr
     made = calls(recipe)
     trained = [call for call in made if "utils.stages.train" in call]
@@ -56,7 +56,7 @@ def test_the_command_trains_and_tunes_each_from_where_the_one_before_ended(tmp_p
     lips = [call.partition("--frontend_weights=")[2].split(" ")[0] for call in trained]
     assert lips == ["lips.pth"] * 3 + ["exp/unseen_frontend/frontend.pth"]
     (tuned,) = [call for call in made if "utils.tools.tune_frontend" in call]
-    assert "--exp_dir=exp/unseen_3 --out_dir=exp/unseen_frontend --frontend_weights=lips.pth" in tuned
+    assert "--exp_dir=exp/unseen_3 --out_dir=exp/unseen_frontend --frontend_weights=lips.pth" in tuned and "--epochs 3" in tuned
     assert all("--noise_dir my\\ noise" in call and "--rir_dir rooms" in call and "--epochs 2" in call for call in trained)
     assert "--exp_dir=exp/unseen_4 --out_dir=exp/unseen" in made[-1] and "utils.tools.release" in made[-1]
 

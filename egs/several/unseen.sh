@@ -15,6 +15,7 @@ corpus_args=      # further options of egs/several/prepare.py: --also, --speech_
 noise_dir=        # folder of noise, mono, 16 kHz; empty: none, and a voice in noise is not learned to be separated from it
 rir_dir=          # folder of room impulse responses; empty: none
 train_args=       # keys of all three confs to change, e.g. "--epochs 2"
+tune_args=        # options of utils.tools.tune_frontend to change, e.g. "--epochs 2"
 frontend_weights= # LR-ASD
 tag=unseen        # the experiments are exp/<tag>_1 to _4, and <tag>_frontend
 out_dir=          # gets the network; empty: exp/<tag>
@@ -43,7 +44,8 @@ recipe+=(--stage 2 --stop_stage 3)
 recipe+=(--conf conf/av_tfdprnn_match.yml "--views=centre,varied1,varied2,varied5")
 "${recipe[@]}" --tag "${tag}_3" --init_exp_dir "exp/${tag}_2" "--frontend_weights=$frontend_weights"
 . ./path.sh
+read -ra tuning <<<"$tune_args"
 python3 -m utils.tools.tune_frontend --data_dir data/several "--exp_dir=exp/${tag}_3" "--out_dir=exp/${tag}_frontend" \
-    "--frontend_weights=$frontend_weights" "--id=$id"
+    "--frontend_weights=$frontend_weights" "--id=$id" "${tuning[@]}"
 "${recipe[@]}" --tag "${tag}_4" --init_exp_dir "exp/${tag}_frontend" --frontend_weights "exp/${tag}_frontend/frontend.pth"
 python3 -m utils.tools.release "--exp_dir=exp/${tag}_4" "--out_dir=${out_dir:-exp/$tag}"

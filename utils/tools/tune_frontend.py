@@ -53,7 +53,9 @@ def main() -> int:
     if args.epoch_size < args.batch_size:
         raise UserError(f"--epoch_size {args.epoch_size} is below --batch_size {args.batch_size}; raise it")
     if not args.segment_sec >= _SHORTEST_SEC:
-        raise UserError(f"--segment_sec {args.segment_sec:g}: movements of less than {_SHORTEST_SEC:g} s tell nothing; raise it")
+        raise UserError(
+            f"--segment_sec {args.segment_sec:g}: movements of less than {_SHORTEST_SEC:g} s tell nothing; raise it"
+        )
     source = args.exp_dir / "best_model.pth"
     network, manifest = load_model(source), read_manifest(args.data_dir / "utterances.csv")
     if network.matcher is None:
