@@ -43,7 +43,9 @@ def test_the_command_trains_and_tunes_each_from_where_the_one_before_ended(tmp_p
     (recipe / "exp/unseen_frontend").mkdir(parents=True)
     (recipe / "exp/unseen_frontend/frontend.pth").touch()  # as the tuning, which does not run here, would make it
     words = ("--corpus_dir", "glips", "--frontend_weights", "lips.pth", "--noise_dir", "my noise", "--rir_dir", "rooms")
-    result = bash("bash", "egs/several/unseen.sh", *words, "--train_args", "--epochs 2", "--tune_args", "--epochs 3", cwd=recipe)
+    result = bash(
+        "bash", "egs/several/unseen.sh", *words, "--train_args", "--epochs 2", "--tune_args", "--epochs 3", cwd=recipe
+    )
     assert result.returncode == 0, result.stderr
     made = calls(recipe)
     trained = [call for call in made if "utils.stages.train" in call]
