@@ -137,7 +137,7 @@ def shares_told(frontend: Frontend, matcher: FaceVoiceMatcher, manifest: Manifes
     def embeddings(mouth: str) -> torch.Tensor:
         if mouth not in kept:
             path = manifest.resolve(mouth)
-            seen = torch.from_numpy(MouthFile(path).mask).to(device)
+            seen = torch.tensor(MouthFile(path).mask, device=device)
             kept[mouth] = frontend(frontend.preprocess(read_mouths(path))[None].to(device))[0] * seen.unsqueeze(-1)
         return kept[mouth]
 
