@@ -1,11 +1,14 @@
-"""Clips of a speaker that follow each other as one recording: which there are, how long they are, and their mouth crops."""
+"""Clips of a speaker that follow each other as one recording: which there are, how long, their sound and mouth crops."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from utils.data.clock import samples_to_frames
+import numpy as np
+
+from utils.data.audio import read_audio
+from utils.data.clock import frames_to_samples, samples_to_frames
 from utils.data.manifest import Manifest, Utterance
 from utils.data.mouths import MouthFile, MouthWriter
 
@@ -28,6 +31,14 @@ def whole_frames(manifest: Manifest, clips: Sequence[Utterance]) -> list[int]:
     files = [MouthFile(manifest.resolve(clip.mouth_path)) for clip in clips]
     heard = [samples_to_frames(clip.length, manifest.sample_rate, clip.fps) for clip in clips]
     return [min(file.n_frames, frames) for file, frames in zip(files, heard, strict=True)]
+
+
+def joined_sound(manifest: Manifest, clips: Sequence[Utterance], n_frames: Sequence[int]) -> np.ndarray:
+    """The sound of the first video frames of each clip, one clip after the other: (time,)."""
+    rate = manifest.sample_rate
+    lengths = [frames_to_samples(count, rate, clip.fps) for clip, count in zip(clips, n_frames, strict=True)]
+    paths = [manifest.resolve(clip.audio_path) for clip in clips]
+    return np.concatenate([read_audio(path, 0, length, rate) for path, length in zip(paths, lengths, strict=True)])
 
 
 def write_joined_mouths(manifest: Manifest, clips: Sequence[Utterance], n_frames: Sequence[int], path: Path) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.corpora.joined import clips_by_speaker, whole_frames, write_joined_mouths
-from utils.data.audio import read_audio, write_wav
+from utils.corpora.joined import clips_by_speaker, joined_sound, whole_frames, write_joined_mouths
+from utils.data.audio import write_wav
 from utils.data.clock import frames_to_samples
-from utils.data.manifest import Manifest, Utterance, read_manifest
+from utils.data.manifest import read_manifest
 from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.mixing.levels import mix_at_sir
 
@@ -38,7 +38,7 @@ def main() -> int:
         clips = [[by_speaker[speaker][i] for i in _draw(rng, len(by_speaker[speaker]), args.n_clips)] for speaker in speakers]
         frames = [whole_frames(manifest, each) for each in clips]
         n_frames = min(map(sum, frames))
-        sources = [_sound(manifest, each, counts) for each, counts in zip(clips, frames, strict=True)]
+        sources = [joined_sound(manifest, each, counts) for each, counts in zip(clips, frames, strict=True)]
         for name, own, counts in zip(names, clips, frames, strict=True):
             counts[-1] -= sum(counts) - n_frames
             write_joined_mouths(manifest, own, counts, args.out_dir / "mouths" / f"{name}.npz")
@@ -64,14 +64,6 @@ def _parse_args() -> argparse.Namespace:
 
 def _draw(rng: np.random.Generator, size: int, count: int) -> list[int]:
     return rng.permutation(size)[:count].tolist()
-
-
-def _sound(manifest: Manifest, clips: list[Utterance], n_frames: list[int]) -> np.ndarray:
-    """The sound of the first frames of each clip, one clip after the other: (time,)."""
-    rate = manifest.sample_rate
-    lengths = [frames_to_samples(count, rate, clip.fps) for clip, count in zip(clips, n_frames, strict=True)]
-    paths = [manifest.resolve(clip.audio_path) for clip in clips]
-    return np.concatenate([read_audio(path, 0, length, rate) for path, length in zip(paths, lengths, strict=True)])
 
 
 if __name__ == "__main__":

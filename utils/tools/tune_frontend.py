@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from local_models.matching import FaceVoiceMatcher
-from utils.corpora.joined import clips_by_speaker, whole_frames
-from utils.data.audio import read_audio
+from utils.corpora.joined import clips_by_speaker, joined_sound, whole_frames
 from utils.data.clock import frames_to_samples
 from utils.data.devices import choose_device
 from utils.data.files import atomic_path
@@ -151,14 +150,11 @@ def shares_told(frontend: Frontend, matcher: FaceVoiceMatcher, manifest: Manifes
             frames = [whole_frames(manifest, own) for own in drawn]
             n_frames = min(map(sum, frames))
             length = frames_to_samples(n_frames, manifest.sample_rate, matcher.video_fps)
-            sounds, faces = [], []
-            for own, counts in zip(drawn, frames, strict=True):
-                samples = [frames_to_samples(each, manifest.sample_rate, matcher.video_fps) for each in counts]
-                paths = [manifest.resolve(clip.audio_path) for clip in own]
-                read = [read_audio(path, 0, each, manifest.sample_rate) for path, each in zip(paths, samples, strict=True)]
-                sounds.append(np.concatenate(read)[:length])
-                seen = [embeddings(clip.mouth_path)[:each] for clip, each in zip(own, counts, strict=True)]
-                faces.append(torch.cat(seen)[:n_frames])
+            sounds = [joined_sound(manifest, own, counts)[:length] for own, counts in zip(drawn, frames, strict=True)]
+            faces = [
+                torch.cat([embeddings(clip.mouth_path)[:each] for clip, each in zip(own, counts, strict=True)])[:n_frames]
+                for own, counts in zip(drawn, frames, strict=True)
+            ]
             mixture, sources = mix_at_sir(np.stack(sounds), rng.uniform(-_MAX_SIR_DB, _MAX_SIR_DB, 1))
             voices, mixtures = (torch.from_numpy(each.astype(np.float32)).to(device)[None] for each in (sources, mixture))
             agreement = matcher(voices, torch.stack(faces)[None], mixtures)[0].sum(dim=-1)  # (voices, faces)
