@@ -81,7 +81,11 @@ def test_what_is_given_to_others_is_half_as_large_and_names_no_folder_of_this_ma
     assert not (tmp_path / "out/frontend.pth").exists()
     assert "private" not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.[jy]*"))
     (tmp_path / "lips.pth").write_bytes(b"lips")
-    write_json(tmp_path / "exp/frontend.json", {"weights": str(tmp_path / "lips.pth"), "store_name": "lips-1"})
+    facts = {"weights": str(tmp_path / "lips.pth"), "store_name": "lips-1", "description": {"network": "lipreading"}}
+    write_json(tmp_path / "exp/frontend.json", facts)
+    with pytest.raises(UserError, match="no LR-ASD, which alone"):
+        call(monkeypatch, release, *words[:4])
+    write_json(tmp_path / "exp/frontend.json", facts | {"description": {"network": "lr_asd"}})
     assert call(monkeypatch, release, *words[:4]) == 0
     assert (tmp_path / "out/frontend.pth").read_bytes() == b"lips"
     assert read_json(tmp_path / "out/frontend.json")["weights"] == str(tmp_path / "out/frontend.pth")

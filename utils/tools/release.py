@@ -2,7 +2,8 @@
 
 Reads   --exp_dir, an experiment of stage 3
 Writes  --out_dir: best_model.pth (weights as float16: `from_pretrained` makes float32 of them), conf.yml, frontend.json,
-        and the visual frontend as frontend.pth, unless --frontend_weights says where others will have it
+        and LR-ASD, whose licence (MIT) allows it, as frontend.pth, unless --frontend_weights says where others will have
+        the visual frontend
 Run     python -m utils.tools.release --exp_dir exp/unseen_4 --out_dir egs/own_video/pretrained
 """
 
@@ -24,6 +25,13 @@ def main() -> int:
     args = _parse_args()
     source, target = args.exp_dir / "best_model.pth", args.out_dir / "best_model.pth"
     load_model(source)  # refuses what is none
+    frontend = args.exp_dir / "frontend.json"
+    facts = read_json(frontend) if frontend.is_file() else {}
+    if facts and not args.frontend_weights and facts.get("description", {}).get("network") != "lr_asd":
+        raise UserError(
+            f"{frontend}: no LR-ASD, which alone is given away with a network; say where others will have this visual frontend "
+            "with --frontend_weights FILE"
+        )
     saved = torch.load(source, map_location="cpu", weights_only=True)
     weights = saved["state_dict"]
     saved["state_dict"] = {name: each.half() if each.is_floating_point() else each for name, each in weights.items()}
@@ -35,9 +43,8 @@ def main() -> int:
     config = read_config(args.exp_dir / "conf.yml")
     folders = {key: Path(value).name for key, value in vars(config.data).items() if key.endswith("_dir") and value}
     write_config(args.out_dir / "conf.yml", replace(config, data=replace(config.data, **folders)))
-    frontend = args.exp_dir / "frontend.json"
-    if frontend.is_file():
-        facts, theirs = read_json(frontend), args.frontend_weights
+    if facts:
+        theirs = args.frontend_weights
         if not theirs:
             theirs = str(args.out_dir / "frontend.pth")
             with atomic_path(theirs) as temporary:
