@@ -101,8 +101,12 @@ class SeparatorConfig(Checked):
     """Samples of a filter."""
     stride: Count = 20
     """Samples from one frame of the filterbank to the next."""
+    cues: Literal["lips", "face", "lips+face"] = "lips"
+    """What visual embeddings are of: mouth crops, whole faces, or both beside each other, the lips first."""
     visual_dim: Count = 512
-    """Numbers of a visual embedding; the visual frontend decides."""
+    """Numbers of a visual embedding; the visual frontends decide."""
+    face_dim: CountOrZero = 0
+    """Numbers of a visual embedding, the last ones, that are of the whole face; the frontends decide."""
     visual_chan: Count = 256
     """Channels that the visual branch gives."""
     visual_hid: Count = 512
@@ -126,6 +130,8 @@ class SeparatorConfig(Checked):
             yield "n_src is 1 with n_faces 0: nothing tells which voice is wanted; set n_faces to 1, or n_src to 2"
         if self.kernel_size % self.stride:
             yield f"kernel_size ({self.kernel_size}) must be a multiple of stride ({self.stride})"
+        if self.face_dim > self.visual_dim:
+            yield f"face_dim ({self.face_dim}) is a part of visual_dim ({self.visual_dim}) and cannot be more"
 
 
 @dataclass(frozen=True)
@@ -167,8 +173,7 @@ class AVTFDPRNNConfig(SeparatorConfig):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if self.n_filters < self.kernel_size or self.n_filters % 2:
-            yield f"n_filters ({self.n_filters}) of an STFT must be even and not below kernel_size ({self.kernel_size})"
+        yield from _spectrum_problems(self)
         if self.n_audio_repeats >= self.n_repeats:
             yield f"n_audio_repeats ({self.n_audio_repeats}) must be below n_repeats ({self.n_repeats})"
         if self.grid_stride > 1 and self.grid_stride % 2:
@@ -223,10 +228,89 @@ class AVConvTasNetConfig(SeparatorConfig):
             yield f"n_audio_repeats ({self.n_audio_repeats}) must be below n_repeats ({self.n_repeats})"
 
 
+@dataclass(frozen=True)
+class LookingToListenConfig(SeparatorConfig):
+    """Looking to Listen: dilated convolutions and a BLSTM over the mixture and all faces."""
+
+    cues: Literal["lips", "face", "lips+face"] = "face"
+    """As above; the published network sees whole faces."""
+    fit_to_mixture: bool = False
+    """As above; this network is trained on spectra, for which level counts."""
+    n_filters: Count = 512
+    """Points of the FFT."""
+    kernel_size: Count = 480
+    """Samples of a window."""
+    stride: Count = 160
+    """Samples from one spectral frame to the next."""
+    audio_chan: Count = 96
+    """Filters of the convolutions over the spectrogram."""
+    visual_chan: Count = 256
+    """Filters of the convolutions over a face."""
+    hid_size: Count = 400
+    """Hidden size of the BLSTM, in each direction."""
+    fc_size: Count = 600
+    """Units of the three layers after it."""
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        yield from _spectrum_problems(self)
+        if self.match_chan:
+            yield f"match_chan is {self.match_chan}; it is for networks whose streams are alike, set it to 0"
+
+
+@dataclass(frozen=True)
+class VisualVoiceConfig(SeparatorConfig):
+    """VisualVoice: a U-Net over the spectrogram with lip motion and facial attributes."""
+
+    cues: Literal["lips", "face", "lips+face"] = "lips+face"
+    fit_to_mixture: bool = False
+    """As above; this network is trained on masks, for which level counts."""
+    n_filters: Count = 512
+    """Points of the FFT; a power of two."""
+    kernel_size: Count = 480
+    """Samples of a window."""
+    stride: Count = 160
+    """Samples from one spectral frame to the next."""
+    unet_chan: Count = 64
+    """Channels of the first layer."""
+    visual_chan: Count = 512
+    """Channels of the lips' motion."""
+    visual_hid: Count = 256
+    visual_blocks: CountOrZero = 3
+    attribute_chan: Count = 128
+    """Attributes of a face, and of a voice."""
+    num_identity_frames: CountOrZero = 1
+    """Frames, random ones in training, over which a face's embedding is averaged; 0: all."""
+    attention: Literal["none", "self", "lips_to_face"] = "none"
+    """self: the frames of the bottleneck attend to each other; lips_to_face: those of the lips to those of the face."""
+    with_context: bool = False
+    """A face's stream gets the mean of what is seen of the other faces too."""
+    mask_limit: Positive = 5.0
+    """A mask's real and imaginary parts lie between -mask_limit and mask_limit."""
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        yield from _spectrum_problems(self)
+        if self.n_filters & (self.n_filters - 1) or self.n_filters < 32:
+            yield f"n_filters is {self.n_filters}; a power of two from 32 on, as its bins are halved down to one"
+        if self.attention == "lips_to_face" and self.cues != "lips+face":
+            yield f"attention lips_to_face needs cues lips+face, not {self.cues}"
+        if self.match_chan:
+            yield f"match_chan is {self.match_chan}; faces steer this network, set it to 0"
+
+
+def _spectrum_problems(config: SeparatorConfig) -> Iterator[str]:
+    if config.n_filters < config.kernel_size or config.n_filters % 2:
+        least = config.kernel_size
+        yield f"n_filters ({config.n_filters}) of an STFT must be even and not below kernel_size ({least})"
+
+
 NETWORK_CONFIGS: dict[str, type[SeparatorConfig]] = {
     "av_tfdprnn": AVTFDPRNNConfig,
     "av_dprnn": AVDPRNNConfig,
     "av_convtasnet": AVConvTasNetConfig,
+    "looking_to_listen": LookingToListenConfig,
+    "visualvoice": VisualVoiceConfig,
 }
 DEFAULT_NETWORK = "av_tfdprnn"
 

@@ -6,9 +6,17 @@ from local_models.av_convtasnet import AVConvTasNet
 from local_models.av_dprnn import AVDPRNN
 from local_models.av_tfdprnn import AVTFDPRNN
 from local_models.configs import SeparatorConfig
+from local_models.looking_to_listen import LookingToListen
 from local_models.separator import AVSeparator
+from local_models.visualvoice import VisualVoice
 
-NETWORKS: dict[str, type[AVSeparator]] = {"av_tfdprnn": AVTFDPRNN, "av_dprnn": AVDPRNN, "av_convtasnet": AVConvTasNet}
+NETWORKS: dict[str, type[AVSeparator]] = {
+    "av_tfdprnn": AVTFDPRNN,
+    "av_dprnn": AVDPRNN,
+    "av_convtasnet": AVConvTasNet,
+    "looking_to_listen": LookingToListen,
+    "visualvoice": VisualVoice,
+}
 
 for _network in NETWORKS.values():
     register_model(_network)

@@ -57,6 +57,10 @@ class AVSeparator(BaseModel):
     fb_name: str
     """Asteroid's filterbank: `free` (learned, real masks after a ReLU) or `stft` (fixed, complex masks)."""
     masker: nn.Module
+    compression = 0.5
+    """Power to which the magnitudes of a spectrum are raised before the masker gets it."""
+    has_fixed_faces = False
+    """The masker needs exactly `n_faces` faces."""
 
     def __init__(self, config: SeparatorConfig | None = None, **arguments: Any) -> None:
         config = config or self.config_type(**arguments)
@@ -69,11 +73,16 @@ class AVSeparator(BaseModel):
         self.visual_net = self.matcher = None
         has_matcher = config.match_chan > 0 and config.n_faces > 1
         if config.n_faces:
-            sizes = (config.visual_chan, config.visual_hid, config.visual_blocks, config.visual_dropout)
-            self.visual_net = VisualNet(config.visual_dim, *sizes, adds_to_position=has_matcher)
+            self.visual_net = self.make_visual_net()
         if has_matcher:
             clocks = (config.sample_rate, config.video_fps)
             self.matcher = FaceVoiceMatcher(config.visual_dim, config.match_chan, config.match_hid, *clocks)
+
+    def make_visual_net(self) -> nn.Module:
+        """The visual branch: embeddings (batch, n_faces, video_frames, visual_dim) -> (batch, n_faces, chan, video_frames)."""
+        config = self.config
+        sizes = (config.visual_chan, config.visual_hid, config.visual_blocks, config.visual_dropout)
+        return VisualNet(config.visual_dim, *sizes, adds_to_position=config.match_chan > 0 and config.n_faces > 1)
 
     @property
     def n_masks(self) -> int:
@@ -169,6 +178,10 @@ class AVSeparator(BaseModel):
     ) -> list[torch.Tensor]:
         """Estimates (batch, n_src, time) for each of the masks (batch, n_src, n_feats, frames)."""
         self._check(mixture, visual)
+        if self.has_fixed_faces and self.config.n_faces == 1 and visual.shape[1] > 1:  # each as if it were the only one
+            n_faces = visual.shape[1]
+            alone = self._separate(mixture.repeat_interleave(n_faces, dim=0), visual.flatten(0, 1).unsqueeze(1), masks_of)
+            return [each.squeeze(1).unflatten(0, (-1, n_faces)) for each in alone]
         if visual is None and self.config.n_faces:
             n_frames = math.ceil(mixture.shape[-1] * self.config.video_fps / self.config.sample_rate)
             visual = mixture.new_zeros(len(mixture), self.config.n_src, n_frames, self.config.visual_dim)
@@ -196,6 +209,8 @@ class AVSeparator(BaseModel):
         dim = self.config.visual_dim
         if visual is not None and (visual.ndim != 4 or visual.shape[-1] != dim):
             raise ValueError(f"visual is {tuple(visual.shape)} where (batch, n_faces, video_frames, {dim}) is expected")
+        if visual is not None and self.has_fixed_faces and self.config.n_faces not in (1, visual.shape[1]):
+            raise ValueError(f"{visual.shape[1]} faces for a network that sees exactly {self.config.n_faces} together")
 
     def _encode(self, mixture: torch.Tensor) -> torch.Tensor:
         """(batch, time) -> (batch, n_feats, frames); padded so that every sample is in as many frames as any other."""
@@ -211,8 +226,8 @@ class AVSeparator(BaseModel):
             return encoded
         real, imag = encoded.chunk(2, dim=1)
         magnitude = (real.square() + imag.square() + EPS).sqrt()
-        compress = magnitude.sqrt()
-        return torch.cat([real / compress, imag / compress, compress], dim=1)
+        compress = magnitude ** (1 - self.compression)
+        return torch.cat([real / compress, imag / compress, magnitude**self.compression], dim=1)
 
     def _masked(self, masks: torch.Tensor, encoded: torch.Tensor) -> torch.Tensor:
         """Masks (batch, n, n_feats, frames) on the encoding: a product, complex for a spectrum."""

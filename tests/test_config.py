@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from local_models.configs import NETWORK_CONFIGS, AVDPRNNConfig, AVTFDPRNNConfig, Range, parse_bands
 from local_models.networks import NETWORKS, build_network
@@ -21,10 +22,12 @@ BASELINES = [path.stem for path in CONFS if path.stem.endswith("_audio_only")]
 @pytest.mark.parametrize("path", CONFS, ids=lambda path: path.stem)
 def test_every_conf_of_the_repository_builds_its_network(path):
     config = read_config(path)
-    network = build_network(config.with_visual_dim(7).model)
+    network = build_network(config.with_visual_dim(7, 3 if config.model.cues == "lips+face" else 0).model)
     assert network.config.n_src == config.model.n_src
     assert (network.visual_net is None) == (config.model.n_faces == 0)
-    assert network.visual_net is None or network.visual_net.project.in_channels == 7
+    if network.visual_net is not None:
+        features = network.visual_net.eval()(torch.randn(1, 2, 9, 7))
+        assert (features.shape[:2], features.shape[3]) == ((1, 2), 9)
 
 
 def test_confs_and_networks_have_the_same_names():

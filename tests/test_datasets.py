@@ -175,7 +175,8 @@ def test_plain_settings_draw_as_they_always_did(corpus):
         pair = [items[(first, second)[i]] for i in rng.permutation(2)]
         sources, faces = zip(*(stretch(item, rng) for item in pair), strict=True)
         mixture, sources = mix_at_sir(np.stack(sources), rng.uniform(-5, 5, 1))
-        expected = {"mixture": mixture, "sources": sources, "visual": np.stack(faces)}
+        speakers = [int(item.speaker.removeprefix("spk")) for item in pair]
+        expected = {"mixture": mixture, "sources": sources, "visual": np.stack(faces), "speakers": speakers}
         for name, value in dataset[4, index].items():
             np.testing.assert_array_equal(value.numpy(), expected[name])
 

@@ -10,9 +10,10 @@ import pytest
 from corpora_helpers import run_prepare
 from separation_helpers import make_experiment
 
+from utils.data.crops import write_shifted
 from utils.data.files import write_json
 from utils.data.manifest import find_manifests, read_manifest, read_videos
-from utils.data.mouths import MouthFile, MouthWriter, read_mouths, write_shifted
+from utils.data.mouths import MouthFile, MouthWriter, read_mouths
 from utils.embedding.sync import MOST_FRAMES, corpus_offset
 from utils.errors import UserError
 from utils.tools import stacked_videos
@@ -79,10 +80,11 @@ def test_pictures_are_moved_to_where_they_belong(tmp_path: Path) -> None:
     with MouthWriter(tmp_path / "a.npz", 10) as writer:
         for index, crop in enumerate(crops):
             writer.add(crop, index != 5)
-    write_shifted(tmp_path / "a.npz", tmp_path / "b.npz", -3)  # three frames early: what is heard now was seen then
+    # three frames early: what is heard now was seen then
+    write_shifted(MouthFile(tmp_path / "a.npz"), MouthWriter(tmp_path / "b.npz", 10), -3)
     assert read_mouths(tmp_path / "b.npz")[3:, 0, 0].tolist() == list(range(7))
     assert MouthFile(tmp_path / "b.npz").mask.tolist() == [False] * 3 + [index != 5 for index in range(7)]
-    write_shifted(tmp_path / "a.npz", tmp_path / "a.npz", 2)
+    write_shifted(MouthFile(tmp_path / "a.npz"), MouthWriter(tmp_path / "a.npz", 10), 2)
     assert read_mouths(tmp_path / "a.npz")[:8, 0, 0].tolist() == list(range(2, 10))
     assert MouthFile(tmp_path / "a.npz").mask.tolist() == [index != 5 for index in range(2, 10)] + [False] * 2
 
@@ -117,7 +119,8 @@ def test_stage_1_finds_how_late_the_pictures_of_a_corpus_come_and_corrects_it(
     mouths = sorted((shared_data / "grid_dla/mouths").glob("*.npz"))
     clips = []
     for path in [path for path in mouths if path.stem in sources][::3]:
-        write_shifted(path, tmp_path / path.name, -late)
+        file = MouthFile(path)
+        write_shifted(file, MouthWriter(tmp_path / path.name, file.n_frames), -late)
         clips.append(Utterance(path.stem, "", str(sources[path.stem]), path.name, video_path="v.mp4"))
     write_videos(tmp_path / "videos.csv", clips)
     weights = shared_data / "weights/lr_asd_talkset.model"

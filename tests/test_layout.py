@@ -29,7 +29,7 @@ ALLOWED = {
     "utils.mixing": GROUND | {"utils.mixing"},
     "utils.video": GROUND | {"utils.video"},
     "utils.corpora": GROUND | {"utils.corpora", "utils.mixing", "utils.video"},
-    "utils.embedding": GROUND | {"utils.embedding", "local_models"},
+    "utils.embedding": GROUND | {"utils.embedding", "utils.video", "local_models"},
     "utils.training": GROUND | {"utils.training", "utils.mixing", "utils.embedding", "local_models"},
     "utils.scoring": GROUND | {"utils.scoring"},
     "utils.separation": GROUND

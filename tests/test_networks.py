@@ -19,6 +19,12 @@ STFT = {**VISUAL, "n_filters": 64, "kernel_size": 64, "stride": 16, "bn_chan": 8
 DPRNN = {**FREE, "hid_size": 8, "chunk_size": 10, "hop_size": 5, "n_repeats": 2}
 GRID = {**STFT, "hid_size": 8, "bands": "4x4 2x8", "n_repeats": 3, "n_audio_repeats": 1}
 TCN = {**FREE, "hid_chan": 8, "skip_chan": 8, "n_blocks": 2, "n_repeats": 2}
+DILATED = {**STFT, "audio_chan": 4, "hid_size": 8, "fc_size": 8}
+UNET = {**STFT, "cues": "lips", "unet_chan": 4, "attribute_chan": 4}
+for _config in (DILATED, UNET):
+    del _config["bn_chan"]
+for _name in ("visual_hid", "visual_blocks"):
+    del DILATED[_name]
 KINDS = {
     "av_dprnn": DPRNN,
     "av_dprnn-every-block": {**DPRNN, "fuse_every_block": True},
@@ -28,8 +34,13 @@ KINDS = {
     "av_tfdprnn-no-exchange": {**GRID, "exchange": False, "bands": "8x4"},
     "av_convtasnet": TCN,
     "av_convtasnet-early": {**TCN, "n_repeats": 1, "n_audio_repeats": 0},
+    "looking_to_listen": DILATED,
+    "visualvoice-lips": UNET,
+    "visualvoice-face": {**UNET, "cues": "face", "face_dim": 6, "attention": "self", "num_identity_frames": 2},
+    "visualvoice-both": {**UNET, "cues": "lips+face", "face_dim": 2, "attention": "lips_to_face", "with_context": True},
 }
 every = pytest.mark.parametrize("kind", KINDS)
+every_with_streams = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "looking_to_listen"])
 
 
 def tiny(kind: str, **changes) -> AVSeparator:
@@ -51,11 +62,16 @@ def test_output_is_as_long_as_the_input_to_the_sample(kind, length):
         assert tiny(kind)(torch.randn(2, length), torch.randn(2, 2, frames, 6)).shape == (2, 2, length)
 
 
-@every
+@every_with_streams
 def test_any_number_of_faces_gives_as_many_estimates(kind):
     net = tiny(kind)
     for faces in (1, 2, 3, 9):
         assert net(torch.randn(1, 3200), torch.randn(1, faces, 5, 6)).shape == (1, faces, 3200)
+
+
+def test_a_network_that_sees_all_faces_together_refuses_another_number_of_them():
+    with pytest.raises(ValueError, match="3 faces for a network that sees exactly 2 together"):
+        tiny("looking_to_listen")(torch.randn(1, 3200), torch.randn(1, 3, 5, 6))
 
 
 @every
@@ -71,7 +87,7 @@ def test_an_extraction_network_takes_each_of_several_faces_as_if_it_were_the_onl
     torch.testing.assert_close(net(mixture, visual)[:, :1], net(mixture, visual[:, :1]))
 
 
-@every
+@every_with_streams
 def test_swapped_faces_swap_the_estimates_exactly(kind):
     net, mixture, visual = tiny(kind), torch.randn(2, 3200), torch.randn(2, 3, 5, 6)
     order = [2, 0, 1]
@@ -92,9 +108,10 @@ def test_sources_that_no_face_was_seen_of_still_differ(kind):
 
 @every
 def test_gradients_reach_the_visual_branch_and_every_parameter(kind):
-    net, visual = tiny(kind).train(), torch.randn(2, 8, 5, 6)
+    net, visual = tiny(kind).train(), torch.randn(3, 2 if kind == "looking_to_listen" else 8, 5, 6)
     visual[:, :, 3] = 0  # a frame without a mouth, in all places of the list
-    net(torch.randn(2, 3200), visual).square().mean().backward()
+    visual[0] = 0  # a mixture of which no face is seen
+    net(torch.randn(3, 3200), visual).square().mean().backward()
     trained = [(name, p.grad) for name, p in net.named_parameters() if p.requires_grad]
     without = [name for name, grad in trained if grad is None or not grad.abs().sum() > 0]
     assert without == []
@@ -249,11 +266,16 @@ def test_resampling_holds_the_ends_and_interpolates_between():
         ("av_tfdprnn", {"bands": "4x4"}, "covers 16 bins where the spectrum has 33; make it 32"),
         ("av_tfdprnn", {"grid_stride": 3}, "1 or an even number"),
         ("av_convtasnet", {"n_audio_repeats": 2}, "below n_repeats"),
+        ("looking_to_listen", {"n_filters": 60}, "not below kernel_size"),
+        ("looking_to_listen", {"match_chan": 8}, "set it to 0"),
+        ("visualvoice-lips", {"n_filters": 96}, "power of two"),
+        ("visualvoice-lips", {"attention": "lips_to_face"}, "needs cues"),
+        ("visualvoice-both", {"face_dim": 9}, "part of visual_dim"),
     ],
 )
 def test_impossible_networks_are_refused(kind, changes, said):
     with pytest.raises(ValueError, match=said):
-        NETWORKS[kind](**{**KINDS[kind], **changes})
+        NETWORKS[kind.partition("-")[0]](**{**KINDS[kind], **changes})
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("av_dprnn")])

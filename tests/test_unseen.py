@@ -94,9 +94,10 @@ def test_what_is_given_to_others_is_half_as_large_and_names_no_folder_of_this_ma
 def test_the_network_of_the_recipe_comes_with_the_frontend_that_it_was_trained_with() -> None:
     folder = ROOT / "egs/own_video/pretrained"
     experiment = open_experiment(folder.relative_to(ROOT))
-    frontend = load_frontend(ROOT / experiment.frontend.weights)
-    assert Path(experiment.frontend.weights) == folder.relative_to(ROOT) / "frontend.pth"
-    assert store_name(frontend, experiment.frontend.view, experiment.frontend.precision) == experiment.frontend.store_name
+    record = experiment.frontends["lips"]
+    frontend = load_frontend(ROOT / record.weights)
+    assert Path(record.weights) == folder.relative_to(ROOT) / "frontend.pth"
+    assert store_name(frontend, record.view, record.precision) == record.store_name
     network = load_model(experiment.network_path)
     assert network.config.visual_dim == frontend.dim and network.matcher is not None
     assert sum(path.stat().st_size for path in folder.glob("*.pth")) < 6e6

@@ -7,13 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import zoom
 
+from egs.demo.faces import draw_faces
 from egs.demo.mouths import draw_mouths, make_face
 from egs.demo.speech import Span, speak
 from egs.demo.visemes import Motion, move_mouth
 from egs.demo.voices import VOICES, Voice, draw_sentence
 from utils.data.audio import write_wav
 from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
+from utils.data.faces import FaceWriter, face_path_of
 from utils.data.files import atomic_path, sha256_file
 from utils.data.fingerprints import hash_contents, hash_json
 from utils.errors import UserError
@@ -24,7 +27,7 @@ CLIP_FRAMES = CLIP_SEC * VIDEO_FPS
 PEAK = 0.9
 
 _RMS = 0.06
-_SOURCES = ("clips.py", "mouths.py", "speech.py", "visemes.py", "voices.py")
+_SOURCES = ("clips.py", "faces.py", "mouths.py", "speech.py", "visemes.py", "voices.py")
 _CODE = hash_contents(Path(__file__).with_name(name) for name in _SOURCES)  # clips of other programs are made again
 
 
@@ -47,6 +50,7 @@ class ClipFiles:
     number: int
     seed: int
     data_dir: Path
+    face_size: int = 0  # pixels of the face crops that are drawn as well; 0: none
 
     @property
     def utterance_id(self) -> str:
@@ -63,19 +67,29 @@ class ClipFiles:
     @property
     def key(self) -> str:
         """Changes whenever the clip would be another one."""
-        return hash_json([asdict(self.voice), self.number, self.seed, _CODE])
+        return hash_json([asdict(self.voice), self.number, self.seed, self.face_size, _CODE])
 
     def hashes(self) -> list[str]:
-        """The content of the two files, "" where one is missing."""
-        paths = (self.data_dir / self.audio_path, self.data_dir / self.mouth_path)
+        """The content of the files, "" where one is missing."""
+        paths = [self.data_dir / self.audio_path, self.data_dir / self.mouth_path]
+        paths += [face_path_of(paths[1], self.face_size)] if self.face_size else []
         return [sha256_file(path) if path.is_file() else "" for path in paths]
 
     def make(self) -> dict:
-        """Make the two files; gives their hashes, and the words with their times."""
+        """Make the files; gives their hashes, and the words with their times."""
         clip = make_clip(self.voice, self.number, self.seed)
         write_wav(self.data_dir / self.audio_path, to_pcm16(clip.samples), SAMPLE_RATE_HZ, subtype="PCM_16")
         with atomic_path(self.data_dir / self.mouth_path) as temporary:
             np.savez(temporary, data=clip.mouths)
+        if self.face_size:
+            number = VOICES.index(self.voice)
+            faces = draw_faces(number, make_face(number, self.voice.gender), clip.mouths)
+            path = face_path_of(self.data_dir / self.mouth_path, self.face_size)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FaceWriter(path, len(faces), self.face_size) as writer:
+                scale = self.face_size / faces.shape[1]
+                for picture in faces:
+                    writer.add(picture if scale == 1 else zoom(picture, (scale, scale, 1), order=1), True)
         words = [[word.label, round(word.start_sec, 4), round(word.end_sec, 4)] for word in clip.words]
         return {"files": self.hashes(), "words": words}
 

@@ -67,13 +67,13 @@ def make_face(number: int, gender: str) -> Face:
     return face
 
 
-def _soft_step(distance: np.ndarray, width: float = 1.0) -> np.ndarray:
+def soft_step(distance: np.ndarray, width: float = 1.0) -> np.ndarray:
     """0 below, 1 above zero, smooth over `width` pixels: the coverage of an edge."""
     ramp = np.clip(distance / width + 0.5, 0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 
 
-def _bump(value: np.ndarray, width: float) -> np.ndarray:
+def bump(value: np.ndarray, width: float) -> np.ndarray:
     """A bell around zero."""
     return np.exp(-np.square(value / width))
 
@@ -82,7 +82,7 @@ def _draw_skin(face: Face, rng: np.random.Generator) -> np.ndarray:
     """The face at rest and lit, without lips, float32 (CANVAS, CANVAS)."""
     noise = rng.standard_normal((3, CANVAS, CANVAS)).astype(np.float32)
     skin = face.skin_tone + 26 * (face.light_x * X + face.light_y * Y) / MIDDLE
-    skin = skin - 14 * np.square(X / 46) + 5 * _bump(np.hypot(np.abs(X) - 27, Y + 14), 16)  # round head, cheeks
+    skin = skin - 14 * np.square(X / 46) + 5 * bump(np.hypot(np.abs(X) - 27, Y + 14), 16)  # round head, cheeks
     for pattern, size, strength in ((noise[0], 5.0, 3.5), (noise[1], 1.1, 2.6)):
         blotches = gaussian_filter(pattern, size)
         skin = skin + strength * blotches / blotches.std()
@@ -92,22 +92,22 @@ def _draw_skin(face: Face, rng: np.random.Generator) -> np.ndarray:
     start = face.nose_y + 4
     along = np.clip((Y - start) / (6 - start), 0, 1.3)
     path = face.nose_width + 4 + (face.half_width + 6 - face.nose_width - 4) * along**1.2
-    present = _soft_step(Y - start, 6) * (1 - _soft_step(Y - 4, 14))
+    present = soft_step(Y - start, 6) * (1 - soft_step(Y - 4, 14))
     side = np.abs(X) - path
-    skin = skin + face.fold_depth * present * (0.55 * _bump(side - 3, 3.5) - _bump(side, 2.2))
+    skin = skin + face.fold_depth * present * (0.55 * bump(side - 3, 3.5) - bump(side, 2.2))
 
-    present = _soft_step(Y - face.nose_y - 5, 6) * (1 - _soft_step(Y + face.upper_lip, 4))
-    skin = skin + present * (5 * _bump(np.abs(X) - 4.2, 1.6) - 7 * _bump(X, 2.6))  # the philtrum
+    present = soft_step(Y - face.nose_y - 5, 6) * (1 - soft_step(Y + face.upper_lip, 4))
+    skin = skin + present * (5 * bump(np.abs(X) - 4.2, 1.6) - 7 * bump(X, 2.6))  # the philtrum
     chin = Y - face.chin_y
-    skin = skin + (9 * _bump(np.hypot(X / 1.3, chin + 10), 9) - 4 * _bump(X, 1.8) * _bump(chin + 8, 6))
+    skin = skin + (9 * bump(np.hypot(X / 1.3, chin + 10), 9) - 4 * bump(X, 1.8) * bump(chin + 8, 6))
     return _outline(face, _beard(face, _nose(face, skin), noise), noise).astype(np.float32)
 
 
 def _nose(face: Face, skin: np.ndarray) -> np.ndarray:
     y, width = Y - face.nose_y, face.nose_width
-    skin = skin + 12 * _bump(X, 5) * (1 - _soft_step(y - 1, 6)) - 16 * _bump(np.abs(X) - width - 1.0, 2.2) * _bump(y + 2, 6)
-    skin = skin - 13 * _bump(y - 4.5, 2.6) * _bump(X, width * 0.9)  # shadow under the tip
-    nostrils = _bump((np.abs(X) - width * 0.48) / 1.5, 2.0) * _bump(y - 1.5 + 0.12 * np.abs(X), 2.0)
+    skin = skin + 12 * bump(X, 5) * (1 - soft_step(y - 1, 6)) - 16 * bump(np.abs(X) - width - 1.0, 2.2) * bump(y + 2, 6)
+    skin = skin - 13 * bump(y - 4.5, 2.6) * bump(X, width * 0.9)  # shadow under the tip
+    nostrils = bump((np.abs(X) - width * 0.48) / 1.5, 2.0) * bump(y - 1.5 + 0.12 * np.abs(X), 2.0)
     return skin * (1 - 0.72 * np.clip(nostrils * 1.25, 0, 1))
 
 
@@ -115,11 +115,11 @@ def _beard(face: Face, skin: np.ndarray, noise: np.ndarray) -> np.ndarray:
     if face.beard == "none":
         return skin
     bottom = -face.upper_lip * 0.5
-    moustache = _soft_step(Y - face.nose_y - 8 - 0.012 * np.square(X), 6) * (1 - _soft_step(Y - bottom - 3, 6))
-    moustache = moustache * (1 - _soft_step(np.abs(X) - face.half_width + 0.2 * Y, 12)) * (1 - 0.35 * _bump(X, 2.0))
-    cheeks = _soft_step(np.abs(X) - face.half_width - 4, 9) * _soft_step(Y + 8, 14)
-    jaw = np.maximum(cheeks, _soft_step(Y - 10.5 - 0.01 * np.square(X), 6))
-    chin = np.maximum(jaw * _soft_step(Y + 4, 16), 0.9 * _bump(X, 4) * _soft_step(Y - 9, 5))
+    moustache = soft_step(Y - face.nose_y - 8 - 0.012 * np.square(X), 6) * (1 - soft_step(Y - bottom - 3, 6))
+    moustache = moustache * (1 - soft_step(np.abs(X) - face.half_width + 0.2 * Y, 12)) * (1 - 0.35 * bump(X, 2.0))
+    cheeks = soft_step(np.abs(X) - face.half_width - 4, 9) * soft_step(Y + 8, 14)
+    jaw = np.maximum(cheeks, soft_step(Y - 10.5 - 0.01 * np.square(X), 6))
+    chin = np.maximum(jaw * soft_step(Y + 4, 16), 0.9 * bump(X, 4) * soft_step(Y - 9, 5))
     area = {"stubble": 0.42 * np.maximum(moustache, chin), "moustache": 0.85 * moustache}
     cover = area.get(face.beard, 0.82 * np.maximum(moustache, chin))
     hair = np.clip(0.8 + 0.3 * gaussian_filter(noise[0], (1.2, 0.5)) + 0.08 * noise[2], 0.3, 1.2)
@@ -131,12 +131,12 @@ def _outline(face: Face, skin: np.ndarray, noise: np.ndarray) -> np.ndarray:
     chin, width = face.chin_y, face.jaw_width
     reach = np.clip(1 - np.square(X / width), 0, None)
     edge = -12 + (chin + 12) * reach**0.55
-    neck_tone = 0.62 * face.skin_tone + 8 * _bump(Y - edge - 12, 10) + 1.5 * noise[2]
-    neck = 1 - _soft_step(np.abs(X) - 0.72 * width, 5)
+    neck_tone = 0.62 * face.skin_tone + 8 * bump(Y - edge - 12, 10) + 1.5 * noise[2]
+    neck = 1 - soft_step(np.abs(X) - 0.72 * width, 5)
     behind = neck * neck_tone + (1 - neck) * (face.background + 2 * noise[2] + 0.15 * Y)
-    inside = 1 - _soft_step(Y - edge, 3.0)
-    inside = inside * (1 - _soft_step(np.abs(X) - width + 1, 3.0))
-    rim = 1 - 0.20 * _bump(Y - edge + 1, 5.0)
+    inside = 1 - soft_step(Y - edge, 3.0)
+    inside = inside * (1 - soft_step(np.abs(X) - width + 1, 3.0))
+    rim = 1 - 0.20 * bump(Y - edge + 1, 5.0)
     return inside * skin * rim + (1 - inside) * behind
 
 
@@ -184,8 +184,8 @@ def _draw(face: Face, motion: Motion, piece: slice) -> np.ndarray:
     lips = shape_lips(face, motion)
     picture = _shade_around(face, lips, _pull_skin(face, lips))
     painted = _paint_lips(face, motion, lips, _paint_inside(face, motion, lips))
-    vertical = _soft_step(Y - lips.upper_outer, 1.8) * _soft_step(lips.lower_outer - Y, 2.0)
-    coverage = vertical * _soft_step(lips.half_width - np.abs(X), 2.0)
+    vertical = soft_step(Y - lips.upper_outer, 1.8) * soft_step(lips.lower_outer - Y, 2.0)
+    coverage = vertical * soft_step(lips.half_width - np.abs(X), 2.0)
     return _cover(picture, painted, coverage).astype(np.float32)
 
 
@@ -197,7 +197,7 @@ def shape_lips(face: Face, motion: Motion) -> Lips:
     jaw = _each(motion.jaw) * face.jaw_reach
     half_width = face.half_width * (1 + 0.12 * width - 0.17 * protrusion) - 0.03 * jaw
     along = np.clip(np.abs(X) / half_width, 0, 1)
-    seam = face.corner_drop * along**2 + face.seam_wave * (0.6 * _bump(along, 0.25) - _bump(along - 0.45, 0.25))
+    seam = face.corner_drop * along**2 + face.seam_wave * (0.6 * bump(along, 0.25) - bump(along - 0.45, 0.25))
     rise = free * (2.6 * _each(motion.upper_raise) * face.liveliness + 0.10 * jaw) + labiodental * (1 - closure) * 1.8
     drop = free * (0.80 * np.maximum(jaw - 0.8, 0) + 3.2 * _each(motion.lower_drop) * face.liveliness)
     # f and v: the lower lip comes up until it meets the edge of the upper teeth
@@ -207,7 +207,7 @@ def shape_lips(face: Face, motion: Motion) -> Lips:
     upper = face.upper_lip * pressed * (1 + 0.30 * protrusion - 0.10 * np.clip(width, 0, 1)) * (1 - 0.02 * rise)
     lower = face.lower_lip * pressed * (1 + 0.25 * protrusion - 0.10 * np.clip(width, 0, 1)) * (1 - 0.22 * labiodental)
     upper_profile = np.clip(1 - along**1.7, 0, None) ** 0.9 * (
-        1 + 0.12 * _bump(along - 0.24, 0.14) - face.cupid_bow * _bump(along, 0.13)
+        1 + 0.12 * bump(along - 0.24, 0.14) - face.cupid_bow * bump(along, 0.13)
     )
     lower_profile = np.clip(1 - along**2.3, 0, None) ** 0.75
     corner_pull = 0.30 * drop * along**2  # the corners follow the jaw
@@ -246,58 +246,58 @@ def _shade_around(face: Face, lips: Lips, picture: np.ndarray) -> np.ndarray:
     """The lips' effects on the skin: the shadow under the lower lip, the light rim above the upper, dark corners."""
     below = Y - lips.lower_outer
     bearded = 0.35 if face.beard == "full" else 1.0
-    shadow = -0.15 * _bump(below - 3.0, 3.6) * _bump(X, 13) - 0.05 * _bump(below - 1.0, 2.0) * _bump(X, 18)
-    rim = 0.07 * _bump(Y - lips.upper_outer + 1.2, 1.4) * _bump(X / lips.half_width, 0.8)
+    shadow = -0.15 * bump(below - 3.0, 3.6) * bump(X, 13) - 0.05 * bump(below - 1.0, 2.0) * bump(X, 18)
+    rim = 0.07 * bump(Y - lips.upper_outer + 1.2, 1.4) * bump(X / lips.half_width, 0.8)
     corner = np.hypot(np.abs(X) - lips.half_width - 0.5, Y - face.corner_drop - 0.1 * lips.jaw)
-    return picture * (1 + bearded * (shadow + rim) - 0.22 * _bump(corner, 2.6))
+    return picture * (1 + bearded * (shadow + rim) - 0.22 * bump(corner, 2.6))
 
 
 def _paint_inside(face: Face, motion: Motion, lips: Lips) -> np.ndarray:
     """The open mouth behind the lips: dark cavity, tongue, both rows of teeth."""
-    side = _bump(X / lips.half_width, 0.95)
+    side = bump(X / lips.half_width, 0.95)
     cavity = 0.14 * face.skin_tone + 10 + 0.6 * Y
     height, tip = _each(motion.tongue_height), _each(motion.tongue_tip)
     floor = face.upper_teeth_y + 0.9 * lips.jaw + 4.0
     tongue_top = floor - 3.5 - (0.75 * lips.jaw + 4.0) * height + 0.035 * np.square(X)
-    tongue = _soft_step(Y - tongue_top, 2.0) * (1 - _soft_step(np.abs(X) - 0.62 * face.half_width, 5))
-    tongue_tone = face.skin_tone * 0.52 + 24 + 10 * _bump(Y - tongue_top - 2.5, 2.5) - 7 * _bump(X, 1.2)
+    tongue = soft_step(Y - tongue_top, 2.0) * (1 - soft_step(np.abs(X) - 0.62 * face.half_width, 5))
+    tongue_tone = face.skin_tone * 0.52 + 24 + 10 * bump(Y - tongue_top - 2.5, 2.5) - 7 * bump(X, 1.2)
     inside = _cover(cavity, tongue_tone * (0.8 + 0.2 * tip), tongue)
 
-    gaps = 1 - 0.16 * _bump((X / face.tooth_width + 0.5) % 1.0 - 0.5, 0.10)
+    gaps = 1 - 0.16 * bump((X / face.tooth_width + 0.5) % 1.0 - 0.5, 0.10)
     teeth_tone = face.teeth_tone * (0.35 + 0.65 * side) * gaps
     arch = 0.006 * np.square(X)
     lower_edge = face.upper_teeth_y + 0.6 + 0.80 * lips.jaw - arch * 0.6
-    lower_teeth = _soft_step(Y - lower_edge, 1.0) * (1 - _soft_step(np.abs(X) - 0.58 * face.half_width, 4))
+    lower_teeth = soft_step(Y - lower_edge, 1.0) * (1 - soft_step(np.abs(X) - 0.58 * face.half_width, 4))
     inside = _cover(inside, 0.80 * teeth_tone, lower_teeth)
     upper_edge = face.upper_teeth_y - arch
-    upper_teeth = (1 - _soft_step(Y - upper_edge, 1.0)) * (1 - _soft_step(np.abs(X) - 0.70 * face.half_width, 4))
+    upper_teeth = (1 - soft_step(Y - upper_edge, 1.0)) * (1 - soft_step(np.abs(X) - 0.70 * face.half_width, 4))
     inside = _cover(inside, teeth_tone, upper_teeth)
 
     # th: the tip of the tongue shows between the teeth
     blade = np.clip(tip - 0.7, 0, 1) / 0.3
     tip_y = face.upper_teeth_y + 1.0 + 0.15 * lips.jaw
-    inside = _cover(inside, face.skin_tone * 0.55 + 28, blade * _bump(Y - tip_y, 2.6) * _bump(X, 8.5))
-    overhang = 1 - 0.45 * _bump(Y - lips.upper_inner, 2.2)  # the upper lip's shadow
+    inside = _cover(inside, face.skin_tone * 0.55 + 28, blade * bump(Y - tip_y, 2.6) * bump(X, 8.5))
+    overhang = 1 - 0.45 * bump(Y - lips.upper_inner, 2.2)  # the upper lip's shadow
     return inside * overhang
 
 
 def _paint_lips(face: Face, motion: Motion, lips: Lips, mouth: np.ndarray) -> np.ndarray:
     """Both lips with their light, and the mouth where they are apart."""
     middle = (lips.upper_inner + lips.lower_inner) / 2
-    is_lower = _soft_step(Y - middle, 1.2)
+    is_lower = soft_step(Y - middle, 1.2)
     depth_upper = (Y - lips.upper_outer) / np.maximum(lips.upper_inner - lips.upper_outer, 0.8)
     depth_lower = (Y - lips.lower_inner) / np.maximum(lips.lower_outer - lips.lower_inner, 0.8)
     base = face.skin_tone + face.lip_contrast + 20 * face.light_x * X / MIDDLE
     upper = base - 10 - 9 * np.clip(depth_upper, 0, 1)
-    lower = base + face.gloss * _bump(depth_lower - 0.42, 0.24) * _bump(X, 11) - 9 * np.clip(depth_lower, 0, 1) ** 3
-    creases = 2.6 * np.sin(X * 1.9 + 1.3 * np.sin(X * 0.7 + face.gloss)) * _bump(X, 16)
+    lower = base + face.gloss * bump(depth_lower - 0.42, 0.24) * bump(X, 11) - 9 * np.clip(depth_lower, 0, 1) ** 3
+    creases = 2.6 * np.sin(X * 1.9 + 1.3 * np.sin(X * 0.7 + face.gloss)) * bump(X, 16)
     tone = upper + is_lower * (lower - upper) + creases + 6 * _each(motion.protrusion)
     gap = lips.lower_inner - lips.upper_inner
     contact = np.clip(1 - gap / 2.0, 0, 1)
-    seam = contact * _bump(Y - middle, 1.15) * _soft_step(0.97 * lips.half_width - np.abs(X), 2.5)
+    seam = contact * bump(Y - middle, 1.15) * soft_step(0.97 * lips.half_width - np.abs(X), 2.5)
     tone = tone * (1 - 0.55 * seam)
-    tone = tone * (1 - 0.16 * (1 - contact) * _bump(Y - middle - gap / 2, 1.2))  # the wet inner edge
-    opened = _soft_step(Y - lips.upper_inner, 1.2) * _soft_step(lips.lower_inner - Y, 1.2) * np.clip(gap / 1.2, 0, 1)
+    tone = tone * (1 - 0.16 * (1 - contact) * bump(Y - middle - gap / 2, 1.2))  # the wet inner edge
+    opened = soft_step(Y - lips.upper_inner, 1.2) * soft_step(lips.lower_inner - Y, 1.2) * np.clip(gap / 1.2, 0, 1)
     return _cover(tone, mouth, opened)
 
 

@@ -1,7 +1,7 @@
 """Make the demo corpus: synthetic voices with drawn mouths, in the DLA layout, and its manifests.
 
-Writes data/demo/{audio,mouths,utterances}/, {train,val,test}.csv and utterances.csv (the training
-speakers' utterances, for dynamic mixing), and in --raw_dir words.csv, the times of words.
+Writes data/demo/{audio,mouths,utterances}/, faces/ where --face_size asks for them, {train,val,test}.csv and utterances.csv
+(the training speakers' utterances, for dynamic mixing), and in --raw_dir words.csv, the times of words.
 
     python egs/demo/prepare.py --data_dir data/demo --nj 2
 """
@@ -60,6 +60,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--n_train", type=at_least(4), default=600, help="training utterances, and as many mixtures of them")
     parser.add_argument("--n_val", type=at_least(4), default=60, help="the same of the validation part")
     parser.add_argument("--n_test", type=at_least(4), default=100, help="the same of the test part")
+    parser.add_argument("--face_size", type=at_least(0), default=0, help="pixels of face crops to draw; 0: only mouths")
     parser.add_argument("--max_failed", type=int, default=0, help="for stage 0; none of the demo's own clips may fail")
     return parser.parse_args()
 
@@ -69,7 +70,7 @@ def _clips_of(args: argparse.Namespace, split: str) -> list[ClipFiles]:
     n_clips = getattr(args, f"n_{split}")
     voices = voices_of(split)[: n_clips // 2]
     turns = [(voices[index % len(voices)], index // len(voices)) for index in range(n_clips)]
-    return [ClipFiles(voice, number, args.seed, args.data_dir) for voice, number in turns]
+    return [ClipFiles(voice, number, args.seed, args.data_dir, args.face_size) for voice, number in turns]
 
 
 def _make(clips: Sequence[ClipFiles], raw_dir: Path, nj: int) -> None:
@@ -161,7 +162,7 @@ def _remove_others(data_dir: Path, clips: dict[str, list[ClipFiles]], mixtures: 
     """Remove the files of an earlier run with other numbers: a folder in the DLA layout is read by its files."""
     wanted = {clip.utterance_id for split in SPLITS for clip in clips[split]}
     wanted |= {mixture.mixture_id for split in SPLITS for mixture in mixtures[split]}
-    for pattern in ("mouths/*", "utterances/*", "audio/*/*/*"):
+    for pattern in ("mouths/*", "faces/*/*", "utterances/*", "audio/*/*/*"):
         for path in data_dir.glob(pattern):
             if _OURS.fullmatch(path.name) and path.stem not in wanted:
                 path.unlink()

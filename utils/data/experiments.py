@@ -1,7 +1,7 @@
-"""A trained experiment as stage 3 leaves it, opened without torch: its folder, and the visual frontend that it needs.
+"""A trained experiment as stage 3 leaves it, opened without torch: its folder, and the visual frontends that it needs.
 
-exp/<tag>/best_model.pth is the network; exp/<tag>/frontend.json names the visual frontend whose embeddings the network was
-trained on, and is missing for an audio-only one.
+exp/<tag>/best_model.pth is the network; exp/<tag>/frontend.json names the visual frontend of the lips, and
+exp/<tag>/face_frontend.json that of the faces, whose embeddings the network was trained on. An audio-only one has neither.
 """
 
 from dataclasses import dataclass, field, fields
@@ -11,14 +11,17 @@ from typing import Any
 from utils.data.files import read_json
 from utils.errors import UserError
 
-_NETWORK, _FRONTEND = "best_model.pth", "frontend.json"
+_NETWORK = "best_model.pth"
+BUILT_IN_FRONTENDS = ("dlib",)
+FRONTEND_FILES = {"lips": "frontend.json", "face": "face_frontend.json"}
+FRONTEND_OPTIONS = {"lips": "--frontend_weights", "face": "--face_weights"}
 
 
 @dataclass(frozen=True)
 class FrontendRecord:
-    """The visual frontend of an experiment and its embeddings, as frontend.json has them."""
+    """A visual frontend of an experiment and its embeddings, as frontend.json or face_frontend.json has them."""
 
-    weights: str  # file, or folder of precomputed embeddings
+    weights: str  # file, folder of precomputed embeddings, or a name that is no file
     layer: str
     view: str  # of the mouth crops, for everything but training
     precision: str  # of the stored embeddings
@@ -32,13 +35,23 @@ class FrontendRecord:
         """Tell if the embeddings were computed elsewhere: `weights` is a folder of them."""
         return Path(self.weights).is_dir()
 
+    @property
+    def is_built_in(self) -> bool:
+        """Tell if the weights come with a package: `weights` is the name of a network."""
+        return self.weights in BUILT_IN_FRONTENDS
+
 
 @dataclass(frozen=True)
 class Experiment:
     """A trained experiment."""
 
     folder: Path
-    frontend: FrontendRecord | None  # None for an audio-only network
+    frontends: dict[str, FrontendRecord]  # by what they see, lips and face, in this order; none for an audio-only network
+
+    @property
+    def face_size(self) -> int:
+        """Pixels of the face crops that its face frontend sees; 0: it has none."""
+        return self.frontends["face"].description["preprocessing"]["size"] if "face" in self.frontends else 0
 
     @property
     def network_path(self) -> Path:
@@ -47,15 +60,15 @@ class Experiment:
 
 
 def open_experiment(
-    folder: Path, frontend_weights: str = "", option: str = "--exp_dir", needs_weights: bool = True
+    folder: Path, frontend_weights: str = "", option: str = "--exp_dir", needs_weights: bool = True, face_weights: str = ""
 ) -> Experiment:
     """Open the folder of an experiment.
 
     Args:
         folder: exp/<tag>.
-        frontend_weights: where the weights of its visual frontend are now; "" where they were in training.
+        frontend_weights, face_weights: where the weights of its visual frontends are now; "" where they were in training.
         option: of the command line that names the folder, for messages.
-        needs_weights: refuse an experiment whose visual frontend's weights are missing.
+        needs_weights: refuse an experiment whose visual frontends' weights are missing.
 
     Raises:
         UserError: it is not trained, its frontend.json cannot be used, or the weights are missing.
@@ -64,13 +77,16 @@ def open_experiment(
         known = ", ".join(sorted(str(path.parent) for path in folder.parent.glob(f"*/{_NETWORK}"))) or "none"
         what = f"holds no {_NETWORK}" if folder.is_dir() else "no such experiment"
         raise UserError(f"{option} {folder}: {what}; stage 3 makes it; experiments that are trained: {known}")
-    path = folder / _FRONTEND
-    if not path.is_file():
-        return Experiment(folder, None)
-    frontend = _frontend(path, frontend_weights)
-    if needs_weights and not Path(frontend.weights).exists():
-        raise UserError(f"{frontend.weights}: the visual frontend of {folder} is missing; say where with --frontend_weights")
-    return Experiment(folder, frontend)
+    frontends = {}
+    for kind, weights in zip(FRONTEND_FILES, (frontend_weights, face_weights), strict=True):
+        path = folder / FRONTEND_FILES[kind]
+        if not path.is_file():
+            continue
+        record = frontends[kind] = _frontend(path, weights)
+        if needs_weights and not record.is_built_in and not Path(record.weights).exists():
+            where = f"say where with {FRONTEND_OPTIONS[kind]}"
+            raise UserError(f"{record.weights}: the visual frontend of {folder} is missing; {where}")
+    return Experiment(folder, frontends)
 
 
 def _frontend(path: Path, weights: str) -> FrontendRecord:

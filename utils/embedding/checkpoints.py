@@ -1,7 +1,7 @@
 """Checkpoints of visual frontends: read without running code, recognised, and loaded strictly or refused by name.
 
-Reads `--frontend_weights` files (`torch.save` files of the lip-reading TCN family or of LR-ASD) and the
-configurations in `conf/lipreading`.
+Reads `--frontend_weights` files (`torch.save` files of the lip-reading TCN family or of LR-ASD), `--face_weights` files (of
+FaceNet or of VisualVoice's identity network) and the configurations in `conf/lipreading`.
 """
 
 import pickle
@@ -29,6 +29,9 @@ OUTPUT_KEY = "tcn.tcn_output.weight"
 PRELU_KEY = "frontend3D.2.weight"
 DENSE_INPUT_KEY = "tcn.tcn_trunk.features.transition0.conv.weight"
 
+_FACENET_KEY, _IDENTITY_KEY = "repeat_1.0.branch0.conv.weight", "feature_extraction.0.weight"
+_UNUSED = ("logits.", "conv1.")  # FaceNet's classifier; VisualVoice's first layer under a second name
+
 State = dict[str, torch.Tensor]
 
 
@@ -48,10 +51,10 @@ class Checkpoint:
 
     @property
     def family(self) -> str:
-        """`lipreading` or `lr_asd`.
+        """`lipreading` or `lr_asd`, which see lips; `facenet` or `identity`, which see faces.
 
         Raises:
-            UserError: the file is neither.
+            UserError: the file is none of them.
         """
         names = {".".join(key.split(".")[:2]) for key in self.state}
         tops = {key.split(".")[0] for key in self.state}
@@ -59,6 +62,9 @@ class Checkpoint:
             return "lr_asd"
         if {"frontend3D", "trunk", "tcn"} <= tops:
             return "lipreading"
+        for family, key in (("facenet", _FACENET_KEY), ("identity", _IDENTITY_KEY)):
+            if key in self.state:
+                return family
         what = "a network unknown here"
         if {"frontend3D", "resnet"} <= tops:
             what = "a deep_avsr visual frontend (another network)"
@@ -72,14 +78,18 @@ class Checkpoint:
         )
 
 
-def read_checkpoint(path: Path | str) -> Checkpoint:
+def read_checkpoint(path: Path | str, option: str = "--frontend_weights") -> Checkpoint:
     """Read a weights file: `{'model_state_dict': ...}` with or without an optimizer, or a bare state dict.
+
+    Args:
+        path: the file.
+        option: that named it, for messages.
 
     Raises:
         UserError: the file is missing, is no checkpoint, or would have to run code to be read.
     """
     path = Path(path)
-    content = _load(path)
+    content = _load(path, option)
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a state dict; give a file of weights")
     state = content.get("model_state_dict", content)
@@ -94,9 +104,9 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     return Checkpoint(path, dict(state), config if isinstance(config, str | dict) else None)
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, option: str) -> Any:
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file (--frontend_weights); {HOW_TO_GET}")
+        raise UserError(f"{path}: no such weights file ({option}); {HOW_TO_GET}")
     with open(path, "rb") as handle:
         start = handle.read(64).lstrip().lower()
     if start.startswith((b"<!doctype", b"<html")):
@@ -170,16 +180,32 @@ def load_lr_asd(checkpoint: Checkpoint) -> LRASDVisual:
     Raises:
         UserError: its entries are not those of the public network.
     """
-    prefix = LR_ASD_PREFIX
-    state = {key.removeprefix(prefix): value for key, value in checkpoint.state.items() if key.startswith(prefix)}
+    return load_plain(LRASDVisual, checkpoint, LR_ASD_PREFIX)
+
+
+def load_plain(kind: type[nn.Module], checkpoint: Checkpoint, prefix: str = "") -> nn.Module:
+    """A network of one form, loaded strictly; what it has no use for is a known classifier, or refused.
+
+    Args:
+        kind: the network; it takes no arguments.
+        checkpoint: the file.
+        prefix: of the entries that are the network's; the others are left alone.
+
+    Raises:
+        UserError: the file's entries are not those of the public network.
+    """
+    own = {key.removeprefix(prefix): value for key, value in checkpoint.state.items() if key.startswith(prefix)}
+    state = {key: value for key, value in own.items() if not key.startswith(_UNUSED)}
     with torch.device("meta"):
-        model = LRASDVisual()
+        model = kind()
+    counters = [key for key in model.state_dict() if key.endswith("num_batches_tracked")]
+    state = dict.fromkeys(counters, torch.tensor(0)) | state  # older files lack them, and nothing depends on them
     wanted, found = _signature(model.state_dict()), _signature(state)
     if found != wanted:
         key = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
         raise UserError(
-            f"{checkpoint.path}: an LR-ASD file whose visual half is not the public one ({len(found)} entries for "
-            f"{len(wanted)}; {prefix}{key} differs); give the public checkpoint"
+            f"{checkpoint.path}: not the public {kind.__name__} ({len(found)} entries for {len(wanted)}; {prefix}{key} "
+            "differs); give the public checkpoint"
         )
     return _load_strictly(model, state)
 

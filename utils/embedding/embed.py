@@ -25,17 +25,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from utils.data.crops import CropFile
+from utils.data.faces import face_path_of
 from utils.data.files import require_space, sha256_file, write_json
 from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest, Problem, item_id, item_mouths, write_failed
-from utils.data.mouths import FILL_FRAMES, MOUTH_SIZE, MouthFile, fill_unseen
+from utils.data.mouths import FILL_FRAMES, fill_unseen
+from utils.embedding.face_frontends import FaceFrontend
 from utils.embedding.frontends import Frontend, store_name
 from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
-AnyFrontend = Frontend | PrecomputedEmbeddings
+CropFrontend = Frontend | FaceFrontend  # they look at crops
+AnyFrontend = CropFrontend | PrecomputedEmbeddings
 Embedded = tuple["MouthClip", Source, np.ndarray]  # (frames, dim)
 
 _PIECE_FRAMES = 512  # a longer clip goes in pieces of so many, read from disk as it goes; more than the context below
@@ -216,6 +220,8 @@ def plan_embedding(
     clips = collect_clips(manifests)
     if isinstance(frontend, PrecomputedEmbeddings):
         clips = _with_features(clips, frontend)
+    elif isinstance(frontend, FaceFrontend):
+        clips = [replace(clip, path=face_path_of(clip.path, frontend.kind.size)) for clip in clips]
     groups = _cut_groups(clips, batch_size)[rank::world_size]
     n_clips = sum(len(group) for group in groups)
     if not force and root.is_dir():
@@ -379,46 +385,46 @@ def _read_features(group: list[MouthClip], features: PrecomputedEmbeddings) -> t
     return found, problems
 
 
-def load_group(group: list[MouthClip], frontend: Frontend, view: str) -> tuple[list[Batch], list[Problem]]:
+def load_group(group: list[MouthClip], frontend: CropFrontend, view: str) -> tuple[list[Batch], list[Problem]]:
     """Read and preprocess clips; one batch for each length that occurs, which is one as a rule."""
     by_length: dict[int, list[tuple[MouthClip, Source, np.ndarray, torch.Tensor]]] = {}
     batches, problems = [], []
     for clip in group:
         try:
-            source, mouths = source_of(clip.path), MouthFile(clip.path)
-            inputs = _inputs(frontend, mouths, view)
+            source, crops = source_of(clip.path), frontend.crop_file(clip.path)
+            inputs = _inputs(frontend, crops, view)
         except UserError as error:
             problems.append(clip.problem(error))
             continue
         if inputs is None:
-            batches.append(Batch([clip], [source], [mouths.mask], None, view))
+            batches.append(Batch([clip], [source], [crops.mask], None, view))
         else:
-            by_length.setdefault(len(inputs), []).append((clip, source, mouths.mask, inputs))
+            by_length.setdefault(len(inputs), []).append((clip, source, crops.mask, inputs))
     for loaded in by_length.values():
         clips, sources, masks, inputs = map(list, zip(*loaded, strict=True))
         batches.append(Batch(clips, sources, masks, torch.stack(inputs), view))
     return batches, problems
 
 
-def _inputs(frontend: Frontend, mouths: MouthFile, view: str) -> torch.Tensor | None:
+def _inputs(frontend: CropFrontend, crops: CropFile, view: str) -> torch.Tensor | None:
     """The preprocessed crops of a clip, None where it is too long to be taken whole, as a temporal network always takes it."""
-    if mouths.n_frames > _PIECE_FRAMES and frontend.description["layer"] == "trunk":
+    if crops.n_frames > _PIECE_FRAMES and frontend.description["layer"] == "trunk":
         return None
-    return frontend.preprocess(fill_unseen(next(mouths.blocks(mouths.n_frames)), mouths.mask), view)
+    return frontend.preprocess(fill_unseen(crops.all(), crops.mask), view)
 
 
-def embed_file(frontend: Frontend, mouths: MouthFile, view: str = "centre") -> torch.Tensor:
-    """The visual frontend's vectors of one mouth file, float32 (frames, dim), as they would be stored in full precision.
+def embed_file(frontend: CropFrontend, crops: CropFile, view: str = "centre") -> torch.Tensor:
+    """The visual frontend's vectors of one file of crops, float32 (frames, dim), as they would be stored in full precision.
 
     Raises:
         UserError: the file is damaged.
     """
-    inputs = _inputs(frontend, mouths, view)
-    clip = MouthClip(str(mouths.path), mouths.path, mouths.n_frames, 0, "")
-    return forward_batch(frontend, Batch([clip], [], [mouths.mask], None if inputs is None else inputs[None], view))[0]
+    inputs = _inputs(frontend, crops, view)
+    clip = MouthClip(str(crops.path), crops.path, crops.n_frames, 0, "")
+    return forward_batch(frontend, Batch([clip], [], [crops.mask], None if inputs is None else inputs[None], view))[0]
 
 
-def forward_batch(frontend: Frontend, batch: Batch) -> torch.Tensor:
+def forward_batch(frontend: CropFrontend, batch: Batch) -> torch.Tensor:
     """The visual frontend's vectors of a batch, zeros where no mouth was seen.
 
     Returns:
@@ -428,39 +434,35 @@ def forward_batch(frontend: Frontend, batch: Batch) -> torch.Tensor:
         UserError: the file of a long clip cannot be read to its end.
     """
     if batch.inputs is None:
-        output = _forward_long(frontend, MouthFile(batch.clips[0].path), batch.view)[None]
+        output = _forward_long(frontend, frontend.crop_file(batch.clips[0].path), batch.view)[None]
     else:
-        output = frontend(batch.inputs.to(_device(frontend)))
+        output = frontend(batch.inputs.to(frontend.device))
     for vectors, mask in zip(output, batch.masks, strict=True):
         if not mask.all():
             vectors[torch.from_numpy(~mask).to(vectors.device)] = 0  # what the networks know as "no mouth here"
     return output
 
 
-def _forward_long(frontend: Frontend, mouths: MouthFile, view: str) -> torch.Tensor:
+def _forward_long(frontend: CropFrontend, file: CropFile, view: str) -> torch.Tensor:
     """A long clip from disk through the trunk, (frames, dim).
 
     A trunk sees a few frames around each one, so the clip goes through it in pieces that overlap by more than that: ten
     minutes need the memory of `_PIECE_FRAMES`.
     """
     pieces = []
-    crops, first = np.empty((0, MOUTH_SIZE, MOUTH_SIZE), np.uint8), 0  # those held, and the frame of the first of them
+    crops, first = np.empty((0, *file.frame_shape), np.uint8), 0  # those held, and the frame of the first of them
     done = 0
-    for block in mouths.blocks(_PIECE_FRAMES):
+    for block in file.blocks(_PIECE_FRAMES):
         crops = np.concatenate([crops, block])
         there = first + len(crops)
-        end = there if there == mouths.n_frames else there - _CONTEXT_FRAMES
-        filled = fill_unseen(crops, mouths.mask[first:there])
-        vectors = frontend(frontend.preprocess(filled, view)[None].to(_device(frontend)))[0]
+        end = there if there == file.n_frames else there - _CONTEXT_FRAMES
+        filled = fill_unseen(crops, file.mask[first:there])
+        vectors = frontend(frontend.preprocess(filled, view)[None].to(frontend.device))[0]
         pieces.append(vectors[done - first : end - first])
         done = end
         kept = max(done - _CONTEXT_FRAMES, 0)
         crops, first = crops[kept - first :], kept
     return torch.cat(pieces)
-
-
-def _device(frontend: Frontend) -> torch.device:
-    return next(frontend.parameters()).device
 
 
 def _read_ahead(load: Callable, groups: Iterable, nj: int) -> Iterator:

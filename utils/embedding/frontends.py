@@ -18,6 +18,7 @@ from local_models.lipreading.model import LAYERS
 from utils.data.constants import MOUTH_SIZE, VIEWS
 from utils.data.files import sha256_file
 from utils.data.fingerprints import hash_json
+from utils.data.mouths import MouthFile
 from utils.embedding.checkpoints import Checkpoint, load_lipreading, load_lr_asd, read_checkpoint
 from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.errors import UserError
@@ -39,6 +40,7 @@ class Frontend(nn.Module):
         description: What identifies network and weights (plain JSON).
     """
 
+    crop_file = MouthFile
     crop_size = 88  # pixels, what the networks see of a mouth crop
 
     def __init__(self, network: nn.Module, name: str, dim: int, normalisation: tuple[float, float], description: dict) -> None:
@@ -49,6 +51,10 @@ class Frontend(nn.Module):
         self.normalisation = normalisation
         self.description = description
         self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     def train(self, mode: bool = True) -> "Frontend":
         """Stay in eval mode, whatever the model around is set to: stored and fresh vectors must agree."""
@@ -61,7 +67,7 @@ class Frontend(nn.Module):
             UserError: an unknown view or precision.
         """
         _check_choice("--views", view, VIEWS)
-        _check_choice("--embedding_dtype", precision, PRECISIONS)
+        check_precision(precision)
         mean, std = self.normalisation
         preprocessing = {"mouth_size": MOUTH_SIZE, "crop_size": self.crop_size, "scale": 255, "mean": mean, "std": std}
         facts = {"dim": self.dim, "preprocessing": preprocessing, "view": view, "precision": precision, "version": VERSION}
@@ -153,6 +159,8 @@ def load_frontend(
         return found
     checkpoint = read_checkpoint(weights)
     sha256 = sha256_file(weights)
+    if checkpoint.family not in ("lr_asd", "lipreading"):
+        raise UserError(f"--frontend_weights {weights}: is a face network ({checkpoint.family}); give it as --face_weights")
     make = _lr_asd if checkpoint.family == "lr_asd" else _lipreading
     frontend = make(checkpoint, conf, layer, sha256)
     logger.info("visual frontend %s (%s, %d values a frame) from %s", frontend.name, layer, frontend.dim, weights)
@@ -190,6 +198,15 @@ def store_name(frontend: Frontend | PrecomputedEmbeddings, view: str, precision:
     """The folder name of a visual frontend's embeddings: `<name>-<fingerprint>`."""
     name = re.sub(r"[^\w.-]", "_", frontend.name)
     return f"{name}-{frontend_fingerprint(frontend.describe(view, precision))}"
+
+
+def check_precision(precision: str) -> None:
+    """Refuse an unknown precision of stored embeddings.
+
+    Raises:
+        UserError: it is unknown.
+    """
+    _check_choice("--embedding_dtype", precision, PRECISIONS)
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -21,15 +21,16 @@ from tqdm import tqdm
 from utils.data.audio import check_sound, read_audio
 from utils.data.clock import frames_covering
 from utils.data.estimates import JOURNAL_NAME, ORDER_UNKNOWN, SAMPLE_BYTES, are_complete, estimate_paths, write_estimates
-from utils.data.experiments import Experiment
+from utils.data.experiments import FRONTEND_OPTIONS, Experiment
 from utils.data.files import remove_leftovers, require_space, sha256_file
 from utils.data.fingerprints import hash_json
 from utils.data.jobs import Journal
 from utils.data.manifest import Manifest, Mixture, Problem
 from utils.data.validation import lengths_differ
 from utils.embedding.embed import embed_manifests
-from utils.embedding.frontends import load_frontend, store_name
-from utils.embedding.store import EmbeddingStore
+from utils.embedding.frontends import store_name
+from utils.embedding.joined import AnyStore, joined
+from utils.embedding.kinds import load_kind
 from utils.errors import UserError
 from utils.separation.offsets import ShiftedStore
 from utils.separation.options import SeparationOptions, StageOptions
@@ -107,34 +108,37 @@ def for_single_faces(separator: Separator) -> Separator:
 
 def embed_mouths(
     experiment: Experiment, manifest: Manifest, options: StageOptions, device: str
-) -> tuple[EmbeddingStore, dict[str, str]]:
+) -> tuple[AnyStore, dict[str, str]]:
     """Bring the visual embeddings of a manifest up to date.
 
     Returns:
         The store, and the reason why a mouth has no embedding, by the mouth's path in the manifest.
 
     Raises:
-        UserError: the visual frontend is not the one that the network was trained with.
+        UserError: a visual frontend is not the one that the network was trained with.
     """
-    record = experiment.frontend
-    frontend = load_frontend(record.weights, record.conf or None, record.layer, device)
-    name = store_name(frontend, record.view, record.precision)
-    if name != record.store_name:
-        remedy = "give the weights it was trained with, --frontend_weights"
-        if record.is_precomputed:
-            remedy += "; precomputed embeddings are known by the name of their folder and the values of a frame"
-        trained = f"{experiment.folder} was trained on {record.store_name}"
-        raise UserError(f"{record.weights}: gives the embeddings {name}, but {trained}; {remedy}")
-    where = {"view": record.view, "precision": record.precision, "nj": options.nj}
-    store, problems = embed_manifests([manifest], frontend, options.dump_dir, **where)
-    return store, {problem.path: problem.reason for problem in problems}
+    stores, reasons = [], {}
+    for kind, record in experiment.frontends.items():
+        frontend = load_kind(kind, record.weights, record.conf, record.layer, device)
+        name = store_name(frontend, record.view, record.precision)
+        if name != record.store_name:
+            remedy = f"give the weights it was trained with, {FRONTEND_OPTIONS[kind]}"
+            if record.is_precomputed:
+                remedy += "; precomputed embeddings are known by the name of their folder and the values of a frame"
+            trained = f"{experiment.folder} was trained on {record.store_name}"
+            raise UserError(f"{record.weights}: gives the embeddings {name}, but {trained}; {remedy}")
+        where = {"view": record.view, "precision": record.precision, "nj": options.nj}
+        store, problems = embed_manifests([manifest], frontend, options.dump_dir, **where)
+        stores.append(store)
+        reasons |= {problem.path: problem.reason for problem in problems}
+    return joined(stores), reasons
 
 
 def plan_tasks(
     manifest: Manifest,
     separator: Separator,
     fallback: Separator | None,
-    store: EmbeddingStore | None,
+    store: AnyStore | None,
     mouth_reasons: Mapping[str, str],
     options: SeparationOptions,
 ) -> tuple[list[Task], list[Problem]]:
@@ -230,7 +234,7 @@ def _visual_problem(
     item: Mixture,
     faces: Sequence[str],
     separator: Separator,
-    store: EmbeddingStore | None,
+    store: AnyStore | None,
     mouth_reasons: Mapping[str, str],
     mouths_go_on: bool,
 ) -> Problem | None:
@@ -254,9 +258,7 @@ def _visual_problem(
     return None
 
 
-def _stamp(
-    separator: Separator, options: SeparationOptions, path: Path, faces: Sequence[str], store: EmbeddingStore | None
-) -> str:
+def _stamp(separator: Separator, options: SeparationOptions, path: Path, faces: Sequence[str], store: AnyStore | None) -> str:
     """Hash all that a mixture's estimates depend on; files count by size and time, embeddings by what was embedded."""
     status = path.stat()
     how = (options.window_sec, options.hop_sec, options.subtype)
@@ -275,7 +277,7 @@ class EstimateFolder:
 
     path: Path
     tasks: list[Task]
-    store: EmbeddingStore | ShiftedStore | None
+    store: AnyStore | ShiftedStore | None
 
 
 @dataclass(frozen=True)
@@ -396,7 +398,7 @@ def _write(task: Task, estimates: _Estimates, folder: Path, n_src: int, subtype:
 
 
 def _estimates(
-    batch: Sequence[Task], store: EmbeddingStore | ShiftedStore | None, options: SeparationOptions
+    batch: Sequence[Task], store: AnyStore | ShiftedStore | None, options: SeparationOptions
 ) -> Iterator[tuple[Task, _Estimates]]:
     """Each task with its estimates; several tasks are one pass through the network.
 
@@ -417,7 +419,7 @@ def _estimates(
         yield task, _Estimates([estimates], certainty)
 
 
-def _stream(task: Task, store: EmbeddingStore | ShiftedStore | None, options: SeparationOptions) -> _Estimates:
+def _stream(task: Task, store: AnyStore | ShiftedStore | None, options: SeparationOptions) -> _Estimates:
     """Separate from disk, window by window."""
     separator = task.separator
     read_visual = partial(_read_visual, task, store) if separator.needs_faces else None
@@ -447,7 +449,7 @@ def _read_mixture(task: Task, start: int, count: int) -> torch.Tensor:
     return torch.from_numpy(samples)
 
 
-def _read_visual(task: Task, store: EmbeddingStore | ShiftedStore, first: int, count: int) -> torch.Tensor:
+def _read_visual(task: Task, store: AnyStore | ShiftedStore, first: int, count: int) -> torch.Tensor:
     """The embeddings of a stretch, (n_faces, count, dim)."""
     stretches = []
     for face in task.faces:

@@ -26,6 +26,7 @@ from utils.data.constants import AUDIO_SUFFIXES, SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.devices import choose_device
 from utils.data.estimates import CUE_FOLDERS, JOURNAL_NAME, offset_folder, offset_folders, write_separated
 from utils.data.experiments import Experiment
+from utils.data.faces import face_path_of
 from utils.data.files import exclusive_lock, sha256_file
 from utils.data.fingerprints import StageMark, hash_contents, hash_stats
 from utils.data.manifest import Manifest, Mixture, Problem, read_manifest, write_failed, write_manifest
@@ -64,7 +65,7 @@ def separate_test_set(experiment: Experiment, fallback: Experiment | None, optio
     data_root_dir = _writable(options.data_root_dir, experiment.folder / "data")
     test_set = find_test_set(options.test_dir, options.test_name, data_root_dir, options.nj)
     folder = experiment.folder / "separated" / test_set.name
-    if experiment.frontend is None and (options.cue_test or options.av_offset_sweep):
+    if not experiment.frontends and (options.cue_test or options.av_offset_sweep):
         logger.info("stage 4: %s is audio-only: no visual embeddings to swap or to shift", experiment.folder)
         options = replace(options, cue_test=False, av_offset_sweep=())
     mark = StageMark(folder / ".done-4.json", _inputs(experiment, fallback, test_set, options))
@@ -96,14 +97,17 @@ def _writable(wanted: Path, instead: Path) -> Path:
 
 def _inputs(experiment: Experiment, fallback: Experiment | None, test_set: TestSet, options: TestSetOptions) -> dict[str, str]:
     """All that the estimates depend on, for the mark; audio and mouths count by name, size and time."""
-    manifest, frontend = test_set.manifest, experiment.frontend
+    manifest = test_set.manifest
     files = [manifest.resolve(path) for item in manifest.items for path in (item.mixture_path, *item.mouth_paths) if path]
-    if frontend and frontend.is_precomputed:
-        features = PrecomputedEmbeddings(frontend.weights)
-        files += [features.path_of(path) for path in manifest.mouth_paths()]
+    for kind, record in experiment.frontends.items():
+        if record.is_precomputed:
+            features = PrecomputedEmbeddings(record.weights)
+            files += [features.path_of(path) for path in manifest.mouth_paths()]
+        elif kind == "face":
+            files += [face_path_of(manifest.resolve(path), experiment.face_size) for path in manifest.mouth_paths()]
     return {
         "network": sha256_file(experiment.network_path),
-        "visual frontend": frontend.store_name if frontend else "",
+        "visual frontend": ",".join(record.store_name for record in experiment.frontends.values()),
         "fallback": sha256_file(fallback.network_path) if fallback else "",
         "test set": hash_contents([manifest.path, manifest.path.with_suffix(".json")]),
         "files of the test set": hash_stats(files),
@@ -153,13 +157,13 @@ def _separate(
 
     device = choose_device(options.device)
     separator = load_separator(experiment.folder, device)
-    if separator.needs_faces and experiment.frontend is None:
+    if separator.needs_faces and not experiment.frontends:
         raise UserError(f"{experiment.folder / 'frontend.json'}: missing, but the network needs it; run stage 3 again")
     if test_set.manifest.n_src == 1:
         separator = for_single_faces(separator)
     instead = load_separator(fallback.folder, device) if fallback else None
     store, reasons = None, {}
-    if experiment.frontend:
+    if experiment.frontends:
         store, reasons = embed_mouths(experiment, test_set.manifest, options, device)
     tasks, problems = plan_tasks(test_set.manifest, separator, instead, store, reasons, options)
     folders = [EstimateFolder(folder, tasks, store)]

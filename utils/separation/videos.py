@@ -82,14 +82,14 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
         UserError: the experiment cannot be used, or more than `max_failed` videos cannot be separated.
     """
     found = find_videos(options.test_dir, options.landmarks_dir)
-    if experiment.frontend is None:
+    if not experiment.frontends:
         raise UserError(f"{experiment.folder}: audio-only, it cannot tell whose an estimate is; give an audio-visual one")
-    if experiment.frontend.is_precomputed:
+    if any(record.is_precomputed for record in experiment.frontends.values()):
         raise UserError(f"{experiment.folder}: trained on precomputed embeddings, which videos lack; give prepared mixtures")
     from utils.separation.mixtures import load_separator  # torch comes only after what can be refused was
     from utils.separation.tracks import remove_tracks, write_tracks
 
-    video_options = _video_options(options)
+    video_options = _video_options(options, experiment.face_size)
     folder = Path(options.out_dir or experiment.folder / "separated" / options.name)
     reasons = {video.name: reason for video in found if (reason := name_problem(str(video.path)))}
     videos = [video for video in found if video.name not in reasons]
@@ -140,7 +140,7 @@ def _as_reason(video: Video, error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _video_options(options: VideoSetOptions) -> "VideoOptions":
+def _video_options(options: VideoSetOptions, face_size: int) -> "VideoOptions":
     try:
         from utils.video.preparation import VideoOptions
     except ImportError as error:
@@ -152,6 +152,7 @@ def _video_options(options: VideoSetOptions) -> "VideoOptions":
         min_sec=options.min_on_screen_sec,
         people=options.people,
         audio_stream=options.audio_stream,
+        face_size=face_size,
     )
 
 

@@ -13,13 +13,16 @@ file has changed are embedded again. Several processes share the work when start
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.data.constants import VIEWS
 from utils.data.devices import choose_device, n_cores, process_share
+from utils.data.experiments import BUILT_IN_FRONTENDS
 from utils.data.manifest import Manifest, find_manifests, read_manifest
-from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
-from utils.training.preflight import read_train_config
+from utils.environment import add_missing
+from utils.errors import OptionParser, UserError, flag, run_cli
+from utils.training.preflight import check_weights, read_train_config
 
 logger = logging.getLogger(__name__)
 
@@ -27,21 +30,29 @@ logger = logging.getLogger(__name__)
 def main() -> int:
     """Check everything that is cheap to check, then embed."""
     args = parse_args()
-    if args.conf and not read_train_config(args.conf, args.train_args).needs_visual:
-        logger.info("stage 2: skipped, %s needs no visual embeddings", args.conf)
-        return 0
+    kinds: Sequence[str] = ("lips",)
+    if args.conf:
+        config = read_train_config(args.conf, args.train_args)
+        if not config.needs_visual:
+            logger.info("stage 2: skipped, %s needs no visual embeddings", args.conf)
+            return 0
+        kinds = config.kinds_of_frontends
+    if "face" in kinds and args.face_weights in BUILT_IN_FRONTENDS:
+        add_missing("requirements-video.txt")
     share = process_share(os.environ)
-    manifests = _read_manifests(args)
+    manifests = _read_manifests(args, kinds)
 
     from utils.embedding.embed import CorpusOptions, embed_corpus  # torch comes only after the paths were found good
-    from utils.embedding.frontends import load_frontend
+    from utils.embedding.kinds import load_kind
 
     device = choose_device(args.id, os.environ)
-    frontend = load_frontend(args.frontend_weights, args.frontend_conf, args.frontend_layer, device)
     logger.info("stage 2: on %s, process %d of %d", device, share[0] + 1, share[1])
     names = ("data_dir", "dump_dir", "precision", "batch_size", "nj", "max_failed", "force")
     options = CorpusOptions(**{name: getattr(args, name) for name in names}, share=share)
-    embed_corpus(manifests, frontend, args.views, options)
+    for kind in kinds:
+        weights = args.face_weights if kind == "face" else args.frontend_weights
+        frontend = load_kind(kind, weights, args.frontend_conf, args.frontend_layer, device)
+        embed_corpus(manifests, frontend, ["centre"] if kind == "face" else args.views, options)
     return 0
 
 
@@ -50,6 +61,7 @@ def parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="embed", description=__doc__.partition("\n")[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="the corpus' manifests, data/<corpus>")
     parser.add_argument("--frontend_weights", type=Path, help="of the visual frontend, or a folder of precomputed embeddings")
+    parser.add_argument("--face_weights", default="", help="of the face frontend, where the conf asks for faces; or dlib")
     parser.add_argument("--conf", type=Path, help="of the training to come: an audio-only one needs no embeddings")
     parser.add_argument("--train_args", default="", help="keys of the conf to change")
     parser.add_argument("--frontend_conf", type=Path, help="its conf/lipreading/*.json; found by itself where possible")
@@ -66,18 +78,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _read_manifests(args: argparse.Namespace) -> list[Manifest]:
+def _read_manifests(args: argparse.Namespace, kinds: Sequence[str]) -> list[Manifest]:
     """Check every path of the command and read the corpus' manifests, without torch.
 
     Raises:
         UserError: a path leads nowhere, or a manifest is wrong.
     """
-    if args.frontend_weights is None:
-        raise UsageError("--frontend_weights is needed: the weights of the visual frontend, or a folder of embeddings")
-    if not args.frontend_weights.exists():
-        raise UserError(
-            f"--frontend_weights {args.frontend_weights}: no such file or folder; utils/download_weights.sh fetches some"
-        )
+    for kind in kinds:
+        check_weights(kind, args.face_weights if kind == "face" else args.frontend_weights or "")
     if args.frontend_conf is not None and not args.frontend_conf.is_file():
         raise UserError(f"--frontend_conf {args.frontend_conf}: no such file; see conf/lipreading/*.json")
     if not args.data_dir.is_dir():

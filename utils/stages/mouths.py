@@ -15,21 +15,12 @@ from pathlib import Path
 from utils.data.constants import ALIGNMENTS
 from utils.data.devices import n_cores
 from utils.data.fingerprints import StageMark, hash_contents, hash_stats
-from utils.data.manifest import (
-    VIDEOS_NAME,
-    Manifest,
-    Problem,
-    Utterance,
-    find_manifests,
-    item_id,
-    item_mouths,
-    read_manifest,
-    write_failed,
-)
+from utils.data.manifest import VIDEOS_NAME, Manifest, Problem, Utterance, find_manifests, read_manifest
 from utils.data.validation import check_files, check_mouths, find_mouth_problems
 from utils.environment import add_missing
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
-from utils.video.corpus_mouths import cut_corpus, without_mouths
+from utils.training.preflight import check_weights, read_train_config
+from utils.video.corpus_mouths import cut_corpus, refuse_failures, require_faces, require_mouths, without_mouths
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +28,8 @@ log = logging.getLogger(__name__)
 def main() -> int:
     """Cut the mouths of videos and open every mouth crop, unless nothing changed; list those that cannot be used."""
     args = _parse_args()
-    if args.frontend_weights and args.frontend_weights.is_dir():
+    kinds = read_train_config(args.conf, args.train_args).kinds_of_frontends if args.conf else ("lips",)
+    if "face" not in kinds and args.frontend_weights and args.frontend_weights.is_dir():
         log.info("stage 1: skipped, %s holds precomputed embeddings", args.frontend_weights)
         return 0
     if not args.data_dir.is_dir():
@@ -47,9 +39,12 @@ def main() -> int:
         raise UserError("no manifest there; stage 0 (--stage 0) makes them", args.data_dir)
     manifests = [read_manifest(path) for path in paths]
     for manifest in manifests:
-        _require_mouths(manifest)
+        require_mouths(manifest)
     videos = args.data_dir / VIDEOS_NAME
     inputs = {"max_failed": str(args.max_failed)}
+    size = _face_size(args) if "face" in kinds else 0
+    if size:
+        inputs["face_size"] = str(size)
     if videos.is_file():
         inputs |= {VIDEOS_NAME: hash_contents([videos]), "alignment": args.alignment, "fix_av_offset": args.fix_av_offset}
     elif args.fix_av_offset:
@@ -64,19 +59,22 @@ def main() -> int:
     uncut: list[Problem] = []
     if videos.is_file():
         add_missing("requirements-video.txt")
-        uncut = cut_corpus(args.data_dir, manifests, args.alignment, args.nj, _late_frames(args, manifests))
-        _refuse_failures(args.data_dir, uncut, args.max_failed, "clips")
+        late_frames = _late_frames(args, manifests)
+        uncut = cut_corpus(args.data_dir, manifests, args.alignment, args.nj, late_frames, face_size=size)
+        refuse_failures(args.data_dir, uncut, args.max_failed, "clips")
         manifests = [without_mouths(manifest, uncut) for manifest in manifests]
     crops = _crops(manifests)
     if not videos.is_file():
         log.info("stage 1: the corpus ships its mouth crops; none to make, %d to check", len(crops))
+        if size:
+            require_faces(crops, size)
     checks = check_files(check_mouths, crops, args.nj, "mouths")
     broken = [
         replace(problem, manifest=manifest.path.name)
         for manifest in manifests
         for problem in find_mouth_problems(manifest, checks)
     ]
-    _refuse_failures(args.data_dir, uncut + broken, args.max_failed, "rows")
+    refuse_failures(args.data_dir, uncut + broken, args.max_failed, "rows")
     _mark(args.data_dir, paths, crops, inputs).write()
     return 0
 
@@ -84,6 +82,9 @@ def main() -> int:
 def _parse_args() -> argparse.Namespace:
     parser = OptionParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="the folder of the manifests")
+    parser.add_argument("--conf", type=Path, help="of the training to come, which may ask for faces")
+    parser.add_argument("--train_args", default="", help="keys of the conf to change")
+    parser.add_argument("--face_weights", default="", help="of the face frontend, which says how large faces are; or dlib")
     parser.add_argument("--frontend_weights", type=Path, help="of stage 2: a folder of precomputed embeddings needs no mouths")
     parser.add_argument("--nj", type=int, default=n_cores(), help="threads that open files")
     parser.add_argument("--max_failed", type=int, default=0, help="rows with broken mouths that are let pass")
@@ -91,6 +92,14 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--fix_av_offset", default="", help="raw video: auto, or FRAMES that all videos come too late")
     parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="run even if nothing changed")
     return parser.parse_args()
+
+
+def _face_size(args: argparse.Namespace) -> int:
+    """Pixels of the face crops that the face frontend wants."""
+    check_weights("face", args.face_weights)
+    from utils.embedding.face_frontends import face_size
+
+    return face_size(args.face_weights)
 
 
 def _late_frames(args: argparse.Namespace, manifests: Sequence[Manifest]) -> int:
@@ -118,32 +127,6 @@ def _mark(data_dir: Path, manifests: Sequence[Path], crops: Sequence[Path], inpu
     files = [*manifests, *(path.with_suffix(".json") for path in manifests)]
     found = {"manifests": hash_contents(files), "mouth crops": hash_stats(crops)}
     return StageMark(data_dir / ".done-1.json", found | inputs)
-
-
-def _require_mouths(manifest: Manifest) -> None:
-    """Refuse mixtures without mouths, and lists of utterances none of which has one; speech without faces is let pass."""
-    if isinstance(manifest.items[0], Utterance) and manifest.mouth_paths():
-        return
-    for row, item in enumerate(manifest.items, start=2):  # the header is line 1
-        if not all(item_mouths(item)):
-            raise UserError(
-                f"{manifest.path}, row {row}: {item_id(item)} has no mouth path; stage 1 cuts mouths where stage 0 wrote a "
-                "videos.csv (egs/own_video does), otherwise cut them beforehand and name them in the corpus"
-            )
-
-
-def _refuse_failures(data_dir: Path, problems: Sequence[Problem], max_failed: int, what: str) -> None:
-    """List the problems, and stop where there are too many; a clip, or a row of a manifest, may have several."""
-    path = data_dir / "failed_mouths.csv"
-    write_failed(path, problems)
-    count = len({(problem.manifest, problem.row) for problem in problems})
-    if count > max_failed:
-        raise UserError(
-            f"{count} {what} have mouth crops that cannot be used, for the reasons listed there; repair them, "
-            f"or let them pass with --max_failed {count}",
-            path,
-        )
-    log.info("stage 1: %d %s without usable mouth crops%s", count, what, f", see {path}" if count else "")
 
 
 if __name__ == "__main__":

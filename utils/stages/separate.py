@@ -38,7 +38,7 @@ Options = TypeVar("Options", bound=StageOptions)
 def main() -> int:
     """Open the experiments, then separate."""
     args = parse_args()
-    experiment = open_experiment(args.exp_dir, args.frontend_weights)
+    experiment = open_experiment(args.exp_dir, args.frontend_weights, face_weights=args.face_weights)
     if is_video_set(args.test_dir):
         for name in ("cue_test", "fallback_exp_dir", "av_offset_sweep"):
             if getattr(args, name):
@@ -51,8 +51,10 @@ def main() -> int:
             f"--test_dir {args.test_dir}: neither a video nor a folder with videos, and --out_dir is for these; mixtures are "
             "separated by ./run.sh --stage 4 without it"
         )
+    if any(record.is_built_in for record in experiment.frontends.values()):
+        add_missing("requirements-video.txt")
     fallback = open_experiment(args.fallback_exp_dir, option="--fallback_exp_dir") if args.fallback_exp_dir else None
-    if fallback and fallback.frontend:
+    if fallback and fallback.frontends:
         raise UserError(f"--fallback_exp_dir {fallback.folder}: needs visual embeddings itself; give an audio-only experiment")
     separate_test_set(experiment, fallback, _options(TestSetOptions, args))
     return 0
@@ -72,6 +74,7 @@ def parse_args() -> argparse.Namespace:
                         help="also separate with the video so many frames late: -5:5 or -5,-1,1,5")  # fmt: skip
     parser.add_argument("--fallback_exp_dir", type=Path, help="audio-only experiment for mixtures without good mouths")
     parser.add_argument("--frontend_weights", default="", help="where its visual frontend is now, or other features")
+    parser.add_argument("--face_weights", default="", help="where its face frontend is now")
     parser.add_argument("--subtype", choices=tuple(SUBTYPES), help="sample format of the estimates")
     parser.add_argument("--window_sec", type=float, help="longer mixtures are separated in such windows")
     parser.add_argument("--hop_sec", type=float, help="from window to window")

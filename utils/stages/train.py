@@ -17,9 +17,11 @@ import os
 from pathlib import Path
 
 from utils.data.devices import show_only
+from utils.data.experiments import FrontendRecord
 from utils.data.manifest import Manifest, read_manifest
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.training.augmentation import Acoustics
+from utils.training.config import Config
 from utils.training.preflight import check_frontend_weights, read_train_config
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--init_exp_dir", type=Path, help="start from the network of this experiment")
     parser.add_argument("--train_args", default="", help='keys of the conf to change, "--lr 0.0005 --batch_size 2"')
     parser.add_argument("--frontend_weights", default="", help="visual frontend's weights (not for audio-only confs)")
+    parser.add_argument("--face_weights", default="", help="face frontend's weights, where the conf asks for faces; or dlib")
     parser.add_argument("--frontend_conf", default="", help="its conf/lipreading/*.json; found out when not given")
     parser.add_argument("--frontend_layer", default="trunk", choices=("trunk", "tcn"), help="which output is used")
     parser.add_argument("--views", default="centre", help="crop views to draw from in training, e.g. centre,flip")
@@ -50,7 +53,7 @@ def main() -> int:
     args = parse_args()
     show_only(args.id)
     config = read_train_config(args.conf, args.train_args)
-    check_frontend_weights(config, args.frontend_weights)
+    check_frontend_weights(config, args.frontend_weights, args.face_weights)
     train_manifest = read_manifest(args.data_dir / ("utterances.csv" if config.data.dynamic else "train.csv"))
     val_manifest = read_manifest(args.data_dir / "val.csv")
     if args.init_exp_dir and not (args.init_exp_dir / "best_model.pth").is_file():
@@ -61,13 +64,13 @@ def main() -> int:
     from utils.training.experiment import TrainingMarks, training_inputs
     from utils.training.trainer import train
 
-    frontend, train_stores, val_stores = {}, [], []
+    frontends: dict[str, FrontendRecord] = {}
+    train_stores, val_stores = [], []
     if config.needs_visual:
-        options = (args.frontend_weights, args.frontend_conf, args.frontend_layer, args.views, args.precision)
-        frontend, visual_dim = _frontend(*options)
-        config = config.with_visual_dim(visual_dim)
-        train_stores, val_stores = _stores(args.dump_dir / "embeddings", frontend, train_manifest, val_manifest)
-    stores = frontend.get("training_stores", [])
+        frontends, dims = _frontends(config, args)
+        config = config.with_visual_dim(sum(dims.values()), dims.get("face", 0))
+        train_stores, val_stores = _stores(args.dump_dir / "embeddings", frontends, train_manifest, val_manifest)
+    stores = [name for record in frontends.values() for name in record.training_stores]
     init_path = args.init_exp_dir / "best_model.pth" if args.init_exp_dir else None
     inputs = training_inputs(config, stores, train_manifest, val_manifest, acoustics, init_path)
     marks = TrainingMarks(args.exp_dir, inputs)
@@ -76,7 +79,7 @@ def main() -> int:
         return 0
     rank = next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
     if rank == 0:
-        marks.start(frontend, args.force)
+        marks.start(frontends, args.force)
     else:
         marks.wait_for_start(args.force)
     summary = train(config, args.exp_dir, train_manifest, val_manifest, train_stores, val_stores, init_path)
@@ -90,35 +93,35 @@ def main() -> int:
     return 0
 
 
-def _frontend(weights: str, conf: str, layer: str, views: str, precision: str) -> tuple[dict, int]:
-    """The content of frontend.json, and how many numbers an embedding of this visual frontend has."""
-    from utils.embedding.frontends import load_frontend, store_name
+def _frontends(config: Config, args: argparse.Namespace) -> tuple[dict[str, FrontendRecord], dict[str, int]]:
+    """The visual frontends by what they see, and how many numbers an embedding of each has."""
+    from utils.embedding.kinds import load_kind, record_of
 
-    frontend = load_frontend(Path(weights), Path(conf) if conf else None, layer)
-    names = views.split(",")
-    facts = {
-        "weights": weights,
-        "conf": conf,
-        "layer": layer,
-        "view": names[0],
-        "precision": precision,
-        "store_name": store_name(frontend, names[0], precision),
-        "training_stores": [store_name(frontend, view, precision) for view in names],
-        "description": frontend.describe(names[0], precision),
-    }
-    return facts, frontend.dim
+    records, dims = {}, {}
+    for kind in config.kinds_of_frontends:
+        weights, views = (args.face_weights, ["centre"]) if kind == "face" else (args.frontend_weights, args.views.split(","))
+        conf, layer = ("", "trunk") if kind == "face" else (args.frontend_conf, args.frontend_layer)
+        frontend = load_kind(kind, weights, conf, layer)
+        records[kind] = record_of(frontend, weights, conf, layer, views, args.precision)
+        dims[kind] = frontend.dim
+    return records, dims
 
 
-def _stores(folder: Path, frontend: dict, train: Manifest, val: Manifest) -> tuple[list, list]:
+def _stores(folder: Path, frontends: dict[str, FrontendRecord], train: Manifest, val: Manifest) -> tuple[list, list]:
     """The embedding stores for training (one for each view) and for validation (that of the first view)."""
+    from utils.embedding.joined import joined
     from utils.embedding.store import EmbeddingStore
 
-    for name in frontend["training_stores"]:
-        if not (folder / name / train.corpus).is_dir():
-            missing = folder / name / train.corpus
-            raise UserError(f"{missing}: no embeddings of this visual frontend; stage 2 makes them (--stage 2)")
-    training = [EmbeddingStore(folder / name / train.corpus) for name in frontend["training_stores"]]
-    return training, [EmbeddingStore(folder / frontend["store_name"] / val.corpus)]
+    by_kind = []
+    for record in frontends.values():
+        for name in record.training_stores:
+            if not (folder / name / train.corpus).is_dir():
+                missing = folder / name / train.corpus
+                raise UserError(f"{missing}: no embeddings of this visual frontend; stage 2 makes them (--stage 2)")
+        by_kind.append([EmbeddingStore(folder / name / train.corpus) for name in record.training_stores])
+    n_views = max(map(len, by_kind))
+    training = [joined([stores[view % len(stores)] for stores in by_kind]) for view in range(n_views)]
+    return training, [joined([EmbeddingStore(folder / record.store_name / val.corpus) for record in frontends.values()])]
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from utils.data.experiments import open_experiment
 from utils.data.files import atomic_path, write_json, write_text
 from utils.data.manifest import Manifest, Mixture, read_manifest
 from utils.data.reports import markdown_table
+from utils.embedding.joined import AnyStore, joined
 from utils.embedding.store import EmbeddingStore
 from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.mixing.levels import add_noise, power
@@ -118,14 +119,15 @@ class Result(NamedTuple):
 def main() -> int:
     """Check everything that is cheap to check, then measure."""
     args = parse_args()
-    frontend = open_experiment(args.exp_dir, needs_weights=False).frontend
-    if frontend is None:
+    frontends = open_experiment(args.exp_dir, needs_weights=False).frontends
+    if not frontends:
         raise UserError(f"--exp_dir {args.exp_dir}: audio-only, it takes no faces; give it as --baseline_exp_dir")
     baseline_options = {"option": "--baseline_exp_dir", "needs_weights": False}
-    if args.baseline_exp_dir and open_experiment(args.baseline_exp_dir, **baseline_options).frontend:
+    if args.baseline_exp_dir and open_experiment(args.baseline_exp_dir, **baseline_options).frontends:
         raise UserError(f"--baseline_exp_dir {args.baseline_exp_dir}: needs faces itself; give an audio-only one")
     manifest = read_manifest(args.manifest)
-    bank = SourceBank(manifest, EmbeddingStore(args.dump_dir / "embeddings" / frontend.store_name / manifest.corpus))
+    folders = [args.dump_dir / "embeddings" / record.store_name / manifest.corpus for record in frontends.values()]
+    bank = SourceBank(manifest, joined([EmbeddingStore(folder) for folder in folders]))
     noises = noise_draws(args.noise_dir, manifest.sample_rate) if args.noise_dir else {}
 
     import torch  # only now, after the paths were found good
@@ -165,7 +167,7 @@ class SourceBank:
             have not one rate.
     """
 
-    def __init__(self, manifest: Manifest, store: EmbeddingStore) -> None:
+    def __init__(self, manifest: Manifest, store: AnyStore) -> None:
         self.manifest, self.store = manifest, store
         if not manifest.has_references:
             raise UserError(f"{manifest.path}: mixtures without sources cannot be scored; give a set with references")

@@ -35,8 +35,8 @@ def main() -> None:
     """Measure every video, print the table."""
     args = parse_args()
     experiment = open_experiment(args.exp_dir, args.frontend_weights)
-    if experiment.frontend is None:
-        raise UserError(f"--exp_dir {args.exp_dir}: audio-only, it takes no faces; give an audio-visual one")
+    if list(experiment.frontends) != ["lips"]:
+        raise UserError(f"--exp_dir {args.exp_dir}: not a network that sees lips, and only lips; give such a one")
     for video in args.videos:
         if not video.is_file():
             raise UserError(f"--videos {video}: no such file")
@@ -75,7 +75,7 @@ def measure(video: Path, experiment: Experiment, threads: int) -> dict[str, floa
     from utils.video.sound import extract_sound
 
     torch.set_num_threads(threads)
-    record = experiment.frontend
+    record = experiment.frontends["lips"]
     frontend = load_frontend(record.weights, record.conf or None, record.layer)
     network = FacesOnScreen(load_separator(experiment.folder, "cpu").network)
     seconds: dict[str, float] = {}

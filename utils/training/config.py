@@ -51,6 +51,11 @@ class DataConfig(Checked):
     """The SIR of the first source over each other one is uniform in -max_sir_db..max_sir_db, over the segment."""
     same_speaker_prob: Probability = 0.0
     """All sources of a mixture are of one speaker; 0 keeps speakers apart."""
+    shared_speaker: bool = False
+    """Mixtures come in twos that have a speaker in common, by two utterances; for `loss.coseparation_weight`."""
+    curriculum_epochs: CountOrZero = 0
+    """So many epochs go from mixtures of people whose faces are unlike to any: partners are drawn as the most distinct
+    of 8 at first, then of fewer, by the distance of their face embeddings; needs faces (`model.cues`)."""
     max_speed_change: Annotated[float, Range(0, 0.5)] = 0.0
     """Each source and its face are played at 1 - max_speed_change to 1 + max_speed_change of their speed."""
     extra_speaker_prob: Probability = 0.0
@@ -98,7 +103,7 @@ class DataConfig(Checked):
         needs_dynamic = (
             "same_speaker_prob", "max_speed_change", "extra_speaker_prob", "faceless_prob", "off_screen_prob",
             "interferer_prob", "target_only_prob", "inactive_target_prob", "noise_prob", "noise_source_prob",
-            "rir_prob", "join_clips",
+            "rir_prob", "join_clips", "shared_speaker", "curriculum_epochs",
         )  # fmt: skip
         for key in needs_dynamic:
             if getattr(self, key) and not self.dynamic:
@@ -110,6 +115,8 @@ class DataConfig(Checked):
                 yield f"data.{key} needs data.{folder}, a folder of wav or flac files; give one, or set it to 0"
         if self.target_only_prob and not self.noise_prob:
             yield "data.target_only_prob needs data.noise_prob and data.noise_dir, or there is nothing to remove"
+        if self.shared_speaker and self.extra_speaker_prob:
+            yield "data.shared_speaker takes examples in twos, which data.extra_speaker_prob parts; set one of them to 0"
         if self.noise_snr_low_db > self.noise_snr_high_db:
             yield "data.noise_snr_low_db is above data.noise_snr_high_db; exchange them"
 
@@ -118,14 +125,24 @@ class DataConfig(Checked):
 class LossConfig(Checked):
     """The loss that training minimises, see `utils.training.losses`."""
 
-    signal_loss: Literal["snr", "si_snr"] = "snr"
-    """snr: level counts; si_snr: blind to the level of the estimates, for networks with `model.fit_to_mixture`."""
+    signal_loss: Literal["snr", "si_snr", "spectra", "masks"] = "snr"
+    """snr: level counts; si_snr: blind to the level of the estimates, for networks with `model.fit_to_mixture`; spectra:
+    error of compressed complex spectra (Looking to Listen); masks: error of complex masks (VisualVoice)."""
+    discriminative_weight: NotNegative = 0.1
+    """signal_loss spectra: an estimate is to be unlike the other sources, with this weight."""
     order_weight: Probability = 1.0
     """Share of the loss in the order of the faces, at the end of the training; the rest is in the best order."""
     order_weight_start: Probability = 1.0
     """The same at the start; it changes linearly. A network that cannot tell yet learns to separate first."""
     match_weight: NotNegative = 0.0
     """Weight of telling which voice is whose, for networks with `model.match_chan`."""
+    crossmodal_weight: NotNegative = 0.0
+    """Weight of holding the attributes of each estimate's voice against those of the faces of its mixture; for model.name
+    visualvoice with faces."""
+    coseparation_weight: NotNegative = 0.0
+    """Weight of holding the voices of one person in two mixtures against each other; the same, with data.shared_speaker."""
+    attribute_margin: Positive = 0.5
+    """By so much a voice is to be nearer to its own face, or its other utterance, than to another (cosine distance)."""
     block_weight: NotNegative = 0.0
     """Weight of the loss after each block but the last (deep supervision); for model.name av_dprnn."""
 
@@ -200,9 +217,14 @@ class Config:
         name = next(name for name, kind in NETWORK_CONFIGS.items() if kind is type(self.model))
         return sections | {"model": {"name": name} | sections["model"]}
 
-    def with_visual_dim(self, visual_dim: int) -> "Config":
-        """The same conf for visual embeddings of `visual_dim` numbers."""
-        return replace(self, model=replace(self.model, visual_dim=visual_dim))
+    def with_visual_dim(self, visual_dim: int, face_dim: int = 0) -> "Config":
+        """The same conf for visual embeddings of `visual_dim` numbers, of which the last `face_dim` are of the face."""
+        return replace(self, model=replace(self.model, visual_dim=visual_dim, face_dim=face_dim))
+
+    @property
+    def kinds_of_frontends(self) -> tuple[str, ...]:
+        """What visual embeddings are of, `lips` before `face`; empty where none are needed."""
+        return tuple(self.model.cues.split("+")) if self.needs_visual else ()
 
     @property
     def needs_visual(self) -> bool:
@@ -224,6 +246,17 @@ class Config:
             yield "loss.match_weight needs a network that compares faces with voices: set model.match_chan, or it to 0"
         if self.optim.train_only and not (model.match_chan and self.loss.match_weight):
             yield "optim.train_only matcher needs model.match_chan and loss.match_weight above 0"
+        has_attributes = type(model) is NETWORK_CONFIGS["visualvoice"] and "face" in model.cues
+        if (self.loss.crossmodal_weight or self.loss.coseparation_weight) and model.n_faces and not has_attributes:
+            yield "loss.crossmodal_weight and coseparation_weight are for visualvoice with faces in model.cues; set them to 0"
+        if self.loss.crossmodal_weight and model.n_src == 1:
+            yield "loss.crossmodal_weight compares the faces of a mixture, of which there is one (model.n_src 1); set it to 0"
+        if self.loss.coseparation_weight and not data.shared_speaker:
+            yield "loss.coseparation_weight needs mixtures that share a speaker: set data.shared_speaker to true, or it to 0"
+        if data.shared_speaker and self.training.batch_size % 2:
+            yield f"training.batch_size is {self.training.batch_size}; data.shared_speaker needs an even one"
+        if data.curriculum_epochs and not ("face" in model.cues and model.n_faces):
+            yield "data.curriculum_epochs needs faces in model.cues, by whose embeddings people are compared; set it to 0"
         if data.noise_source_prob and model.n_src == 1:
             yield "data.noise_source_prob is for networks of several sources; set it to 0"
         if data.target_only_prob and not self.is_extraction:

@@ -1,8 +1,9 @@
 """Training and validation examples: fixed mixtures, or single utterances mixed anew in every epoch.
 
-An example is a dict of tensors: `mixture` (time,), `sources` (n_src, time) and, with visual embeddings, `visual`
-(n_faces, frames, dim). Example `index` of epoch `epoch` depends only on the seed: not on the number of workers or
-processes, and not on where a training was interrupted.
+An example is a dict of tensors: `mixture` (time,), `sources` (n_src, time), with visual embeddings `visual`
+(n_faces, frames, dim) and, of single utterances, `speakers` (n_src,), whose numbers they are; -1 is noise, or somebody without
+a face. Example `index` of epoch `epoch` depends only on the seed: not on the number of workers or processes, and not on where a
+training was interrupted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.data.audio import read_audio
 from utils.data.manifest import Manifest
-from utils.embedding.store import EmbeddingStore
+from utils.embedding.joined import AnyStore
 from utils.errors import UserError
 from utils.mixing.levels import sir_gains
 from utils.training.augmentation import Acoustics, augment_visual
@@ -26,7 +27,10 @@ Example = dict[str, torch.Tensor]
 # Purposes of random numbers. Each has a generator of its own, so that switching on inactive targets, rooms, noise or
 # visual augmentation changes nothing else (a further speaker, speed and interferer_prob 1 do: they change what is drawn
 # with the mixture).
-MIXING, FIXED, EXTRAS, ROOM, NOISE, FACES, OTHERS, TARGET_ONLY = range(1, 9)
+MIXING, FIXED, EXTRAS, ROOM, NOISE, FACES, OTHERS, TARGET_ONLY, SHARED = range(1, 10)
+
+
+_MOST_CANDIDATES = 8  # for a partner, of whom the face that is least like the first's is taken
 
 
 class MixtureDataset(Dataset):
@@ -50,7 +54,7 @@ class MixtureDataset(Dataset):
     def __init__(
         self,
         manifest: Manifest,
-        stores: Sequence[EmbeddingStore],
+        stores: Sequence[AnyStore],
         segment_sec: float,
         fps: float = 25.0,
         seed: int | None = None,
@@ -100,6 +104,7 @@ class DynamicMixtureDataset(Dataset):
         n_src: sources to separate.
         fps: video frames for each second.
         seed: of everything.
+        face_dim: numbers of an embedding, the last ones, that are of the face; for `curriculum_epochs`.
 
     Attributes:
         n_with_extra_speaker: so many of the examples, the first of each epoch, have n_src + 1 targets.
@@ -113,12 +118,13 @@ class DynamicMixtureDataset(Dataset):
     def __init__(
         self,
         manifest: Manifest,
-        stores: Sequence[EmbeddingStore],
+        stores: Sequence[AnyStore],
         config: DataConfig,
         *,
         n_src: int,
         fps: float = 25.0,
         seed: int = 0,
+        face_dim: int = 0,
     ) -> None:
         self.stores, self.config, self.n_src, self.seed = stores, config, n_src, seed
         most_targets = n_src + (config.extra_speaker_prob > 0)
@@ -127,6 +133,11 @@ class DynamicMixtureDataset(Dataset):
         self.draws_others = config.interferer_prob < 1
         most_drawn = most_sources if self.draws_others else most_targets
         self.pool = UtterancePool(manifest, stores, config, fps, most_drawn)
+        if config.curriculum_epochs:
+            self.pool.describe_speakers(stores[0], face_dim)
+        if config.shared_speaker and not self.pool.speakers_with[2]:
+            raise UserError(f"{manifest.path}: no speaker has two utterances; set --shared_speaker false")
+        self.numbers = {speaker: number for number, speaker in enumerate(self.pool.speakers)}
         self.acoustics = Acoustics(config, manifest.sample_rate)
         self.acoustics.check_sources(most_sources)
         self.size = config.epoch_size or len(self.pool.items)
@@ -148,7 +159,13 @@ class DynamicMixtureDataset(Dataset):
 
         view = int(rngs[MIXING].integers(max(len(self.stores), 1)))
         n_sources = max(n_targets, 2) + int(off_screen)
-        drawn = self.pool.draw(n_sources if self.draws_others else n_targets, rngs[MIXING])
+        first = None
+        if config.shared_speaker:
+            first = self.pool.draw_shared(np.random.default_rng([self.seed, SHARED, epoch, index // 2]))[index % 2]
+        n_candidates = 1
+        if epoch < config.curriculum_epochs:
+            n_candidates = max(round(_MOST_CANDIDATES * (1 - epoch / config.curriculum_epochs)), 1)
+        drawn = self.pool.draw(n_sources if self.draws_others else n_targets, rngs[MIXING], first, n_candidates)
         sirs_db = rngs[MIXING].uniform(-config.max_sir_db, config.max_sir_db, n_sources - 1)
         audio = self._audio(drawn, n_targets, n_sources, rngs[OTHERS])  # (n_sources, time)
         is_noise = int(rngs[EXTRAS].integers(n_targets)) if rngs[EXTRAS].random() < config.noise_source_prob else None
@@ -164,6 +181,10 @@ class DynamicMixtureDataset(Dataset):
         mixture = self.acoustics.add_noise(speech, rngs[NOISE], always=target_only)
         sources = (early[:n_targets] * gains[:n_targets]).astype(np.float32)
         example = {"mixture": torch.from_numpy(mixture), "sources": torch.from_numpy(sources)}
+        speakers = [self.numbers.get(source.speaker, -1) for source in drawn[:n_targets]]
+        if is_noise is not None:
+            speakers[is_noise] = -1
+        example["speakers"] = torch.tensor(speakers)
         if self.stores:
             visual = np.stack([self.pool.visual(source, self.stores[view]) for source in drawn[:n_targets]])
             if is_noise is not None:
@@ -210,6 +231,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         epoch: the one to begin with. Workers draw their first indices before anybody calls `set_epoch`, so a training
             that goes on must say where.
         batch_size: indices that the loader will stack, for each process.
+        n_together: so many examples that follow each other, from a multiple of it on, stay in one batch of one process.
         n_with_extra_speaker: the first so many examples hold a source more than the others, so that each batch, on all
             processes at once, is made of them only or of others only. The batches of both come in random order.
     """
@@ -224,7 +246,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
         *,
         batch_size: int = 1,
         n_with_extra_speaker: int = 0,
+        n_together: int = 1,
     ) -> None:
+        self.n_together = n_together
         self.size, self.seed, self.rank, self.world_size = size, seed, rank, world_size
         self.epoch, self.batch_size, self.n_with_extra_speaker = epoch, batch_size, n_with_extra_speaker
 
@@ -241,27 +265,30 @@ class EpochSampler(Sampler[tuple[int, int]]):
         if self.seed is None:
             return iter([(0, index) for index in range(self.rank, self.size, self.world_size)])
         rng = np.random.default_rng([self.seed, self.epoch])
-        order, n_extra = rng.permutation(self.size), self.n_with_extra_speaker
+        together = rng.permutation(self.size // self.n_together)[:, None] * self.n_together + np.arange(self.n_together)
+        order, n_extra = together.ravel(), self.n_with_extra_speaker
         groups = [order[order < n_extra], order[order >= n_extra]]
         whole = [group[: len(group) // self.step * self.step] for group in groups]
         batches = np.concatenate(whole).reshape(-1, self.step)
         if 0 < n_extra < self.size:
             batches = rng.permutation(batches)
-        return iter([(self.epoch, int(index)) for index in batches[:, self.rank :: self.world_size].ravel()])
+        parts = batches.reshape(len(batches), -1, self.world_size, self.n_together)  # of the processes
+        return iter([(self.epoch, int(index)) for index in parts[:, :, self.rank].ravel()])
 
     def __len__(self) -> int:
         if self.seed is None:
             return len(range(self.rank, self.size, self.world_size))
         n_extra = self.n_with_extra_speaker
-        return sum(n // self.step for n in (n_extra, self.size - n_extra)) * self.batch_size
+        size = self.size // self.n_together * self.n_together
+        return sum(n // self.step for n in (n_extra, size - n_extra)) * self.batch_size
 
 
 def make_datasets(
     config: Config,
     train_manifest: Manifest,
     val_manifest: Manifest,
-    train_stores: Sequence[EmbeddingStore],
-    val_stores: Sequence[EmbeddingStore],
+    train_stores: Sequence[AnyStore],
+    val_stores: Sequence[AnyStore],
 ) -> tuple[Dataset, Dataset]:
     """Make the data sets of training and of validation; the arguments are those of `utils.training.trainer.train`.
 
@@ -276,7 +303,8 @@ def make_datasets(
         raise UserError(f"{val_manifest.path}: {val_manifest.n_src} sources in a mixture, the conf says {model.n_src}")
     val_set = MixtureDataset(val_manifest, val_stores, data.val_segment_sec or data.segment_sec, model.video_fps)
     if data.dynamic:
-        train_set = DynamicMixtureDataset(train_manifest, train_stores, data, n_src=model.n_src, fps=model.video_fps, seed=seed)
+        facts = {"n_src": model.n_src, "fps": model.video_fps, "seed": seed, "face_dim": model.face_dim}
+        train_set = DynamicMixtureDataset(train_manifest, train_stores, data, **facts)
     else:
         train_set = MixtureDataset(train_manifest, train_stores, data.segment_sec, model.video_fps, seed, data)
     if config.training.overfit_batch:
@@ -297,7 +325,8 @@ def make_sampler(
     """
     batch_size, n_extra, seed = config.training.batch_size, train_set.n_with_extra_speaker, config.training.seed
     place = (rank, world_size, first_epoch)
-    sampler = EpochSampler(len(train_set), seed, *place, batch_size=batch_size, n_with_extra_speaker=n_extra)
+    groups = {"n_with_extra_speaker": n_extra, "n_together": 2 if config.data.shared_speaker else 1}
+    sampler = EpochSampler(len(train_set), seed, *place, batch_size=batch_size, **groups)
     if len(train_set) < sampler.step:
         raise UserError(
             f"{path}: {len(train_set)} examples are too few for a step of {batch_size} mixtures x "

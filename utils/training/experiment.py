@@ -2,7 +2,8 @@
 
 exp/<tag>/conf.yml            every key of the conf as trained
 exp/<tag>/best_model.pth      the network of the epoch with the lowest validation loss, an Asteroid model
-exp/<tag>/frontend.json       the visual frontend whose embeddings it was trained on (absent for an audio-only network)
+exp/<tag>/frontend.json       the visual frontend whose embeddings of lips it was trained on (absent where it saw none)
+exp/<tag>/face_frontend.json  the same for embeddings of faces
 exp/<tag>/history.csv         one row an epoch
 exp/<tag>/training.json       what the training cost
 exp/<tag>/.started-3.json     what it was trained on; .done-3.json the same when it is finished
@@ -16,7 +17,8 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import torch
 
 from local_models.networks import NETWORKS
 from local_models.separator import AVSeparator
+from utils.data.experiments import FRONTEND_FILES, FrontendRecord
 from utils.data.files import atomic_path, remove_leftovers, write_json, write_text
 from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest
@@ -36,7 +39,7 @@ log = logging.getLogger(__name__)
 
 # What a training makes: set aside together when it is started anew.
 PRODUCTS = ("conf.yml", "left_out.csv", "checkpoints", "best_model.pth", "history.csv", "curves.png", "training.json",
-            "log/tensorboard", "frontend.json", "separated", "results", ".done-3.json")  # fmt: skip
+            "log/tensorboard", *FRONTEND_FILES.values(), "separated", "results", ".done-3.json")  # fmt: skip
 NEUTRAL_KEYS = ("num_workers", "logger", "audio_examples")  # they change no number of the result
 HISTORY_COLUMNS = ("epoch", "steps", "lr", "loss", "si_snri", "val_loss", "val_si_snri", "seconds")
 
@@ -157,11 +160,11 @@ class TrainingMarks:
         """Tell whether a network was trained to the end on these inputs."""
         return self.done.changed() == [] and (self.exp_dir / "best_model.pth").is_file()
 
-    def start(self, frontend: dict[str, Any], again: bool) -> None:
+    def start(self, frontends: Mapping[str, FrontendRecord], again: bool) -> None:
         """Set aside what was trained on other inputs, remove what a kill left, and write down what is trained on now.
 
         Args:
-            frontend: what frontend.json is to say of the visual frontend; empty for an audio-only network.
+            frontends: the visual frontends by what they see; none for an audio-only network.
             again: set aside a training on the same inputs too, if it is finished.
         """
         for folder in (self.exp_dir, self.exp_dir / "checkpoints"):
@@ -171,8 +174,8 @@ class TrainingMarks:
             for change in changes or []:
                 log.info("stage 3: changed since the last training here: %s", change)
             self._set_aside()
-        if frontend:
-            write_json(self.exp_dir / "frontend.json", frontend)
+        for kind, record in frontends.items():
+            write_json(self.exp_dir / FRONTEND_FILES[kind], asdict(record))
         write_json(self.started.path, {"inputs": self.inputs})
 
     def wait_for_start(self, again: bool) -> None:

@@ -9,6 +9,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from utils.data.experiments import BUILT_IN_FRONTENDS, FRONTEND_OPTIONS
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.training.config import Config, read_config
 
@@ -27,28 +28,38 @@ def read_train_config(conf: Path, train_args: str) -> Config:
     return read_config(conf, words)
 
 
-def check_frontend_weights(config: Config, weights: str) -> None:
-    """Check that the weights of the visual frontend exist, where the network needs visual embeddings.
+def check_frontend_weights(config: Config, frontend_weights: str, face_weights: str) -> None:
+    """Check that the weights of the visual frontends exist that the network's embeddings come from.
 
     Raises:
         UsageError: none are given.
-        UserError: the path is missing.
+        UserError: a path is missing.
     """
-    if not config.needs_visual:
-        return
-    if not weights:
+    for kind in config.kinds_of_frontends:
+        check_weights(kind, face_weights if kind == "face" else frontend_weights)
+
+
+def check_weights(kind: str, weights: Path | str) -> None:
+    """Check the weights of one visual frontend; arguments and errors as of `check_frontend_weights`."""
+    option = FRONTEND_OPTIONS[kind]
+    if not str(weights):
+        instead = "or train an audio-only network: --conf conf/av_tfdprnn_audio_only.yml"
+        if kind == "face":
+            instead = f"or take {BUILT_IN_FRONTENDS[0]}, whose weights come with requirements-video.txt"
         raise UsageError(
-            "--frontend_weights FILE is needed: the checkpoint of the visual frontend (utils/download_weights.sh fetches "
-            "public ones); or train an audio-only network: --conf conf/av_tfdprnn_audio_only.yml"
+            f"{option} FILE is needed: the checkpoint of the visual frontend (utils/download_weights.sh fetches "
+            f"public ones); {instead}"
         )
-    if not Path(weights).exists():
-        raise UserError(f"--frontend_weights {weights}: no such file or folder; utils/download_weights.sh fetches public ones")
+    if str(weights) not in BUILT_IN_FRONTENDS and not Path(weights).exists():
+        raise UserError(f"{option} {weights}: no such file or folder; utils/download_weights.sh fetches public ones")
 
 
 def main() -> int:
-    """Check the command line of run.sh."""
+    """Check the command line of run.sh, or tell by the exit code whether a conf asks for faces."""
     args = _parse_args()
-    check_frontend_weights(read_train_config(args.conf, args.train_args), args.frontend_weights)
+    if args.asks_for:
+        return 0 if args.asks_for in read_train_config(args.conf, args.train_args).kinds_of_frontends else 1
+    check_frontend_weights(read_train_config(args.conf, args.train_args), args.frontend_weights, args.face_weights)
     return 0
 
 
@@ -57,6 +68,8 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--conf", type=Path, required=True, help="conf/*.yml")
     parser.add_argument("--train_args", default="", help="keys of the conf to change")
     parser.add_argument("--frontend_weights", default="", help="of the visual frontend, or a folder of embeddings")
+    parser.add_argument("--face_weights", default="", help="of the face frontend, or dlib")
+    parser.add_argument("--asks_for", choices=tuple(FRONTEND_OPTIONS), help="exit 0 where the conf asks for such embeddings")
     return parser.parse_args()
 
 

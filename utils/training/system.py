@@ -6,10 +6,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.nn.functional import normalize
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from local_models.separator import AVSeparator
+from local_models.visualvoice import VoiceAttributes
+from utils.training.attributes import coseparation_loss, crossmodal_loss
 from utils.training.config import LossConfig, OptimConfig
 from utils.training.losses import SeparationLoss, si_snri_db, without_visual
 
@@ -17,9 +20,9 @@ from utils.training.losses import SeparationLoss, si_snri_db, without_visual
 class AVSystem(pl.LightningModule):
     """Train a separation network on batches of `mixture`, `sources` and, with visual embeddings, `visual`.
 
-    Logs `loss` and `si_snri` (training and `val_`), both in dB, means over mixtures, of the network's last estimates:
-    the loss after earlier blocks (`loss.block_weight`) is minimised too and not logged. Sources without a face, such as
-    all of the audio-only baseline, are put into the best order first.
+    Logs `loss` (in dB where it has a unit) and `si_snri` (dB), of training and `val_`, means over mixtures, of the network's
+    last estimates: the losses after earlier blocks and on attributes are minimised too and not logged. Sources without a
+    face, such as all of the audio-only baseline, are put into the best order first.
 
     Args:
         network: see `local_models.networks`.
@@ -38,11 +41,14 @@ class AVSystem(pl.LightningModule):
         self.network, self.optim, self.progress, self.seed = network, optim, progress, seed
         self.block_weight = loss.block_weight
         self.match_weight = loss.match_weight if network.matcher else 0.0
+        self.attribute_weights = loss.crossmodal_weight, loss.coseparation_weight, loss.attribute_margin
+        needs_voices = network.config.n_faces > 0 and (loss.crossmodal_weight or loss.coseparation_weight)
+        self.voice_net = VoiceAttributes(network.config.attribute_chan) if needs_voices else None
         if optim.train_only:
             network.requires_grad_(False)
             network.get_submodule(optim.train_only).requires_grad_(True)
         self.order_weights = loss.order_weight_start, loss.order_weight
-        self.loss = SeparationLoss(loss.signal_loss)
+        self.loss = SeparationLoss(loss.signal_loss, loss.discriminative_weight)
         # Means over mixtures, also where processes have unequal shares of them.
         self.val_loss, self.val_si_snri = MeanMetric(), MeanMetric()
         self.plateau: ReduceLROnPlateau | None = None
@@ -62,6 +68,7 @@ class AVSystem(pl.LightningModule):
         self.log("si_snri", mean, on_step=False, on_epoch=True, sync_dist=True, batch_size=n_improved)
         self.log("step_loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
         loss = loss + self.block_weight * sum(self._loss(batch, each, order_weight)[0] for each in earlier)
+        loss = loss + self._attribute_loss(batch, estimates.float())
         return loss + self.match_weight * self._match_loss(batch, estimates.detach().float())
 
     def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
@@ -93,7 +100,7 @@ class AVSystem(pl.LightningModule):
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[dict[str, Any]]]:
         conf = self.optim
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[conf.optimizer]
-        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = kind(trained, lr=conf.lr, weight_decay=conf.weight_decay)
         if conf.schedule == "cosine":
             return [optimizer], [{"scheduler": LambdaLR(optimizer, self._cosine), "interval": "step"}]
@@ -136,6 +143,22 @@ class AVSystem(pl.LightningModule):
         voices = sum(matcher.contrastive_loss(each, visual, mixture, is_active) for each in (sources, ordered))
         alone = matcher.alone_loss(estimates, mixture, is_active)
         return voices / 2 + matcher.order_loss(estimates, visual, mixture, order, is_active) + alone
+
+    def _attribute_loss(self, batch: dict[str, torch.Tensor], estimates: torch.Tensor) -> torch.Tensor:
+        """The weighted losses on what voices and faces have in common; zero where they have no weight."""
+        if self.voice_net is None:
+            return estimates.new_zeros(())
+        crossmodal_weight, coseparation_weight, margin = self.attribute_weights
+        voices = self.voice_net(estimates.flatten(0, 1)).unflatten(0, estimates.shape[:2])
+        is_active = batch["sources"].ne(0).any(dim=-1)
+        speakers = torch.where(is_active, batch["speakers"], -1)
+        loss = coseparation_weight * coseparation_loss(voices, speakers, margin)
+        if crossmodal_weight:
+            visual_net, visual = self.network.visual_net, batch["visual"]
+            speakers = torch.where(visual_net.seen_faces(visual), speakers, -1)
+            faces = normalize(visual_net.attributes(visual), dim=-1)
+            loss = loss + crossmodal_weight * crossmodal_loss(voices, faces, speakers, margin)
+        return loss
 
     def _order_weight(self) -> float:
         """The share of the loss that is in the order of the faces, now."""

@@ -11,7 +11,7 @@ from scipy.signal import resample_poly
 from utils.data.audio import read_audio
 from utils.data.clock import frames_to_samples, samples_to_frames
 from utils.data.manifest import Manifest, Mixture, Problem, Utterance, item_id, item_mouths
-from utils.embedding.store import EmbeddingStore
+from utils.embedding.joined import AnyStore
 from utils.errors import UserError
 from utils.mixing.levels import MAX_DRAWS, SILENCE_POWER, power
 from utils.training.config import DataConfig
@@ -19,6 +19,7 @@ from utils.training.config import DataConfig
 log = logging.getLogger(__name__)
 
 _SHORTEST_PIECE_SEC = 0.5  # of an utterance that others follow
+_CLIPS_OF_IDENTITY = 4
 
 
 class Segments:
@@ -42,7 +43,7 @@ class Segments:
     def __init__(
         self,
         manifest: Manifest,
-        stores: Sequence[EmbeddingStore],
+        stores: Sequence[AnyStore],
         segment_sec: float,
         fps: float,
         shortest_sec: float | None = None,
@@ -93,7 +94,7 @@ class Segments:
         return start, length
 
 
-def _not_embedded(manifest: Manifest, stores: Sequence[EmbeddingStore]) -> dict[str, str]:
+def _not_embedded(manifest: Manifest, stores: Sequence[AnyStore]) -> dict[str, str]:
     """The mouths of a manifest that stage 2 could not embed: path -> reason.
 
     Raises:
@@ -113,7 +114,7 @@ def _not_embedded(manifest: Manifest, stores: Sequence[EmbeddingStore]) -> dict[
     return reasons
 
 
-def read_visual(store: EmbeddingStore, mouth_path: str, start_frame: int, n_frames: int) -> np.ndarray:
+def read_visual(store: AnyStore, mouth_path: str, start_frame: int, n_frames: int) -> np.ndarray:
     """Embeddings (n_frames, dim) of a mouth, zeros where there is none."""
     return store.get(mouth_path, start_frame, n_frames) if mouth_path else np.zeros((n_frames, store.dim), np.float32)
 
@@ -132,6 +133,10 @@ class DrawnSource(NamedTuple):
     audio: np.ndarray  # (time,)
     pieces: list[Piece]  # the segment plays all their frames in its own number of frames
 
+    @property
+    def speaker(self) -> str:
+        return _speaker(self.pieces[0].item)
+
 
 class UtterancePool:
     """Utterances to make mixtures of.
@@ -147,9 +152,10 @@ class UtterancePool:
     """
 
     def __init__(
-        self, manifest: Manifest, stores: Sequence[EmbeddingStore], config: DataConfig, fps: float, most_sources: int
+        self, manifest: Manifest, stores: Sequence[AnyStore], config: DataConfig, fps: float, most_sources: int
     ) -> None:
         self.manifest, self.config = manifest, config
+        self.identities: dict[str, np.ndarray] = {}
         shortest_sec = _SHORTEST_PIECE_SEC if config.join_clips else None
         self.segments = Segments(manifest, stores, config.segment_sec, fps, shortest_sec)
         self.items: list[Utterance] = self.segments.items
@@ -181,13 +187,33 @@ class UtterancePool:
                 "--same_speaker_prob 0"
             )
 
-    def draw(self, n_sources: int, rng: np.random.Generator) -> list[DrawnSource]:
-        """Draw the sources of one mixture, in random order, each for a segment."""
-        drawn = self.draw_utterances(n_sources, rng)
+    def draw(
+        self, n_sources: int, rng: np.random.Generator, first: int | None = None, n_candidates: int = 1
+    ) -> list[DrawnSource]:
+        """Draw the sources of one mixture, in random order, each for a segment; arguments as of `draw_utterances`."""
+        drawn = self.draw_utterances(n_sources, rng, first, n_candidates)
         return [self.segment(index, rng, taken=drawn) for index in drawn]
 
-    def draw_utterances(self, n_sources: int, rng: np.random.Generator) -> list[int]:
-        """Draw the indices of the utterances of one mixture, in random order."""
+    def draw_shared(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw two utterances of one speaker, who has at least two and a face."""
+        speaker = self._draw_speaker(2, rng)
+        one, other = rng.choice(self.by_speaker[speaker], 2, replace=False)
+        return int(one), int(other)
+
+    def draw_utterances(
+        self, n_sources: int, rng: np.random.Generator, first: int | None = None, n_candidates: int = 1
+    ) -> list[int]:
+        """Draw the indices of the utterances of one mixture, in random order.
+
+        Args:
+            n_sources: how many.
+            rng: of the draw.
+            first: an utterance that is one of them; the others are of other speakers, with faces.
+            n_candidates: the others are of those speakers, out of so many for each, whose faces are least like the first's.
+        """
+        if first is not None or n_candidates > 1:
+            drawn = self._draw_others(n_sources, rng, first, n_candidates)
+            return [drawn[i] for i in rng.permutation(n_sources)]
         same_speaker_prob = self.config.same_speaker_prob
         if n_sources > 1 and same_speaker_prob and rng.random() < same_speaker_prob:
             speaker = self._draw_speaker(n_sources, rng)
@@ -199,6 +225,33 @@ class UtterancePool:
         for pool, count in ((self.by_speaker, sum(~is_faceless)), (self.faceless, sum(is_faceless))):
             drawn += _draw_of_speakers(pool, int(count), rng)
         return [drawn[i] for i in rng.permutation(n_sources)]
+
+    def _draw_others(self, n_sources: int, rng: np.random.Generator, first: int | None, n_candidates: int) -> list[int]:
+        """Draw utterances of speakers with faces; arguments as of `draw_utterances`."""
+        if first is None:
+            first = int(rng.choice([index for own in self.by_speaker.values() for index in own]))
+        own = _speaker(self.items[first])
+        others = [speaker for speaker in self.speakers if speaker != own]
+        count = n_sources - 1
+        candidates = [str(speaker) for speaker in rng.choice(others, min(count * n_candidates, len(others)), replace=False)]
+        if n_candidates > 1:
+            unlike = [-float(np.linalg.norm(self.identities[speaker] - self.identities[own])) for speaker in candidates]
+            candidates = [candidates[i] for i in np.argsort(unlike, kind="stable")]
+        return [first, *(int(rng.choice(self.by_speaker[speaker])) for speaker in candidates[:count])]
+
+    def describe_speakers(self, store: AnyStore, face_dim: int) -> None:
+        """Remember what the face of each speaker is like, for `n_candidates`: the mean over the first clips, (face_dim,).
+
+        Args:
+            store: embeddings whose last numbers are of faces.
+            face_dim: so many.
+        """
+        self.identities = {}
+        for speaker, own in self.by_speaker.items():
+            clips = [store.get(self.items[index].mouth_path)[:, -face_dim:] for index in own[:_CLIPS_OF_IDENTITY]]
+            frames = np.concatenate(clips)
+            seen = frames[frames.any(axis=1)]
+            self.identities[speaker] = seen.mean(axis=0) if len(seen) else np.zeros(face_dim, np.float32)
 
     def _draw_speaker(self, n_sources: int, rng: np.random.Generator) -> str:
         """Draw a speaker who can fill a mixture; every utterance is as likely, however many its speaker has."""
@@ -255,7 +308,7 @@ class UtterancePool:
         path = self.manifest.resolve(piece.item.audio_path)
         return read_audio(path, *self.segments.sample_range(*piece[1:]), self.segments.sample_rate)
 
-    def visual(self, source: DrawnSource, store: EmbeddingStore) -> np.ndarray:
+    def visual(self, source: DrawnSource, store: AnyStore) -> np.ndarray:
         """The embeddings that go with a source, played in the frames of a segment: (frames, dim)."""
         visual = np.concatenate([read_visual(store, piece.item.mouth_path, *piece[1:]) for piece in source.pieces])
         n_frames = len(visual)

@@ -15,10 +15,13 @@ Where this differs from the published programs: they give nothing for less than 
 exception and `forward5` averages over the whole run. They bridge gaps of any length; here longer ones end a run.
 """
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
 from utils.data.constants import ALIGNMENTS, MOUTH_SIZE
+from utils.data.faces import CHIP_POINTS, CHIP_SIZE
 
 _FACE_SIZE = 256  # pixels, height and width of the mean face's frame
 _WINDOW_FRAMES = 12
@@ -50,27 +53,61 @@ def mouth_transforms(frames: np.ndarray, points: np.ndarray, n_frames: int, alig
     if alignment not in ALIGNMENTS:
         raise ValueError(f"alignment {alignment!r}: not one of {', '.join(ALIGNMENTS)}")
     transforms = np.full((n_frames, 2, 3), np.nan)
-    frames = frames[frames < n_frames]
-    if not len(frames):
-        return transforms
-    points = points[: len(frames)]
     means = [part.mean(axis=1, keepdims=True, dtype=np.float64) for part in (points[:, _MOUTH], points)]
     needed = np.concatenate([points[:, _STABLE[alignment]], *means], axis=1)  # the stable points, mouth, face
     align = _centred if alignment == "centred8" else _forward
     reference = np.array([_MEAN_FACE[point] for point in _STABLE[alignment]])
     half = MOUTH_SIZE // 2
-    for rows in np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames) - 1 > _MAX_GAP_FRAMES) + 1):
-        first, last = frames[rows[0]], frames[rows[-1]]
-        start = 0 if first <= _MAX_GAP_FRAMES else first
-        stop = n_frames if n_frames - 1 - last <= _MAX_GAP_FRAMES else last + 1
-        filled = [np.interp(np.arange(start, stop), frames[rows], column) for column in needed[rows].reshape(len(rows), -1).T]
-        run = np.stack(filled, axis=1).reshape(stop - start, -1, 2)
+    for start, run in _runs(frames, needed, n_frames):
         for k in range(len(run)):
             to_face, mouth = align(run, k, reference)
             middle = to_face[:, :2] @ mouth + to_face[:, 2]
             to_face[:, 2] -= np.rint(np.clip(middle, half, _FACE_SIZE - half)) - half  # the crop's corner
             transforms[start + k] = to_face
     return transforms
+
+
+def face_transforms(frames: np.ndarray, points: np.ndarray, n_frames: int, size: int) -> np.ndarray:
+    """The transforms that take the pictures of a video to crops of a person's face: eyes and nose lie in their places.
+
+    These are the places of dlib's face descriptor; networks that were trained on faces cut by a detector's box see about
+    the same part of a face. Gaps are bridged as for mouths; nothing is averaged.
+
+    Args:
+        frames, points, n_frames: as of `mouth_transforms`.
+        size: pixels, height and width of a crop.
+
+    Returns:
+        float64 (n_frames, 2, 3), from a picture's pixels to those of its crop; NaN in frames without the face.
+    """
+    transforms = np.full((n_frames, 2, 3), np.nan)
+    reference = (np.array(list(CHIP_POINTS.values())) + 0.5) * (size / CHIP_SIZE) - 0.5
+    for start, run in _runs(frames, points[:, list(CHIP_POINTS)].astype(np.float64), n_frames):
+        transforms[start : start + len(run)] = similarities(run - 0.5, reference)
+    return transforms
+
+
+def _runs(frames: np.ndarray, points: np.ndarray, n_frames: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Stretches of a video in which somebody is seen, with short gaps and ends filled.
+
+    Args:
+        frames: int (n,), ascending; those at or after `n_frames` are of no interest.
+        points: (n, points, 2).
+        n_frames: of the video.
+
+    Yields:
+        The first frame, and the points of all frames from it on, (length, points, 2).
+    """
+    frames = frames[frames < n_frames]
+    if not len(frames):
+        return
+    points = points[: len(frames)]
+    for rows in np.split(np.arange(len(frames)), np.flatnonzero(np.diff(frames) - 1 > _MAX_GAP_FRAMES) + 1):
+        first, last = frames[rows[0]], frames[rows[-1]]
+        start = 0 if first <= _MAX_GAP_FRAMES else first
+        stop = n_frames if n_frames - 1 - last <= _MAX_GAP_FRAMES else last + 1
+        filled = [np.interp(np.arange(start, stop), frames[rows], column) for column in points[rows].reshape(len(rows), -1).T]
+        yield int(start), np.stack(filled, axis=1).reshape(stop - start, -1, 2)
 
 
 def _centred(run: np.ndarray, k: int, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

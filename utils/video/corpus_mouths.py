@@ -12,11 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from utils.data.audio import probe_audio
+from utils.data.crops import write_shifted
+from utils.data.faces import FaceFile, FaceWriter, face_bytes, face_path_of
 from utils.data.files import require_space
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, pending, run_jobs
-from utils.data.manifest import VIDEOS_NAME, Manifest, Problem, Utterance, item_mouths, read_videos
-from utils.data.mouths import FRAME_BYTES, write_shifted
+from utils.data.manifest import VIDEOS_NAME, Manifest, Problem, Utterance, item_id, item_mouths, read_videos, write_failed
+from utils.data.mouths import FRAME_BYTES, MouthFile, MouthWriter
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,9 @@ def cut_corpus(
     nj: int,
     late_frames: int = 0,
     clips: Sequence[Utterance] | None = None,
+    face_size: int = 0,
 ) -> list[Problem]:
-    """Cut the mouths that are missing, of every row of videos.csv; gives the rows that failed.
+    """Cut the mouths, and on wish the faces, that are missing, of every row of videos.csv; gives the rows that failed.
 
     Args:
         data_dir: of the corpus.
@@ -41,6 +44,7 @@ def cut_corpus(
         nj: processes.
         late_frames: the pictures come so much too late (negative: early), which is corrected.
         clips: of these rows only.
+        face_size: pixels of the face crops that are written beside the mouths; 0: none.
 
     Raises:
         UserError: videos.csv cannot be used, the packages for videos are missing, or the disk has not enough room.
@@ -51,14 +55,16 @@ def cut_corpus(
         raise UserError(
             f"raw videos need more packages ({error}); add them with utils/install_more.sh requirements-video.txt"
         ) from None
-    options = VideoOptions(alignment)
+    options = VideoOptions(alignment, face_size=face_size)
     clips = read_videos(data_dir / VIDEOS_NAME) if clips is None else clips
     jobs = [_job(data_dir, clip, options, late_frames) for clip in clips]
     journal = data_dir / "mouths/.made.jsonl"
     todo, _ = pending(jobs, journal)
     names = {job.name for job in todo}
-    n_bytes = FRAME_BYTES * _count_frames(manifests, {clip.mouth_path for clip in clips if clip.utterance_id in names})
-    require_space(data_dir, n_bytes, f"the mouths of {len(todo)} clips", "--data_dir")
+    frame_bytes = FRAME_BYTES + (face_bytes(face_size) if face_size else 0)
+    n_bytes = frame_bytes * _count_frames(manifests, {clip.mouth_path for clip in clips if clip.utterance_id in names})
+    what = "mouths and faces" if face_size else "mouths"
+    require_space(data_dir, n_bytes, f"the {what} of {len(todo)} clips", "--data_dir")
     (data_dir / "mouths").mkdir(exist_ok=True)
     done, reasons = run_jobs(_cut, jobs, journal, nj, "mouths", "clip")
     problems = []
@@ -91,6 +97,55 @@ def without_mouths(manifest: Manifest, problems: list[Problem]) -> Manifest:
     return manifest.with_items(items)
 
 
+def require_mouths(manifest: Manifest) -> None:
+    """Refuse mixtures without mouths, and lists of utterances none of which has one; speech without faces is let pass.
+
+    Raises:
+        UserError: a mixture has no mouth.
+    """
+    if isinstance(manifest.items[0], Utterance) and manifest.mouth_paths():
+        return
+    for row, item in enumerate(manifest.items, start=2):  # the header is line 1
+        if not all(item_mouths(item)):
+            raise UserError(
+                f"{manifest.path}, row {row}: {item_id(item)} has no mouth path; stage 1 cuts mouths where stage 0 wrote a "
+                "videos.csv (egs/own_video does), otherwise cut them beforehand and name them in the corpus"
+            )
+
+
+def require_faces(mouths: Sequence[Path], size: int) -> None:
+    """Refuse a corpus that ships mouth crops without the face crops that a conf asks for.
+
+    Raises:
+        UserError: there are none.
+    """
+    for mouth in mouths[:1]:
+        face = face_path_of(mouth, size)
+        if not face.is_file():
+            raise UserError(
+                f"{face}: no such face crops, and the conf asks for faces; this corpus ships crops of mouths: "
+                'take --train_args "--cues lips", or a corpus of raw video'
+            )
+
+
+def refuse_failures(data_dir: Path, problems: Sequence[Problem], max_failed: int, what: str) -> None:
+    """List the problems, and stop where there are too many; a clip, or a row of a manifest, may have several.
+
+    Raises:
+        UserError: there are more than `max_failed`.
+    """
+    path = data_dir / "failed_mouths.csv"
+    write_failed(path, problems)
+    count = len({(problem.manifest, problem.row) for problem in problems})
+    if count > max_failed:
+        raise UserError(
+            f"{count} {what} have mouth crops that cannot be used, for the reasons listed there; repair them, "
+            f"or let them pass with --max_failed {count}",
+            path,
+        )
+    logger.info("stage 1: %d %s without usable mouth crops%s", count, what, f", see {path}" if count else "")
+
+
 def _count_frames(manifests: Sequence[Manifest], mouth_paths: set[str]) -> int:
     """The frames of these mouths. One that no manifest names could not be cut by an earlier call; it counts as none."""
     frames: dict[str, int] = {}
@@ -104,8 +159,11 @@ def _count_frames(manifests: Sequence[Manifest], mouth_paths: set[str]) -> int:
 def _job(data_dir: Path, clip: Utterance, options, late_frames: int) -> Job:
     video, audio, mouth = (data_dir / path for path in (clip.video_path, clip.audio_path, clip.mouth_path))
     landmarks = data_dir / clip.landmarks_path if clip.landmarks_path else None
-    key = json.dumps([hash_stats([video, audio, *filter(None, [landmarks])]), asdict(options), late_frames])
-    return Job(clip.utterance_id, key, (mouth,), (video, audio, mouth, options, landmarks, late_frames))
+    how, products = asdict(options), [mouth]
+    if how.pop("face_size"):  # faces have their size in their path, and mouths do not depend on it
+        products.append(face_path_of(mouth, options.face_size))
+    key = json.dumps([hash_stats([video, audio, *filter(None, [landmarks])]), how, late_frames])
+    return Job(clip.utterance_id, key, tuple(products), (video, audio, mouth, options, landmarks, late_frames))
 
 
 def _cut(given: tuple) -> dict:
@@ -115,5 +173,9 @@ def _cut(given: tuple) -> dict:
     mouth.parent.mkdir(parents=True, exist_ok=True)
     found = cut_clip(video, probe_audio(audio).length, mouth, options, landmarks)
     if late_frames:  # a kill before this is done leaves a clip that the journal does not know: it is cut again
-        write_shifted(mouth, mouth, late_frames)
+        mouths = MouthFile(mouth)
+        write_shifted(mouths, MouthWriter(mouth, mouths.n_frames), late_frames)
+    if late_frames and options.face_size:
+        faces = FaceFile(face_path_of(mouth, options.face_size))
+        write_shifted(faces, FaceWriter(faces.path, faces.n_frames, faces.size), late_frames)
     return found

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from utils.data.mouths import MOUTH_SIZE
-from utils.video.alignment import ALIGNMENTS, mouth_transforms
+from utils.video.alignment import ALIGNMENTS, face_transforms, mouth_transforms
 from utils.video.landmarks import Person
 
 
@@ -22,23 +22,35 @@ def cut_people(
     people: Sequence[Person],
     n_frames: int,
     alignment: str = ALIGNMENTS[0],
+    face_size: int = 0,
 ) -> Iterator[tuple[int, np.ndarray | None, list[np.ndarray | None]]]:
-    """Cut the mouths of several people in one pass over the pictures.
+    """Cut the mouths, and on wish the faces, of several people in one pass over the pictures.
 
     Args:
         pictures: (frame, picture) with ascending frames of the 25 fps grid; RGB uint8 (height, width, 3) of the size in
             which the landmarks were found, or None where the video shows nothing.
         people: landmarks of all frames.
         n_frames: of the whole video, where people's landmarks end.
-        alignment: that of the visual frontend, see `utils.video.alignment`.
+        alignment: of mouths, that of the visual frontend, see `utils.video.alignment`.
+        face_size: pixels of a face crop; 0: none.
 
     Yields:
-        frame, picture, and for each person the crop, uint8 (96, 96); None for one that was not seen: in a longer gap,
-        without a picture or wholly outside it.
+        frame, picture, and crops: the mouth of each person, uint8 (96, 96), then, if there are to be any, the face of each,
+        uint8 (face_size, face_size, 3); None for one that was not seen: in a longer gap, without a picture or wholly
+        outside it.
     """
-    transforms = [mouth_transforms(one.frames, one.points, n_frames, alignment) for one in people]
+    mouths = [mouth_transforms(one.frames, one.points, n_frames, alignment) for one in people]
+    faces = [face_transforms(one.frames, one.points, n_frames, face_size) for one in people] if face_size else []
     for frame, picture in pictures:
-        yield frame, picture, [None if picture is None else cut_crop(picture, one[frame]) for one in transforms]
+        crops = [None if picture is None else cut_crop(picture, one[frame]) for one in mouths]
+        crops += [None if picture is None else _cut_face(picture, one[frame], face_size) for one in faces]
+        yield frame, picture, crops
+
+
+def _cut_face(picture: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray | None:
+    if not np.isfinite(transform).all():
+        return None
+    return cut_piece(picture, transform, (size, size), cv2.BORDER_REPLICATE)
 
 
 def cut_crop(picture: np.ndarray, transform: np.ndarray) -> np.ndarray | None:

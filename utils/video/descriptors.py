@@ -11,16 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.data.faces import CHIP_POINTS, CHIP_SIZE
 from utils.errors import UserError
 from utils.video.alignment import similarities
 from utils.video.crops import cut_piece
 
 DESCRIPTOR_DIM = 128
-CHIP_SIDE = 150  # pixels, what the network sees
-
-# Where the network wants the outer and inner corners of the eyes and the base of the nose, x and y in pixels of the chip:
-# the medians of 300 chips that dlib cuts by its own alignment (padding 0.25), to which this one is equal within a pixel.
-_CHIP_POINTS = {36: (36.7, 45.7), 39: (58.4, 47.2), 42: (88.6, 47.4), 45: (110.3, 45.6), 33: (73.6, 87.8)}
 _WEIGHTS = ("models", "dlib_face_recognition_resnet_model_v1.dat")
 
 
@@ -70,8 +66,8 @@ def face_chip(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     Returns:
         uint8 (150, 150, 3); beyond the picture its border pixels are repeated.
     """
-    indices, places = list(_CHIP_POINTS), np.array(list(_CHIP_POINTS.values()))
+    indices, places = list(CHIP_POINTS), np.array(list(CHIP_POINTS.values()))
     to_chip = similarities(points[None, indices].astype(np.float64) - 0.5, places)[0]
     if not np.isfinite(to_chip).all():
-        return np.zeros((CHIP_SIDE, CHIP_SIDE, 3), np.uint8)
-    return cut_piece(picture, to_chip, (CHIP_SIDE, CHIP_SIDE), cv2.BORDER_REPLICATE)
+        return np.zeros((CHIP_SIZE, CHIP_SIZE, 3), np.uint8)
+    return cut_piece(picture, to_chip, (CHIP_SIZE, CHIP_SIZE), cv2.BORDER_REPLICATE)

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from utils.data.clock import frames_covering
-from utils.data.constants import MOUTH_SIZE, SAMPLE_RATE_HZ, VIDEO_FPS
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
+from utils.data.faces import FaceWriter, face_path_of
 from utils.data.files import read_json, remove_leftovers, write_json
 from utils.data.fingerprints import hash_stats
 from utils.data.mouths import MouthWriter
@@ -33,7 +34,6 @@ from utils.video.sound import ExtractedSound, extract_sound
 
 _MOST_APART = 12  # frames of the grid that sound and pictures of one video may differ by where landmarks are given
 _VERSION = 2  # of what `prepare_video` makes; another one is made again
-_UNSEEN = np.zeros((MOUTH_SIZE, MOUTH_SIZE), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,14 @@ class VideoOptions:
         min_sec: people who are on screen for a shorter time are left out.
         audio_stream: which audio stream, 1 is the first; 0: the default one, or the first that has sound.
         people: at most so many; 0: no limit.
+        face_size: pixels of the face crops that are written beside the mouths; 0: none.
     """
 
     alignment: str = ALIGNMENTS[0]
     min_sec: float = 0.5
     audio_stream: int = 0
     people: int = 0
+    face_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def prepare_video(path: Path, folder: Path, options: VideoOptions, landmarks_pat
     done_path.unlink(missing_ok=True)
     info = probe_video(path)
     sound = _sound(path, folder, source)
-    shutil.rmtree(folder / "mouths", ignore_errors=True)  # of other options
+    for name in ("mouths", "faces"):
+        shutil.rmtree(folder / name, ignore_errors=True)  # of other options
     remove_leftovers(folder)
     n_frames = frames_covering(sound.n_samples, SAMPLE_RATE_HZ, VIDEO_FPS)
     if landmarks_path is None:
@@ -230,7 +233,7 @@ def write_mouths(
     options: VideoOptions,
     thumbnail_paths: Sequence[Path] = (),
 ) -> list[float]:
-    """Write a mouth file for each person, in one pass over the pictures.
+    """Write a mouth file for each person, and a face file if there are to be any, in one pass over the pictures.
 
     Args:
         path: the video.
@@ -248,10 +251,15 @@ def write_mouths(
     last = None
     with ExitStack() as stack:
         writers = [stack.enter_context(MouthWriter(mouth_path, n_frames)) for mouth_path in mouth_paths]
+        face_writers = []
+        for mouth_path in mouth_paths if options.face_size else ():
+            face_path = face_path_of(mouth_path, options.face_size)
+            face_path.parent.mkdir(parents=True, exist_ok=True)
+            face_writers.append(stack.enter_context(FaceWriter(face_path, n_frames, options.face_size)))
         pictures = read_pictures(path, n_frames)
-        for frame, picture, crops in cut_people(pictures, people, n_frames, options.alignment):
-            for writer, crop in zip(writers, crops, strict=True):
-                writer.add(_UNSEEN if crop is None else crop, crop is not None)
+        for frame, picture, crops in cut_people(pictures, people, n_frames, options.alignment, options.face_size):
+            for writer, crop in zip([*writers, *face_writers], crops, strict=True):
+                writer.add(np.zeros(writer.frame_shape, np.uint8) if crop is None else crop, crop is not None)
             last = last if picture is None else picture
             # where the video shows nothing at the best frame, the next picture is taken, or the last one
             due = {k for k in waiting if people[k].frames[best[k]] <= frame} if picture is not None else set()

@@ -1,0 +1,37 @@
+"""The visual frontends that a conf asks for by `model.cues`: of lips, of faces, or both."""
+
+from pathlib import Path
+
+import torch
+
+from utils.data.experiments import FrontendRecord
+from utils.embedding.embed import AnyFrontend
+from utils.embedding.face_frontends import load_face_frontend
+from utils.embedding.frontends import load_frontend, store_name
+
+
+def load_kind(
+    kind: str, weights: str | Path, conf: str = "", layer: str = "trunk", device: torch.device | str = "cpu"
+) -> AnyFrontend:
+    """Load the visual frontend of lips or of faces; `conf` and `layer` are for lips.
+
+    Raises:
+        UserError: as `load_frontend` and `load_face_frontend`.
+    """
+    if kind == "face":
+        return load_face_frontend(weights, device)
+    return load_frontend(weights, conf or None, layer, device)
+
+
+def record_of(frontend: AnyFrontend, weights: str, conf: str, layer: str, views: list[str], precision: str) -> FrontendRecord:
+    """What an experiment keeps of a visual frontend whose embeddings it is trained on; the first view is for testing."""
+    return FrontendRecord(
+        weights=weights,
+        conf=conf,
+        layer=layer,
+        view=views[0],
+        precision=precision,
+        store_name=store_name(frontend, views[0], precision),
+        training_stores=[store_name(frontend, view, precision) for view in views],
+        description=frontend.describe(views[0], precision),
+    )
