@@ -7,7 +7,8 @@ written last: a CSV without it is one that was never finished.
 
 A corpus of raw video has `videos.csv` beside the manifests: which video (`video_path`, and `landmarks_path` where somebody
 has found landmarks in it) the mouths of each clip are cut from by stage 1, with the `audio_path` and `mouth_path` of the
-manifests. A video with several people has a row for each of them. Its relative paths start at its folder.
+manifests, and where in the picture the speaker's face is (`face_at`), if the corpus says that. A video with several people
+has a row for each of them. Its relative paths start at its folder.
 """
 
 import csv
@@ -29,7 +30,7 @@ _COLUMNS = {  # in their order; {} counts the sources
         "speaker_{}", "sir_db", "subset",
     ),
     "utterances": ("utterance_ID", "speaker", "audio_path", "mouth_path", "length", "frames", "fps"),
-    "videos": ("utterance_ID", "video_path", "landmarks_path", "audio_path", "mouth_path"),
+    "videos": ("utterance_ID", "video_path", "landmarks_path", "face_at", "audio_path", "mouth_path"),
 }  # fmt: skip
 _REQUIRED = {
     "mixtures": ("mixture_ID", "mixture_path"),
@@ -72,6 +73,8 @@ class Utterance:
         fps: video frames per second.
         video_path: the raw video that the mouth crops are cut from.
         landmarks_path: landmarks that the corpus ships for that video; "": stage 1 finds them.
+        face_at: a point of the speaker's face as "x y", shares of the picture's width and height; "": the largest face is
+            the speaker's.
         split: train, val or test; only while a corpus is prepared.
     """
 
@@ -84,6 +87,7 @@ class Utterance:
     fps: float = 0.0
     video_path: str = ""
     landmarks_path: str = ""
+    face_at: str = ""
     split: str = ""
 
 

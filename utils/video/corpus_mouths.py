@@ -162,16 +162,17 @@ def _job(data_dir: Path, clip: Utterance, options, late_frames: int) -> Job:
     how, products = asdict(options), [mouth]
     if how.pop("face_size"):  # faces have their size in their path, and mouths do not depend on it
         products.append(face_path_of(mouth, options.face_size))
-    key = json.dumps([hash_stats([video, audio, *filter(None, [landmarks])]), how, late_frames])
-    return Job(clip.utterance_id, key, tuple(products), (video, audio, mouth, options, landmarks, late_frames))
+    made_of = [hash_stats([video, audio, *filter(None, [landmarks])]), how, late_frames]
+    key = json.dumps([*made_of, clip.face_at] if clip.face_at else made_of)
+    return Job(clip.utterance_id, key, tuple(products), (video, audio, mouth, options, landmarks, late_frames, clip.face_at))
 
 
 def _cut(given: tuple) -> dict:
     from utils.video.preparation import cut_clip
 
-    video, audio, mouth, options, landmarks, late_frames = given
+    video, audio, mouth, options, landmarks, late_frames, face_at = given
     mouth.parent.mkdir(parents=True, exist_ok=True)
-    found = cut_clip(video, probe_audio(audio).length, mouth, options, landmarks)
+    found = cut_clip(video, probe_audio(audio).length, mouth, options, landmarks, face_at)
     if late_frames:  # a kill before this is done leaves a clip that the journal does not know: it is cut again
         mouths = MouthFile(mouth)
         write_shifted(mouths, MouthWriter(mouth, mouths.n_frames), late_frames)

@@ -58,7 +58,9 @@ def probe_video(path: Path | str) -> VideoInfo:
         )
 
 
-def read_pictures(path: Path | str, n_frames: int, first_frame: int = 0) -> Iterator[tuple[int, np.ndarray | None]]:
+def read_pictures(
+    path: Path | str, n_frames: int, first_frame: int = 0, start_sec: Fraction = Fraction(0)
+) -> Iterator[tuple[int, np.ndarray | None]]:
     """The picture of each grid frame, in order, one decoded at a time.
 
     Where there is no sound, time zero is the first picture. The shape of pixels is not looked at: a picture is as wide as
@@ -69,6 +71,7 @@ def read_pictures(path: Path | str, n_frames: int, first_frame: int = 0) -> Iter
         n_frames: the grid's frames; those after the last picture are given as None.
         first_frame: where to begin. All pictures before are decoded, too: seeks would be inexact in many containers, and
             decoding takes little beside what is done with the pictures.
+        start_sec: where the grid's frame 0 begins, for a part of a video.
 
     Yields:
         (grid frame, RGB uint8 (height, width, 3) or None); read-only, and the same array for frames that show the same.
@@ -84,7 +87,7 @@ def read_pictures(path: Path | str, n_frames: int, first_frame: int = 0) -> Iter
             raise UserError("holds no picture that could be decoded; give another video", path)
         conversion = shown = rgb = None
         for frame in range(first_frame, n_frames):
-            middle_sec = Fraction(2 * frame + 1, 2 * VIDEO_FPS)
+            middle_sec = start_sec + Fraction(2 * frame + 1, 2 * VIDEO_FPS)
             while upcoming is not None and upcoming.start_sec <= middle_sec:
                 current, upcoming = upcoming, next(pictures, None)
                 conversion = conversion or _Conversion(current.frame)

@@ -22,6 +22,7 @@ _COLUMNS = {"frame": (np.int64, ()), "person": (np.int64, ()), "points": (np.flo
             "box": (np.float32, (4,)), "score": (np.float32, ())}  # fmt: skip
 _SIZES = ("n_frames", "width", "height")
 _KINDS = {"iu": "whole numbers", "f": "fractional numbers", "U": "texts"}
+_LEAST_SHARE_AT = 0.25  # of the frames in which a face covers the point at which it is said to be
 _FAR = 0.5  # of the picture's width or height: a landmark that is further outside was not found
 _LARGEST = 1e5  # pixels; no picture is so wide
 
@@ -60,6 +61,22 @@ def most_present(people: Sequence[Person], count: int) -> tuple[list[Person], li
     """The people with the largest faces for the longest time, and the others, both in their order; all where `count` is 0."""
     most = set(sorted(people, key=lambda one: one.presence, reverse=True)[: count or None])
     return [one for one in people if one in most], [one for one in people if one not in most]
+
+
+def people_at(people: Sequence[Person], place: str, size: tuple[int, int]) -> list[Person]:
+    """The people whose faces cover a point of the picture in at least one frame in four of those in which they are seen.
+
+    Args:
+        people: of a video.
+        place: "x y", shares of width and height.
+        size: width and height, pixels.
+    """
+    point = np.array(place.split(), dtype=np.float64) * size
+
+    def share(one: Person) -> float:
+        return float(np.mean((one.boxes[:, :2] <= point).all(axis=1) & (point <= one.boxes[:, 2:]).all(axis=1)))
+
+    return [one for one in people if share(one) >= _LEAST_SHARE_AT]
 
 
 def write_people(path: Path | str, people: Sequence[Person], n_frames: int, width: int, height: int) -> None:

@@ -27,7 +27,7 @@ from utils.data.sound_checks import duration_warnings
 from utils.errors import UserError
 from utils.video.crops import ALIGNMENTS, cut_people
 from utils.video.decoding import VideoInfo, probe_video, read_pictures
-from utils.video.landmarks import Person, most_present, read_landmarks, read_people, write_people
+from utils.video.landmarks import Person, most_present, people_at, read_landmarks, read_people, write_people
 from utils.video.people import find_people
 from utils.video.preview import save_thumbnail
 from utils.video.sound import ExtractedSound, extract_sound
@@ -176,7 +176,12 @@ def _sound(path: Path, folder: Path, source: dict[str, Any]) -> ExtractedSound:
 
 
 def cut_clip(
-    video_path: Path, n_samples: int, mouth_path: Path, options: VideoOptions, landmarks_path: Path | None = None
+    video_path: Path,
+    n_samples: int,
+    mouth_path: Path,
+    options: VideoOptions,
+    landmarks_path: Path | None = None,
+    face_at: str = "",
 ) -> dict[str, Any]:
     """Cut the mouths of the one speaker of a corpus' clip: of all people in it, the one with the largest face for longest.
 
@@ -186,6 +191,7 @@ def cut_clip(
         mouth_path: the npz to write.
         options: how.
         landmarks_path: landmarks of the speaker; None finds them.
+        face_at: a point of the speaker's face, as `Utterance` has it; "": the largest face is the speaker's.
 
     Returns:
         `people`, how many were seen, and `share_with_mouth` of the frames.
@@ -200,7 +206,11 @@ def cut_clip(
         people = _given_people(landmarks_path, probe_video(video_path), n_frames)
     if not people:
         raise UserError(f"no face found in {n_frames} frames", video_path)
-    (speaker,), _ = most_present(people, 1)
+    info = probe_video(video_path)
+    candidates = people_at(people, face_at, (info.width, info.height)) if face_at else people
+    if not candidates:
+        raise UserError(f"{len(people)} faces are seen, but none at {face_at} of its width and height", video_path)
+    (speaker,), _ = most_present(candidates, 1)
     shares = write_mouths(video_path, [speaker], n_frames, [mouth_path], options)
     return {"people": len(people), "share_with_mouth": shares[0]}
 
