@@ -8,7 +8,7 @@ import torch
 from scipy.signal import butter, sosfilt
 
 from utils.scoring import metrics
-from utils.scoring.metrics import METRICS, UndefinedMetricError, pesq, score_mixture, sdr, si_snr, snr, stoi
+from utils.scoring.metrics import METRICS, UndefinedMetricError, pesq, score_mixture, sdr, si_snr, sir_and_sar, snr, stoi
 
 RATE_HZ = 16000
 
@@ -68,6 +68,29 @@ def test_sdr_equals_that_of_mir_eval_with_all_sources(pair, cutoff_hz):
     oracle = bss_eval_sources(references, estimates, compute_permutation=False)[0]
     ours = [sdr(estimate, reference) for estimate, reference in zip(estimates, references, strict=True)]
     assert ours == pytest.approx(oracle, abs=1e-6)
+
+
+@pytest.mark.parametrize("noise", [1e-4, 1e-2, 0.3])
+def test_sir_and_sar_equal_those_of_mir_eval(pair, noise):
+    from mir_eval.separation import bss_eval_sources
+
+    _, references, estimates = pair
+    rng = np.random.default_rng(0)
+    references, estimates = (each + noise * 0.1 * rng.standard_normal(each.shape) for each in (references, estimates))
+    _, sirs, sars, _ = bss_eval_sources(references, estimates, compute_permutation=False)
+    ours = sir_and_sar(estimates, references)
+    assert ours[0] == pytest.approx(sirs, abs=1e-4) and ours[1] == pytest.approx(sars, abs=1e-4)
+
+
+def test_sir_and_sar_need_several_sources_that_are_heard(pair):
+    _, references, estimates = pair
+    silent = np.stack([references[0], np.zeros_like(references[0])])
+    for given in ((estimates[:1], references[:1]), (estimates, silent), (estimates[:, :100], references[:, :100])):
+        assert np.isnan(sir_and_sar(*given)).all()
+    sirs, sars = sir_and_sar(np.stack([estimates[0], np.zeros_like(estimates[0])]), references)
+    assert np.isfinite([sirs[0], sars[0]]).all() and np.isnan([sirs[1], sars[1]]).all()
+    row = score_mixture(references.sum(axis=0), references, estimates, RATE_HZ)[0]
+    assert (row["sir"], row["sar"]) == pytest.approx([each[0] for each in sir_and_sar(estimates, references)])
 
 
 def test_sdr_of_a_singular_reference_is_still_a_finite_number():

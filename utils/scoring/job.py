@@ -1,6 +1,6 @@
 """Scoring of a test set: SI-SNR, SDR, PESQ and STOI of every estimate, the visual cue test, the offset sweep.
 
-Reads the audio that the lists of a `ScoringJob` name; writes all_metrics.csv, final_metrics.json, RESULTS.md,
+Reads the audio that the lists of a `ScoringJob` name; writes all_metrics.csv, eval.txt, final_metrics.json, RESULTS.md,
 histogram.png, examples/, failed.csv, and for an offset sweep offset_sweep.{csv,md,png}. Imports nothing heavy at the
 top, so that stage 5 can tell at once that it is up to date.
 """
@@ -203,10 +203,13 @@ def _final_metrics(job: ScoringJob, results: list[dict], sources: "DataFrame", m
 def _write(job: ScoringJob, final: dict, sources: "DataFrame", means: "DataFrame", items: list[ScoreItem]) -> None:
     from utils.scoring.examples import write_examples
     from utils.scoring.plots import plot_histogram
-    from utils.scoring.table import all_rows
+    from utils.scoring.table import all_rows, course_text
 
     with atomic_path(job.out_dir / "all_metrics.csv") as temporary:
         all_rows(sources, means).to_csv(temporary, index=False)
+    (job.out_dir / "eval.txt").unlink(missing_ok=True)
+    if text := course_text(means):
+        write_text(job.out_dir / "eval.txt", text)
     write_examples(items, job.out_dir / "examples")
     plot_histogram(sources, job.out_dir / "histogram.png", job.title)
     write_text(job.out_dir / "RESULTS.md", results_text(final))

@@ -32,6 +32,12 @@ DEFINITIONS = {
     "estoi": "ESTOI, about 0 to 1: extended STOI (package pystoi).",
 }
 METRICS = tuple(DEFINITIONS)
+INTERFERENCE_DEFINITIONS = {
+    "sir": f"SIR, dB: BSS Eval v3 (mir_eval), each reference may pass a {SDR_TAPS}-tap filter: energy of the estimate's "
+    "projection on its own filtered reference over that of what the others add to the projection on all of them.",
+    "sar": "SAR, dB: BSS Eval v3 (mir_eval): energy of the estimate's projection on all filtered references over the rest.",
+}
+INTERFERENCE_METRICS = tuple(INTERFERENCE_DEFINITIONS)
 SILENT_DEFINITIONS = {
     "silent_db": "Output where nothing is wanted, dB: mean power of the estimate of a silent reference, re full scale 1.0; "
     "such sources are in no other metric.",
@@ -101,6 +107,42 @@ def sdr(estimate: np.ndarray, reference: np.ndarray) -> float:
     return _decibels(filtered, rest)
 
 
+def sir_and_sar(estimates: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Signal-to-interference and signal-to-artifacts ratio of BSS Eval v3, dB, of estimate k as reference k.
+
+    The projection on all filtered references is one system of (n_src * 512) equations, the same for all estimates. (As for
+    `sdr`, the tests hold this to mir_eval, whose module is deprecated.)
+
+    Args:
+        estimates, references: (n_src, time); at least two sources.
+
+    Returns:
+        (n_src,) twice; NaN where the estimate is silent, and everywhere where a reference is, or all are too short.
+    """
+    n_src, length = references.shape
+    undefined = np.full(n_src, np.nan)
+    if n_src < 2 or length < SDR_TAPS or (references.var(axis=1) < SILENCE_POWER).any():
+        return undefined, undefined
+    n_out = length + SDR_TAPS - 1
+    n_fft = scipy.fft.next_fast_len(n_out + SDR_TAPS, real=True)
+    spectra, of_estimates = scipy.fft.rfft(references, n_fft), scipy.fft.rfft(estimates, n_fft)
+    crossed = scipy.fft.irfft(spectra[:, None].conj() * spectra[None], n_fft)  # (n_src, n_src, lags)
+    lags = np.arange(SDR_TAPS)
+    blocks = [[crossed[i, j][(lags[:, None] - lags) % n_fft] for j in range(n_src)] for i in range(n_src)]
+    right = scipy.fft.irfft(spectra[:, None].conj() * of_estimates[None], n_fft)[..., :SDR_TAPS]  # (n_src, estimates, taps)
+    filters = _solve(np.block(blocks), right.transpose(0, 2, 1).reshape(n_src * SDR_TAPS, n_src))
+    filters = filters.reshape(n_src, SDR_TAPS, n_src).transpose(2, 0, 1)  # (estimates, n_src, taps)
+    sirs, sars = undefined.copy(), undefined.copy()
+    for k in np.flatnonzero(estimates.var(axis=1) >= SILENCE_POWER):
+        projected = scipy.fft.irfft((scipy.fft.rfft(filters[k], n_fft) * spectra).sum(axis=0), n_fft)[:n_out]
+        own_filter = _solve_toeplitz(crossed[k, k, :SDR_TAPS], right[k, k])
+        own = scipy.fft.irfft(scipy.fft.rfft(own_filter, n_fft) * spectra[k], n_fft)[:n_out]
+        rest = -projected
+        rest[:length] += estimates[k]
+        sirs[k], sars[k] = _decibels(own, projected - own), _decibels(projected, rest)
+    return sirs, sars
+
+
 def pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int, band: str) -> float:
     """PESQ as MOS-LQO; both (time,), `band` "wb" or "nb".
 
@@ -163,7 +205,8 @@ def score_mixture(
     Returns:
         A dict per reference, in order: `speaker` and `estimate` (counted from 1), each name of `METRICS`, the same
         with `input_` before (the mixture's) and with `_imp` after (the improvement), the names of `SILENT_METRICS`
-        (NaN without a reason where the reference is heard), `silent_output` (the reference is heard, the estimate is
+        (NaN without a reason where the reference is heard), those of `INTERFERENCE_METRICS` (NaN without a reason where they
+        have no value, as of a single source), `silent_output` (the reference is heard, the estimate is
         silent), and `reasons`, {name: why} of the metrics that are NaN.
 
     Raises:
@@ -174,12 +217,14 @@ def score_mixture(
         raise ValueError(f"references and estimates must both be (n_src, time), not {references.shape} and {estimates.shape}")
     order = best_permutation(estimates, references) if permute else range(len(references))
     scores = []
+    sirs, sars = sir_and_sar(estimates[list(order)], references)
     for k, estimate_index in enumerate(order):
         row = {"speaker": k + 1, "estimate": estimate_index + 1, "silent_output": False, "reasons": {}}
         _fill(row, "", "estimate", estimates[estimate_index], references[k], sample_rate)
         if mixture is not None:
             _fill(row, "input_", "mixture", mixture, references[k], sample_rate)
             row.update({f"{name}_imp": row[name] - row[f"input_{name}"] for name in METRICS})
+        row |= {"sir": float(sirs[k]), "sar": float(sars[k])}
         scores.append(row | silent_output(mixture, references[k], estimates[estimate_index]))
     return scores
 
@@ -257,7 +302,11 @@ def _decibels(signal: np.ndarray, noise: np.ndarray) -> float:
 
 def _solve_toeplitz(first_column: np.ndarray, right_side: np.ndarray) -> np.ndarray:
     """Cholesky rather than Levinson, which fails without a word on band-limited references."""
-    matrix = scipy.linalg.toeplitz(first_column)
+    return _solve(scipy.linalg.toeplitz(first_column), right_side)
+
+
+def _solve(matrix: np.ndarray, right_side: np.ndarray) -> np.ndarray:
+    """The solution of a symmetric, positive (semi-)definite system."""
     try:
         return scipy.linalg.cho_solve(scipy.linalg.cho_factor(matrix), right_side)
     except scipy.linalg.LinAlgError:

@@ -12,8 +12,8 @@ PACKAGES = ("numpy", "scipy", "pesq", "pystoi", "soundfile", "pandas")
 # heading, column, decimals; the improvements are left out where there are no mixtures
 TABLE = (
     ("SI-SNR", "si_snr", 2), ("SI-SNRi", "si_snr_imp", 2), ("SDR", "sdr", 2), ("SDRi", "sdr_imp", 2),
-    ("SNR", "snr", 2), ("SNRi", "snr_imp", 2), ("PESQ wb", "pesq_wb", 2), ("PESQ nb", "pesq_nb", 2),
-    ("STOI", "stoi", 3), ("ESTOI", "estoi", 3),
+    ("SIR", "sir", 2), ("SAR", "sar", 2), ("SNR", "snr", 2), ("SNRi", "snr_imp", 2), ("PESQ wb", "pesq_wb", 2),
+    ("PESQ nb", "pesq_nb", 2), ("STOI", "stoi", 3), ("ESTOI", "estoi", 3),
 )  # fmt: skip
 SHORT_TABLE = tuple(entry for entry in TABLE if entry[1] in ("si_snr", "si_snr_imp", "sdr_imp", "pesq_wb", "stoi"))
 
@@ -35,9 +35,9 @@ def package_versions() -> dict[str, str]:
 
 def definitions() -> dict[str, str]:
     """Definitions of the numbers, by name."""
-    from utils.scoring.metrics import DEFINITIONS, IMPROVEMENT, SILENT_DEFINITIONS  # brings scipy
+    from utils.scoring.metrics import DEFINITIONS, IMPROVEMENT, INTERFERENCE_DEFINITIONS, SILENT_DEFINITIONS  # brings scipy
 
-    return DEFINITIONS | {"improvement": IMPROVEMENT} | SILENT_DEFINITIONS
+    return DEFINITIONS | {"improvement": IMPROVEMENT} | INTERFERENCE_DEFINITIONS | SILENT_DEFINITIONS
 
 
 def results_text(final: dict) -> str:
@@ -110,7 +110,9 @@ def _cell(group: dict, name: str, digits: int) -> str:
 
 
 def _input_cell(group: dict, name: str, digits: int) -> str:
-    return f"{0:.{digits}f}" if name.endswith("_imp") else _cell(group, f"input_{name}", digits)
+    if name.endswith("_imp"):
+        return f"{0:.{digits}f}"
+    return _cell(group, f"input_{name}", digits) if f"input_{name}" in group["metrics"] else ""
 
 
 def number_text(value: float | None, digits: int, none: str = "NaN") -> str:
@@ -129,7 +131,7 @@ def _notes(final: dict) -> list[str]:
         f"{final['n_src']} sources a mixture, {', '.join(map(str, final['sample_rates_hz']))} Hz; estimates assigned to "
         + ("references by the best mean SI-SNR." if final["permute"] else "references in their given order."),
         "Each number is the mean over the mixtures of the mean over a mixture's sources; ± is the standard error over "
-        "mixtures. dB for SI-SNR, SDR and SNR.",
+        "mixtures. dB for SI-SNR, SDR, SIR, SAR and SNR.",
     ]
     if "si_snr_imp" not in final["overall"]["metrics"]:
         notes.append("No mixtures were given, so there are no improvements.")

@@ -5,7 +5,7 @@ from collections import Counter
 import pandas as pd
 
 from utils.scoring.items import ScoreItem
-from utils.scoring.metrics import METRICS, SILENT_METRICS
+from utils.scoring.metrics import INTERFERENCE_METRICS, METRICS, SILENT_METRICS
 
 UNMARKED = "(unmarked)"
 
@@ -13,8 +13,8 @@ UNMARKED = "(unmarked)"
 def source_table(items: list[ScoreItem], results: list[dict]) -> pd.DataFrame:
     """One row per scored source, in the order of the items; failed items (result {}) are left out.
 
-    Columns: mixture_ID, speaker, estimate, subset, separated_by, the metrics (`silent_` ones where a source is silent),
-    silent_output, reasons, trimmed_samples.
+    Columns: mixture_ID, speaker, estimate, subset, separated_by, the metrics (SIR and SAR where there are several sources,
+    `silent_` ones where one is silent), silent_output, reasons, trimmed_samples.
     """
     rows = []
     for item, result in zip(items, results, strict=True):
@@ -29,13 +29,16 @@ def source_table(items: list[ScoreItem], results: list[dict]) -> pd.DataFrame:
                 | {"reasons": reasons, "trimmed_samples": result["trimmed_samples"]}
             )
     table = pd.DataFrame(rows)
-    return table if table.empty or table[SILENT_METRICS[0]].notna().any() else table.drop(columns=list(SILENT_METRICS))
+    for names in (SILENT_METRICS, INTERFERENCE_METRICS):
+        if not table.empty and table[list(names)].isna().all(axis=None):
+            table = table.drop(columns=list(names))
+    return table
 
 
 def metric_columns(table: pd.DataFrame) -> list[str]:
-    """The numeric columns that are metrics: plain, `input_` and `_imp` (only with mixtures), and those of silent sources."""
+    """The numeric columns that are metrics: plain, `input_` and `_imp` (only with mixtures), SIR, SAR, those of silence."""
     wanted = [form.format(name) for name in METRICS for form in ("{}", "input_{}", "{}_imp")]
-    return [name for name in (*wanted, *SILENT_METRICS) if name in table]
+    return [name for name in (*wanted, *INTERFERENCE_METRICS, *SILENT_METRICS) if name in table]
 
 
 def mixture_means(sources: pd.DataFrame) -> pd.DataFrame:
@@ -64,6 +67,27 @@ def all_rows(sources: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
     columns = metric_columns(both)
     both[columns] = both[columns].round(6) + 0.0  # + 0.0: no minus zeros
     return both
+
+
+_COURSE_COLUMNS = {  # of eval.txt, and what the lines of means below call them
+    "sdr": "sdr", "input_sdr": "sdr_mixed", "sdr_imp": "sdr - sdr_mixed", "sir": "sir", "sar": "sar",
+    "pesq_nb": "pesq_score", "stoi": "stoi_score",
+}  # fmt: skip
+
+
+def course_text(means: pd.DataFrame) -> str:
+    """The scores as VisualVoice's course project printed them: a line of seven numbers for each mixture, then the means.
+
+    PESQ is narrow band, MOS-LQO; the project's own was the raw score with reference and estimate exchanged.
+
+    Returns:
+        The text; "" where a column is missing (a single source, no mixtures).
+    """
+    if not set(_COURSE_COLUMNS) <= set(means):
+        return ""
+    table = means[list(_COURSE_COLUMNS)]
+    lines = [" ".join(f"{value:3f}" for value in row) for row in table.itertuples(index=False)]
+    return "\n".join([*lines, *(f"{label}: {table[name].mean()}" for name, label in _COURSE_COLUMNS.items())]) + "\n"
 
 
 def summarise(sources: pd.DataFrame, means: pd.DataFrame) -> dict:

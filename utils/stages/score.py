@@ -4,7 +4,8 @@ Reads   exp/<tag>/separated/<test name>/separated.csv, the audio it names, and t
         offset sweep beside it; or, on its own, folders of mixtures, references (s1/, s2/ ...) and estimates (s1/, s2/ ...)
         matched by stem.
 Writes  exp/<tag>/results/<test name>/ (or --out_dir): all_metrics.csv, final_metrics.json, RESULTS.md, histogram.png,
-        examples/, failed.csv with the reasons of what could not be scored, and offset_sweep.{csv,md,png} where stage 4 was
+        examples/, eval.txt (SDR, SDR of the mixture, SDRi, SIR, SAR, PESQ, STOI of each mixture of several sources, then the
+        means), failed.csv with the reasons of what could not be scored, and offset_sweep.{csv,md,png} where stage 4 was
         called with --av_offset_sweep.
 Run     python -m utils.stages.score --exp_dir exp/demo_demo --test_name demo_test --nj 2
         python -m utils.stages.score --mixture_dir M --reference_dir R --estimate_dir E --out_dir O --nj 2
