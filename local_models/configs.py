@@ -39,6 +39,7 @@ Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 Finite = Annotated[float, Range()]
 Probability = Annotated[float, Range(0, 1)]
+Cues = Literal["lips", "shape", "face", "lips+shape", "lips+face", "lips+shape+face"]
 
 
 def value_problem(hint: Any, value: Any) -> str:
@@ -101,12 +102,15 @@ class SeparatorConfig(Checked):
     """Samples of a filter."""
     stride: Count = 20
     """Samples from one frame of the filterbank to the next."""
-    cues: Literal["lips", "face", "lips+face"] = "lips"
-    """What visual embeddings are of: mouth crops, whole faces, or both beside each other, the lips first."""
+    cues: Cues = "lips"
+    """What visual embeddings are of: mouth crops (lips), the landmarks of the lips (shape), whole faces (face), or several
+    of them beside each other."""
     visual_dim: Count = 512
     """Numbers of a visual embedding; the visual frontends decide."""
     face_dim: CountOrZero = 0
     """Numbers of a visual embedding, the last ones, that are of the whole face; the frontends decide."""
+    shape_dim: CountOrZero = 0
+    """Numbers of a visual embedding, those before the face's, that are of the lips' shape; the frontends decide."""
     visual_chan: Count = 256
     """Channels that the visual branch gives."""
     visual_hid: Count = 512
@@ -130,8 +134,9 @@ class SeparatorConfig(Checked):
             yield "n_src is 1 with n_faces 0: nothing tells which voice is wanted; set n_faces to 1, or n_src to 2"
         if self.kernel_size % self.stride:
             yield f"kernel_size ({self.kernel_size}) must be a multiple of stride ({self.stride})"
-        if self.face_dim > self.visual_dim:
-            yield f"face_dim ({self.face_dim}) is a part of visual_dim ({self.visual_dim}) and cannot be more"
+        if self.face_dim + self.shape_dim > self.visual_dim:
+            parts = f"face_dim ({self.face_dim}) and shape_dim ({self.shape_dim})"
+            yield f"{parts} are parts of visual_dim ({self.visual_dim}) and cannot be more"
 
 
 @dataclass(frozen=True)
@@ -232,7 +237,7 @@ class AVConvTasNetConfig(SeparatorConfig):
 class LookingToListenConfig(SeparatorConfig):
     """Looking to Listen: dilated convolutions and a BLSTM over the mixture and all faces."""
 
-    cues: Literal["lips", "face", "lips+face"] = "face"
+    cues: Cues = "face"
     """As above; the published network sees whole faces."""
     fit_to_mixture: bool = False
     """As above; this network is trained on spectra, for which level counts."""
@@ -262,7 +267,7 @@ class LookingToListenConfig(SeparatorConfig):
 class VisualVoiceConfig(SeparatorConfig):
     """VisualVoice: a U-Net over the spectrogram with lip motion and facial attributes."""
 
-    cues: Literal["lips", "face", "lips+face"] = "lips+face"
+    cues: Cues = "lips+face"
     fit_to_mixture: bool = False
     """As above; this network is trained on masks, for which level counts."""
     n_filters: Count = 512

@@ -17,6 +17,7 @@ from local_models.visual import resample_frames
 
 _WINDOW_SEC, _HOP_SEC = 0.025, 0.010
 _N_MELS = 32
+_HIDDEN_SHARE = 0.2  # of the faces of a batch, whose lips' shape is hidden in training
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 7800.0
 _FLOOR = 3e-4  # of the mixture's mean power: what lies 35 dB below says nothing, such as the rest of another voice
 
@@ -30,19 +31,24 @@ class FaceVoiceMatcher(nn.Module):
     a face looks like counts for less than how it moves.
 
     Args:
-        visual_dim (int): Numbers of a visual embedding.
+        visual_dim (int): Numbers of a visual embedding that are of mouth crops, the first ones.
         chan (int): Numbers in which a frame of a face and one of a voice are compared.
         hid_chan (int): Channels inside.
         sample_rate (int): Hz.
         video_fps (float): Frames of the faces, and of the agreement, for each second.
+        shape_dim (int): Numbers after those that are of the lips' shape; a network that was trained without them starts as it
+            is. In training they are hidden now and then, as not every corpus has them.
 
     References
         van den Oord et al., "Representation learning with contrastive predictive coding", 2018, Eq. 4 (the loss).
         Chung, Zisserman, "Out of time: automated lip sync in the wild", ACCV workshops 2016 (comparing face and voice).
     """
 
-    def __init__(self, visual_dim: int, chan: int, hid_chan: int, sample_rate: int, video_fps: float) -> None:
+    def __init__(
+        self, visual_dim: int, chan: int, hid_chan: int, sample_rate: int, video_fps: float, shape_dim: int = 0
+    ) -> None:
         super().__init__()
+        self.visual_dim, self.shape_dim = visual_dim, shape_dim
         self.sample_rate, self.video_fps = sample_rate, video_fps
         self.window, self.hop = round(_WINDOW_SEC * sample_rate), round(_HOP_SEC * sample_rate)
         self.n_fft = 1 << (self.window - 1).bit_length()
@@ -54,8 +60,14 @@ class FaceVoiceMatcher(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.own_stream = nn.Parameter(torch.zeros(()))
 
-        self.visual_norm = nn.LayerNorm(visual_dim)
-        self.visual_in = nn.Sequential(nn.Conv1d(2 * visual_dim, hid_chan, 1), nn.Dropout1d(0.2))
+        if visual_dim:
+            self.visual_norm = nn.LayerNorm(visual_dim)
+            self.visual_in = nn.Sequential(nn.Conv1d(2 * visual_dim, hid_chan, 1), nn.Dropout1d(0.2))
+        if shape_dim:
+            self.shape_in = nn.Sequential(nn.Conv1d(2 * shape_dim, hid_chan, 1), nn.Dropout1d(0.2))
+        if shape_dim and visual_dim:
+            nn.init.zeros_(self.shape_in[0].weight)
+            nn.init.zeros_(self.shape_in[0].bias)
         self.visual_convs = nn.ModuleList(nn.Conv1d(hid_chan, hid_chan, 5, padding=2) for _ in range(2))
         self.visual_gru = nn.GRU(hid_chan, hid_chan // 2, batch_first=True, bidirectional=True)
         self.visual_out = nn.Linear(hid_chan, chan)
@@ -67,11 +79,17 @@ class FaceVoiceMatcher(nn.Module):
         self.alone_out = nn.Linear(hid_chan, 1)
 
     def faces(self, visual: torch.Tensor) -> torch.Tensor:
-        """Vectors of faces: embeddings (n, frames, visual_dim) -> (n, frames, chan); zeros where no mouth is seen."""
-        seen = visual.ne(0).any(dim=-1, keepdim=True)  # (n, frames, 1)
-        embeddings = self.visual_norm(visual) * seen
-        features = torch.cat([embeddings, _centred(embeddings, seen)], dim=-1).transpose(1, 2)
-        features = self.visual_in(features)  # (n, hid_chan, frames)
+        """Vectors of faces: embeddings (n, frames, numbers) -> (n, frames, chan); zeros where no mouth is seen."""
+        lips, shape = visual[..., : self.visual_dim], visual[..., self.visual_dim : self.visual_dim + self.shape_dim]
+        if self.training and self.visual_dim and self.shape_dim:
+            shape = shape * (torch.rand(len(shape), 1, 1, device=shape.device) >= _HIDDEN_SHARE)
+        features, seen = 0, torch.cat([lips, shape], dim=-1).ne(0).any(dim=-1, keepdim=True)  # (n, frames, 1)
+        if self.visual_dim:
+            lips_seen = lips.ne(0).any(dim=-1, keepdim=True)
+            features = features + self.visual_in(_with_deviation(self.visual_norm(lips) * lips_seen, lips_seen))
+        if self.shape_dim:
+            shape_seen = shape.ne(0).any(dim=-1, keepdim=True)
+            features = features + self.shape_in(_with_deviation(shape, shape_seen))  # (n, hid_chan, frames)
         for conv in self.visual_convs:
             features = features + gelu(conv(features))
         vectors = self.visual_out(self.visual_gru(features.transpose(1, 2))[0])
@@ -97,7 +115,7 @@ class FaceVoiceMatcher(nn.Module):
 
         Args:
             estimates: (batch, n_src, time).
-            visual: (batch, n_faces, frames, visual_dim); a frame of zeros is one without a mouth and says nothing.
+            visual: (batch, n_faces, frames, numbers); a frame of zeros is one without a mouth and says nothing.
             mixture: (batch, time).
 
         Returns:
@@ -157,7 +175,7 @@ class FaceVoiceMatcher(nn.Module):
 
         Args:
             signals: (batch, n, time), the voice of each face.
-            visual: (batch, n, frames, visual_dim); faces that are not seen are left out.
+            visual: (batch, n, frames, numbers); faces that are not seen are left out.
             mixture: (batch, time).
             is_active: (batch, n), false where a speaker is silent: his estimate is nobody's voice, and his face is left out.
 
@@ -197,6 +215,11 @@ class FaceVoiceMatcher(nn.Module):
         logs = energies.log()
         logs = 0.5 * (logs - logs[:, :1].mean(dim=(2, 3), keepdim=True))
         return logs.transpose(2, 3).flatten(1, 2)
+
+
+def _with_deviation(embeddings: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Embeddings (n, frames, dim) and their deviation from the mean over the frames seen: (n, 2 * dim, frames)."""
+    return torch.cat([embeddings, _centred(embeddings, seen)], dim=-1).transpose(1, 2)
 
 
 def _centred(values: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

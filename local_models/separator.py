@@ -76,7 +76,9 @@ class AVSeparator(BaseModel):
             self.visual_net = self.make_visual_net()
         if has_matcher:
             clocks = (config.sample_rate, config.video_fps)
-            self.matcher = FaceVoiceMatcher(config.visual_dim, config.match_chan, config.match_hid, *clocks)
+            lips_dim = config.visual_dim - config.shape_dim - config.face_dim
+            sizes = (lips_dim, config.match_chan, config.match_hid)
+            self.matcher = FaceVoiceMatcher(*sizes, *clocks, shape_dim=config.shape_dim)
 
     def make_visual_net(self) -> nn.Module:
         """The visual branch: embeddings (batch, n_faces, video_frames, visual_dim) -> (batch, n_faces, chan, video_frames)."""

@@ -270,7 +270,7 @@ def test_resampling_holds_the_ends_and_interpolates_between():
         ("looking_to_listen", {"match_chan": 8}, "set it to 0"),
         ("visualvoice-lips", {"n_filters": 96}, "power of two"),
         ("visualvoice-lips", {"attention": "lips_to_face"}, "needs cues"),
-        ("visualvoice-both", {"face_dim": 9}, "part of visual_dim"),
+        ("visualvoice-both", {"face_dim": 9}, "are parts of visual_dim"),
     ],
 )
 def test_impossible_networks_are_refused(kind, changes, said):

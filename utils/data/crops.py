@@ -1,15 +1,17 @@
 """Crops of faces or mouths on disk: an npz that holds one array `data` and, where not every frame shows one, `mask`.
 
 `data` is uint8 (frames, rows, columns) grey or (frames, rows, columns, 3) RGB, 25 frames/s; `mask` is bool (frames,), True
-where the crop shows what it should (without it, everywhere). Files are read and written block by block, so that an hour of
-video needs no more memory than a second. `utils.data.mouths` and `utils.data.faces` say which shapes are whose.
+where the crop shows what it should (without it, everywhere). A kind of crops may have further arrays. Files are read and
+written block by block, so that an hour of video needs no more memory than a second. `utils.data.mouths` and `utils.data.faces`
+say which shapes are whose.
 """
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 import numpy as np
@@ -31,12 +33,14 @@ class CropFile:
         n_frames: at least 1.
         frame_shape: of a crop.
         mask: bool (n_frames,), True where the crop shows what it should.
+        extra: further arrays of the file by name, float32, each (n_frames, ...), those of `extra_shapes` that are there.
 
     Raises:
         UserError: missing, damaged or pickled file, no key `data`, another shape or dtype, no frame.
     """
 
     what = "crops"  # for messages
+    extra_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # of a frame, of further arrays that a file may hold
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -44,6 +48,9 @@ class CropFile:
             self.n_frames, *frame_shape = shape
             self.frame_shape = tuple(frame_shape)
             self.mask = _read_mask(archive, self.path, self.n_frames)
+            shapes = {name: (self.n_frames, *shape) for name, shape in self.extra_shapes.items()}
+            found = {name: _read_extra(archive, self.path, name, shape) for name, shape in shapes.items()}
+            self.extra = {name: array for name, array in found.items() if array is not None}
 
     def blocks(self, n_frames: int) -> Iterator[np.ndarray]:
         """All crops in order, in blocks of `n_frames` (the last may be shorter): uint8 (block, *frame_shape).
@@ -104,11 +111,15 @@ class CropWriter:
         n_frames: how many will come.
         frame_shape: of a crop.
         frame_bytes: what a crop takes in the file, at most.
+
+    Attributes:
+        extra: further arrays by name, (n_frames, ...), to be written with the crops, as float16.
     """
 
     def __init__(self, path: Path | str, n_frames: int, frame_shape: tuple[int, ...], frame_bytes: int) -> None:
         self.path, self.n_frames, self.frame_shape, self.frame_bytes = Path(path), n_frames, frame_shape, frame_bytes
         self.mask = np.zeros(n_frames, bool)
+        self.extra: dict[str, np.ndarray] = {}
         self._written = 0
         self._stack = ExitStack()
 
@@ -141,8 +152,9 @@ class CropWriter:
                 self._stream.close()  # the archive cannot be closed before; on a full disk this is the next to fail
             if self._written != self.n_frames:
                 raise ValueError(f"{self._written} crops where {self.n_frames} were announced")
-            with self._archive.open("mask.npy", "w") as stream:  # `writestr` would store the time: other bytes each time
-                npy.write_array(stream, self.mask)
+            for name, array in {"mask": self.mask, **self.extra}.items():
+                with self._archive.open(f"{name}.npy", "w") as stream:  # `writestr` would store the time: other bytes each time
+                    npy.write_array(stream, array if name == "mask" else array.astype(np.float16))
 
 
 def write_shifted(source: CropFile, writer: CropWriter, late_frames: int) -> None:
@@ -159,6 +171,8 @@ def write_shifted(source: CropFile, writer: CropWriter, late_frames: int) -> Non
     shown = np.arange(n_frames) + late_frames
     seen = (shown >= 0) & (shown < n_frames)
     shown = np.clip(shown, 0, n_frames - 1)
+    for name, array in source.extra.items():
+        writer.extra[name] = np.where(seen.reshape(-1, *(1 for _ in array.shape[1:])), array[shown], np.nan)
     with writer:
         for frame, is_there in zip(shown, seen, strict=True):
             writer.add(crops[frame], bool(is_there and source.mask[frame]))
@@ -189,6 +203,18 @@ def _read_mask(archive: zipfile.ZipFile, path: Path, n_frames: int) -> np.ndarra
         if shape != (n_frames,) or dtype.kind != "b":
             raise UserError(f"`mask` is {dtype} {shape} where bool ({n_frames},) is expected; cut the crops again", path)
         return np.frombuffer(_read_all(stream, n_frames), bool)
+
+
+def _read_extra(archive: zipfile.ZipFile, path: Path, name: str, wanted: tuple[int, ...]) -> np.ndarray | None:
+    """A further array of floats, None where there is none."""
+    if f"{name}.npy" not in archive.namelist():
+        return None
+    with archive.open(f"{name}.npy") as stream:
+        shape, dtype = _read_header(stream)
+        if shape != wanted or dtype.kind != "f":
+            raise UserError(f"`{name}` is {dtype} {shape} where float {wanted} is expected; cut the crops again", path)
+        content = _read_all(stream, int(np.prod(wanted)) * dtype.itemsize)
+        return np.frombuffer(content, dtype).reshape(wanted).astype(np.float32)
 
 
 def _read_all(stream: IO[bytes], size: int) -> bytes:

@@ -1,7 +1,8 @@
 """A trained experiment as stage 3 leaves it, opened without torch: its folder, and the visual frontends that it needs.
 
-exp/<tag>/best_model.pth is the network; exp/<tag>/frontend.json names the visual frontend of the lips, and
-exp/<tag>/face_frontend.json that of the faces, whose embeddings the network was trained on. An audio-only one has neither.
+exp/<tag>/best_model.pth is the network; exp/<tag>/frontend.json names the visual frontend of the lips, shape_frontend.json
+what gives their shape, face_frontend.json that of the faces, whose embeddings the network was trained on. An audio-only one has
+none.
 """
 
 from dataclasses import dataclass, field, fields
@@ -12,9 +13,10 @@ from utils.data.files import read_json
 from utils.errors import UserError
 
 _NETWORK = "best_model.pth"
-BUILT_IN_FRONTENDS = ("dlib",)
-FRONTEND_FILES = {"lips": "frontend.json", "face": "face_frontend.json"}
-FRONTEND_OPTIONS = {"lips": "--frontend_weights", "face": "--face_weights"}
+DLIB, LANDMARKS = "dlib", "landmarks"
+BUILT_IN_FRONTENDS = (DLIB, LANDMARKS)
+FRONTEND_FILES = {"lips": "frontend.json", "shape": "shape_frontend.json", "face": "face_frontend.json"}
+FRONTEND_OPTIONS = {"lips": "--frontend_weights", "shape": "model.cues", "face": "--face_weights"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Experiment:
     """A trained experiment."""
 
     folder: Path
-    frontends: dict[str, FrontendRecord]  # by what they see, lips and face, in this order; none for an audio-only network
+    frontends: dict[str, FrontendRecord]  # by what they see: lips, shape, face, in this order; none if audio-only
 
     @property
     def face_size(self) -> int:
@@ -78,7 +80,7 @@ def open_experiment(
         what = f"holds no {_NETWORK}" if folder.is_dir() else "no such experiment"
         raise UserError(f"{option} {folder}: {what}; stage 3 makes it; experiments that are trained: {known}")
     frontends = {}
-    for kind, weights in zip(FRONTEND_FILES, (frontend_weights, face_weights), strict=True):
+    for kind, weights in weights_by_kind(frontend_weights, face_weights).items():
         path = folder / FRONTEND_FILES[kind]
         if not path.is_file():
             continue
@@ -87,6 +89,11 @@ def open_experiment(
             where = f"say where with {FRONTEND_OPTIONS[kind]}"
             raise UserError(f"{record.weights}: the visual frontend of {folder} is missing; {where}")
     return Experiment(folder, frontends)
+
+
+def weights_by_kind(frontend_weights: str, face_weights: str) -> dict[str, str]:
+    """The weights that the options name, by what their visual frontends see."""
+    return {"lips": frontend_weights, "shape": LANDMARKS, "face": face_weights}
 
 
 def _frontend(path: Path, weights: str) -> FrontendRecord:

@@ -1,6 +1,11 @@
-"""Mouth crops on disk (`utils.data.crops`): 96x96 pixels, grey or RGB. Stage 1 writes them from videos; corpora ship them."""
+"""Mouth crops on disk (`utils.data.crops`): 96x96 pixels, grey or RGB. Stage 1 writes them from videos; corpora ship them.
+
+Those of stage 1 have the landmarks of the lips, too: `lips`, float16 (frames, 20, 2), points 48 to 67 of iBUG 300-W in pixels
+of the crop, NaN where they are not known.
+"""
 
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -8,6 +13,7 @@ from utils.data.constants import MOUTH_SIZE
 from utils.data.crops import CropFile, CropWriter
 
 FRAME_BYTES = 6600  # a crop in its npz: 6000 to 6300 on average, 6630 at most, over 180 clips of four corpora
+N_LIP_POINTS = 20
 FILL_FRAMES = 16  # as far as `fill_unseen` reaches
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as OpenCV turns RGB into grey
 
@@ -16,6 +22,7 @@ class MouthFile(CropFile):
     """The mouth crops of one clip; its blocks are grey, uint8 (block, 96, 96), whatever is stored."""
 
     what = "mouth crops"
+    extra_shapes = MappingProxyType({"lips": (N_LIP_POINTS, 2)})
 
     def wanted_shape(self, shape: tuple[int, ...]) -> str:
         if shape[1:] in ((MOUTH_SIZE, MOUTH_SIZE), (MOUTH_SIZE, MOUTH_SIZE, 3)):

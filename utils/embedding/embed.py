@@ -33,13 +33,15 @@ from utils.data.manifest import Manifest, Problem, item_id, item_mouths, write_f
 from utils.data.mouths import FILL_FRAMES, fill_unseen
 from utils.embedding.face_frontends import FaceFrontend
 from utils.embedding.frontends import Frontend, store_name
+from utils.embedding.lip_shapes import LipShapes
 from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 CropFrontend = Frontend | FaceFrontend  # they look at crops
-AnyFrontend = CropFrontend | PrecomputedEmbeddings
+StoredOnly = PrecomputedEmbeddings | LipShapes  # they give vectors as they are
+AnyFrontend = CropFrontend | StoredOnly
 Embedded = tuple["MouthClip", Source, np.ndarray]  # (frames, dim)
 
 _PIECE_FRAMES = 512  # a longer clip goes in pieces of so many, read from disk as it goes; more than the context below
@@ -350,8 +352,8 @@ def run_plan(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, failed_name: s
 
 def _embedded(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, problems: list[Problem]) -> Iterator[list[Embedded]]:
     """The clips of a plan, batch by batch, each with its embedding (frames, dim); adds the problems met to `problems`."""
-    if isinstance(frontend, PrecomputedEmbeddings):
-        for found, failed in _read_ahead(lambda group: _read_features(group, frontend), plan.groups, nj):
+    if isinstance(frontend, StoredOnly):
+        for found, failed in _read_ahead(lambda group: _read_features(group, frontend, plan.view), plan.groups, nj):
             problems.extend(failed)
             yield found
         return
@@ -375,11 +377,11 @@ def _stored(batch: Batch, output: torch.Tensor) -> list[Embedded]:
     return list(zip(batch.clips, batch.sources, output.cpu().numpy(), strict=True))
 
 
-def _read_features(group: list[MouthClip], features: PrecomputedEmbeddings) -> tuple[list[Embedded], list[Problem]]:
+def _read_features(group: list[MouthClip], features: StoredOnly, view: str) -> tuple[list[Embedded], list[Problem]]:
     found, problems = [], []
     for clip in group:
         try:
-            found.append((clip, source_of(clip.path), features.read(clip.path, clip.frames, clip.goes_on)))
+            found.append((clip, source_of(clip.path), features.read(clip.path, clip.frames, clip.goes_on, view)))
         except UserError as error:  # names its file, which is not the mouth
             problems.append(Problem(clip.row, clip.item_id, clip.key, str(error)))
     return found, problems

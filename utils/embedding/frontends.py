@@ -114,14 +114,34 @@ class Frontend(nn.Module):
 
 def vary(mouths: np.ndarray, size: int, rng: np.random.Generator) -> torch.Tensor:
     """Move, turn, scale, mirror and brighten the crops of a clip: uint8 (frames, 96, 96) -> (frames, size, size), 0..1."""
-    angle, scale, (right, down) = rng.uniform(-0.15, 0.15), rng.uniform(0.85, 1.15), rng.uniform(-0.08, 0.08, 2)
-    mirror, gain, offset = rng.choice([-1.0, 1.0]), rng.uniform(0.7, 1.3), rng.uniform(-0.1, 0.1)
+    angle, scale, (right, down), mirror = _draw_geometry(rng)
+    gain, offset = rng.uniform(0.7, 1.3), rng.uniform(-0.1, 0.1)
     pictures = torch.tensor(mouths).float().div_(255).unsqueeze(1)
     cos, sin = scale * size / MOUTH_SIZE * np.cos(angle), scale * size / MOUTH_SIZE * np.sin(angle)
     turn = torch.tensor([[mirror * cos, -sin, right], [mirror * sin, cos, down]], dtype=torch.float32)
     grid = affine_grid(turn.expand(len(pictures), 2, 3), [len(pictures), 1, size, size], align_corners=False)
     pictures = grid_sample(pictures, grid, padding_mode="border", align_corners=False).squeeze(1)
     return (pictures * gain + offset).clamp_(0, 1)
+
+
+def _draw_geometry(rng: np.random.Generator) -> tuple[float, float, np.ndarray, float]:
+    """Angle (radians), scale, shift (shares of half a side, right and down) and mirroring (1 or -1)."""
+    angle, scale, shift = rng.uniform(-0.15, 0.15), rng.uniform(0.85, 1.15), rng.uniform(-0.08, 0.08, 2)
+    return angle, scale, shift, rng.choice([-1.0, 1.0])
+
+
+def view_matrix(view: str) -> np.ndarray:
+    """What a view does to a point of the crop, seen from the middle: (2, 2), without the shift.
+
+    Raises:
+        UserError: an unknown view.
+    """
+    _check_choice("--views", view, VIEWS)
+    if not view.startswith("varied"):
+        return np.diag([-1.0 if view == "flip" else 1.0, 1.0])
+    angle, scale, _, mirror = _draw_geometry(np.random.default_rng(int(view.removeprefix("varied"))))
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return np.diag([mirror, 1.0]) @ turn / scale
 
 
 class _LipreadingLayer(nn.Module):

@@ -77,13 +77,14 @@ class PrecomputedEmbeddings:
             raise UserError(f"{self.folder}: {found[0]} and {found[1]} may both be {name}; take one of them out")
         return found[0]
 
-    def read(self, path: Path, frames: int, goes_on: bool) -> np.ndarray:
+    def read(self, path: Path, frames: int, goes_on: bool, view: str = "centre") -> np.ndarray:
         """The vectors of one clip.
 
         Args:
             path: as `path_of` gives it.
             frames: as the manifest has them; the file may have one more or one less.
             goes_on: it may have any number more.
+            view: centre, the only one that features have.
 
         Returns:
             float32 (frames, dim).

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from utils.data.constants import VIEWS
 from utils.data.devices import choose_device, n_cores, process_share
-from utils.data.experiments import BUILT_IN_FRONTENDS
+from utils.data.experiments import DLIB, weights_by_kind
 from utils.data.manifest import Manifest, find_manifests, read_manifest
 from utils.environment import add_missing
 from utils.errors import OptionParser, UserError, flag, run_cli
@@ -37,7 +37,7 @@ def main() -> int:
             logger.info("stage 2: skipped, %s needs no visual embeddings", args.conf)
             return 0
         kinds = config.kinds_of_frontends
-    if "face" in kinds and args.face_weights in BUILT_IN_FRONTENDS:
+    if "face" in kinds and args.face_weights == DLIB:
         add_missing("requirements-video.txt")
     share = process_share(os.environ)
     manifests = _read_manifests(args, kinds)
@@ -49,9 +49,9 @@ def main() -> int:
     logger.info("stage 2: on %s, process %d of %d", device, share[0] + 1, share[1])
     names = ("data_dir", "dump_dir", "precision", "batch_size", "nj", "max_failed", "force")
     options = CorpusOptions(**{name: getattr(args, name) for name in names}, share=share)
+    weights = weights_by_kind(args.frontend_weights, args.face_weights)
     for kind in kinds:
-        weights = args.face_weights if kind == "face" else args.frontend_weights
-        frontend = load_kind(kind, weights, args.frontend_conf, args.frontend_layer, device)
+        frontend = load_kind(kind, weights[kind], args.frontend_conf, args.frontend_layer, device)
         embed_corpus(manifests, frontend, ["centre"] if kind == "face" else args.views, options)
     return 0
 
@@ -84,8 +84,9 @@ def _read_manifests(args: argparse.Namespace, kinds: Sequence[str]) -> list[Mani
     Raises:
         UserError: a path leads nowhere, or a manifest is wrong.
     """
+    weights = weights_by_kind(args.frontend_weights or "", args.face_weights)
     for kind in kinds:
-        check_weights(kind, args.face_weights if kind == "face" else args.frontend_weights or "")
+        check_weights(kind, weights[kind])
     if args.frontend_conf is not None and not args.frontend_conf.is_file():
         raise UserError(f"--frontend_conf {args.frontend_conf}: no such file; see conf/lipreading/*.json")
     if not args.data_dir.is_dir():

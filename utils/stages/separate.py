@@ -22,7 +22,7 @@ from typing import TypeVar
 from utils.data.constants import ALIGNMENTS
 from utils.data.devices import n_cores
 from utils.data.estimates import SUBTYPES
-from utils.data.experiments import open_experiment
+from utils.data.experiments import DLIB, open_experiment
 from utils.environment import add_missing
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.separation.options import StageOptions, TestSetOptions, VideoSetOptions, is_video_set
@@ -51,7 +51,7 @@ def main() -> int:
             f"--test_dir {args.test_dir}: neither a video nor a folder with videos, and --out_dir is for these; mixtures are "
             "separated by ./run.sh --stage 4 without it"
         )
-    if any(record.is_built_in for record in experiment.frontends.values()):
+    if any(record.weights == DLIB for record in experiment.frontends.values()):
         add_missing("requirements-video.txt")
     fallback = open_experiment(args.fallback_exp_dir, option="--fallback_exp_dir") if args.fallback_exp_dir else None
     if fallback and fallback.frontends:

@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 
 from utils.data.devices import show_only
-from utils.data.experiments import FrontendRecord
+from utils.data.experiments import FrontendRecord, weights_by_kind
 from utils.data.manifest import Manifest, read_manifest
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.training.augmentation import Acoustics
@@ -68,7 +68,7 @@ def main() -> int:
     train_stores, val_stores = [], []
     if config.needs_visual:
         frontends, dims = _frontends(config, args)
-        config = config.with_visual_dim(sum(dims.values()), dims.get("face", 0))
+        config = config.with_visual_dim(sum(dims.values()), dims.get("face", 0), dims.get("shape", 0))
         train_stores, val_stores = _stores(args.dump_dir / "embeddings", frontends, train_manifest, val_manifest)
     stores = [name for record in frontends.values() for name in record.training_stores]
     init_path = args.init_exp_dir / "best_model.pth" if args.init_exp_dir else None
@@ -99,8 +99,9 @@ def _frontends(config: Config, args: argparse.Namespace) -> tuple[dict[str, Fron
 
     records, dims = {}, {}
     for kind in config.kinds_of_frontends:
-        weights, views = (args.face_weights, ["centre"]) if kind == "face" else (args.frontend_weights, args.views.split(","))
-        conf, layer = ("", "trunk") if kind == "face" else (args.frontend_conf, args.frontend_layer)
+        weights = weights_by_kind(args.frontend_weights, args.face_weights)[kind]
+        views = ["centre"] if kind == "face" else args.views.split(",")
+        conf, layer = (args.frontend_conf, args.frontend_layer) if kind == "lips" else ("", "trunk")
         frontend = load_kind(kind, weights, conf, layer)
         records[kind] = record_of(frontend, weights, conf, layer, views, args.precision)
         dims[kind] = frontend.dim

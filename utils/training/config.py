@@ -217,13 +217,14 @@ class Config:
         name = next(name for name, kind in NETWORK_CONFIGS.items() if kind is type(self.model))
         return sections | {"model": {"name": name} | sections["model"]}
 
-    def with_visual_dim(self, visual_dim: int, face_dim: int = 0) -> "Config":
-        """The same conf for visual embeddings of `visual_dim` numbers, of which the last `face_dim` are of the face."""
-        return replace(self, model=replace(self.model, visual_dim=visual_dim, face_dim=face_dim))
+    def with_visual_dim(self, visual_dim: int, face_dim: int = 0, shape_dim: int = 0) -> "Config":
+        """The same conf for visual embeddings of `visual_dim` numbers, some of the lips' shape, the last ones of the face."""
+        dims = {"visual_dim": visual_dim, "face_dim": face_dim, "shape_dim": shape_dim}
+        return replace(self, model=replace(self.model, **dims))
 
     @property
     def kinds_of_frontends(self) -> tuple[str, ...]:
-        """What visual embeddings are of, `lips` before `face`; empty where none are needed."""
+        """What visual embeddings are of, in the order of `FRONTEND_FILES`; empty where none are needed."""
         return tuple(self.model.cues.split("+")) if self.needs_visual else ()
 
     @property

@@ -9,7 +9,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from utils.data.experiments import BUILT_IN_FRONTENDS, FRONTEND_OPTIONS
+from utils.data.experiments import BUILT_IN_FRONTENDS, DLIB, FRONTEND_OPTIONS, weights_by_kind
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.training.config import Config, read_config
 
@@ -35,8 +35,9 @@ def check_frontend_weights(config: Config, frontend_weights: str, face_weights: 
         UsageError: none are given.
         UserError: a path is missing.
     """
+    weights = weights_by_kind(frontend_weights, face_weights)
     for kind in config.kinds_of_frontends:
-        check_weights(kind, face_weights if kind == "face" else frontend_weights)
+        check_weights(kind, weights[kind])
 
 
 def check_weights(kind: str, weights: Path | str) -> None:
@@ -45,7 +46,7 @@ def check_weights(kind: str, weights: Path | str) -> None:
     if not str(weights):
         instead = "or train an audio-only network: --conf conf/av_tfdprnn_audio_only.yml"
         if kind == "face":
-            instead = f"or take {BUILT_IN_FRONTENDS[0]}, whose weights come with requirements-video.txt"
+            instead = f"or take {DLIB}, whose weights come with requirements-video.txt"
         raise UsageError(
             f"{option} FILE is needed: the checkpoint of the visual frontend (utils/download_weights.sh fetches "
             f"public ones); {instead}"

@@ -67,6 +67,23 @@ def mouth_transforms(frames: np.ndarray, points: np.ndarray, n_frames: int, alig
     return transforms
 
 
+def lips_in_crops(frames: np.ndarray, points: np.ndarray, n_frames: int, transforms: np.ndarray) -> np.ndarray:
+    """The landmarks of a person's lips in the crops of the mouth.
+
+    Args:
+        frames, points, n_frames: as of `mouth_transforms`.
+        transforms: those that it gives.
+
+    Returns:
+        float64 (n_frames, 20, 2), pixels of the crop; NaN in frames without the face.
+    """
+    lips = np.full((n_frames, _MOUTH.stop - _MOUTH.start, 2), np.nan)
+    for start, run in _runs(frames, points[:, _MOUTH], n_frames):
+        turn = transforms[start : start + len(run)]
+        lips[start : start + len(run)] = np.einsum("fij,fpj->fpi", turn[:, :, :2], run) + turn[:, None, :, 2]
+    return lips
+
+
 def face_transforms(frames: np.ndarray, points: np.ndarray, n_frames: int, size: int) -> np.ndarray:
     """The transforms that take the pictures of a video to crops of a person's face: eyes and nose lie in their places.
 

@@ -25,6 +25,7 @@ from utils.data.fingerprints import hash_stats
 from utils.data.mouths import MouthWriter
 from utils.data.sound_checks import duration_warnings
 from utils.errors import UserError
+from utils.video.alignment import lips_in_crops, mouth_transforms
 from utils.video.crops import ALIGNMENTS, cut_people
 from utils.video.decoding import VideoInfo, probe_video, read_pictures
 from utils.video.landmarks import Person, most_present, people_at, read_landmarks, read_people, write_people
@@ -261,6 +262,9 @@ def write_mouths(
     last = None
     with ExitStack() as stack:
         writers = [stack.enter_context(MouthWriter(mouth_path, n_frames)) for mouth_path in mouth_paths]
+        for person, writer in zip(people, writers, strict=True):
+            turned = mouth_transforms(person.frames, person.points, n_frames, options.alignment)
+            writer.extra["lips"] = lips_in_crops(person.frames, person.points, n_frames, turned)
         face_writers = []
         for mouth_path in mouth_paths if options.face_size else ():
             face_path = face_path_of(mouth_path, options.face_size)
