@@ -9,7 +9,7 @@ from utils.corpora.joined import clips_by_speaker, write_joined_mouths
 from utils.data.crops import write_shifted
 from utils.data.manifest import Mixture, write_manifest
 from utils.data.mouths import MouthFile, MouthWriter
-from utils.embedding.frontends import load_frontend, vary, view_matrix
+from utils.embedding.frontends import geometry_of, load_frontend, vary
 from utils.embedding.lip_shapes import LipShapes
 from utils.errors import UserError
 from utils.video.alignment import lips_in_crops, mouth_transforms
@@ -83,7 +83,7 @@ def test_a_view_does_to_landmarks_what_it_does_to_the_picture(view, tmp_path):
         weights[weights < weights.max() / 2] = 0
         rows, columns = np.mgrid[:96, :96]
         found.append([(columns * weights).sum() / weights.sum(), (rows * weights).sum() / weights.sum()])
-    sides, wanted = np.diff(found, axis=0), np.diff(dots, axis=0) @ view_matrix(view).T
+    sides, wanted = np.diff(found, axis=0), np.diff(dots, axis=0) @ geometry_of(view).matrix.T
     np.testing.assert_allclose(sides, wanted, atol=0.6)
     lips = np.tile(np.linspace(20, 70, 20)[None, :, None], (2, 1, 2)).astype(np.float16)
     shapes = LipShapes().read(write(tmp_path / "a.npz", 2, lips), 2, False, view)

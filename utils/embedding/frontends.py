@@ -7,6 +7,7 @@ fingerprint names the store that keeps them.
 
 import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -112,36 +113,60 @@ class Frontend(nn.Module):
             return self.network(clips.float())
 
 
-def vary(mouths: np.ndarray, size: int, rng: np.random.Generator) -> torch.Tensor:
-    """Move, turn, scale, mirror and brighten the crops of a clip: uint8 (frames, 96, 96) -> (frames, size, size), 0..1."""
-    angle, scale, (right, down), mirror = _draw_geometry(rng)
-    gain, offset = rng.uniform(0.7, 1.3), rng.uniform(-0.1, 0.1)
-    pictures = torch.tensor(mouths).float().div_(255).unsqueeze(1)
-    cos, sin = scale * size / MOUTH_SIZE * np.cos(angle), scale * size / MOUTH_SIZE * np.sin(angle)
-    turn = torch.tensor([[mirror * cos, -sin, right], [mirror * sin, cos, down]], dtype=torch.float32)
-    grid = affine_grid(turn.expand(len(pictures), 2, 3), [len(pictures), 1, size, size], align_corners=False)
-    pictures = grid_sample(pictures, grid, padding_mode="border", align_corners=False).squeeze(1)
-    return (pictures * gain + offset).clamp_(0, 1)
+@dataclass(frozen=True)
+class Geometry:
+    """How a crop is moved: turned, scaled, shifted and mirrored around its middle."""
+
+    angle: float = 0.0  # radians
+    scale: float = 1.0  # of what is looked at: above 1 the mouth gets smaller
+    right: float = 0.0  # shares of half a side
+    down: float = 0.0
+    mirror: float = 1.0  # or -1
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """What becomes of a point of the crop, seen from the middle: (2, 2), without the shift."""
+        turn = np.array([[np.cos(self.angle), np.sin(self.angle)], [-np.sin(self.angle), np.cos(self.angle)]])
+        return np.diag([self.mirror, 1.0]) @ turn / self.scale
 
 
-def _draw_geometry(rng: np.random.Generator) -> tuple[float, float, np.ndarray, float]:
-    """Angle (radians), scale, shift (shares of half a side, right and down) and mirroring (1 or -1)."""
-    angle, scale, shift = rng.uniform(-0.15, 0.15), rng.uniform(0.85, 1.15), rng.uniform(-0.08, 0.08, 2)
-    return angle, scale, shift, rng.choice([-1.0, 1.0])
+def draw_geometry(rng: np.random.Generator) -> Geometry:
+    """Draw how a crop is moved, by as much as another camera or finder might."""
+    angle, scale, (right, down) = rng.uniform(-0.15, 0.15), rng.uniform(0.85, 1.15), rng.uniform(-0.08, 0.08, 2)
+    return Geometry(angle, scale, right, down, rng.choice([-1.0, 1.0]))
 
 
-def view_matrix(view: str) -> np.ndarray:
-    """What a view does to a point of the crop, seen from the middle: (2, 2), without the shift.
+def geometry_of(view: str) -> Geometry:
+    """How a view moves the crops; the same for all clips.
 
     Raises:
         UserError: an unknown view.
     """
     _check_choice("--views", view, VIEWS)
-    if not view.startswith("varied"):
-        return np.diag([-1.0 if view == "flip" else 1.0, 1.0])
-    angle, scale, _, mirror = _draw_geometry(np.random.default_rng(int(view.removeprefix("varied"))))
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return np.diag([mirror, 1.0]) @ turn / scale
+    if view.startswith("varied"):
+        return draw_geometry(np.random.default_rng(int(view.removeprefix("varied"))))
+    return Geometry(mirror=-1.0 if view == "flip" else 1.0)
+
+
+def vary(mouths: np.ndarray, size: int, rng: np.random.Generator, geometry: Geometry | None = None) -> torch.Tensor:
+    """Move and brighten the crops of a clip: uint8 (frames, 96, 96) -> (frames, size, size), 0..1.
+
+    Args:
+        mouths: the crops.
+        size: pixels of what is looked at.
+        rng: of the brightness, and of the geometry where that is not given.
+        geometry: how they are moved.
+    """
+    moved = geometry or draw_geometry(rng)
+    gain, offset = rng.uniform(0.7, 1.3), rng.uniform(-0.1, 0.1)
+    pictures = torch.tensor(mouths).float().div_(255).unsqueeze(1)
+    scale = moved.scale * size / MOUTH_SIZE
+    cos, sin = scale * np.cos(moved.angle), scale * np.sin(moved.angle)
+    rows = [[moved.mirror * cos, -sin, moved.right], [moved.mirror * sin, cos, moved.down]]
+    turn = torch.tensor(rows, dtype=torch.float32)
+    grid = affine_grid(turn.expand(len(pictures), 2, 3), [len(pictures), 1, size, size], align_corners=False)
+    pictures = grid_sample(pictures, grid, padding_mode="border", align_corners=False).squeeze(1)
+    return (pictures * gain + offset).clamp_(0, 1)
 
 
 class _LipreadingLayer(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from utils.data.mouths import N_LIP_POINTS, MouthFile
-from utils.embedding.frontends import check_precision, view_matrix
+from utils.embedding.frontends import Geometry, check_precision, geometry_of
 
 VERSION = 1  # of the computation below: raise it when the same landmarks would give other vectors
 _PIXELS = 10.0
@@ -32,7 +32,7 @@ class LipShapes:
         Raises:
             UserError: an unknown view or precision.
         """
-        view_matrix(view)  # refuses what is none
+        geometry_of(view)  # refuses what is none
         check_precision(precision)
         facts = {"network": "landmarks of the lips", "layer": "trunk", "dim": self.dim}
         return {**facts, "view": view, "precision": precision, "version": VERSION}
@@ -59,9 +59,13 @@ class LipShapes:
         lips = file.extra.get("lips")
         if lips is None:
             return np.zeros((file.n_frames, self.dim), np.float32)
-        shapes = (lips - lips.mean(axis=1, keepdims=True)) / _PIXELS
-        matrix = view_matrix(view)
-        if np.linalg.det(matrix) < 0:
-            shapes = shapes[:, _MIRRORED]
-        shapes = shapes @ matrix.T
-        return np.nan_to_num(shapes, nan=0.0).reshape(file.n_frames, self.dim).astype(np.float32)
+        return lip_shapes(lips, geometry_of(view))
+
+
+def lip_shapes(lips: np.ndarray, geometry: Geometry | None = None) -> np.ndarray:
+    """Landmarks (frames, 20, 2) in pixels of the crop, as they would be in moved crops -> float32 (frames, 40)."""
+    shapes = (lips - lips.mean(axis=1, keepdims=True)) / _PIXELS
+    if geometry is not None:
+        shapes = shapes[:, _MIRRORED] if geometry.mirror < 0 else shapes
+        shapes = shapes @ geometry.matrix.T
+    return np.nan_to_num(shapes, nan=0.0).reshape(len(lips), -1).astype(np.float32)

@@ -27,10 +27,11 @@ from utils.data.devices import choose_device
 from utils.data.files import atomic_path
 from utils.data.fingerprints import StageMark, hash_contents, hash_json
 from utils.data.manifest import Manifest, read_manifest
-from utils.data.mouths import MouthFile, read_mouths
+from utils.data.mouths import MouthFile
 from utils.data.reports import markdown_table
 from utils.embedding.checkpoints import LR_ASD_PREFIX
 from utils.embedding.frontends import Frontend, load_frontend
+from utils.embedding.lip_shapes import LipShapes
 from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.mixing.levels import mix_at_sir
 from utils.tools.sections import add_results_options, publish
@@ -135,9 +136,12 @@ def shares_told(frontend: Frontend, matcher: FaceVoiceMatcher, manifest: Manifes
 
     def embeddings(mouth: str) -> torch.Tensor:
         if mouth not in kept:
-            path = manifest.resolve(mouth)
-            seen = torch.tensor(MouthFile(path).mask, device=device)
-            kept[mouth] = frontend(frontend.preprocess(read_mouths(path))[None].to(device))[0] * seen.unsqueeze(-1)
+            file = MouthFile(manifest.resolve(mouth))
+            seen = torch.tensor(file.mask, device=device)
+            kept[mouth] = frontend(frontend.preprocess(file.all())[None].to(device))[0] * seen.unsqueeze(-1)
+            if matcher.shape_dim:
+                shapes = torch.from_numpy(LipShapes().read(file.path, file.n_frames, False)).to(device)
+                kept[mouth] = torch.cat([kept[mouth], shapes], dim=-1)
         return kept[mouth]
 
     shares = []

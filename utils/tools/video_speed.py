@@ -35,8 +35,10 @@ def main() -> None:
     """Measure every video, print the table."""
     args = parse_args()
     experiment = open_experiment(args.exp_dir, args.frontend_weights)
-    if list(experiment.frontends) != ["lips"]:
-        raise UserError(f"--exp_dir {args.exp_dir}: not a network that sees lips, and only lips; give such a one")
+    if not experiment.frontends:
+        raise UserError(f"--exp_dir {args.exp_dir}: audio-only, it takes no faces; give an audio-visual one")
+    if "lips" not in experiment.frontends or "face" in experiment.frontends:
+        raise UserError(f"--exp_dir {args.exp_dir}: sees whole faces, which are not measured; give a network that sees lips")
     for video in args.videos:
         if not video.is_file():
             raise UserError(f"--videos {video}: no such file")
@@ -67,6 +69,7 @@ def measure(video: Path, experiment: Experiment, threads: int) -> dict[str, floa
     from utils.data.mouths import MouthFile
     from utils.embedding.embed import embed_file
     from utils.embedding.frontends import load_frontend
+    from utils.embedding.lip_shapes import LipShapes
     from utils.separation.mixtures import load_separator
     from utils.separation.overlap_add import FacesOnScreen, separate_blocks
     from utils.video.decoding import read_pictures
@@ -98,6 +101,9 @@ def measure(video: Path, experiment: Experiment, threads: int) -> dict[str, floa
         mouths = [folder / f"{person.name}.npz" for person in people]
         timed("mouth crops", lambda: write_mouths(video, people, n_frames, mouths, VideoOptions()))
         embedded = timed("visual frontend", lambda: [embed_file(frontend, MouthFile(path)) for path in mouths])
+        if "shape" in experiment.frontends:
+            shapes = [torch.from_numpy(LipShapes().read(path, n_frames, False)) for path in mouths]
+            embedded = [torch.cat(parts, dim=1) for parts in zip(embedded, shapes, strict=True)]
         visual = torch.stack(embedded)
         blocks = separate_blocks(
             network,

@@ -21,8 +21,9 @@ from local_models.lr_asd import LRASDVisual
 from local_models.matching import FaceVoiceMatcher
 from utils.data.files import atomic_path
 from utils.data.manifest import Manifest
-from utils.data.mouths import MouthFile, read_mouths
-from utils.embedding.frontends import Frontend, vary
+from utils.data.mouths import N_LIP_POINTS, MouthFile
+from utils.embedding.frontends import Frontend, draw_geometry, vary
+from utils.embedding.lip_shapes import lip_shapes
 from utils.errors import UserError
 from utils.mixing.levels import sir_gains
 from utils.training.config import DataConfig
@@ -43,7 +44,8 @@ class VoicePairs(Dataset):
     """Two clips of different people, the mixture of their voices, and their pictures, drawn anew in every epoch.
 
     An example is a dict of tensors: `voices` (2, time), each with or without a rest of the other, `mixture` (time,),
-    `pictures` (2, frames, crop, crop), normalised for the frontend, and `seen` (2, frames).
+    `pictures` (2, frames, crop, crop), normalised for the frontend, `seen` (2, frames), and `shapes` (2, frames, 40) of the
+    lips, zeros where there are no landmarks.
 
     Args:
         manifest: utterances; those without a face are left out.
@@ -74,21 +76,26 @@ class VoicePairs(Dataset):
         sources = sources * sir_gains(sources, rng.uniform(-_MAX_SIR_DB, _MAX_SIR_DB, 1))
         leaks = rng.uniform(0, _MOST_LEAK, (2, 1)) * (rng.random((2, 1)) < _LEAK_PROB)
         voices = (1 - leaks) * sources + leaks * sources[::-1]
-        pictures, seen = zip(*(self._pictures(source.pieces[0], rng) for source in drawn), strict=True)
+        pictures, seen, shapes = zip(*(self._pictures(source.pieces[0], rng) for source in drawn), strict=True)
         return {
             "voices": torch.from_numpy(voices.astype(np.float32)),
             "mixture": torch.from_numpy(sources.sum(axis=0).astype(np.float32)),
             "pictures": torch.stack(pictures),
             "seen": torch.from_numpy(np.stack(seen)),
+            "shapes": torch.from_numpy(np.stack(shapes)),
         }
 
-    def _pictures(self, piece: Piece, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray]:
-        """Another picture of each crop (frames, crop, crop), and where a mouth is seen (frames,)."""
-        path = self.pool.manifest.resolve(piece.item.mouth_path)
+    def _pictures(self, piece: Piece, rng: np.random.Generator) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """Another picture of each crop (frames, crop, crop), where a mouth is seen (frames,), and its shape (frames, 40)."""
+        file = MouthFile(self.pool.manifest.resolve(piece.item.mouth_path))
         stretch = slice(piece.start_frame, piece.start_frame + piece.n_frames)
-        mouths, (mean, std) = read_mouths(path)[stretch], self.frontend.normalisation
+        mouths, (mean, std) = file.all()[stretch], self.frontend.normalisation
         mouths = coarsened(mouths, int(rng.integers(2, 4))) if rng.random() < _COARSE_PROB else mouths
-        return vary(mouths, self.frontend.crop_size, rng).sub_(mean).div_(std), MouthFile(path).mask[stretch]
+        geometry = draw_geometry(rng)
+        pictures = vary(mouths, self.frontend.crop_size, rng, geometry).sub_(mean).div_(std)
+        unknown = np.full((len(mouths), N_LIP_POINTS, 2), np.nan)
+        lips = file.extra["lips"][stretch] if "lips" in file.extra else unknown
+        return pictures, file.mask[stretch], lip_shapes(lips, geometry)
 
 
 def coarsened(mouths: np.ndarray, factor: int) -> np.ndarray:
@@ -190,6 +197,8 @@ def matching_loss(network: LRASDVisual, matcher: FaceVoiceMatcher, batch: dict[s
     """
     voices, mixture, seen = batch["voices"], batch["mixture"], batch["seen"]
     visual = embedded(network, batch["pictures"].flatten(0, 1), seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+    if matcher.shape_dim:
+        visual = torch.cat([visual, batch["shapes"]], dim=-1)
     loss = matcher.contrastive_loss(voices, visual, mixture, torch.ones_like(seen[..., 0], dtype=torch.bool))
     faces = matcher.faces(visual.flatten(0, 1))  # (batch * 2, frames, chan)
     heard = matcher.voices(voices.flatten(0, 1), mixture.repeat_interleave(2, dim=0), faces.shape[1])
