@@ -1,6 +1,8 @@
 """Fine-tuning of LR-ASD: it learns whose voice is whose, goes on where it was interrupted, and leaves the rest as it was."""
 
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from tiny_corpus import FPS, RATE_HZ, make_corpus
 from local_models.lr_asd import LRASDVisual
 from local_models.networks import build_network
 from utils.data.audio import read_audio
+from utils.data.manifest import read_manifest
+from utils.data.mouths import MouthFile, MouthWriter
 from utils.embedding.checkpoints import LR_ASD_PREFIX
 from utils.embedding.frontends import load_frontend
 from utils.errors import UserError
@@ -44,6 +48,36 @@ def words(folder: Path, out: Path, *more: object) -> list[str]:
     fixed = ("--data_dir", folder / "data", "--exp_dir", folder / "exp", "--frontend_weights", folder / "lr_asd.pth")
     small = ("--out_dir", out, "--segment_sec", 0.6, "--batch_size", 4, "--epoch_size", 8, "--num_workers", 0, "--id", "cpu")
     return [str(word) for word in ("tune_frontend", *fixed, *small, *more)]
+
+
+def test_pictures_and_landmarks_of_an_example_are_moved_alike_and_compared_together(
+    folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """A corpus part of which has landmarks: an example has shapes there, zeros elsewhere, and a network for both is tuned."""
+    data = tmp_path / "corpus"
+    shutil.copytree(folder, data)
+    manifest = replace(read_manifest(folder / "data/utterances.csv"), data_root=data)
+    for index, item in enumerate(manifest.items):
+        crops = MouthFile(data / item.mouth_path).all()
+        with MouthWriter(data / item.mouth_path, len(crops)) as writer:
+            if index % 2:
+                writer.extra["lips"] = np.random.default_rng(index).uniform(20, 70, (len(crops), 20, 2))
+            for crop in crops:
+                writer.add(crop, True)
+    frontend = load_frontend(folder / "lr_asd.pth")
+    pairs = tuning.VoicePairs(manifest, frontend, segment_sec=0.6, fps=float(FPS), size=8, seed=0)
+    examples = [pairs[0, index] for index in range(8)]
+    assert {bool(each.any()) for example in examples for each in example["shapes"]} == {True, False}
+    assert all(torch.equal(pairs[0, index]["shapes"], examples[index]["shapes"]) for index in range(8))
+    model = {"n_src": 2, "n_faces": 2, "match_chan": 8, "match_hid": 16, "cues": "lips+shape"}
+    network = build_network(config_of(tmp_path, MODEL | model).with_visual_dim(168, shape_dim=40).model)
+    batch = {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
+    tuning.matching_loss(frontend.network, network.matcher.train(), batch).backward()
+    assert network.matcher.shape_in[0].weight.grad.abs().sum() > 0
+    shares = tune_frontend.shares_told(
+        frontend, network.matcher.eval(), replace(read_manifest(folder / "data/val.csv"), data_root=data)
+    )
+    assert 0 <= shares[0] <= 1
 
 
 def test_it_is_learned_whose_voice_is_whose(folder: Path, tmp_path: Path, monkeypatch, capfd) -> None:

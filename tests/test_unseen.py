@@ -14,7 +14,8 @@ from tiny_corpus import FPS, RATE_HZ, make_corpus
 from utils.data.experiments import open_experiment
 from utils.data.files import read_json, write_json
 from utils.data.mouths import read_mouths
-from utils.embedding.frontends import load_frontend, store_name
+from utils.embedding.frontends import store_name
+from utils.embedding.kinds import load_kind
 from utils.errors import UserError
 from utils.mixing.levels import sir_db
 from utils.tools import joined_clips, release
@@ -89,17 +90,25 @@ def test_what_is_given_to_others_is_half_as_large_and_names_no_folder_of_this_ma
     assert call(monkeypatch, release, *words[:4]) == 0
     assert (tmp_path / "out/frontend.pth").read_bytes() == b"lips"
     assert read_json(tmp_path / "out/frontend.json")["weights"] == str(tmp_path / "out/frontend.pth")
+    write_json(tmp_path / "exp/shape_frontend.json", {"weights": "landmarks", "store_name": "lip_shape-1"})
+    assert call(monkeypatch, release, *words[:4]) == 0
+    assert read_json(tmp_path / "out/shape_frontend.json")["store_name"] == "lip_shape-1"
+    write_json(tmp_path / "exp/face_frontend.json", {"weights": "/private/facenet.pt", "store_name": "facenet-1"})
+    with pytest.raises(UserError, match="face_frontend.json: its weights are a file"):
+        call(monkeypatch, release, *words[:4])
 
 
 def test_the_network_of_the_recipe_comes_with_the_frontend_that_it_was_trained_with() -> None:
     folder = ROOT / "egs/own_video/pretrained"
     experiment = open_experiment(folder.relative_to(ROOT))
-    record = experiment.frontends["lips"]
-    frontend = load_frontend(ROOT / record.weights)
-    assert Path(record.weights) == folder.relative_to(ROOT) / "frontend.pth"
-    assert store_name(frontend, record.view, record.precision) == record.store_name
+    dim = 0
+    for kind, record in experiment.frontends.items():
+        frontend = load_kind(kind, ROOT / record.weights if kind == "lips" else record.weights)
+        assert store_name(frontend, record.view, record.precision) == record.store_name
+        dim += frontend.dim
+    assert Path(experiment.frontends["lips"].weights) == folder.relative_to(ROOT) / "frontend.pth"
     network = load_model(experiment.network_path)
-    assert network.config.visual_dim == frontend.dim and network.matcher is not None
+    assert network.config.visual_dim == dim and network.matcher is not None
     assert sum(path.stat().st_size for path in folder.glob("*.pth")) < 6e6
 
 

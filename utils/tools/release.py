@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from utils.data.experiments import BUILT_IN_FRONTENDS, FRONTEND_FILES
 from utils.data.files import atomic_path, read_json, write_json
 from utils.errors import OptionParser, UserError, run_cli
 from utils.training.config import read_config, write_config
@@ -25,13 +26,17 @@ def main() -> int:
     args = _parse_args()
     source, target = args.exp_dir / "best_model.pth", args.out_dir / "best_model.pth"
     load_model(source)  # refuses what is none
-    frontend = args.exp_dir / "frontend.json"
+    frontend = args.exp_dir / FRONTEND_FILES["lips"]
     facts = read_json(frontend) if frontend.is_file() else {}
     if facts and not args.frontend_weights and facts.get("description", {}).get("network") != "lr_asd":
         raise UserError(
             f"{frontend}: no LR-ASD, which alone is given away with a network; say where others will have this visual frontend "
             "with --frontend_weights FILE"
         )
+    others = [args.exp_dir / name for kind, name in FRONTEND_FILES.items() if kind != "lips"]
+    for path in filter(Path.is_file, others):
+        if read_json(path).get("weights") not in BUILT_IN_FRONTENDS:
+            raise UserError(f"{path}: its weights are a file, which is not given away; only built-in ones go with a network")
     saved = torch.load(source, map_location="cpu", weights_only=True)
     weights = saved["state_dict"]
     saved["state_dict"] = {name: each.half() if each.is_floating_point() else each for name, each in weights.items()}
@@ -49,7 +54,11 @@ def main() -> int:
             theirs = str(args.out_dir / "frontend.pth")
             with atomic_path(theirs) as temporary:
                 shutil.copyfile(facts["weights"], temporary)
-        write_json(args.out_dir / "frontend.json", facts | {"weights": theirs})
+        write_json(args.out_dir / frontend.name, facts | {"weights": theirs})
+    for path in others:
+        (args.out_dir / path.name).unlink(missing_ok=True)
+        if path.is_file():
+            write_json(args.out_dir / path.name, read_json(path))
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
     return 0
 
