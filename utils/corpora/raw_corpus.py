@@ -7,7 +7,8 @@
     <data_dir>/{train,val,test}.csv     the mixtures; train only where a list or `n_train` asks for it
     <data_dir>/utterances.csv           the clips of the training speakers, for dynamic mixing
     <data_dir>/clips.csv                the clips of the other splits: stage 1 compares their mouths with their sounds
-    <data_dir>/videos.csv               which video each mouth is cut from, by stage 1
+    <data_dir>/videos.csv               which video each mouth is cut from, by stage 1; without the clips whose mouths the
+                                        corpus has (hdf5), which are converted here
     <data_dir>/failed.csv               what was left out and why
 
 The mouths, mouths/<id>.npz, are made by stage 1. A mixture begins where its clips begin; their mouths may be longer.
@@ -25,6 +26,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from pathlib import Path
 
+from utils.corpora.mouth_roi import convert_mouth_roi
 from utils.corpora.output import label_mixtures, print_summary, refuse_failures, too_short, usable, write_corpus
 from utils.data.clock import frames_covering
 from utils.data.constants import SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
@@ -117,7 +119,9 @@ def prepare_raw(
         problems += of_lists
     clips = usable(_checked(clips), problems)
     known = {clip.utterance_id for clip in clips} | {problem.item_id for problem in problems}
+    given = {clip.utterance_id: Path(clip.mouth_path) for clip in clips if clip.mouth_path}
     clips = usable(_extracted(clips, data_dir, options, listed), problems)
+    clips = usable(_with_given_mouths(clips, given, data_dir, options), problems)
     by_id = {clip.utterance_id: clip for clip in clips}
     if listed is not None:
         listed = usable(_matching(listed, by_id, known, options), problems)
@@ -138,7 +142,11 @@ def prepare_raw(
         list_path.unlink(missing_ok=True)
         settings_path(list_path).unlink(missing_ok=True)
     write_corpus(data_dir, data_dir, contents, mouths_go_on=True)
-    write_videos(data_dir / VIDEOS_NAME, clips)
+    cut = [clip for clip in clips if clip.utterance_id not in given]
+    if cut:
+        write_videos(data_dir / VIDEOS_NAME, cut)
+    else:
+        (data_dir / VIDEOS_NAME).unlink(missing_ok=True)
     remove_mixtures(data_dir, earlier - {(item.split, item.mixture_id) for item in listed})
     print_summary(data_dir, contents, problems)
 
@@ -218,6 +226,27 @@ def _extracted(
         paths = {"audio_path": f"utterances/{name}.wav", "mouth_path": f"mouths/{name}.npz"}
         frames = frames_covering(lengths[name], SAMPLE_RATE_HZ, VIDEO_FPS)
         yield replace(clip, **paths, length=lengths[name], frames=frames, fps=float(VIDEO_FPS))
+
+
+def _with_given_mouths(
+    clips: Sequence[Utterance], given: Mapping[str, Path], data_dir: Path, options: MixOptions
+) -> Iterator[Utterance | Problem]:
+    """Convert the mouths that the corpus has, `given` by the ids of their clips; gives all clips."""
+    jobs = []
+    for clip in clips:
+        if source := given.get(clip.utterance_id):
+            target = data_dir / clip.mouth_path
+            jobs.append(Job(clip.utterance_id, hash_stats([source]), (target,), (source, target)))
+    if not jobs:
+        yield from clips
+        return
+    frames, reasons = run_jobs(convert_mouth_roi, jobs, data_dir / "mouths/.given.jsonl", options.nj, "mouths", "clip")
+    for clip in clips:
+        reason = reasons.get(clip.utterance_id, "")
+        there = frames.get(clip.utterance_id)
+        if not reason and there is not None and abs(there - clip.frames) > 1:
+            reason = f"{there} frames where the sound has {clip.frames}; it is of another clip, or of another frame rate"
+        yield Problem(0, clip.utterance_id, str(given[clip.utterance_id]), reason) if reason else clip
 
 
 def _require_room(

@@ -37,6 +37,7 @@ _REQUIRED = {
     "utterances": ("utterance_ID", "audio_path"),
     "videos": ("utterance_ID", "video_path", "audio_path", "mouth_path"),
 }
+_OPTIONAL = ("face_at",)  # columns that a file of before they were there lacks
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _NUMBERED = re.compile(r"(source|mouth)_[0-9]+_path|speaker_[0-9]+")
 
@@ -360,12 +361,14 @@ def _parse_rows(text: str, path: Path, kind: str) -> tuple[tuple[Mixture, ...] |
     table = _table(text, path)
     header = next(table, (1, []))[1]
     n_src = sum(bool(re.fullmatch(r"source_\d+_path", name)) for name in header) if kind == "mixtures" else 1
-    _check_header(header, path, [name for column in _COLUMNS[kind] for name in _numbered(column, max(n_src, 1))])
+    columns = [column for column in _COLUMNS[kind] if column not in _OPTIONAL or column in header]
+    _check_header(header, path, [name for column in columns for name in _numbered(column, max(n_src, 1))])
     items, lines = [], {}
     for line, fields in table:
         if len(fields) != len(header):
             raise UserError(f"{path}, row {line}: {len(fields)} fields, the header has {len(header)}; correct the row")
-        item = _parse_row(dict(zip(header, fields, strict=True)), f"{path}, row {line}", kind, n_src)
+        texts = dict.fromkeys(_OPTIONAL, "") | dict(zip(header, fields, strict=True))
+        item = _parse_row(texts, f"{path}, row {line}", kind, n_src)
         name = item_id(item)
         first = lines.setdefault(name, line)
         if first != line:
