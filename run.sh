@@ -27,7 +27,7 @@ dump_dir=dump       # where embeddings are kept
 data_root_dir=data  # where the table of a --test_dir folder is made; <exp_dir>/data where this cannot be written
 
 frontend_weights=   # checkpoint of the visual frontend, or a folder of precomputed embeddings; empty: the demo's own
-face_weights=dlib   # of the face frontend, for confs that ask for faces: a checkpoint, or dlib (its weights are a package)
+face_weights=       # of the face frontend, for confs that ask for faces: a checkpoint; empty: dlib, whose weights are a package
 frontend_conf=      # its conf/lipreading/*.json; empty: found out from the checkpoint
 frontend_layer=trunk # trunk or tcn: the output that is used
 views=centre        # what is embedded of the crops, to draw from in training: centre,flip,varied1,...,varied9
@@ -85,7 +85,9 @@ run_stage() { # number, name, then the options that the stage's program gets; an
 ((0 <= stage && stage <= stop_stage && stop_stage <= 5)) ||
     usage_error "--stage $stage --stop_stage $stop_stage: stages run from 0 to 5, the first not after the last"
 [[ $tag != */* && $tag != .* ]] || usage_error "--tag $tag: it names a folder of exp/; a path is given with --exp_dir"
-own_weights=$frontend_weights # stage 4 takes what the experiment was trained with, unless told otherwise
+# stage 4 takes what the experiment was trained with, unless told otherwise
+own_weights=$frontend_weights own_face_weights=$face_weights
+face_weights=${face_weights:-dlib}
 if [[ $corpus == demo ]]; then
     conf=${conf:-conf/demo.yml}
     frontend_weights=${frontend_weights:-egs/demo/lipreader.pth.tar}
@@ -110,8 +112,8 @@ if runs 2 || runs 3; then
     python3 -m utils.training.preflight "--conf=$conf" "--train_args=$train_args" "--frontend_weights=$frontend_weights" \
         "--face_weights=$face_weights"
 fi
-if [[ $corpus == demo ]] && runs 0 && python3 -m utils.training.preflight "--conf=$conf" "--train_args=$train_args" --asks_for face
-then
+if [[ $corpus == demo ]] && runs 0 &&
+    python3 -m utils.training.preflight "--conf=$conf" "--train_args=$train_args" --asks_for face; then
     corpus_args+=" --face_size 150"
 fi
 if ((stop_stage >= 3)); then log "experiment $exp_dir"; fi
@@ -122,8 +124,8 @@ run_stage 2 embeddings data_dir conf train_args frontend_weights face_weights fr
     embedding_dtype embed_batch_size dump_dir nj id max_failed force
 run_stage 3 train conf data_dir exp_dir init_exp_dir train_args frontend_weights face_weights frontend_conf \
     frontend_layer views embedding_dtype dump_dir id force
-frontend_weights=$own_weights
-run_stage 4 separate exp_dir test_dir test_name cue_test av_offset_sweep fallback_exp_dir frontend_weights subtype \
-    window_sec hop_sec batch_size out_dir preview landmarks_dir alignment audio_stream min_on_screen_sec people dump_dir \
-    data_root_dir nj id max_failed force
+frontend_weights=$own_weights face_weights=$own_face_weights
+run_stage 4 separate exp_dir test_dir test_name cue_test av_offset_sweep fallback_exp_dir frontend_weights face_weights \
+    subtype window_sec hop_sec batch_size out_dir preview landmarks_dir alignment audio_stream min_on_screen_sec people \
+    dump_dir data_root_dir nj id max_failed force
 run_stage 5 score exp_dir test_dir test_name permute nj max_failed force

@@ -17,6 +17,7 @@ out_dir=           # DIR; empty: separated/<name of the video or folder> in exp/
 preview=false      # also write the video again with each face's track: face1.mp4, ...
 exp_dir=           # folder of an experiment of your own (run.sh, stage 3); empty: the network that comes with the recipe
 frontend_weights=  # the visual frontend's file, if it is not where the experiment had it
+face_weights=      # the same for the face frontend
 landmarks_dir=     # landmarks that were found before, a file named as each video; empty: found here
 alignment=centred8 # how mouths are aligned: centred8 or forward5
 audio_stream=0     # which audio stream, 1 is the first; 0: the default one, or the first that has sound
@@ -33,7 +34,7 @@ if [[ $# -gt 0 && $1 != -* ]]; then set -- "--video=$1" "${@:2}"; fi
 . "$ROOT/utils/parse_options.sh"
 . "$ROOT/utils/log.sh"
 [[ -n $video ]] || usage_error "which video? ./separate.sh VIDEO"
-for name in video out_dir exp_dir frontend_weights landmarks_dir; do # paths are the caller's, also after the cd
+for name in video out_dir exp_dir frontend_weights face_weights landmarks_dir; do # paths are the caller's, also after the cd
     [[ -z ${!name} ]] || IFS= read -r -d '' "$name" < <(realpath -zms -- "${!name}")
 done
 caller_dir=$PWD
@@ -56,6 +57,7 @@ first_writable dump_dir dump "${cache_dirs[@]}" "$out_dir/.cache"
 exp_dir=${exp_dir:-egs/own_video/pretrained} # what is made with the latter lies elsewhere, as said above
 exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$test_name" \
     "--out_dir=$out_dir" "--dump_dir=$dump_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" \
+    "--face_weights=$face_weights" \
     "--landmarks_dir=$landmarks_dir" "--alignment=$alignment" "--audio_stream=$audio_stream" "--people=$people" \
     "--min_on_screen_sec=$min_on_screen_sec" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" \
     "--force=$force"

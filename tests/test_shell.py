@@ -47,7 +47,8 @@ def test_each_stage_gets_its_options(recipe: Path) -> None:
     lines = programs(recipe)
     assert list(lines) == ["prepare", "mouths", "embed", "train", "separate", "score"]
     assert lines["prepare"] == "--corpus=demo --data_dir=data/demo --nj=3 --max_failed=2 --force=false"
-    assert "--data_dir=data/demo --frontend_weights=egs/demo/lipreader.pth.tar --alignment=centred8" in lines["mouths"]
+    weights = "--frontend_weights=egs/demo/lipreader.pth.tar --face_weights=dlib"
+    assert f"--conf=conf/demo.yml --train_args=--lr 0.0005 {weights} --alignment=centred8" in lines["mouths"]
     assert "--conf=conf/demo.yml --train_args=--lr 0.0005 --frontend_weights=egs/demo/lipreader.pth.tar" in lines["embed"]
     assert "--conf=conf/demo.yml --data_dir=data/demo --exp_dir=exp/mine --train_args=--lr 0.0005" in lines["train"]
     assert "--test_dir=data/demo/test.csv" in lines["separate"] and "--test_name" not in lines["separate"]
@@ -272,7 +273,7 @@ def test_a_stage_runs_on_its_own_from_anywhere_and_from_sbatchs_copy(recipe: Pat
         ("0_prepare", ["--corpus", "nix"], 1, "there is no egs/nix/prepare.py"),
         ("1_mouths", ["--data_dir", "{tmp}/nix"], 1, "nix: no such folder; stage 0"),
         ("2_embeddings", ["--data_dir", "{tmp}/nix", "--frontend_weights", "run.sh"], 1, "nix: no such folder; stage 0"),
-        ("2_embeddings", ["--data_dir", "{tmp}/nix"], 2, "--frontend_weights is needed"),
+        ("2_embeddings", ["--data_dir", "{tmp}/nix"], 2, "--frontend_weights FILE is needed"),
         ("3_train", [], 2, "--exp_dir"),
         ("3_train", ["--exp_dir", "{tmp}/e", "--data_dir", "{tmp}", "--conf", "nix.yml"], 1, "nix.yml: no such"),
         ("4_separate", ["--exp_dir", "{tmp}/nix", "--test_dir", "{tmp}"], 1, "no such experiment; stage 3 makes it"),
