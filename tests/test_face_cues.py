@@ -185,7 +185,7 @@ def test_a_curriculum_begins_with_faces_that_are_unlike_and_ends_with_any(corpus
         ("visualvoice", "--batch_size 3", "needs an even one"),
         ("visualvoice", "--cues lips --crossmodal_weight 0 --coseparation_weight 0 --curriculum_epochs 3", "needs faces"),
         ("visualvoice", "--dynamic false", "data.shared_speaker needs data.dynamic true"),
-        ("visualvoice", "--cues mouth", "one of: lips, face, lips.face"),
+        ("visualvoice", "--cues mouth", "one of: lips, shape, face"),
         ("visualvoice", "--extra_speaker_prob 0.1", "parts"),
     ],
 )

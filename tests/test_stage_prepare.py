@@ -189,7 +189,7 @@ def test_broken_extra_utterances_are_listed_and_changed_ones_noticed(corpus, run
 @pytest.mark.parametrize(
     ("given", "code", "message"),
     [
-        (["--corpus", "nope"], 1, "the corpora are demo, dla"),
+        (["--corpus", "nope"], 1, "the corpora are avspeech, demo, dla"),
         (["--corpus", ".."], 1, "there is no egs/../prepare.py"),
         (["--corpus", "dla"], 2, "--corpus_dir"),
         (["--corpus", "dla", "--corpus_dir", "/nowhere"], 1, "--corpus_dir /nowhere: no such folder"),
