@@ -45,14 +45,8 @@ class DilatedVisualNet(nn.Module):
         self.unseen = nn.Parameter(torch.zeros(visual_dim))
         self.norm = nn.LayerNorm(visual_dim)
         sizes = (visual_dim, *(chan for _ in _VISUAL_LAYERS))
-        self.net = nn.Sequential(*(
-            nn.Sequential(
-                nn.Conv1d(before, after, kernel, dilation=dilation, padding="same", bias=False),
-                nn.BatchNorm1d(after),
-                nn.ReLU(),
-            )
-            for (before, after), (kernel, dilation) in zip(pairwise(sizes), _VISUAL_LAYERS, strict=True)
-        ))  # fmt: skip
+        pairs = zip(pairwise(sizes), _VISUAL_LAYERS, strict=True)
+        self.net = nn.Sequential(*(_layer(nn.Conv1d, nn.BatchNorm1d, *chans, *layer) for chans, layer in pairs))
 
     def forward(self, visual: torch.Tensor) -> torch.Tensor:
         seen = visual.ne(0).any(dim=-1, keepdim=True)  # (batch, n_faces, video_frames, 1)
@@ -91,21 +85,12 @@ class LookingToListenMasker(nn.Module):
         super().__init__()
         self.n_src = config.n_src
         chans = (2, *(config.audio_chan for _ in _AUDIO_LAYERS[:-1]), _LAST_AUDIO_CHAN)
-        self.audio_net = nn.Sequential(*(
-            nn.Sequential(
-                nn.Conv2d(before, after, kernel, dilation=dilation, padding="same", bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-            )
-            for (before, after), (kernel, dilation) in zip(pairwise(chans), _AUDIO_LAYERS, strict=True)
-        ))  # fmt: skip
+        pairs = zip(pairwise(chans), _AUDIO_LAYERS, strict=True)
+        self.audio_net = nn.Sequential(*(_layer(nn.Conv2d, nn.BatchNorm2d, *ends, *layer) for ends, layer in pairs))
         seen_chan = config.n_faces * config.visual_chan
         self.rnn = nn.LSTM(_LAST_AUDIO_CHAN * n_bins + seen_chan, config.hid_size, batch_first=True, bidirectional=True)
         sizes = (2 * config.hid_size, *(config.fc_size for _ in range(3)))
-        self.layers = nn.Sequential(*(
-            nn.Sequential(nn.Conv1d(before, after, 1, bias=False), nn.BatchNorm1d(after), nn.ReLU())
-            for before, after in pairwise(sizes)
-        ))  # fmt: skip
+        self.layers = nn.Sequential(*(_layer(nn.Conv1d, nn.BatchNorm1d, *ends, 1, 1) for ends in pairwise(sizes)))
         self.masks = nn.Conv1d(config.fc_size, config.n_src * 2 * n_bins, 1)
 
     def forward(self, features: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
@@ -134,3 +119,16 @@ class LookingToListen(AVSeparator):
 
     def make_visual_net(self) -> nn.Module:
         return DilatedVisualNet(self.config.visual_dim, self.config.visual_chan)
+
+
+def _layer(
+    conv: type[nn.Conv1d | nn.Conv2d],
+    norm: type[nn.BatchNorm1d | nn.BatchNorm2d],
+    in_chan: int,
+    out_chan: int,
+    kernel: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+) -> nn.Sequential:
+    """A convolution that keeps the size, batch normalisation, ReLU."""
+    layer = conv(in_chan, out_chan, kernel, dilation=dilation, padding="same", bias=False)
+    return nn.Sequential(layer, norm(out_chan), nn.ReLU())
