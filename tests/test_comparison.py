@@ -111,12 +111,15 @@ def compact(text: str) -> str:
     return re.sub(" {2,}", " ", text)
 
 
+METRICS = ("si_snr_imp", "sdr_imp", "sir", "pesq_wb", "estoi")
+
+
 def fake_run(folder: Path, name: str, seed: int, gains_db: list[float], searched: int = 0) -> Run:
     """A scored run with one value a mixture, the first half of which is the subset `one`."""
 
     def group(values: list[float]) -> dict:
         mean = sum(values) / len(values)
-        metrics = {key: {"mean": mean, "standard_error": 0.5, "nan": 0} for key in ("si_snr_imp", "pesq_wb", "estoi")}
+        metrics = {key: {"mean": mean, "standard_error": 0.5, "nan": 0} for key in METRICS}
         return {"n_heard": len(values), "metrics": metrics}
 
     exp_dir = folder / f"{name}-seed{seed}"
@@ -141,13 +144,13 @@ def test_the_table_shows_errors_spreads_differences_and_searched_orders(tmp_path
     differences = {name: difference(some, runs["plain"], "t") for name, some in runs.items()}
     assert differences["better"] == {"mean_db": 1.75, "standard_error_db": pytest.approx(0.25)}  # 2, 2, 1, 2 dB
     lines = compact(comparison_table(runs, costs, differences, "plain")).splitlines()
-    assert lines[0].startswith("| | seeds | SI-SNRi, all (dB) | one | two | to plain (dB) | PESQ wb | ESTOI | parameters (M)")
-    assert lines[2].startswith("| plain | 0 | 2.50 ± 0.50 | 1.50 ± 0.50 | 3.50 ± 0.50 | – | 2.50 | 2.500 | 1.23 | 2.50 | 50 |")
-    assert lines[2].endswith("| 800 | 5.04 |")
+    assert lines[0].startswith("| | seeds | SI-SNRi, all (dB) | one | two | to plain (dB) | SDRi (dB) | SIR (dB) | PESQ wb |")
+    assert lines[2].startswith("| plain | 0 | 2.50 ± 0.50 | 1.50 ± 0.50 | 3.50 ± 0.50 | – | 2.50 | 2.50 | 2.50 | 2.500 |")
+    assert lines[2].endswith("| 1.23 | 2.50 | 50 | 800 | 5.04 |")
     assert lines[3].startswith("| better | 0, 2 | 4.25 [3.50..5.00] | 3.50 [3.00..4.00] |") and "| +1.75 ± 0.25 |" in lines[3]
     assert lines[4].startswith("| blind\\* | 0 | 1.00 ± 0.50 |") and "| -1.50 ± 0.65 |" in lines[4]
     assert "".join(lines).count("\\*") == 1
-    assert {line.count("|") for line in lines} == {14}
+    assert {line.count("|") for line in lines} == {16}
     below = "\n".join(notes(runs, {"other-seed1": "not run"}, "plain", 4.0, 2.0))
     assert "4 test mixtures" in below and "Left out: other-seed1: not run." in below
     assert "that with the best mean SI-SNR was taken" in below
@@ -301,7 +304,10 @@ def test_a_comparison_reports_what_failed_goes_on_and_fills_its_section(data_dir
 def test_a_mistake_ends_in_a_line_before_anything_runs(data_dir: Path, tmp_path: Path) -> None:
     bad = compare(suite_file(tmp_path, rows={"av": {"conf": "conf/av_tfdprnn.yml"}}, baseline=""), data_dir, tmp_path / "out")
     assert bad.returncode == 1 and len(bad.stderr.strip().splitlines()) == 1
-    assert "row 'av' needs visual embeddings: give --frontend_weights" in bad.stderr
+    assert "row 'av': --frontend_weights FILE is needed" in bad.stderr
+    faces = suite_file(tmp_path, rows={"face": {"conf": "conf/demo_looking_to_listen.yml"}}, baseline="")
+    absent = compare(faces, data_dir, tmp_path / "out", "--face_weights", "absent.pt")
+    assert absent.returncode == 1 and "--face_weights absent.pt: no such file" in absent.stderr
     name = compare(suite_file(tmp_path), data_dir, tmp_path / "out", "--section", "two words")
     assert name.returncode == 2 and "section 'two words': a name has letters" in name.stderr
     nothing = compare(suite_file(tmp_path), data_dir, tmp_path / "out", "--table_only")

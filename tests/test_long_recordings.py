@@ -14,6 +14,7 @@ from utils.data.files import write_json
 from utils.errors import UserError
 from utils.tools import long_recordings
 from utils.tools.long_recordings import separate_noise, table
+from utils.tools.memory import in_own_process
 from utils.training.config import read_config
 from utils.training.experiment import save_model
 
@@ -47,25 +48,28 @@ def test_a_recording_of_noise_is_separated_in_full_through_windows(tmp_path, exp
     for k in (1, 2):
         estimate, _ = soundfile.read(tmp_path / f"s{k}.wav")
         assert len(estimate) == 48000 and estimate[-100:].any()
-    assert factor > 0 and peak > sum(tensor.nbytes for tensor in build_network(CONFIG.model).parameters())
+    assert factor > 0 and peak >= sum(tensor.nbytes for tensor in build_network(CONFIG.model).parameters())
 
 
-def test_the_peak_holds_what_the_network_holds_for_a_moment(experiment, monkeypatch):
+def test_the_peak_holds_what_the_network_holds_for_a_moment(experiment):
+    # in a fresh process: in this one, the network could be given memory that other tests have left behind
+    peaks_mb = in_own_process(peaks_while_holding, experiment, (0, 0, 100_000_000))
+    assert 90 < peaks_mb[2] - peaks_mb[1] < 150  # what the first call leaves behind is not of the network
+
+
+def peaks_while_holding(exp_dir: Path, n_bytes: tuple[int, ...]) -> list[float]:
+    """The peak memory in MB where a pass of the network fills so many bytes for a moment, for each of `n_bytes`."""
     peaks_mb = []
-    for n_held in (0, 0, 100_000_000):  # what the first call leaves behind is not of the network
-        monkeypatch.setattr(AVTFDPRNN, "forward", holding(n_held))
-        peaks_mb.append(separate_noise(experiment, 1.0, 8.0, 6.0, 1)[0] / 1e6)
-    assert 90 < peaks_mb[2] - peaks_mb[1] < 150
+    for n_held in n_bytes:
 
+        def forward(self, mixture: torch.Tensor, visual: torch.Tensor, n_held: int = n_held) -> torch.Tensor:
+            torch.ones(n_held, dtype=torch.uint8)
+            return mixture[:, None].repeat(1, visual.shape[1], 1)
 
-def holding(n_bytes: int):
-    """A network's pass that fills so many bytes for a moment and gives the mixture for each face."""
-
-    def forward(self, mixture: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
-        torch.ones(n_bytes, dtype=torch.uint8)
-        return mixture[:, None].repeat(1, visual.shape[1], 1)
-
-    return forward
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(AVTFDPRNN, "forward", forward)
+            peaks_mb.append(separate_noise(exp_dir, 1.0, 8.0, 6.0, 1)[0] / 1e6)
+    return peaks_mb
 
 
 def test_the_program_measures_in_a_process_of_its_own_and_fills_its_section(tmp_path, experiment, arguments, capsys):

@@ -41,9 +41,10 @@ mapfile -t scripts < <(find . \( -name .git -o -name .venv -o -path ./data -o -p
     -o \( -name '*.sh' -o -path ./.ci/run \) -print | sort)
 check ruff python3 -m ruff check .
 check shellcheck shellcheck "${scripts[@]}"
-check "unit tests" python3 -m pytest --timeout 600 "${whole_recipe[@]/#/--ignore=}"
+export OMP_NUM_THREADS=1 # two tests at once, which would wait for each other's threads
+check "unit tests" python3 -m pytest --numprocesses 2 --dist loadfile --timeout 600 "${whole_recipe[@]/#/--ignore=}"
 if [[ $quick == false ]]; then
-    check "whole recipe" python3 -m pytest --timeout 1200 "${whole_recipe[@]}"
+    check "whole recipe" python3 -m pytest --numprocesses 2 --dist loadfile --timeout 1200 "${whole_recipe[@]}"
 fi
 
 printf '\n'

@@ -36,15 +36,17 @@ from typing import Any
 
 import pandas as pd
 
+from utils.data.experiments import DLIB
 from utils.data.files import atomic_path, exclusive_lock, read_json, write_json
 from utils.data.manifest import read_manifest
 from utils.data.reports import markdown_table
-from utils.errors import OptionParser, UserError, at_least, run_cli
+from utils.errors import OptionParser, UsageError, UserError, at_least, run_cli
 from utils.scoring.report import mean_text, number_text
 from utils.separation.options import name_of_test
 from utils.tools.chains import Chain, run_chains, stage
 from utils.tools.sections import add_results_options, origin, publish, section_name
 from utils.training.config import Config, nearest, read_config, read_yaml
+from utils.training.preflight import check_frontend_weights
 
 SUITE_KEYS = ("minutes", "common", "baseline", "rows")
 ROW_KEYS = ("conf", "train_args", "seeds")
@@ -141,7 +143,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--suite", type=Path, required=True, help="conf/suites/*.yml")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the corpus' CSVs")
     parser.add_argument("--out_dir", type=Path, required=True, help="folder of the comparison")
-    parser.add_argument("--frontend_weights", type=Path, help="of the visual frontend (not for audio-only rows)")
+    parser.add_argument("--frontend_weights", default="", help="of the visual frontend (not for audio-only rows)")
+    parser.add_argument("--face_weights", default=DLIB, help="of the face frontend, for rows that see faces")
     parser.add_argument("--views", default="centre", help="crop views to draw from in training: centre or centre,flip")
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"))
     parser.add_argument("--minutes", type=float, help="of training for each run; none: the suite's")
@@ -259,18 +262,19 @@ def check_inputs(args: argparse.Namespace, rows: Iterable[Row]) -> None:
         read_manifest(args.data_dir / name)
     if not read_manifest(args.data_dir / "test.csv").has_references:
         raise UserError(f"{args.data_dir / 'test.csv'}: mixtures without sources cannot be scored")
-    needing = next((row.name for row in rows if row.config.model.n_faces), None)
-    if needing and not args.frontend_weights:
-        raise UserError(f"{args.suite}: row '{needing}' needs visual embeddings: give --frontend_weights FILE")
-    if needing and not args.frontend_weights.exists():
-        weights = args.frontend_weights
-        raise UserError(f"--frontend_weights {weights}: no such file; utils/download_weights.sh fetches some")
+    for row in rows:
+        try:
+            check_frontend_weights(row.config, args.frontend_weights, args.face_weights)
+        except UsageError as error:
+            raise UserError(f"{args.suite}: row '{row.name}': {error}") from None
 
 
 def make_chain(args: argparse.Namespace, row: Row, seed: int, test_name: str) -> Chain:
     """Stages 3 to 5 of a row and seed."""
     exp_dir, train_args = exp_dir_of(args.out_dir, row, seed), shlex.join(row.train_args(seed))
-    faces = {"frontend_weights": args.frontend_weights} if row.config.model.n_faces else {}
+    faces = {}
+    if row.config.model.n_faces:
+        faces = {"frontend_weights": args.frontend_weights, "face_weights": args.face_weights}
     train = {"conf": row.conf_path, "data_dir": args.data_dir, "train_args": train_args, "dump_dir": args.dump_dir}
     train |= {"views": args.views, **faces} if faces else {}
     test = {"test_name": test_name, "nj": args.threads}
@@ -390,14 +394,15 @@ def comparison_table(
     """
     subsets = list(dict.fromkeys(name for some in runs.values() for run in some for name in run.final["subsets"]))
     head = ["", "seeds", "SI-SNRi, all (dB)", *subsets, *([f"to {baseline} (dB)"] if baseline else [])]
-    lines = [[*head, "PESQ wb", "ESTOI", "parameters (M)", "GMAC/s", "CPU (ms)", "mixtures seen", "training (min)"]]
+    head += ["SDRi (dB)", "SIR (dB)", "PESQ wb", "ESTOI", "parameters (M)", "GMAC/s", "CPU (ms)"]
+    lines = [[*head, "mixtures seen", "training (min)"]]
     for name, some in runs.items():
         cells = [name + SEARCHED * order_searched(some), ", ".join(str(run.seed) for run in some)]
         cells += [gain_cell(some, group) for group in ("all", *subsets)]
         if baseline:
             gain = None if name == baseline else differences.get(name)
             cells.append("+" * (gain["mean_db"] >= 0) + mean_text(*gain.values()) if gain else "–")
-        for metric, digits in (("pesq_wb", 2), ("estoi", 3)):
+        for metric, digits in (("sdr_imp", 2), ("sir", 2), ("pesq_wb", 2), ("estoi", 3)):
             cells.append(number_text(_mean(_means(some, metric)), digits, "–"))
         cost = costs[name]
         cells += [f"{cost['params'] / 1e6:.2f}", f"{cost['macs_per_audio_second'] / 1e9:.2f}"]
