@@ -142,6 +142,7 @@ def test_changed_estimates_are_scored_again_and_replace_the_rows(tmp_path, monke
     assert "2 of 3 mixtures were done before" in caplog.text
     second = read_rows(tmp_path / "out")
     assert len(second) == len(first) == 9
+    assert len((tmp_path / "out" / "eval.txt").read_text().splitlines()) == 3 + 7  # rows and means, not appended
     assert [row for row in second if row["mixture_ID"] != "0001"] == [r for r in first if r["mixture_ID"] != "0001"]
     changed = [row for row in second if row["mixture_ID"] == "0001"]
     for row in changed:  # the mixture as estimate: not better, not worse
