@@ -101,6 +101,7 @@ class TimeAttention(nn.Module):
     Shape:
         - frames: (batch, chan, frames)
         - others: (batch, other_chan, frames), or None for the frames themselves
+        - seen: bool (batch, frames), the others that are attended to; where there are none, nothing is added. None: all
         - output: as frames
 
     References
@@ -118,12 +119,18 @@ class TimeAttention(nn.Module):
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
-    def forward(self, frames: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, frames: torch.Tensor, others: torch.Tensor | None = None, seen: torch.Tensor | None = None
+    ) -> torch.Tensor:
         others = frames if others is None else others
         places = _sines(frames.shape[-1], self._KEY_CHAN, frames)
         queries, keys, values = self.queries(frames) + places, self.keys(others) + places, self.values(others)
-        attended = scaled_dot_product_attention(*(each.transpose(1, 2) for each in (queries, keys, values)))
-        return frames + self.project(attended.transpose(1, 2))
+        given = [each.transpose(1, 2) for each in (queries, keys, values)]
+        if seen is None:
+            return frames + self.project(scaled_dot_product_attention(*given).transpose(1, 2))
+        is_any = seen.any(dim=-1)[:, None, None]  # (batch, 1, 1)
+        attended = scaled_dot_product_attention(*given, attn_mask=seen.unsqueeze(1) | ~is_any)
+        return frames + self.project(attended.transpose(1, 2)) * is_any
 
 
 class VoiceAttributes(nn.Module):
@@ -199,7 +206,8 @@ class LipsAndFace(nn.Module):
             parts.append(self.lips_net(visual[..., : self.lips_dim]))  # (batch, n_faces, visual_chan, video_frames)
         if self.attention is not None:
             faces = self.face_net(visual[..., self.lips_dim :]).transpose(2, 3)  # as they are frame by frame
-            attended = self.attention(parts[0].flatten(0, 1), faces.flatten(0, 1))
+            seen = visual[..., self.lips_dim :].ne(0).any(dim=-1)
+            attended = self.attention(parts[0].flatten(0, 1), faces.flatten(0, 1), seen.flatten(0, 1))
             parts[0] = attended.unflatten(0, visual.shape[:2])
         if self.face_net is not None:
             parts.append(self.attributes(visual).unsqueeze(-1).expand(-1, -1, -1, n_frames))

@@ -23,11 +23,23 @@ def face_path_of(mouth_path: Path, size: int) -> Path:
     Raises:
         UserError: there is no such folder in the path.
     """
+    folder, name = _faces_of(mouth_path)
+    return folder / str(size) / name
+
+
+def face_paths_of(mouth_path: Path) -> list[Path]:
+    """The files, of all sizes that there are, of the face crops that belong to mouth crops; errors as of `face_path_of`."""
+    folder, name = _faces_of(mouth_path)
+    return sorted(path for size in folder.glob("*") if (path := size / name).is_file())
+
+
+def _faces_of(mouth_path: Path) -> tuple[Path, Path]:
+    """The folder of all faces that belong to the mouths, and the path of a file below that of a size."""
     parts = list(mouth_path.parts)
     if "mouths" not in parts[:-1]:
         raise UserError("has no face crops: they lie in `faces` beside `mouths`; take a conf with --cues lips", mouth_path)
     place = len(parts) - 1 - parts[::-1].index("mouths")
-    return Path(*parts[:place], "faces", str(size), *parts[place + 1 :])
+    return Path(*parts[:place], "faces"), Path(*parts[place + 1 :])
 
 
 def face_bytes(size: int) -> int:

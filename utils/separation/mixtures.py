@@ -209,7 +209,8 @@ def _check_fit(manifest: Manifest, separator: Separator) -> None:
             f"{manifest.path}: sampled at {manifest.sample_rate} Hz where {separator.separated_by} was trained for "
             f"{separator.sample_rate} Hz; resample the corpus"
         )
-    if not separator.needs_faces and separator.n_src != manifest.n_src:
+    sees_exactly = separator.network.has_fixed_faces and separator.n_src > 1
+    if (not separator.needs_faces or sees_exactly) and separator.n_src != manifest.n_src:
         raise UserError(
             f"{manifest.path}: mixtures of {manifest.n_src} speakers where {separator.separated_by} gives {separator.n_src}"
         )

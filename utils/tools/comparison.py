@@ -54,7 +54,8 @@ ROW_KEYS = ("conf", "train_args", "seeds")
 DECIDED_HERE = {"epochs": "minutes", "early_stop": "minutes", "max_minutes": "minutes", "seed": "seeds"}
 TIMING_THREADS = 2  # CPU threads with which separation is timed
 MAX_EPOCHS = 100_000  # never reached: the minutes end a training
-MAY_DIFFER = ("visual_dim", "num_workers", "logger", "audio_examples")  # given by the frontend, or no part of a score
+# Given by the frontends, or no part of a score.
+MAY_DIFFER = ("visual_dim", "shape_dim", "face_dim", "num_workers", "logger", "audio_examples")
 SEARCHED = "\\*"  # marks rows for which the order of the estimates was searched
 OFF_BUDGET = 0.1  # share by which a training may miss its minutes without being named
 

@@ -252,11 +252,21 @@ class Config:
             yield "loss.crossmodal_weight and coseparation_weight are for visualvoice with faces in model.cues; set them to 0"
         if self.loss.crossmodal_weight and model.n_src == 1:
             yield "loss.crossmodal_weight compares the faces of a mixture, of which there is one (model.n_src 1); set it to 0"
+        if (self.loss.crossmodal_weight or self.loss.coseparation_weight) and model.n_faces:
+            if not data.dynamic:
+                yield "loss.crossmodal_weight and coseparation_weight must know who speaks (data.dynamic true); set them to 0"
+            if data.no_visual_prob == 1:
+                yield "loss.crossmodal_weight and coseparation_weight need faces (data.no_visual_prob below 1); set them to 0"
         if self.loss.coseparation_weight and not data.shared_speaker:
             yield "loss.coseparation_weight needs mixtures that share a speaker: set data.shared_speaker to true, or it to 0"
         if data.shared_speaker and self.training.batch_size % 2:
             yield f"training.batch_size is {self.training.batch_size}; data.shared_speaker needs an even one"
-        if data.curriculum_epochs and not ("face" in model.cues and model.n_faces):
+        if data.shared_speaker and model.n_src == 1:
+            yield "data.shared_speaker is for networks of several sources; set it to false"
+        for key in ("shared_speaker", "curriculum_epochs"):
+            if getattr(data, key) and data.faceless_prob:
+                yield f"data.faceless_prob takes speech without faces, data.{key} knows none; set one of them to 0 or false"
+        if data.curriculum_epochs and not ("face" in model.cues and self.needs_visual):
             yield "data.curriculum_epochs needs faces in model.cues, by whose embeddings people are compared; set it to 0"
         if data.noise_source_prob and model.n_src == 1:
             yield "data.noise_source_prob is for networks of several sources; set it to 0"
@@ -266,6 +276,8 @@ class Config:
             yield "data.interferer_prob needs speakers without a face: set data.off_screen_prob above 0, or it to 0"
         if data.same_speaker_prob and model.n_src == 1 and data.interferer_prob == 1:
             yield "data.same_speaker_prob needs two sources of the corpus; set data.interferer_prob below 1, or it to 0"
+        if data.extra_speaker_prob and type(model) is NETWORK_CONFIGS["looking_to_listen"]:
+            yield "data.extra_speaker_prob makes mixtures of more faces than model.name looking_to_listen sees; set it to 0"
         if data.extra_speaker_prob and not model.n_faces == model.n_src >= 2:
             yield "data.extra_speaker_prob needs a network for several faces (model.n_faces 2 or more); set it to 0"
         if data.extra_speaker_prob and self.training.overfit_batch:

@@ -151,7 +151,8 @@ class AVSystem(pl.LightningModule):
         crossmodal_weight, coseparation_weight, margin = self.attribute_weights
         voices = self.voice_net(estimates.flatten(0, 1)).unflatten(0, estimates.shape[:2])
         is_active = batch["sources"].ne(0).any(dim=-1)
-        speakers = torch.where(is_active, batch["speakers"], -1)
+        no_face = without_visual(batch.get("visual"), batch["sources"])  # nobody knows which of the estimates is theirs
+        speakers = torch.where(is_active & ~no_face, batch["speakers"], -1)
         loss = coseparation_weight * coseparation_loss(voices, speakers, margin)
         if crossmodal_weight:
             visual_net, visual = self.network.visual_net, batch["visual"]

@@ -208,16 +208,22 @@ class UtterancePool:
         Args:
             n_sources: how many.
             rng: of the draw.
-            first: an utterance that is one of them; the others are of other speakers, with faces.
+            first: an utterance that is one of them; the others are of other speakers, with faces, or, as often as
+                `same_speaker_prob` says, of its speaker, where there are enough.
             n_candidates: the others are of those speakers, out of so many for each, whose faces are least like the first's.
         """
+        same_speaker_prob = self.config.same_speaker_prob
+        if n_sources > 1 and same_speaker_prob and rng.random() < same_speaker_prob:
+            speaker = self._draw_speaker(n_sources, rng) if first is None else _speaker(self.items[first])
+            own = self.by_speaker[speaker]
+            if first is None:
+                return [int(i) for i in rng.choice(own, n_sources, replace=False)]
+            if len(own) >= n_sources:
+                drawn = [first, *rng.choice([i for i in own if i != first], n_sources - 1, replace=False)]
+                return [int(drawn[i]) for i in rng.permutation(n_sources)]
         if first is not None or n_candidates > 1:
             drawn = self._draw_others(n_sources, rng, first, n_candidates)
             return [drawn[i] for i in rng.permutation(n_sources)]
-        same_speaker_prob = self.config.same_speaker_prob
-        if n_sources > 1 and same_speaker_prob and rng.random() < same_speaker_prob:
-            speaker = self._draw_speaker(n_sources, rng)
-            return [int(i) for i in rng.choice(self.by_speaker[speaker], n_sources, replace=False)]
         is_faceless = np.zeros(n_sources, bool)
         if self.config.faceless_prob:
             is_faceless = rng.random(n_sources) < self.config.faceless_prob

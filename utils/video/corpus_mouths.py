@@ -13,10 +13,10 @@ from pathlib import Path
 
 from utils.data.audio import probe_audio
 from utils.data.crops import write_shifted
-from utils.data.faces import FaceFile, FaceWriter, face_bytes, face_path_of
+from utils.data.faces import FaceFile, FaceWriter, face_bytes, face_path_of, face_paths_of
 from utils.data.files import require_space
 from utils.data.fingerprints import hash_stats
-from utils.data.jobs import Job, pending, run_jobs
+from utils.data.jobs import Job, Journal, pending, run_jobs
 from utils.data.manifest import VIDEOS_NAME, Manifest, Problem, Utterance, item_id, item_mouths, read_videos, write_failed
 from utils.data.mouths import FRAME_BYTES, MouthFile, MouthWriter
 from utils.errors import UserError
@@ -60,6 +60,7 @@ def cut_corpus(
     jobs = [_job(data_dir, clip, options, late_frames) for clip in clips]
     journal = data_dir / "mouths/.made.jsonl"
     todo, _ = pending(jobs, journal)
+    _remove_stale_faces(todo, Journal(journal), data_dir)
     names = {job.name for job in todo}
     frame_bytes = FRAME_BYTES + (face_bytes(face_size) if face_size else 0)
     n_bytes = frame_bytes * _count_frames(manifests, {clip.mouth_path for clip in clips if clip.utterance_id in names})
@@ -165,6 +166,14 @@ def _job(data_dir: Path, clip: Utterance, options, late_frames: int) -> Job:
     made_of = [hash_stats([video, audio, *filter(None, [landmarks])]), how, late_frames]
     key = json.dumps([*made_of, clip.face_at] if clip.face_at else made_of)
     return Job(clip.utterance_id, key, tuple(products), (video, audio, mouth, options, landmarks, late_frames, clip.face_at))
+
+
+def _remove_stale_faces(todo: Sequence[Job], journal: Journal, data_dir: Path) -> None:
+    """Remove the faces, of whatever size, that were cut with mouths which are now cut otherwise."""
+    for job in todo:
+        if job.name not in journal.entries or journal.entries[job.name][0] != job.key:
+            for path in face_paths_of(job.outputs[0]):
+                path.unlink()
 
 
 def _cut(given: tuple) -> dict:
