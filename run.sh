@@ -112,9 +112,10 @@ if runs 2 || runs 3; then
     python3 -m utils.training.preflight "--conf=$conf" "--train_args=$train_args" "--frontend_weights=$frontend_weights" \
         "--face_weights=$face_weights"
 fi
-if [[ $corpus == demo ]] && runs 0 &&
-    python3 -m utils.training.preflight "--conf=$conf" "--train_args=$train_args" --asks_for face; then
-    corpus_args+=" --face_size 150"
+if [[ $corpus == demo ]] && runs 0; then # the demo draws the faces itself
+    face_size=$(python3 -m utils.training.preflight "--conf=$conf" "--train_args=$train_args" \
+        "--face_weights=$face_weights" --print_face_size)
+    if ((face_size > 0)); then corpus_args="--face_size $face_size $corpus_args"; fi
 fi
 if ((stop_stage >= 3)); then log "experiment $exp_dir"; fi
 

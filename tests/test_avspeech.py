@@ -71,6 +71,15 @@ def test_a_silent_part_is_named_and_the_others_are_cut(tmp_path):
     assert sorted(file.name for file in tmp_path.glob("*.mp4")) == ["2.mp4", "3.mp4"]
 
 
+def test_a_part_whose_pictures_end_before_its_sound_is_named(tmp_path):
+    sound = speech_like(4 * 16000, 16000)
+    path = Video(n_pictures=60, sound=sound, sound_rate_hz=16000, sound_codec="flac").write(tmp_path / "a.mkv")
+    parts = [Part(Fraction(k), 25, tmp_path / f"{k}.mp4", tmp_path / f"{k}.wav") for k in range(4)]
+    reasons = cut_parts(path, parts, tmp_path)
+    assert reasons[:2] == ["", ""] and all("shows no picture at" in reason for reason in reasons[2:])
+    assert sorted(file.name for file in tmp_path.glob("*.mp4")) == ["0.mp4", "1.mp4"]
+
+
 def test_the_face_at_a_place_is_the_speakers():
     def person(name: str, box: tuple[float, ...]) -> Person:
         return Person(name, np.arange(4), np.zeros((4, 68, 2)), np.tile(np.array(box, float), (4, 1)), np.ones(4))
@@ -128,6 +137,7 @@ def test_a_killed_download_goes_on_with_the_next_video_and_gone_ones_are_lines(t
     server, ids = site
     rows = [f"{name},0.2,2.7,0.5,0.5" for name in ids[:4]]
     rows.insert(1, "gone-video_,0,3,0.5,0.5")
+    rows.append("short-video,0,0.9,0.5,0.5")
     (tmp_path / "avspeech_train.csv").write_bytes(("\ufeff" + "\r\n".join(rows) + "\r\n").encode())
     tests = [f"{name},0.200000,2.700000,0.5,0.5" for name in ids[4:]]
     (tmp_path / "avspeech_test.csv").write_text("\n".join(tests), encoding="utf-8")
@@ -151,7 +161,8 @@ def test_a_killed_download_goes_on_with_the_next_video_and_gone_ones_are_lines(t
     assert "1 of 7 videos could not be had" in done.stderr
     assert set(server.asked) == {"gone-video_"}
     with open(tmp_path / "data/failed.csv", newline="", encoding="utf-8") as handle:
-        ((row),) = list(csv.DictReader(handle))
+        short, row = csv.DictReader(handle)
+    assert short["id"].startswith("short-video_") and "lasts 0.90 s, shorter than --part_sec 1" in short["reason"]
     assert row["id"] == "gone-video_" and "404" in row["reason"] and "\n" not in row["reason"]
     videos = read_videos(tmp_path / "data/videos.csv")
     assert len(videos) == 12 and {clip.face_at for clip in videos} == {"0.5 0.5"}  # two parts of a second each
@@ -161,6 +172,11 @@ def test_a_killed_download_goes_on_with_the_next_video_and_gone_ones_are_lines(t
     assert set(test.speakers) == set(ids[4:])  # never one video with itself; the test list's videos are tested
     train = read_manifest(tmp_path / "data/utterances.csv").items
     assert not {item.speaker for item in train} & set(test.speakers)
+    server.asked.clear()
+    next((tmp_path / "clips").glob("*.mp4")).unlink()
+    again = subprocess.run(command(tmp_path, server, "--max_failed", "9"), cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0 and len(set(server.asked)) == 2  # the gone one, and that of the lost part
+    assert len(list((tmp_path / "clips").glob("*.mp4"))) == 12
 
 
 def test_without_a_network_there_is_one_line(tmp_path, site):

@@ -102,6 +102,19 @@ def test_macs_of_a_network_are_those_of_its_layers_and_of_its_filterbank(conf, s
     assert count_macs(network, *inputs) == sum(of_layers) + of_filterbank
 
 
+def test_a_conf_that_sees_faces_is_measured_with_them(tmp_path, monkeypatch):
+    words = "--unet_chan 4 --visual_chan 8 --visual_hid 8 --visual_blocks 1 --attention lips_to_face --visual_dim 20"
+    write_config(tmp_path / "tiny.yml", read_config("conf/visualvoice.yml", words.split()))
+    command = ["--conf", tmp_path / "tiny.yml", "--json", tmp_path / "out.json", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["complexity", *map(str, command)])
+    monkeypatch.setattr(complexity, "in_own_process", lambda *call: 1000)
+    monkeypatch.setattr(complexity, "RUNS", 1)
+    assert complexity.main() == 0
+    config = read_config(tmp_path / "tiny.yml").with_visual_dim(20 + 128, 128)
+    expected = sum(parameter.numel() for parameter in build_network(config.model).parameters())
+    assert json.loads((tmp_path / "out.json").read_text())["params"] == expected
+
+
 def test_the_program_measures_a_conf_with_and_without_the_visual_frontend(tmp_path, monkeypatch, capsys):
     from local_models.lipreading import Lipreading
 

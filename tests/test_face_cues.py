@@ -15,6 +15,7 @@ from utils.training.attributes import coseparation_loss, crossmodal_loss
 from utils.training.config import DataConfig, read_config
 from utils.training.datasets import DynamicMixtureDataset, EpochSampler
 from utils.training.losses import SeparationLoss
+from utils.training.system import AVSystem
 
 SMALL = {"n_filters": 64, "kernel_size": 64, "stride": 16, "visual_chan": 8}
 BOTH = {"cues": "lips+face", "visual_dim": 9, "face_dim": 3, "unet_chan": 4, "attribute_chan": 5, "visual_hid": 8}
@@ -59,6 +60,17 @@ def test_attention_starts_as_identity_and_knows_where_frames_are():
     order = torch.randperm(11)
     moved = attention(frames[..., order])
     assert (moved - attention(frames)[..., order]).abs().max() > 1e-3
+
+
+def test_attention_passes_by_frames_without_a_face():
+    torch.manual_seed(0)
+    attention, frames, others = wake(TimeAttention(6, 4)), torch.randn(2, 6, 11), torch.randn(2, 4, 11)
+    seen = torch.arange(11).expand(2, -1) < torch.tensor([[5], [0]])
+    found, elsewhere = attention(frames, others, seen), others.clone()
+    elsewhere[..., 5:] += 1.0
+    torch.testing.assert_close(found, attention(frames, elsewhere, seen))
+    torch.testing.assert_close(found[1], frames[1])  # no face at all
+    assert (found[0] - attention(frames, others)[0]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("attention", ["self", "lips_to_face"])
@@ -166,6 +178,27 @@ def test_mixtures_in_twos_share_a_speaker_and_stay_together(corpus):
         assert all(indices[i] % 2 == 0 and indices[i + 1] == indices[i] + 1 for i in range(0, 6, 2))
 
 
+@pytest.mark.parametrize("how", [{"shared_speaker": True}, {"curriculum_epochs": 2}])
+def test_mixtures_of_one_voice_are_as_many_as_asked_for(corpus, how):
+    dataset = dataset_of(corpus, same_speaker_prob=0.5, epoch_size=100, **how)
+    same = sum(len(set(dataset[0, index]["speakers"].tolist())) == 1 for index in range(100))
+    assert 35 < same < 65
+
+
+def test_a_voice_whose_estimate_nobody_knows_has_no_part_in_the_losses_on_attributes():
+    config = read_config("conf/visualvoice.yml", ["--unet_chan", "4", "--kernel_size", "320"])
+    config = config.with_visual_dim(9, 3)
+    torch.manual_seed(0)
+    system = AVSystem(VisualVoice(config.model), config.loss, config.optim, lambda step: 0.0, 0)
+    batch = {
+        "sources": torch.randn(2, 2, 4000), "visual": torch.randn(2, 2, 7, 9), "speakers": torch.tensor([[0, 1], [0, 2]])
+    }  # fmt: skip
+    estimates = torch.randn(2, 2, 4000)
+    assert system._attribute_loss(batch, estimates) > 0
+    batch["visual"] = torch.zeros(2, 2, 7, 9)
+    assert system._attribute_loss(batch, estimates) == 0
+
+
 def test_a_curriculum_begins_with_faces_that_are_unlike_and_ends_with_any(corpus):
     dataset = dataset_of(corpus, curriculum_epochs=2, epoch_size=60)
     identities = {"spk0": (0.0, 0.0), "spk1": (0.1, 0.0), "spk2": (5.0, 5.0)}
@@ -176,6 +209,9 @@ def test_a_curriculum_begins_with_faces_that_are_unlike_and_ends_with_any(corpus
     assert alike[0] == 0 and alike[2] > 5
 
 
+NO_ATTRIBUTES = "--crossmodal_weight 0 --coseparation_weight 0"
+
+
 @pytest.mark.parametrize(
     ("conf", "words", "said"),
     [
@@ -183,10 +219,16 @@ def test_a_curriculum_begins_with_faces_that_are_unlike_and_ends_with_any(corpus
         ("visualvoice", "--cues lips", "are for visualvoice with faces"),
         ("visualvoice", "--shared_speaker false", "set data.shared_speaker to true"),
         ("visualvoice", "--batch_size 3", "needs an even one"),
-        ("visualvoice", "--cues lips --crossmodal_weight 0 --coseparation_weight 0 --curriculum_epochs 3", "needs faces"),
+        ("visualvoice", f"--cues lips {NO_ATTRIBUTES} --curriculum_epochs 3", "needs faces"),
         ("visualvoice", "--dynamic false", "data.shared_speaker needs data.dynamic true"),
         ("visualvoice", "--cues mouth", "one of: lips, shape, face"),
         ("visualvoice", "--extra_speaker_prob 0.1", "parts"),
+        ("visualvoice", "--dynamic false --shared_speaker false --coseparation_weight 0", "must know who speaks"),
+        ("visualvoice", "--no_visual_prob 1", "need faces"),
+        ("demo_visualvoice", f"--no_visual_prob 1 {NO_ATTRIBUTES} --curriculum_epochs 3", "needs faces"),
+        ("visualvoice", "--faceless_prob 0.1", "knows none"),
+        ("visualvoice", "--n_src 1 --n_faces 1 --crossmodal_weight 0", "for networks of several sources"),
+        ("looking_to_listen", "--extra_speaker_prob 1", "more faces than"),
     ],
 )
 def test_confs_that_do_not_go_together_are_refused(conf, words, said):

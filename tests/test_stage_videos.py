@@ -437,6 +437,18 @@ def test_stage_1_asks_for_no_room_where_all_mouths_are_there(raw_corpus, monkeyp
     assert run_mouths(monkeypatch, raw_corpus, "--max_failed", "1", "--force") == 0
 
 
+def test_faces_of_an_earlier_cut_do_not_pass_for_current_ones(raw_corpus, monkeypatch):
+    faces = ("--max_failed", "1", "--conf", "conf/demo_looking_to_listen.yml", "--face_weights", "dlib")
+    path = raw_corpus / "faces/150/anna_1.npz"
+    assert run_mouths(monkeypatch, raw_corpus, *faces) == 0 and path.is_file()
+    other = ("--max_failed", "1", "--alignment", "forward5")
+    assert run_mouths(monkeypatch, raw_corpus, *other) == 0 and not path.exists()
+    assert run_mouths(monkeypatch, raw_corpus, *faces[2:], *other) == 0 and path.is_file()
+    before = path.stat().st_mtime_ns
+    assert run_mouths(monkeypatch, raw_corpus, *other) == 0  # mouths are as they were, and so are faces
+    assert path.stat().st_mtime_ns == before
+
+
 def test_stage_1_cuts_the_mouths_of_raw_video_and_takes_out_the_rows_without(raw_corpus, monkeypatch, caplog):
     caplog.set_level("INFO")
     with pytest.raises(UserError, match="1 clips have mouth crops that cannot be used"):

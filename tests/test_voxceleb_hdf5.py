@@ -44,6 +44,7 @@ def test_mouth_regions_become_crops(tmp_path):
         ({"data": np.zeros((3, 88, 88), np.uint8)}, r"\(3, 88, 88\) where \(frames, 96, 96\) is expected"),
         ({"data": np.zeros((0, 96, 96), np.uint8)}, "is expected"),
         ({"data": np.full((3, 96, 96), -1.5)}, "not grey levels"),
+        ({"data": np.full((3, 96, 96), np.nan)}, "not grey levels"),
     ],
 )
 def test_other_hdf5_files_are_refused_in_one_line(tmp_path, arrays, said):
@@ -173,3 +174,9 @@ def test_bad_lists_and_archives_are_one_line(tmp_path):
     (tmp_path / "ids.txt").write_text("id00017\n")
     done = extract(tmp_path / "half.zip", tmp_path / "ids.txt", tmp_path / "o")
     assert done.returncode == 1 and "neither zip nor tar" in done.stderr and "Traceback" not in done.stderr
+    whole = archive_of(tmp_path / "a.tar.gz", [f"id00017/01dfn2spqyE/{k:05d}.mp4" for k in range(50)]).read_bytes()
+    (tmp_path / "half.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "torn.tar.gz").write_bytes(whole[: len(whole) // 2] + bytes(len(whole) // 2))
+    for name in ("half.tar.gz", "torn.tar.gz"):
+        done = extract(tmp_path / name, tmp_path / "ids.txt", tmp_path / "o2")
+        assert done.returncode == 1 and "damaged or cut off" in done.stderr and "Traceback" not in done.stderr

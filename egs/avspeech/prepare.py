@@ -29,7 +29,7 @@ from utils.corpora.raw_corpus import raw_parser, require_video_packages, run_raw
 from utils.data.constants import VIDEO_FPS
 from utils.data.files import require_space
 from utils.data.fingerprints import hash_json
-from utils.data.jobs import Job, pending, run_jobs
+from utils.data.jobs import Job, Journal, pending, run_jobs
 from utils.data.manifest import Problem, Utterance, as_number
 from utils.errors import UserError, at_least, run_cli
 from utils.mixing.options import MixOptions
@@ -84,11 +84,18 @@ def _find_parts(args: argparse.Namespace, options: MixOptions) -> Iterator[Utter
     require_video_packages()
     clips, problems = _read_lists(args)
     yield from problems
+    for clip in clips:
+        if not clip.starts_sec(args.part_sec):
+            lasts_sec = float(clip.end_sec - clip.start_sec)
+            reason = f"lasts {lasts_sec:.2f} s, shorter than --part_sec {float(args.part_sec):g}"
+            yield Problem(0, clip.clip_id, args.address.format(id=clip.video), reason)
+    clips = [clip for clip in clips if clip.starts_sec(args.part_sec)]
     by_video: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         by_video[clip.video].append(clip)
     jobs = [_job(video, own, args) for video, own in by_video.items()]
     journal = args.clips_dir / "made.jsonl"
+    _forget_lost(journal, by_video, args)
     todo = {job.name for job in pending(jobs, journal)[0]}
     seconds = sum(float(clip.end_sec - clip.start_sec) for clip in clips if clip.video in todo)
     n_bytes = round(seconds * _SECOND_BYTES) + options.nj * _VIDEO_BYTES * bool(todo)
@@ -113,6 +120,20 @@ def _find_parts(args: argparse.Namespace, options: MixOptions) -> Iterator[Utter
                 yield Utterance(
                     name, video, str(audio_path), video_path=str(video_path), face_at=clip.face_at, split=clip.split
                 )
+
+
+def _forget_lost(journal: Path, by_video: dict[str, list[Clip]], args: argparse.Namespace) -> None:
+    """Forget what was made of a video some of whose parts are no longer there."""
+    made = Journal(journal)
+    lost = set()
+    for video, own in by_video.items():
+        reasons = made.entries[video][1] if video in made.entries else []
+        parts = [part for clip in own for part in _parts(clip, args)]
+        files = [paths for (_, *paths, _), reason in zip(parts, reasons, strict=False) if not reason]
+        if not all(path.is_file() for paths in files for path in paths):
+            lost.add(video)
+    if lost:
+        made.keep_only(set(made.entries) - lost)
 
 
 def _read_lists(args: argparse.Namespace) -> tuple[list[Clip], list[Problem]]:
@@ -179,10 +200,7 @@ def _download_and_cut(given: tuple) -> list[str]:
     from utils.video.cutting import Part, cut_parts
 
     address, parts, n_frames = given
-    folder = parts[0][1].parent if parts else None
-    if folder is None:
-        return []
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-") as work_dir:
+    with tempfile.TemporaryDirectory(dir=parts[0][1].parent, prefix=".tmp-") as work_dir:
         path = _download(address, Path(work_dir))
         wanted = [Part(start_sec, n_frames, video, audio) for _, video, audio, start_sec in parts]
         return cut_parts(path, wanted, Path(work_dir))

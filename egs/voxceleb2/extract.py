@@ -9,11 +9,13 @@ What is there already in its size is left; ids that the archive does not hold ar
 """
 
 import argparse
+import gzip
 import re
 import shutil
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,7 @@ from utils.data.files import atomic_path
 from utils.errors import OptionParser, UserError, run_cli
 
 _PLACE = re.compile(r"(?:^|/)(id[0-9]{5})/([\w-]{11})/([0-9]{5})\.(mp4|m4a|wav|h5)$")
+_BLOCK_BYTES = 1 << 20
 _ID = re.compile(r"id[0-9]{5}(/[\w-]{11}(/[0-9]{5})?)?")
 
 
@@ -108,9 +111,11 @@ def _opened(path: Path):
             with tarfile.open(path) as archive:
                 files = ((info.name, info.size, info) for info in archive if info.isfile())
                 yield _members(files), archive.extractfile
+                while archive.fileobj.read(_BLOCK_BYTES):  # tarfile takes a cut for the end
+                    pass
         else:
             raise UserError(f"--archive {path}: neither zip nor tar; an archive in pieces is joined first (cat part* > whole)")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"--archive {path}: damaged or cut off ({error}); fetch it again") from None
 
 

@@ -32,7 +32,7 @@ def convert_mouth_roi(given: tuple[Path, Path]) -> int:
         if shape[1:] != (MOUTH_SIZE, MOUTH_SIZE) or not shape[0]:
             raise UserError(f"`data` has the shape {shape} where (frames, {MOUTH_SIZE}, {MOUTH_SIZE}) is expected", source)
         crops = data[:]
-    if crops.dtype.kind not in "uif" or crops.min() < 0 or crops.max() > 255:
+    if crops.dtype.kind not in "uif" or not (crops.min() >= 0 and crops.max() <= 255):
         raise UserError(f"`data` is {crops.dtype} and not grey levels from 0 to 255", source)
     target.parent.mkdir(parents=True, exist_ok=True)
     with MouthWriter(target, len(crops)) as writer:
@@ -50,7 +50,10 @@ def read_index(path: Path) -> list[tuple[str, str]]:
     with _opened(path) as file:
         if "videos_path" not in file:
             raise UserError(f"no dataset `videos_path`, only {sorted(file)}; give an index as VisualVoice has it", path)
-        texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in file["videos_path"][:]]
+        found = file["videos_path"]
+        if len(getattr(found, "shape", ())) != 1:
+            raise UserError("`videos_path` is no list of paths; give an index as VisualVoice has it", path)
+        texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text) for text in found[:]]
     places = [tuple(part for part in text.replace("\\", "/").split("/") if part)[-2:] for text in texts]
     wrong = next((text for text, place in zip(texts, places, strict=True) if len(place) != 2), None)
     if wrong is not None:

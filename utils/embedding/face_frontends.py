@@ -18,7 +18,8 @@ from torch.nn.functional import interpolate
 
 from local_models.identity_resnet import IdentityResNet
 from local_models.inception_resnet import InceptionResnetV1
-from utils.data.faces import FaceFile
+from utils.data.experiments import DLIB
+from utils.data.faces import CHIP_SIZE, FaceFile
 from utils.data.files import sha256_file
 from utils.embedding.checkpoints import load_plain, read_checkpoint
 from utils.embedding.frontends import check_precision
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DLIB = "dlib"  # in place of a file
+DLIB_DIM = 128
 VERSION = 1  # of the computation below: raise it when the same weights would give other vectors
 _PICTURES = 32  # that go through a network at once: bounds the memory
 
@@ -47,7 +48,7 @@ class _Kind:
 _KINDS = {
     "facenet": _Kind(160, (127.5,) * 3, (128.0,) * 3),
     "identity": _Kind(224, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    DLIB: _Kind(150, (0.0,) * 3, (1.0,) * 3, hop_frames=16),  # it takes a tenth of a second for each picture
+    DLIB: _Kind(CHIP_SIZE, (0.0,) * 3, (1.0,) * 3, hop_frames=16),  # it takes a tenth of a second for each picture
 }
 _NETWORKS = {"facenet": InceptionResnetV1, "identity": IdentityResNet}
 
@@ -131,7 +132,7 @@ class FaceFrontend(nn.Module):
 class _Dlib(nn.Module):
     """dlib's descriptor as a network; it runs on the CPU."""
 
-    dim = 128
+    dim = DLIB_DIM
 
     @cached_property
     def describer(self) -> "FaceDescriber":

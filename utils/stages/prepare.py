@@ -23,7 +23,7 @@ from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 
 log = logging.getLogger(__name__)
 EGS = Path(__file__).resolve().parents[2] / "egs"
-OUTPUT_OPTIONS = ("--raw_dir", "--raw-dir")  # of folders that a preparation writes
+OUTPUT_OPTIONS = ("--raw_dir", "--raw-dir", "--clips_dir", "--clips-dir")  # of folders that a preparation writes
 
 
 def main() -> int:

@@ -29,7 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from local_models.networks import build_network
 from utils.data.files import write_json
 from utils.data.reports import markdown_table
+from utils.embedding.face_frontends import DLIB_DIM
 from utils.embedding.frontends import load_frontend
+from utils.embedding.lip_shapes import LipShapes
 from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.tools.memory import in_own_process, peak_bytes
 from utils.tools.sections import cpu_name
@@ -138,9 +140,14 @@ def count_macs(network: nn.Module, *inputs: torch.Tensor | None) -> int:
 def measure(path: Path, config: Config, frontend_weights: Path | None) -> dict[str, Any]:
     """All numbers of one conf: those of the separation network on top, `with_visual_frontend` and `gpu` below."""
     result = {"conf": str(path), "n_src": config.model.n_src, "threads": torch.get_num_threads()}
-    if not (frontend_weights and config.model.n_faces):
+    kinds = config.kinds_of_frontends
+    if kinds:
+        lips_dim = load_frontend(frontend_weights).dim if frontend_weights else config.model.visual_dim
+        dims = {"lips": lips_dim, "shape": LipShapes.dim, "face": DLIB_DIM}
+        given = [dims[kind] if kind in kinds else 0 for kind in dims]
+        config = config.with_visual_dim(sum(given), given[2], given[1])
+    if not (frontend_weights and kinds == ("lips",)):  # a frontend for faces sees a frame in sixteen, or is the user's own
         return result | _numbers(config, None)
-    config = config.with_visual_dim(load_frontend(frontend_weights).dim)
     return result | _numbers(config, None) | {"with_visual_frontend": _numbers(config, frontend_weights)}
 
 

@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 
 from utils.data.experiments import BUILT_IN_FRONTENDS, DLIB, FRONTEND_OPTIONS, weights_by_kind
+from utils.data.faces import CHIP_SIZE
 from utils.errors import OptionParser, UsageError, UserError, run_cli
 from utils.training.config import Config, read_config
 
@@ -56,12 +57,23 @@ def check_weights(kind: str, weights: Path | str) -> None:
 
 
 def main() -> int:
-    """Check the command line of run.sh, or tell by the exit code whether a conf asks for faces."""
+    """Check the command line of run.sh, or print how large the faces are that the conf asks for."""
     args = _parse_args()
-    if args.asks_for:
-        return 0 if args.asks_for in read_train_config(args.conf, args.train_args).kinds_of_frontends else 1
+    if args.print_face_size:
+        asks = "face" in read_train_config(args.conf, args.train_args).kinds_of_frontends
+        print(_face_size(args.face_weights) if asks else 0)
+        return 0
     check_frontend_weights(read_train_config(args.conf, args.train_args), args.frontend_weights, args.face_weights)
     return 0
+
+
+def _face_size(face_weights: str) -> int:
+    check_weights("face", face_weights)
+    if face_weights == DLIB:
+        return CHIP_SIZE
+    from utils.embedding.face_frontends import face_size  # brings torch
+
+    return face_size(face_weights)
 
 
 def _parse_args() -> argparse.Namespace:
@@ -70,7 +82,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--train_args", default="", help="keys of the conf to change")
     parser.add_argument("--frontend_weights", default="", help="of the visual frontend, or a folder of embeddings")
     parser.add_argument("--face_weights", default="", help="of the face frontend, or dlib")
-    parser.add_argument("--asks_for", choices=tuple(FRONTEND_OPTIONS), help="exit 0 where the conf asks for such embeddings")
+    parser.add_argument("--print_face_size", action="store_true", help="print the pixels of the faces that are needed, or 0")
     return parser.parse_args()
 
 

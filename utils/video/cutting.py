@@ -18,6 +18,7 @@ from utils.errors import UserError
 from utils.video.decoding import read_pictures
 from utils.video.sound import extract_sound
 
+_MOST_WITHOUT_FRAMES = 12  # of a part, that repeat the picture before; a face that stands still says nothing
 _ENCODER, _QUALITY = "libx264", {"crf": "18", "preset": "veryfast"}
 
 
@@ -72,10 +73,11 @@ def cut_parts(path: Path, parts: Sequence[Part], work_dir: Path) -> list[str]:
 def _write_pictures(path: Path, part: Part) -> None:
     with atomic_path(part.video_path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = None
-        last = None
+        last, n_without = None, 0
         for frame, picture in read_pictures(path, part.n_frames, start_sec=part.start_sec):
+            n_without += picture is None
             picture = last if picture is None else picture
-            if picture is None:
+            if picture is None or n_without > _MOST_WITHOUT_FRAMES:
                 raise UserError(f"shows no picture at {float(part.start_sec) + frame / VIDEO_FPS:.2f} s")
             if stream is None:
                 height, width = (side // 2 * 2 for side in picture.shape[:2])  # the encoder takes even sides
