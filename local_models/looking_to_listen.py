@@ -92,6 +92,8 @@ class LookingToListenMasker(nn.Module):
         sizes = (2 * config.hid_size, *(config.fc_size for _ in range(3)))
         self.layers = nn.Sequential(*(_layer(nn.Conv1d, nn.BatchNorm1d, *ends, 1, 1) for ends in pairwise(sizes)))
         self.masks = nn.Conv1d(config.fc_size, config.n_src * 2 * n_bins, 1)
+        nn.init.zeros_(self.masks.weight)  # estimates start as an equal share of the mixture
+        self.masks.bias.data = torch.tensor([1 / config.n_src, 0.0]).repeat_interleave(n_bins).repeat(config.n_src)
 
     def forward(self, features: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
         spectrum = features.unflatten(1, (3, -1))[:, :2].transpose(2, 3)  # (batch, 2, frames, n_bins)

@@ -5,6 +5,7 @@ when. In training voices are mapped to attributes as well, so that an estimate c
 another estimate of the same person (`utils.training.attributes`).
 """
 
+import math
 from itertools import pairwise
 
 import torch
@@ -65,6 +66,11 @@ class UNetMasker(nn.Module):
         )
         self.up.append(_layer(nn.ConvTranspose2d, ways[-1], chan))
         self.masks = nn.ConvTranspose2d(2 * chan, 2 * n_masks, 4, 2, 1)
+        # Estimates start as an equal share of the mixture. Torch's own first weights give masks that are noise up to the limit,
+        # and a thousand mixtures to forget them.
+        nn.init.zeros_(self.masks.weight)
+        share = math.atanh(min(1 / (config.n_src * self.mask_limit), 0.5))
+        self.masks.bias.data = torch.tensor([share, 0.0]).repeat(n_masks)
 
     def forward(self, features: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
         n_frames, n_streams = features.shape[-1], 1

@@ -75,10 +75,19 @@ def test_attention_passes_by_frames_without_a_face():
 
 @pytest.mark.parametrize("attention", ["self", "lips_to_face"])
 def test_attention_trains(attention):
-    network = VisualVoice(**{**SMALL, **BOTH, "attention": attention})
+    network = wake(VisualVoice(**{**SMALL, **BOTH, "attention": attention}))
     network(torch.randn(2, 4000), torch.randn(2, 2, 7, 9)).square().mean().backward()
     found = network.masker.attention if attention == "self" else network.visual_net.attention
     assert found.project.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", [LookingToListen, VisualVoice])
+@pytest.mark.parametrize("n_faces", [0, 2])
+def test_estimates_start_as_an_equal_share_of_the_mixture(kind: type[AVSeparator], n_faces: int):
+    more = {"cues": "lips"} if kind is VisualVoice else {}
+    network, mixture = kind(**SMALL, **more, n_faces=n_faces, visual_dim=9).eval(), torch.randn(2, 4000)
+    estimates = network(mixture, torch.randn(2, 2, 7, 9) if n_faces else None)
+    torch.testing.assert_close(estimates, mixture[:, None].expand(2, 2, -1) / 2, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [LookingToListen, VisualVoice])
