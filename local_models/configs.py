@@ -310,12 +310,44 @@ def _spectrum_problems(config: SeparatorConfig) -> Iterator[str]:
         yield f"n_filters ({config.n_filters}) of an STFT must be even and not below kernel_size ({least})"
 
 
-NETWORK_CONFIGS: dict[str, type[SeparatorConfig]] = {
+@dataclass(frozen=True)
+class VoiceToMouthConfig(Checked):
+    """From a voice to what a camera would see of the mouth, frame by frame."""
+
+    target: Literal["shape", "lips"] = "shape"
+    """What is predicted: the landmarks of the lips, or the embeddings of a visual frontend."""
+    sample_rate: Count = 16000
+    """Hz."""
+    video_fps: Positive = 25.0
+    """Frames of the targets, each second; a trained network gives any other rate, too."""
+    features: Literal["mel", "mfcc"] = "mel"
+    """Of the voice, 100 each second: log mel energies, or their cepstrum."""
+    n_features: Count = 64
+    """Mel bands, or coefficients of the cepstrum."""
+    encoder: Literal["conv_blstm", "conv_attention", "lstm"] = "conv_blstm"
+    """Convolutions over time and a BLSTM, the same with attention in its place, or an LSTM alone that has heard the past."""
+    hid_chan: Count = 128
+    """Channels of the convolutions, twice those of the BLSTM's directions, and of the LSTM."""
+    n_blocks: CountOrZero = 4
+    """Convolutions, each over five frames."""
+    n_layers: Count = 2
+    """Layers of the LSTM or of attention."""
+    dropout: Probability = 0.2
+    visual_dim: Count = 40
+    """Numbers of a target; the visual frontend decides."""
+
+    def problems(self) -> Iterator[str]:
+        if self.hid_chan % 8:
+            yield f"hid_chan is {self.hid_chan}; it must be a multiple of 8, for two directions and four heads"
+
+
+NETWORK_CONFIGS: dict[str, type[SeparatorConfig | VoiceToMouthConfig]] = {
     "av_tfdprnn": AVTFDPRNNConfig,
     "av_dprnn": AVDPRNNConfig,
     "av_convtasnet": AVConvTasNetConfig,
     "looking_to_listen": LookingToListenConfig,
     "visualvoice": VisualVoiceConfig,
+    "voice_to_mouth": VoiceToMouthConfig,
 }
 DEFAULT_NETWORK = "av_tfdprnn"
 

@@ -15,7 +15,7 @@ from utils.training.attributes import coseparation_loss, crossmodal_loss
 from utils.training.config import DataConfig, read_config
 from utils.training.datasets import DynamicMixtureDataset, EpochSampler
 from utils.training.losses import SeparationLoss
-from utils.training.system import AVSystem
+from utils.training.separation import AVSystem
 
 SMALL = {"n_filters": 64, "kernel_size": 64, "stride": 16, "visual_chan": 8}
 BOTH = {"cues": "lips+face", "visual_dim": 9, "face_dim": 3, "unet_chan": 4, "attribute_chan": 5, "visual_hid": 8}

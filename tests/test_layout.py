@@ -32,10 +32,14 @@ ALLOWED = {
     "utils.embedding": GROUND | {"utils.embedding", "utils.video", "local_models"},
     "utils.training": GROUND | {"utils.training", "utils.mixing", "utils.embedding", "local_models"},
     "utils.scoring": GROUND | {"utils.scoring"},
+    "utils.voice_to_mouth": GROUND
+    | {f"utils.{name}" for name in ("voice_to_mouth", "training", "embedding", "corpora", "separation", "scoring", "video")}
+    | {"local_models"},
     "utils.separation": GROUND
     | {"utils.separation", "utils.embedding", "utils.training", "utils.corpora", "utils.video", "local_models"},
 }
-ROOMS = {f"utils.{name}" for name in ("mixing", "video", "corpora", "embedding", "training", "scoring", "separation")}
+_NAMES = ("mixing", "video", "corpora", "embedding", "training", "scoring", "separation", "voice_to_mouth")
+ROOMS = {f"utils.{name}" for name in _NAMES}
 ALLOWED |= {
     "utils.tools": GROUND | ROOMS | {"utils.tools", "local_models"},
     "utils.stages": GROUND | ROOMS | {"utils.environment"},  # no stage imports another

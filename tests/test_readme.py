@@ -14,7 +14,7 @@ import pytest
 from matplotlib.image import imread
 
 from local_models.configs import NETWORK_CONFIGS
-from utils.training.config import DataConfig, LossConfig, OptimConfig, TrainingConfig
+from utils.training.config import ClipsConfig, DataConfig, LossConfig, MotionLossConfig, OptimConfig, TrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -24,9 +24,10 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RECORD = re.compile(r"<!-- begin ([\w-]+) -->.*?<!-- end \1 -->", re.DOTALL)  # of the revision that it names
 OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9_]*)")
 SCRIPT = re.compile(r"(?:\./)?((?:egs/[\w<>]+/)?run\.sh|separate\.sh|utils/[\w/]+\.sh)")
+SECTIONS = (DataConfig, ClipsConfig, LossConfig, MotionLossConfig, TrainingConfig, OptimConfig)
 KEYS = {"name"} | {
     field.name
-    for kind in (*NETWORK_CONFIGS.values(), DataConfig, LossConfig, TrainingConfig, OptimConfig)
+    for kind in (*NETWORK_CONFIGS.values(), *SECTIONS)
     for field in fields(kind)
 }
 OF_OTHER_PROGRAMS = {"nproc_per_node"}  # torchrun

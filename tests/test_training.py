@@ -25,7 +25,7 @@ from utils.training.config import Config, DataConfig, read_config
 from utils.training.datasets import MixtureDataset
 from utils.training.experiment import TrainingMarks, load_model, training_inputs
 from utils.training.losses import si_snr_db
-from utils.training.system import AVSystem
+from utils.training.separation import AVSystem
 from utils.training.trainer import _progress, train
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +99,7 @@ def test_training_leaves_an_experiment_that_others_can_read(corpus, tmp_path):
     infos = torch.load(tmp_path / "exp" / "best_model.pth", weights_only=True)["infos"]
     best = min(rows, key=lambda row: float(row["val_loss"]))
     assert (infos["epoch"], infos["val_loss"]) == (int(best["epoch"]), float(best["val_loss"]))
-    assert (summary["best_epoch"], summary["best_val_loss_db"]) == (infos["epoch"], infos["val_loss"])
+    assert (summary["best_epoch"], summary["best_val_loss"]) == (infos["epoch"], infos["val_loss"])
     for name in ("conf.yml", "curves.png", "training.json", "checkpoints/last.ckpt"):
         assert (tmp_path / "exp" / name).stat().st_size > 0
     assert list((tmp_path / "exp" / "log" / "tensorboard").glob("events*"))
@@ -252,7 +252,7 @@ class Killed(Exception):
 def run_and_kill(corpus, exp_dir: Path, config: Config) -> None:
     """Train and die in the second epoch, before its checkpoint is written."""
 
-    def kill(path: Path, rows: list[dict]) -> None:
+    def kill(path: Path, rows: list[dict], *_: object) -> None:
         if len(rows) == 2:
             raise Killed
 

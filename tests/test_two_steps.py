@@ -15,7 +15,7 @@ from utils.errors import UserError
 from utils.training.augmentation import Acoustics
 from utils.training.experiment import initialise, save_model, training_inputs
 from utils.training.losses import SeparationLoss
-from utils.training.system import AVSystem
+from utils.training.separation import AVSystem
 from utils.training.trainer import train
 
 STEP_1 = {"data": {"no_visual_prob": 1.0}, "training": {"epochs": 2}}

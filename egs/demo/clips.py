@@ -37,6 +37,7 @@ class Clip:
 
     samples: np.ndarray  # float32 (32000,), RMS 0.06
     mouths: np.ndarray  # uint8 (50, 96, 96)
+    lips: np.ndarray  # float32 (50, 20, 2), see draw_mouths
     motion: Motion
     words: tuple[Span, ...]  # those wholly inside, times from the clip's start
     phones: tuple[Span, ...]  # those at least partly inside
@@ -80,7 +81,7 @@ class ClipFiles:
         clip = make_clip(self.voice, self.number, self.seed)
         write_wav(self.data_dir / self.audio_path, to_pcm16(clip.samples), SAMPLE_RATE_HZ, subtype="PCM_16")
         with atomic_path(self.data_dir / self.mouth_path) as temporary:
-            np.savez(temporary, data=clip.mouths)
+            np.savez(temporary, data=clip.mouths, lips=clip.lips.astype(np.float16))
         if self.face_size:
             number = VOICES.index(self.voice)
             faces = draw_faces(number, make_face(number, self.voice.gender), clip.mouths)
@@ -120,9 +121,11 @@ def make_clip(voice: Voice, number: int, seed: int, face_number: int | None = No
         [Span(span.label, span.start_sec - start_sec, span.end_sec - start_sec) for span in spans]
         for spans in (speech.words, speech.phones)
     )
+    mouths, lips = draw_mouths(face, motion, rng)
     return Clip(
         samples=samples * np.float32(gain),
-        mouths=draw_mouths(face, motion, rng),
+        mouths=mouths,
+        lips=lips,
         motion=motion,
         words=tuple(word for word in words if word.start_sec >= 0 and word.end_sec <= CLIP_SEC),
         phones=tuple(phone for phone in phones if phone.end_sec > 0 and phone.start_sec < CLIP_SEC),

@@ -24,6 +24,11 @@ Y = (np.arange(CANVAS, dtype=np.float32) + 0.5 - MIDDLE)[:, None]
 _BEARDS = ("none", "stubble", "moustache", "full")
 _BEARD_CHANCES = (0.45, 0.25, 0.12, 0.18)
 _FRAMES_AT_ONCE = 10
+# Where points 48 to 54, 55 to 59, 60 to 64 and 65 to 67 of iBUG 300-W lie, in half widths of the mouth.
+_OUTER_UPPER = (-1.0, -0.6, -0.22, 0.0, 0.22, 0.6, 1.0)
+_OUTER_LOWER = (0.62, 0.3, 0.0, -0.3, -0.62)
+_INNER_UPPER = (-0.88, -0.3, 0.0, 0.3, 0.88)
+_INNER_LOWER = (0.3, 0.0, -0.3)
 _CLOSE_UP = 1.12  # a lip-reading crop shows little more than the mouth
 
 
@@ -152,8 +157,8 @@ class Lips:
     jaw: np.ndarray  # (frames, 1, 1), pixels
 
 
-def draw_mouths(face: Face, motion: Motion, rng: np.random.Generator) -> np.ndarray:
-    """Draw a clip.
+def draw_mouths(face: Face, motion: Motion, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a clip, and tell where its lips are.
 
     Args:
         face: who speaks.
@@ -161,7 +166,8 @@ def draw_mouths(face: Face, motion: Motion, rng: np.random.Generator) -> np.ndar
         rng: of head motion, lighting drift and sensor noise.
 
     Returns:
-        uint8 (frames, 96, 96).
+        Pictures, uint8 (frames, 96, 96), and the landmarks of the lips, float32 (frames, 20, 2), points 48 to 67 of iBUG
+        300-W in pixels of the pictures.
     """
     n_frames = len(motion.jaw)
     sway = _drift(rng, n_frames, 5) * np.array([0.9, 0.8, 0.012, 0.010, 1.0])
@@ -175,7 +181,8 @@ def draw_mouths(face: Face, motion: Motion, rng: np.random.Generator) -> np.ndar
     across = np.arange(MOUTH_SIZE, dtype=np.float32) / MOUTH_SIZE - 0.5
     tilt = 4.0 * _drift(rng, n_frames, 1).astype(np.float32)[:, :, None] * across
     noise = rng.standard_normal(moved.shape, dtype=np.float32) * rng.uniform(1.2, 2.6)
-    return np.clip(np.rint(moved * gain.astype(np.float32) + tilt + noise), 0, 255).astype(np.uint8)
+    pictures = np.clip(np.rint(moved * gain.astype(np.float32) + tilt + noise), 0, 255).astype(np.uint8)
+    return pictures, _move_points(_landmarks(shape_lips(face, motion)), *pose)
 
 
 def _draw(face: Face, motion: Motion, piece: slice) -> np.ndarray:
@@ -226,6 +233,22 @@ def shape_lips(face: Face, motion: Motion) -> Lips:
 def _each(values: np.ndarray) -> np.ndarray:
     """A value for each frame, to be spread over the canvas."""
     return values[:, None, None]
+
+
+def _landmarks(lips: Lips) -> np.ndarray:
+    """The 20 points of the lips on the canvas, from its middle, (frames, 20, 2)."""
+    upper, lower = (lips.upper_outer, _OUTER_UPPER), (lips.lower_outer, _OUTER_LOWER)
+    inner = (lips.upper_inner, _INNER_UPPER), (lips.lower_inner, _INNER_LOWER)
+    points = []
+    for curve, places in (upper, lower, *inner):
+        for place in places:
+            x = place * lips.half_width[:, 0, 0]
+            column = np.clip(x + MIDDLE - 0.5, 0, CANVAS - 1.001)
+            left = column.astype(np.intp)
+            part, frames = column - left, np.arange(len(x))
+            y = (1 - part) * curve[frames, 0, left] + part * curve[frames, 0, left + 1]
+            points.append(np.stack([x, y], axis=1))
+    return np.stack(points, axis=1)
 
 
 def _pull_skin(face: Face, lips: Lips) -> np.ndarray:
@@ -325,3 +348,11 @@ def _move(picture: np.ndarray, shift_x, shift_y, roll, zoom) -> np.ndarray:
     top = flat[index] + part_x * (flat[index + 1] - flat[index])
     low = flat[index + CANVAS] + part_x * (flat[index + CANVAS + 1] - flat[index + CANVAS])
     return top + part_y * (low - top)
+
+
+def _move_points(points: np.ndarray, shift_x, shift_y, roll, zoom) -> np.ndarray:
+    """Where `_move` takes points of the canvas: pixels of the picture, float32 (frames, points, 2)."""
+    x, y = points[..., 0] - shift_x[:, 0], points[..., 1] - shift_y[:, 0]
+    cosine, sine = (np.cos(roll) * zoom)[:, 0], (np.sin(roll) * zoom)[:, 0]
+    moved = np.stack([cosine * x + sine * y, cosine * y - sine * x], axis=-1)
+    return (moved + MOUTH_SIZE / 2 - 0.5).astype(np.float32)

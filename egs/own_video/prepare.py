@@ -44,29 +44,34 @@ def _find_clips(args: argparse.Namespace, options: MixOptions) -> list[Utterance
     return clips
 
 
-def find_clips(corpus_dir: Path) -> list[Utterance]:
+def find_clips(corpus_dir: Path, needs_folders: bool = True) -> list[Utterance]:
     """A clip for each video below a speaker's folder, named after its path.
 
+    Args:
+        corpus_dir: the folder.
+        needs_folders: videos that are in no speaker's folder are left out; else all of these are of one speaker.
+
     Raises:
-        UserError: there is none, or two get the same name.
+        UserError: there is none.
     """
-    clips: dict[str, Utterance] = {}
-    for path in sorted(corpus_dir.glob("*/**/*")):
+    clips: list[Utterance] = []
+    for path in sorted(corpus_dir.glob("*/**/*" if needs_folders else "**/*")):
         parts = path.relative_to(corpus_dir).parts
         is_hidden = any(part.startswith(".") for part in parts)
         if path.suffix.lower() not in VIDEO_SUFFIXES or is_hidden or not path.is_file():
             continue
         name = re.sub(r"[^\w.-]", "-", "_".join((*parts[:-1], path.stem)))
-        if name in clips:
-            raise UserError(f"would get the name {name}, which {clips[name].video_path} has already; rename one", path)
         sound, landmarks = (_beside(path, suffixes) for suffixes in (LOSSLESS_SUFFIXES, LANDMARK_SUFFIXES))
-        clips[name] = Utterance(name, parts[0], sound, video_path=str(path.absolute()), landmarks_path=landmarks)
+        speaker = parts[0] if len(parts) > 1 else corpus_dir.absolute().name
+        clips.append(Utterance(name, speaker, sound, video_path=str(path.absolute()), landmarks_path=landmarks))
     if not clips:
+        if not needs_folders:
+            raise UserError(f"{corpus_dir}: no video there")
         raise UserError(
             f"{corpus_dir}: no video in a sub-folder; put each speaker's clips into a folder of their own, e.g. "
             f"{corpus_dir}/anna/holiday.mp4"
         )
-    return list(clips.values())
+    return clips
 
 
 def split_by_clip(clips: Sequence[Utterance], val_share: float, test_share: float, seed: int) -> list[Utterance]:

@@ -4,7 +4,8 @@
     <data_dir>/audio/<split>/{mix,s1,s2,…}/<mixture>.wav
     <data_dir>/mixtures.csv             the list that they were made from (utils/mixing/lists.py), and
     <data_dir>/mixtures.mixing.json     its settings (utils/mixing/options.py)
-    <data_dir>/{train,val,test}.csv     the mixtures; train only where a list or `n_train` asks for it
+    <data_dir>/{train,val,test}.csv     the mixtures; train only where a list or `n_train` asks for it, single clips in val
+                                        and test where no mixtures are wanted (`n_val`, `n_test` 0)
     <data_dir>/utterances.csv           the clips of the training speakers, for dynamic mixing
     <data_dir>/clips.csv                the clips of the other splits: stage 1 compares their mouths with their sounds
     <data_dir>/videos.csv               which video each mouth is cut from, by stage 1; without the clips whose mouths the
@@ -133,6 +134,9 @@ def prepare_raw(
     train = [clip for clip in clips if clip.split == "train"]
     by_split = {split: [item for item in made if item.mixture_path.startswith(f"audio/{split}/")] for split in SPLITS}
     contents = label_mixtures(by_split, {clip.speaker for clip in train})
+    for split in ("val", "test"):
+        if not getattr(options, f"n_{split}") and not contents[split]:  # no mixtures are wanted
+            contents[split] = [clip for clip in clips if clip.split == split]
     contents |= {"utterances": train, "clips": [clip for clip in clips if clip.split != "train"]}
     list_path = data_dir / "mixtures.csv"
     if listed:

@@ -23,6 +23,7 @@ from utils.data.fingerprints import StageMark
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 from utils.scoring.job import experiment_job, folder_job, job_inputs, job_outputs, score_job
 from utils.separation.options import is_video_set, name_of_test
+from utils.training.config import is_voice_to_mouth
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,11 @@ def main() -> int:
     args = parse_args()
     if args.exp_dir and not args.exp_dir.is_dir():
         raise UserError(f"--exp_dir {args.exp_dir}: no such folder; stage 3 (--stage 3) makes it")
+    if args.exp_dir and is_voice_to_mouth(args.exp_dir):
+        from utils.voice_to_mouth.score import score_predictions
+
+        score_predictions(args.exp_dir, args.test_name or name_of_test(args.test_dir), args.force)
+        return 0
     if args.test_dir and is_video_set(args.test_dir):
         logger.info("stage 5: skipped, videos have no references to score against")
         return 0

@@ -28,6 +28,7 @@ from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.separation.options import StageOptions, TestSetOptions, VideoSetOptions, is_video_set
 from utils.separation.test_sets import separate_test_set
 from utils.separation.videos import separate_videos
+from utils.training.config import is_voice_to_mouth
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,13 @@ def main() -> int:
     """Open the experiments, then separate."""
     args = parse_args()
     experiment = open_experiment(args.exp_dir, args.frontend_weights, face_weights=args.face_weights)
+    if is_voice_to_mouth(args.exp_dir):
+        if args.test_dir.suffix != ".csv":
+            add_missing("requirements-video.txt")
+        from utils.voice_to_mouth.predict import predict
+
+        predict(experiment, _options(TestSetOptions, args))
+        return 0
     if is_video_set(args.test_dir):
         for name in ("cue_test", "fallback_exp_dir", "av_offset_sweep"):
             if getattr(args, name):

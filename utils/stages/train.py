@@ -54,16 +54,19 @@ def main() -> int:
     show_only(args.id)
     config = read_train_config(args.conf, args.train_args)
     check_frontend_weights(config, args.frontend_weights, args.face_weights)
-    train_manifest = read_manifest(args.data_dir / ("utterances.csv" if config.data.dynamic else "train.csv"))
+    train_manifest = read_manifest(args.data_dir / ("utterances.csv" if config.trains_on_utterances else "train.csv"))
     val_manifest = read_manifest(args.data_dir / "val.csv")
     if args.init_exp_dir and not (args.init_exp_dir / "best_model.pth").is_file():
         raise UserError(f"--init_exp_dir {args.init_exp_dir}: no best_model.pth there; stage 3 makes it")
-    acoustics = Acoustics(config.data, train_manifest.sample_rate)
+    acoustics = None if config.is_voice_to_mouth else Acoustics(config.data, train_manifest.sample_rate)
 
     # torch is imported here, after the cheap checks.
     from utils.training.experiment import TrainingMarks, training_inputs
+    from utils.training.tasks import SEPARATION
     from utils.training.trainer import train
+    from utils.voice_to_mouth.task import VOICE_TO_MOUTH
 
+    task = VOICE_TO_MOUTH if config.is_voice_to_mouth else SEPARATION
     frontends: dict[str, FrontendRecord] = {}
     train_stores, val_stores = [], []
     if config.needs_visual:
@@ -82,14 +85,9 @@ def main() -> int:
         marks.start(frontends, args.force)
     else:
         marks.wait_for_start(args.force)
-    summary = train(config, args.exp_dir, train_manifest, val_manifest, train_stores, val_stores, init_path)
+    train(config, args.exp_dir, train_manifest, val_manifest, train_stores, val_stores, init_path, task)
     if rank == 0:
         marks.finish()
-        log.info(
-            "stage 3: %d epochs in %.1f min, best validation SI-SNRi %.2f dB (epoch %d): %s",
-            summary["epochs"], summary["training_minutes"], summary["best_val_si_snri_db"], summary["best_epoch"] + 1,
-            args.exp_dir / "best_model.pth",
-        )  # fmt: skip
     return 0
 
 

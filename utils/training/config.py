@@ -27,6 +27,7 @@ from local_models.configs import (
     Probability,
     Range,
     SeparatorConfig,
+    VoiceToMouthConfig,
     value_problem,
 )
 from utils.data.files import write_text
@@ -122,6 +123,18 @@ class DataConfig(Checked):
 
 
 @dataclass(frozen=True)
+class ClipsConfig(Checked):
+    """Examples of voice to mouth: stretches of single clips; in validation the beginning of each clip of val.csv."""
+
+    segment_sec: Positive = 1.0
+    """Length of an example; whole video frames. Shorter clips are left out."""
+    epoch_size: CountOrZero = 0
+    """Examples in an epoch; 0: as many as there are clips."""
+    num_workers: CountOrZero = 1
+    """Loader processes for each training process."""
+
+
+@dataclass(frozen=True)
 class LossConfig(Checked):
     """The loss that training minimises, see `utils.training.losses`."""
 
@@ -145,6 +158,20 @@ class LossConfig(Checked):
     """By so much a voice is to be nearer to its own face, or its other utterance, than to another (cosine distance)."""
     block_weight: NotNegative = 0.0
     """Weight of the loss after each block but the last (deep supervision); for model.name av_dprnn."""
+
+
+@dataclass(frozen=True)
+class MotionLossConfig(Checked):
+    """The loss of voice to mouth, see `utils.voice_to_mouth.losses`."""
+
+    position_weight: NotNegative = 1.0
+    """Weight of the error of the targets, over their variance."""
+    velocity_weight: NotNegative = 1.0
+    """Weight of the error of their change from frame to frame."""
+    correlation_weight: NotNegative = 1.0
+    """Weight of 1 - correlation over an example: of the mouth's opening, or of all numbers of an embedding."""
+    range_weight: NotNegative = 0.1
+    """Weight of the squared log ratio of the ranges, so that a mouth moves as much as the true one."""
 
 
 @dataclass(frozen=True)
@@ -200,14 +227,14 @@ class Config:
         ValueError: sections that do not go together.
     """
 
-    model: SeparatorConfig
-    data: DataConfig
-    loss: LossConfig
+    model: SeparatorConfig | VoiceToMouthConfig
+    data: DataConfig | ClipsConfig
+    loss: LossConfig | MotionLossConfig
     training: TrainingConfig
     optim: OptimConfig
 
     def __post_init__(self) -> None:
-        problems = list(self._problems())
+        problems = [] if self.is_voice_to_mouth else list(self._separation_problems())
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -219,25 +246,39 @@ class Config:
 
     def with_visual_dim(self, visual_dim: int, face_dim: int = 0, shape_dim: int = 0) -> "Config":
         """The same conf for visual embeddings of `visual_dim` numbers, some of the lips' shape, the last ones of the face."""
-        dims = {"visual_dim": visual_dim, "face_dim": face_dim, "shape_dim": shape_dim}
+        dims = {"visual_dim": visual_dim}
+        if not self.is_voice_to_mouth:
+            dims |= {"face_dim": face_dim, "shape_dim": shape_dim}
         return replace(self, model=replace(self.model, **dims))
 
     @property
     def kinds_of_frontends(self) -> tuple[str, ...]:
         """What visual embeddings are of, in the order of `FRONTEND_FILES`; empty where none are needed."""
+        if self.is_voice_to_mouth:
+            return (self.model.target,)
         return tuple(self.model.cues.split("+")) if self.needs_visual else ()
 
     @property
     def needs_visual(self) -> bool:
         """False for the audio-only baseline, and where an audio-visual network is pretrained on speech without faces."""
-        return self.model.n_faces > 0 and self.data.no_visual_prob < 1
+        return self.is_voice_to_mouth or (self.model.n_faces > 0 and self.data.no_visual_prob < 1)
+
+    @property
+    def is_voice_to_mouth(self) -> bool:
+        """True for a network that predicts what a camera would see of a voice, not for separation."""
+        return isinstance(self.model, VoiceToMouthConfig)
+
+    @property
+    def trains_on_utterances(self) -> bool:
+        """True where training takes utterances.csv, false where it takes the mixtures of train.csv."""
+        return self.is_voice_to_mouth or self.data.dynamic
 
     @property
     def is_extraction(self) -> bool:
         """True for target-speaker extraction: one face in, its source out."""
-        return self.model.n_src == self.model.n_faces == 1
+        return not self.is_voice_to_mouth and self.model.n_src == self.model.n_faces == 1
 
-    def _problems(self) -> Iterator[str]:
+    def _separation_problems(self) -> Iterator[str]:
         model, data = self.model, self.data
         if self.loss.signal_loss == "si_snr" and not model.fit_to_mixture:
             yield "loss.signal_loss si_snr leaves level to chance; set model.fit_to_mixture to true, or take snr"
@@ -290,9 +331,11 @@ class Config:
             yield "data.missing_face_prob and data.no_visual_prob leave the target open (model.n_faces 1); set them to 0"
 
 
-_SECTIONS: dict[str, type[Checked]] = {
-    "data": DataConfig, "loss": LossConfig, "training": TrainingConfig, "optim": OptimConfig
-}  # fmt: skip
+def _sections(network: str) -> dict[str, type[Checked]]:
+    """The sections of a conf whose network has this name."""
+    model = NETWORK_CONFIGS[network]
+    data, loss = (ClipsConfig, MotionLossConfig) if model is VoiceToMouthConfig else (DataConfig, LossConfig)
+    return {"model": model, "data": data, "loss": loss, "training": TrainingConfig, "optim": OptimConfig}
 
 
 def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
@@ -309,7 +352,7 @@ def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     """
     path = Path(path)
     layers = _layers(path)
-    kinds: dict[str, type[Checked]] = {"model": NETWORK_CONFIGS[_network_name(layers)], **_SECTIONS}
+    kinds = _sections(_network_name(layers))
     values: dict[str, dict[str, Any]] = {section: {} for section in kinds}
     for file, given in layers:
         for section, key, value in _checked_keys(file, given, kinds):
@@ -339,6 +382,16 @@ def read_yaml(path: Path, what: str) -> Any:
         raise UserError(f"{path}: no such {what}; there are: {known}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def is_voice_to_mouth(exp_dir: Path) -> bool:
+    """Tell if an experiment's network predicts mouths; one without a conf separates.
+
+    Raises:
+        UserError: its conf cannot be read.
+    """
+    path = exp_dir / "conf.yml"
+    return path.is_file() and read_config(path).is_voice_to_mouth
 
 
 def write_config(path: Path | str, config: Config) -> None:

@@ -50,6 +50,7 @@ class MixtureDataset(Dataset):
     """
 
     n_with_extra_speaker = 0  # all mixtures hold equally many sources
+    n_together = 1
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class DynamicMixtureDataset(Dataset):
 
     Attributes:
         n_with_extra_speaker: so many of the examples, the first of each epoch, have n_src + 1 targets.
+        n_together: so many examples, from a multiple of it on, belong into one batch.
         left_out: the utterances that are too short, or whose mouths stage 2 could not embed.
 
     Raises:
@@ -142,6 +144,7 @@ class DynamicMixtureDataset(Dataset):
         self.acoustics.check_sources(most_sources)
         self.size = config.epoch_size or len(self.pool.items)
         self.left_out = self.pool.segments.left_out
+        self.n_together = 2 if config.shared_speaker else 1
         self.n_with_extra_speaker = round(config.extra_speaker_prob * self.size)
 
     def __len__(self) -> int:
@@ -210,8 +213,8 @@ class RepeatedBatch(Dataset):
     n_with_extra_speaker = 0
     left_out = ()
 
-    def __init__(self, examples: list[Example], size: int) -> None:
-        self.examples, self.size = examples, size
+    def __init__(self, examples: list[Example], size: int, n_together: int = 1) -> None:
+        self.examples, self.size, self.n_together = examples, size, n_together
 
     def __len__(self) -> int:
         return self.size
@@ -309,7 +312,7 @@ def make_datasets(
         train_set = MixtureDataset(train_manifest, train_stores, data.segment_sec, model.video_fps, seed, data)
     if config.training.overfit_batch:
         batch = [train_set[0, index] for index in range(min(config.training.batch_size, len(train_set)))]
-        return RepeatedBatch(batch, len(train_set)), RepeatedBatch(batch, len(batch))
+        return RepeatedBatch(batch, len(train_set), train_set.n_together), RepeatedBatch(batch, len(batch))
     return train_set, val_set
 
 
@@ -325,14 +328,14 @@ def make_sampler(
     """
     batch_size, n_extra, seed = config.training.batch_size, train_set.n_with_extra_speaker, config.training.seed
     place = (rank, world_size, first_epoch)
-    groups = {"n_with_extra_speaker": n_extra, "n_together": 2 if config.data.shared_speaker else 1}
+    groups = {"n_with_extra_speaker": n_extra, "n_together": train_set.n_together}
     sampler = EpochSampler(len(train_set), seed, *place, batch_size=batch_size, **groups)
     if len(train_set) < sampler.step:
         raise UserError(
             f"{path}: {len(train_set)} examples are too few for a step of {batch_size} mixtures x "
             f"{world_size} processes; lower --batch_size"
         )
-    prob = config.data.extra_speaker_prob
+    prob = 0.0 if config.is_voice_to_mouth else config.data.extra_speaker_prob
     if (prob and n_extra < sampler.step) or (prob < 1 and len(train_set) - n_extra < sampler.step):
         raise UserError(
             f"--extra_speaker_prob {prob:g} makes {n_extra} of {len(train_set)} mixtures; those and the others must "

@@ -25,8 +25,7 @@ from typing import Any
 
 import torch
 
-from local_models.networks import NETWORKS
-from local_models.separator import AVSeparator
+from local_models.networks import NETWORKS, AnyNetwork
 from utils.data.experiments import FRONTEND_FILES, FrontendRecord
 from utils.data.files import atomic_path, remove_leftovers, write_json, write_text
 from utils.data.fingerprints import StageMark, hash_contents
@@ -34,6 +33,7 @@ from utils.data.manifest import Manifest
 from utils.errors import UserError
 from utils.training.augmentation import Acoustics
 from utils.training.config import Config
+from utils.training.system import Metric
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,9 @@ log = logging.getLogger(__name__)
 PRODUCTS = ("conf.yml", "left_out.csv", "checkpoints", "best_model.pth", "history.csv", "curves.png", "training.json",
             "log/tensorboard", *FRONTEND_FILES.values(), "separated", "results", ".done-3.json")  # fmt: skip
 NEUTRAL_KEYS = ("num_workers", "logger", "audio_examples")  # they change no number of the result
-HISTORY_COLUMNS = ("epoch", "steps", "lr", "loss", "si_snri", "val_loss", "val_si_snri", "seconds")
 
 
-def save_model(path: Path | str, network: AVSeparator, infos: dict[str, Any]) -> None:
+def save_model(path: Path | str, network: AnyNetwork, infos: dict[str, Any]) -> None:
     """Write a network as Asteroid serialises it, tensors and plain types only, atomically."""
     saved = network.serialize()
     saved["state_dict"] = {name: tensor.detach().cpu() for name, tensor in saved["state_dict"].items()}
@@ -53,7 +52,7 @@ def save_model(path: Path | str, network: AVSeparator, infos: dict[str, Any]) ->
         torch.save(saved | {"infos": infos | {"software_versions": versions}}, temporary)
 
 
-def load_model(path: Path | str) -> AVSeparator:
+def load_model(path: Path | str) -> AnyNetwork:
     """Read a trained network, in evaluation mode, on the CPU.
 
     Raises:
@@ -71,7 +70,7 @@ def load_model(path: Path | str) -> AVSeparator:
     return network.eval()
 
 
-def initialise(network: AVSeparator, path: Path | str) -> None:
+def initialise(network: AnyNetwork, path: Path | str) -> None:
     """Start a network from a trained one: take over every weight that has the same name and shape in both.
 
     An audio-only network gives what it shares with an audio-visual one.
@@ -88,25 +87,31 @@ def initialise(network: AVSeparator, path: Path | str) -> None:
     log.info("%d of %d weights are those of %s%s", len(shared), len(own), path, f"; new: {', '.join(left)}" if left else "")
 
 
-def write_history(path: Path | str, rows: list[dict[str, Any]]) -> None:
+def history_columns(metric: Metric) -> tuple[str, ...]:
+    """The columns of history.csv."""
+    return ("epoch", "steps", "lr", "loss", metric.name, "val_loss", f"val_{metric.name}", "seconds")
+
+
+def write_history(path: Path | str, rows: list[dict[str, Any]], metric: Metric) -> None:
     """Write the epochs' rows as CSV, atomically; the whole file each time, so that resuming never doubles a row."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, history_columns(metric), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
 
 
-def draw_curves(path: Path | str, rows: list[dict[str, Any]], title: str) -> None:
-    """Draw loss and SI-SNRi of training and validation over the epochs, as PNG."""
+def draw_curves(path: Path | str, rows: list[dict[str, Any]], title: str, metric: Metric) -> None:
+    """Draw loss and metric of training and validation over the epochs, as PNG."""
     from matplotlib.figure import Figure
 
     epochs = [row["epoch"] + 1 for row in rows]
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    for panel, key, label in zip(figure.subplots(1, 2), ("loss", "si_snri"), ("loss (dB)", "SI-SNRi (dB)"), strict=True):
+    shown = (("loss", "loss", metric.loss_unit), (metric.name, metric.title, metric.unit))
+    for panel, (key, label, unit) in zip(figure.subplots(1, 2), shown, strict=True):
         panel.plot(epochs, [row[key] for row in rows], label="training", color="tab:blue")
         panel.plot(epochs, [row[f"val_{key}"] for row in rows], label="validation", color="tab:orange")
-        panel.set(xlabel="epoch", ylabel=label)
+        panel.set(xlabel="epoch", ylabel=f"{label} ({unit})" if unit else label)
         panel.grid(alpha=0.3)
         panel.legend(frameon=False)
     figure.suptitle(title, parse_math=False)  # a name may have dollar signs
@@ -119,7 +124,7 @@ def training_inputs(
     training_stores: Sequence[str],
     train: Manifest,
     val: Manifest,
-    acoustics: Acoustics,
+    acoustics: Acoustics | None,
     init_path: Path | None = None,
 ) -> dict[str, str]:
     """Everything whose change asks for a new training: name -> value.
@@ -128,7 +133,7 @@ def training_inputs(
         config: all its keys but those that change no number of the result.
         training_stores: names of the embedding stores; they hold the visual frontend's fingerprint.
         train, val: the manifests.
-        acoustics: the recordings of noise, rooms and interferers.
+        acoustics: the recordings of noise, rooms and interferers; None where a training has none.
         init_path: the trained network that the training starts from.
     """
     values = {
@@ -138,7 +143,7 @@ def training_inputs(
         if key not in NEUTRAL_KEYS
     }
     values |= {manifest.path.name: hash_contents([manifest.path]) for manifest in (train, val)}
-    values |= {"noise and rooms": acoustics.fingerprint(), "embeddings": ",".join(training_stores)}
+    values |= {"noise and rooms": acoustics.fingerprint() if acoustics else "", "embeddings": ",".join(training_stores)}
     return values | {"initial weights": hash_contents([init_path]) if init_path else ""}
 
 

@@ -30,15 +30,15 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from local_models.networks import build_network
-from local_models.separator import AVSeparator
 from utils.data.files import atomic_path, write_json
 from utils.data.manifest import Manifest, write_failed
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.training.config import Config, TrainingConfig, write_config
-from utils.training.datasets import EpochSampler, make_datasets, make_loader, make_sampler
-from utils.training.experiment import draw_curves, initialise, save_model, write_history
-from utils.training.system import AVSystem
+from utils.training.datasets import EpochSampler, make_loader, make_sampler
+from utils.training.experiment import draw_curves, history_columns, initialise, save_model, write_history
+from utils.training.system import TrainedSystem
+from utils.training.tasks import SEPARATION, Task
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ def train(
     train_stores: Sequence[EmbeddingStore],
     val_stores: Sequence[EmbeddingStore],
     init_path: Path | None = None,
+    task: Task = SEPARATION,
 ) -> dict[str, Any]:
     """Train a network, or go on from `exp_dir/checkpoints/last.ckpt`.
 
@@ -63,6 +64,7 @@ def train(
         val_manifest: mixtures.
         train_stores, val_stores: the embeddings, a store for each view; empty for an audio-only network.
         init_path: a trained network to start from; None starts from random weights.
+        task: what is trained for.
 
     Returns:
         The content of training.json.
@@ -73,10 +75,10 @@ def train(
     start_sec = time.monotonic()
     _quieten_lightning()
     pl.seed_everything(config.training.seed, workers=True, verbose=False)
-    train_set, val_set = make_datasets(config, train_manifest, val_manifest, train_stores, val_stores)
+    train_set, val_set = task.make_datasets(config, train_manifest, val_manifest, train_stores, val_stores)
     last = exp_dir / "checkpoints" / "last.ckpt"
     resumed = _read_checkpoint(last)
-    trainer = _trainer(config, exp_dir, resumed)
+    trainer = _trainer(config, exp_dir, resumed, task)
     rank, world_size, batch_size = trainer.global_rank, trainer.world_size, config.training.batch_size
     first_epoch = resumed["epoch"] + 1 if resumed else 0
     train_sampler = make_sampler(config, train_set, train_manifest.path, rank, world_size, first_epoch)
@@ -87,7 +89,7 @@ def train(
         initialise(network, init_path)
     steps_per_epoch = -(-batches // config.training.accumulate)  # Lightning steps on what an epoch's end leaves over
     progress = _progress(trainer, steps_per_epoch * config.training.epochs, config.training.max_minutes)
-    system = AVSystem(network, config.loss, config.optim, progress, config.training.seed)
+    system = task.make_system(config, network, progress)
     if trainer.is_global_zero:
         write_config(exp_dir / "conf.yml", config)
         _list_left_out(exp_dir / "left_out.csv", {train_manifest.path: train_set, val_manifest.path: val_set})
@@ -95,9 +97,15 @@ def train(
         log.info("continuing from %s", last)
     loaders = make_loader(config, train_set, train_sampler), make_loader(config, val_set, val_sampler)
     _fit(trainer, system, loaders, last if resumed else None)
-    summary = _summary(config, trainer, network, batches * batch_size * world_size, time.monotonic() - start_sec)
+    summary = _summary(config, trainer, system, batches * batch_size * world_size, time.monotonic() - start_sec)
     if trainer.is_global_zero:
         write_json(exp_dir / "training.json", summary)
+        log.info(
+            "stage 3: %d epochs in %.1f min, best validation loss %.2f, %s (epoch %d): %s",
+            summary["epochs"], summary["training_minutes"], summary["best_val_loss"],
+            system.metric.text(summary[f"best_val_{system.metric.name}"]), summary["best_epoch"] + 1,
+            exp_dir / "best_model.pth",
+        )  # fmt: skip
     return summary
 
 
@@ -114,7 +122,7 @@ def _list_left_out(path: Path, data_sets: dict[Path, Dataset]) -> None:
         log.warning("%d items are left out, see %s", len(problems), path)
 
 
-def _fit(trainer: pl.Trainer, system: AVSystem, loaders: tuple[DataLoader, DataLoader], checkpoint: Path | None) -> None:
+def _fit(trainer: pl.Trainer, system: TrainedSystem, loaders: tuple[DataLoader, DataLoader], checkpoint: Path | None) -> None:
     """Train; raise KeyboardInterrupt where Lightning swallows one, and errors of loader processes in one line."""
     try:
         trainer.fit(system, *loaders, ckpt_path=checkpoint, weights_only=True)
@@ -157,7 +165,7 @@ def _quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def _trainer(config: Config, exp_dir: Path, resumed: dict | None) -> pl.Trainer:
+def _trainer(config: Config, exp_dir: Path, resumed: dict | None, task: Task) -> pl.Trainer:
     training = config.training
     devices, precision = training.devices, training.precision
     if precision != "32" and not torch.cuda.is_available():
@@ -173,7 +181,7 @@ def _trainer(config: Config, exp_dir: Path, resumed: dict | None) -> pl.Trainer:
             precision=PRECISIONS[precision],
             gradient_clip_val=training.gradient_clipping or None,
             accumulate_grad_batches=training.accumulate,
-            callbacks=_callbacks(config, exp_dir),
+            callbacks=_callbacks(config, exp_dir, task),
             plugins=[AtomicCheckpoints()],
             logger=_loggers(config, exp_dir),
             default_root_dir=exp_dir,
@@ -212,11 +220,11 @@ def _progress(trainer: pl.Trainer, total_steps: int, max_minutes: float) -> Call
     return progress
 
 
-def _callbacks(config: Config, exp_dir: Path) -> list[Callback]:
+def _callbacks(config: Config, exp_dir: Path, task: Task) -> list[Callback]:
     training = config.training
     callbacks: list[Callback] = [
         EpochReport(exp_dir),
-        AudioExamples(training.audio_examples, config.model.sample_rate),
+        *task.make_callbacks(config),
         LearningRateMonitor("epoch"),
         ModelCheckpoint(
             exp_dir / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False,
@@ -249,21 +257,23 @@ def _loggers(config: Config, exp_dir: Path) -> list[Logger]:
     return [*loggers, CometLogger(name=exp_dir.name)]
 
 
-def _summary(config: Config, trainer: pl.Trainer, network: AVSeparator, epoch_mixtures: int, seconds: float) -> dict[str, Any]:
+def _summary(
+    config: Config, trainer: pl.Trainer, system: TrainedSystem, epoch_examples: int, seconds: float
+) -> dict[str, Any]:
     """The content of training.json: the length, the result and the machine of a training."""
     report = next(c for c in trainer.callbacks if isinstance(c, EpochReport))
-    best, has_gpu = report.best, torch.cuda.is_available()
+    best, metric, has_gpu = report.best, system.metric, torch.cuda.is_available()
     return {
         "seed": config.training.seed,
         "epochs": len(report.rows),
         "steps": report.rows[-1]["steps"],
-        "mixtures_seen": len(report.rows) * epoch_mixtures,
+        "mixtures_seen": len(report.rows) * epoch_examples,
         "training_minutes": round(sum(row["seconds"] for row in report.rows) / 60, 2),
         "this_run_minutes": round(seconds / 60, 2),
         "best_epoch": best["epoch"],
-        "best_val_loss_db": best["val_loss"],
-        "best_val_si_snri_db": best["val_si_snri"],
-        "params": sum(p.numel() for p in network.parameters()),
+        "best_val_loss": best["val_loss"],
+        f"best_val_{metric.name}": best[f"val_{metric.name}"],
+        "params": sum(p.numel() for p in system.network.parameters()),
         "device": torch.cuda.get_device_name() if has_gpu else f"CPU, {torch.get_num_threads()} threads",
         "world_size": trainer.world_size,
     }
@@ -309,7 +319,7 @@ class EpochReport(pl.Callback):
             "epoch": trainer.current_epoch,
             "steps": trainer.global_step,
             "lr": self._learning_rate,  # of the epoch's last step; the schedule has moved on since
-            **{key: round(values[key], 4) for key in ("loss", "si_snri", "val_loss", "val_si_snri")},
+            **{key: round(values[key], 4) for key in history_columns(system.metric)[3:7]},
             "seconds": round(time.monotonic() - self._epoch_start_sec, 2),
         }
         if not math.isfinite(row["val_loss"]):
@@ -317,19 +327,20 @@ class EpochReport(pl.Callback):
                 f"{self.exp_dir}: the validation loss of epoch {row['epoch'] + 1} is not finite; lower --lr, or look "
                 "for silent or broken sources in the validation set"
             )
+        metric = system.metric
         is_best = self.best is None or row["val_loss"] < self.best["val_loss"]
         self.rows.append(row)
         if not trainer.is_global_zero:
             return
         if is_best:
-            infos = {"epoch": row["epoch"], "val_loss": row["val_loss"], "val_si_snri": row["val_si_snri"]}
+            infos = {key: row[key] for key in ("epoch", "val_loss", f"val_{metric.name}")}
             save_model(self.exp_dir / "best_model.pth", system.network, infos)
-        write_history(self.exp_dir / "history.csv", self.rows)
-        draw_curves(self.exp_dir / "curves.png", self.rows, self.exp_dir.name)
+        write_history(self.exp_dir / "history.csv", self.rows, metric)
+        draw_curves(self.exp_dir / "curves.png", self.rows, self.exp_dir.name, metric)
         log.info(
-            "epoch %d/%d: loss %.2f, SI-SNRi %.2f | validation loss %.2f, SI-SNRi %.2f%s | lr %.1e, %.0f s",
-            row["epoch"] + 1, trainer.max_epochs, row["loss"], row["si_snri"], row["val_loss"], row["val_si_snri"],
-            " (best)" if is_best else "", row["lr"], row["seconds"],
+            "epoch %d/%d: loss %.2f, %s %.2f | validation loss %.2f, %s %.2f%s | lr %.1e, %.0f s",
+            row["epoch"] + 1, trainer.max_epochs, row["loss"], metric.title, row[metric.name], row["val_loss"],
+            metric.title, row[f"val_{metric.name}"], " (best)" if is_best else "", row["lr"], row["seconds"],
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -337,33 +348,3 @@ class EpochReport(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = [dict(row) for row in state_dict["rows"]]
-
-
-class AudioExamples(pl.Callback):
-    """Add the estimates for the first validation mixtures to the TensorBoard log, peak-normalised.
-
-    Args:
-        count: number of mixtures; 0 writes none.
-        sample_rate: Hz.
-    """
-
-    def __init__(self, count: int, sample_rate: int) -> None:
-        self.count, self.sample_rate = count, sample_rate
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, system: pl.LightningModule, outputs: Any, batch: dict, batch_idx: int, *_: Any
-    ) -> None:
-        if batch_idx or not self.count or not trainer.is_global_zero:
-            return
-        boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        with torch.inference_mode():
-            estimates = system({name: value[: self.count] for name, value in batch.items()}).float().cpu()
-        for board in boards:
-            for example, signals in enumerate(estimates):
-                for source, signal in enumerate(signals, start=1):
-                    self._add(board, f"example_{example}/s{source}_estimate", signal, trainer.current_epoch)
-                if trainer.current_epoch == 0:
-                    self._add(board, f"example_{example}/mixture", batch["mixture"][example].cpu(), 0)
-
-    def _add(self, board: Any, name: str, signal: torch.Tensor, epoch: int) -> None:
-        board.add_audio(name, signal[None] / signal.abs().max().clamp(min=1e-8), epoch, self.sample_rate)

@@ -1,0 +1,313 @@
+"""From a voice to the motion of a mouth: network, examples, loss, measures, and the stages on a corpus whose truth is known."""
+
+import csv
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny_corpus import make_corpus
+
+from local_models.voice_to_mouth import VoiceToMouth
+from utils.data.files import read_json
+from utils.data.manifest import Utterance, read_manifest, write_manifest
+from utils.data.mouths import MouthWriter
+from utils.embedding.store import EmbeddingStore
+from utils.errors import UserError
+from utils.training.config import MotionLossConfig, read_config
+from utils.training.tasks import SEPARATION
+from utils.voice_to_mouth.clips import ClipDataset, make_clip_datasets, single_clips
+from utils.voice_to_mouth.drawing import draw_lips
+from utils.voice_to_mouth.losses import MotionLoss
+from utils.voice_to_mouth.measures import embedding_measures, right_of_ten, shape_measures
+from utils.voice_to_mouth.motion import correlation, opening
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {"hid_chan": 16, "n_blocks": 1, "n_layers": 1, "n_features": 20}
+# A mouth of 20 points: 12 outer and 8 inner ones, in tens of pixels of a crop, closed.
+ANGLES = np.concatenate([np.linspace(np.pi, -np.pi, 13)[:-1], np.linspace(np.pi, -np.pi, 9)[:-1]])
+WIDTHS = np.concatenate([np.full(12, 2.2), np.full(8, 1.7)])
+CLOSED = np.stack([WIDTHS * np.cos(ANGLES), np.concatenate([np.full(12, 0.5), np.zeros(8)]) * -np.sin(ANGLES)], axis=1)
+
+
+def mouth(height: np.ndarray) -> np.ndarray:
+    """Landmarks (frames, 40) of mouths that are open by `height` (frames,)."""
+    points = np.repeat(CLOSED[None], len(height), axis=0)
+    points[..., 1] -= height[:, None] / 2 * np.sin(ANGLES)
+    return points.reshape(len(height), -1).astype(np.float32)
+
+
+@pytest.mark.parametrize("encoder", ["conv_blstm", "conv_attention", "lstm"])
+@pytest.mark.parametrize("features", ["mel", "mfcc"])
+def test_a_network_gives_any_length_at_any_rate_and_comes_back_from_its_file(encoder, features):
+    torch.manual_seed(0)
+    network = VoiceToMouth(**SMALL, encoder=encoder, features=features, visual_dim=5).eval()
+    for n_samples, fps, n_frames in ((16000, None, 25), (16000, 29.97, 30), (40000, 60, 150), (100, None, 1), (1, None, 1)):
+        found = network.predict(np.random.default_rng(0).standard_normal(n_samples), fps)
+        assert found.shape == (n_frames, 5) and np.isfinite(found).all()
+    again = VoiceToMouth.from_pretrained(network.serialize())
+    voice = np.random.default_rng(1).standard_normal(8000)
+    np.testing.assert_allclose(again.predict(voice), network.predict(voice), atol=1e-6)
+    np.testing.assert_allclose(network.predict(1e-2 * voice), network.predict(voice), atol=1e-4)  # the level says nothing
+    assert np.isfinite(network.predict(np.zeros(8000))).all()
+    with pytest.raises(ValueError, match="batch, time"):
+        network(torch.zeros(8000))
+
+
+def test_what_is_heard_is_at_its_time():
+    network, click = VoiceToMouth(**SMALL).eval(), torch.zeros(1, 16000)
+    click[0, 8000] = 1.0
+    assert network.hearing(click)[0].mean(dim=1).argmax() == 50  # 0.5 s at 100 steps each second
+
+
+def test_targets_are_standardised_by_what_was_trained_on():
+    network = VoiceToMouth(**SMALL, visual_dim=2, target="lips")
+    targets = torch.tensor([[[1.0, 10.0], [3.0, 30.0], [9.0, 9.0]]])
+    seen = torch.tensor([[True, True, False]])
+    network.standardise(targets, seen)
+    network.eval()
+    torch.testing.assert_close(network.standardise(targets, seen)[0, :2].mean(dim=0), torch.zeros(2))
+    torch.testing.assert_close(network.restored(network.standardise(targets, seen)), targets)
+
+
+def test_the_opening_is_the_distance_of_the_inner_lips():
+    assert opening(torch.from_numpy(mouth(np.array([0.0, 1.0, 2.0])))).tolist() == pytest.approx(
+        [0.0, *(height * np.mean([2**-0.5, 1, 2**-0.5]) for height in (1, 2))], abs=2e-3
+    )
+
+
+def test_a_mouth_that_does_not_move_fails_every_measure():
+    time = np.arange(50) / 25
+    true = mouth(1 + np.sin(2 * np.pi * 3 * time))
+    right = shape_measures(true, true)
+    assert right["opening"] == right["opening_velocity"] == pytest.approx(1.0, abs=1e-5)
+    assert right["range"] == pytest.approx(1.0)
+    assert (right["error"], right["error_of_motion"]) == pytest.approx((0.0, 0.0), abs=1e-6)
+    still = shape_measures(np.repeat(true.mean(axis=0, keepdims=True), 50, axis=0), true)
+    assert (still["opening"], still["opening_velocity"]) == (0, 0) and still["range"] < 0.01 and still["error"] > 0.03
+    half = shape_measures(mouth(1 + 0.5 * np.sin(2 * np.pi * 3 * time)), true)
+    assert half["opening"] > 0.999 and half["range"] == pytest.approx(0.5, abs=0.01)
+    other = shape_measures(true + 0.5, true)  # somebody else's mouth, moving rightly
+    assert other["error"] > 0.1 and other["error_of_motion"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_short_closings_are_counted_and_pauses_are_not():
+    height = np.full(60, 1.5)
+    height[:8] = height[20:23] = height[40:42] = 0.0  # a pause at the start, two closings
+    height[50:57] = 0.0  # too long
+    true, guess = mouth(height), height.copy()
+    assert shape_measures(true, true)["closings"] == 1.0
+    guess[40:42] = 1.5
+    assert shape_measures(mouth(guess), true)["closings"] == 0.5
+    assert shape_measures(mouth(np.full(60, 1.0)), true)["closings"] == 0.0
+    assert shape_measures(mouth(np.zeros(60)), true)["closings"] == 0.0  # a mouth that is always closed meets none
+    assert np.isnan(shape_measures(true[:20], true[:20])["closings"])
+
+
+def test_frames_on_which_no_mouth_is_seen_do_not_count():
+    time = np.arange(50) / 25
+    true = mouth(1 + np.sin(2 * np.pi * 3 * time))
+    estimate = true.copy()
+    true[10:20] = 0
+    assert shape_measures(estimate, true)["opening"] == pytest.approx(1.0, abs=1e-5)
+    for gone, said in ((slice(2, None), "fewer than three frames"), (slice(0, 0), "does not move")):
+        shown = mouth(np.ones(50)) if said == "does not move" else true.copy()
+        shown[gone] = 0
+        with pytest.raises(UserError, match=said):
+            shape_measures(estimate, shown)
+
+
+def test_embeddings_are_told_apart_by_the_voice_that_predicts_them():
+    rng = np.random.default_rng(0)
+    trues = [rng.standard_normal((30, 8)).astype(np.float32) for _ in range(12)]
+    near = [true + rng.standard_normal(true.shape).astype(np.float32) for true in trues]
+    assert np.mean(right_of_ten(near, trues)) > 0.9
+    assert np.mean(right_of_ten(near[1:] + near[:1], trues)) < 0.4
+    assert right_of_ten(near[:3], trues[:3]) == []
+    found = embedding_measures(near[0], trues[0])
+    assert 0.5 < found["cosine"] < 0.9 and found["deviation"] == pytest.approx(2**0.5, rel=0.15)
+
+
+def test_the_loss_wants_motion_not_the_mean():
+    loss, time = MotionLoss(MotionLossConfig(), is_shape=True), torch.arange(25) / 25
+    true = torch.from_numpy(mouth(1 + np.sin(2 * np.pi * 3 * time.numpy())))[None]
+    seen = torch.ones(1, 25, dtype=torch.bool)
+
+    def of(guess: torch.Tensor) -> float:
+        return loss(guess, true, guess, true, seen).item()
+
+    still = true.mean(dim=1, keepdim=True).expand_as(true)
+    small = still + 0.5 * (true - still)
+    assert of(true) == pytest.approx(0.0, abs=1e-3) and of(true) < of(small) < of(still)
+    wrong = still - (true - still)
+    assert of(wrong) > of(still)
+    only_range = MotionLoss(MotionLossConfig(position_weight=0, velocity_weight=0, correlation_weight=0), is_shape=True)
+    assert only_range(small, true, small, true, seen).item() == pytest.approx(0.1 * np.log(2) ** 2, rel=0.1)
+
+
+def test_correlation_is_zero_where_nothing_moves():
+    values, seen = torch.randn(2, 9, 3), torch.ones(2, 9, dtype=torch.bool)
+    torch.testing.assert_close(correlation(values, 2 * values + 1, seen), torch.ones(2))
+    assert correlation(torch.ones(2, 9, 3), values, seen).tolist() == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("tiny"), n_utterances=12)
+
+
+def test_examples_are_stretches_of_single_clips_and_depend_on_the_seed_only(tiny):
+    manifest, store = single_clips(tiny["utterances"]), EmbeddingStore(tiny["store"])
+    drawn = ClipDataset(manifest, [store], 0.4, 25.0, seed=3)
+    assert len(drawn) == len(manifest.items)
+    for name, value in drawn[2, 5].items():
+        assert torch.equal(value, ClipDataset(manifest, [store], 0.4, 25.0, seed=3)[2, 5][name])
+    assert drawn[0, 0]["voice"].shape == (6400,) and drawn[0, 0]["targets"].shape[0] == 10
+    kept = ClipDataset(manifest, [store], 0.4, 25.0)
+    item = manifest.items[1]
+    np.testing.assert_array_equal(kept[7, 1]["targets"], store.get(item.mouth_path, 0, 10))
+    sound, _ = soundfile.read(manifest.resolve(item.audio_path), frames=6400, dtype="float32")
+    np.testing.assert_array_equal(kept[7, 1]["voice"], sound)
+
+
+def test_the_clips_of_mixtures_are_their_sources_and_never_those_trained_on(tiny):
+    before = tiny["val"].path.read_bytes()
+    clips = single_clips(tiny["val"])
+    assert all(isinstance(clip, Utterance) and clip.mouth_path for clip in clips.items)
+    assert len({clip.mouth_path for clip in clips.items}) == len(clips.items)
+    assert tiny["val"].path.read_bytes() == before
+    config, stores = read_config("conf/wav2kp.yml", ["--segment_sec", "0.4"]), [EmbeddingStore(tiny["store"])]
+    with pytest.raises(UserError, match="clips are in"):
+        make_clip_datasets(config, tiny["utterances"], tiny["utterances"], stores, stores)
+
+
+def test_confs_of_the_two_systems_do_not_mix():
+    for words, said in ((["--n_src", "2"], "n_src"), (["--same_speaker_prob", "0.5"], "same_speaker_prob")):
+        with pytest.raises(UserError, match=said):
+            read_config("conf/wav2kp.yml", words)
+    with pytest.raises(UserError, match="velocity_weight"):
+        read_config("conf/av_tfdprnn.yml", ["--velocity_weight", "1"])
+    assert SEPARATION.make_datasets is not make_clip_datasets
+
+
+def test_lips_are_drawn_open_and_closed():
+    dark = [int((draw_lips(mouth(np.array([height]))[0])[..., 0] < 100).sum()) for height in (0.0, 1.0, 2.0)]
+    assert dark[0] < 800 < dark[1] < dark[2]
+    assert (draw_lips(np.zeros(40)) == draw_lips(np.zeros(40))[0, 0]).all()
+
+
+N_FRAMES = 40
+
+
+def make_talking_mouths(folder: Path) -> None:
+    """A corpus of voices that are louder the wider the mouth is open, of people whose mouths differ."""
+    rng, data = np.random.default_rng(0), folder
+    for part in ("sounds", "mouths"):
+        (data / part).mkdir(parents=True)
+    for split, people in (("utterances", range(6)), ("val", (6, 7)), ("test", (8, 9))):
+        items = []
+        for person in people:
+            for number in range(6):
+                name = f"p{person}_{number}"
+                height = np.interp(np.arange(N_FRAMES), np.arange(0, N_FRAMES + 4, 4), rng.uniform(0, 2, N_FRAMES // 4 + 1))
+                gain = np.interp((np.arange(N_FRAMES * 640) + 0.5) / 640 - 0.5, np.arange(N_FRAMES), height)
+                voice = 0.05 * rng.standard_normal(N_FRAMES * 640) * (0.02 + gain)
+                soundfile.write(data / f"sounds/{name}.wav", voice, 16000, "FLOAT")
+                lips = mouth(height).reshape(N_FRAMES, 20, 2) * (0.9 + 0.02 * person) * 10 + 48
+                with MouthWriter(data / f"mouths/{name}.npz", N_FRAMES) as writer:
+                    writer.extra["lips"] = lips
+                    for _ in range(N_FRAMES):
+                        writer.add(np.zeros((96, 96), np.uint8), True)
+                items.append(
+                    Utterance(name, f"p{person}", f"sounds/{name}.wav", f"mouths/{name}.npz", N_FRAMES * 640, N_FRAMES, 25.0)
+                )
+        facts = {"corpus": data.name, "split": split, "data_root": data, "sample_rate": 16000, "n_src": 1}
+        write_manifest(data / f"{split}.csv", items=items, **facts)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A corpus and an experiment trained on it, by the stages."""
+    root = tmp_path_factory.mktemp("talking")
+    make_talking_mouths(root / "data")
+    conf = ["--conf", "conf/wav2kp.yml", "--data_dir", root / "data", "--dump_dir", root / "dump"]
+    run("embed", *conf, "--nj", "1")
+    small = "--hid_chan 16 --n_blocks 1 --n_layers 1 --n_features 20 --epochs 12 --batch_size 4 --lr 0.01 --warmup_steps 5"
+    run("train", *conf, "--exp_dir", root / "exp", "--train_args", f"{small} --num_workers 0 --early_stop 0", "--id", "cpu")
+    return root
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def run(stage: str, *words: object, code: int = 0) -> str:
+    program = [sys.executable, "-m", f"utils.stages.{stage}", *map(str, words)]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_strangers_mouths_move_with_their_voices(trained):
+    history = rows_of(trained / "exp/history.csv")
+    assert float(history[-1]["val_correlation"]) > 0.9
+    assert (trained / "exp/curves.png").is_file() and read_json(trained / "exp/training.json")["best_val_correlation"] > 0.9
+    test = ("--exp_dir", trained / "exp", "--test_dir", trained / "data/test.csv")
+    said = run("separate", *test, "--dump_dir", trained / "dump", "--id", "cpu")
+    assert "12 voices, 0 failed" in said
+    table = run("score", *test)
+    assert "first frame, held" in table
+    found = read_json(trained / "exp/results/data_test/final_metrics.json")
+    metrics = {name: value["mean"] for name, value in found["metrics"].items()}
+    assert found["n_clips"] == 12 and found["n_speakers"] == 2
+    assert metrics["opening"] > 0.9 and metrics["opening_velocity"] > 0.6 and 0.7 < metrics["range"] < 1.3
+    assert metrics["error_of_motion"] < 0.67 * metrics["mean_error_of_motion"]
+    results = trained / "exp/results/data_test"
+    assert (results / "opening.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((results / "examples").glob("*.mp4"))) == 4
+    assert "up to date" in run("separate", *test, "--dump_dir", trained / "dump", "--id", "cpu")
+    assert "up to date" in run("score", *test)
+    (trained / "exp/predicted/data_test/p8_0.npz").write_bytes(b"x")
+    said = run("score", *test, "--force")
+    assert "Traceback" not in said and read_json(results / "final_metrics.json")["n_failed"] == 1
+
+
+def test_any_sound_is_drawn_and_what_is_none_is_a_line(trained, tmp_path):
+    voice = 0.1 * np.random.default_rng(0).standard_normal(44100)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([voice, voice], axis=1), 44100)
+    soundfile.write(tmp_path / "eight.wav", voice[:8000], 8000, "PCM_U8")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
+    (tmp_path / "none.wav").write_bytes(b"RIFFxxxx")
+    words = ("--exp_dir", trained / "exp", "--test_dir", tmp_path, "--test_name", "sounds", "--id", "cpu")
+    said = run("separate", *words, code=1)
+    assert "2 sounds could not be used" in said and "Traceback" not in said
+    said = run("separate", *words, "--max_failed", "2")
+    out = trained / "exp/predicted/sounds"
+    assert "2 voices, 2 failed" in said
+    assert {path.name for path in out.glob("*.mp4")} == {"stereo.mp4", "eight.mp4"}
+    with np.load(out / "stereo.npz") as file:
+        assert file["estimate"].shape == (25, 40)
+    failed = {row["id"] for row in rows_of(out / "failed.csv")}
+    assert failed == {"silent", "none"}
+    assert "no camera saw these voices" in run("score", *words[:-2])
+
+
+def test_one_batch_can_be_learned_by_heart(trained):
+    conf = ("--conf", "conf/wav2kp.yml", "--data_dir", trained / "data", "--dump_dir", trained / "dump")
+    small = "--hid_chan 32 --n_blocks 1 --n_layers 1 --dropout 0 --epochs 8 --batch_size 4 --lr 0.01 --schedule plateau"
+    args = f"{small} --warmup_steps 0 --num_workers 0 --early_stop 0 --overfit_batch true"
+    run("train", *conf, "--exp_dir", trained / "overfit", "--train_args", args, "--id", "cpu")
+    history = rows_of(trained / "overfit/history.csv")
+    assert float(history[-1]["val_correlation"]) > 0.97
+
+
+def test_a_corpus_without_mouths_is_refused(trained):
+    manifest = read_manifest(trained / "data/test.csv")
+    blind = replace(manifest, items=tuple(replace(item, mouth_path="") for item in manifest.items))
+    with pytest.raises(UserError, match="no clip has a mouth"):
+        single_clips(blind)

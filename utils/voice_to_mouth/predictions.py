@@ -1,0 +1,109 @@
+"""Predictions on disk: what stage 4 makes of voices, and stage 5 reads.
+
+exp/<tag>/predicted/<test name>/
+    predicted.json     what was predicted (`target`), by which network, frames per second, and the mean of what was trained on
+    predicted.csv      a row for each clip: id, speaker, audio_path, frames, has_truth
+    <id>.npz           `estimate` float32 (frames, dim); `true` the same, zeros where no mouth is seen, if a camera saw it
+    <id>.mp4           drawn lips with the sound, of sounds that no corpus knows
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.data.files import atomic_path, read_json, write_json, write_text
+from utils.errors import UserError
+
+_COLUMNS = ("id", "speaker", "audio_path", "frames", "has_truth")
+
+
+class Prediction(NamedTuple):
+    """A row of predicted.csv."""
+
+    id: str
+    speaker: str
+    audio_path: str
+    frames: int
+    has_truth: bool
+
+
+class Predictions(NamedTuple):
+    """The predictions of a test."""
+
+    folder: Path
+    target: str
+    network: str
+    fps: float
+    mean: np.ndarray  # (dim,)
+    rows: tuple[Prediction, ...]
+
+    def arrays(self, row: Prediction) -> tuple[np.ndarray, np.ndarray | None]:
+        """Estimate and truth of a row, (frames, dim) each.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        path = self.folder / f"{row.id}.npz"
+        try:
+            with np.load(path) as file:
+                return file["estimate"], file["true"] if row.has_truth else None
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"cannot be read ({error}); run stage 4 again with --force true", path) from None
+
+
+def write_prediction(folder: Path, name: str, estimate: np.ndarray, true: np.ndarray | None) -> None:
+    """Write the arrays of a clip, whole or not at all."""
+    arrays = {"estimate": estimate} | ({} if true is None else {"true": true})
+    with atomic_path(folder / f"{name}.npz") as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, **{key: array.astype(np.float32) for key, array in arrays.items()})
+
+
+def write_predictions(predictions: Predictions) -> None:
+    """Write the two lists, after the arrays."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(predictions.rows)
+    write_text(predictions.folder / "predicted.csv", text.getvalue())
+    facts = {"target": predictions.target, "network": predictions.network, "fps": predictions.fps}
+    write_json(predictions.folder / "predicted.json", facts | {"mean": predictions.mean.tolist()})
+
+
+def read_predictions(folder: Path) -> Predictions:
+    """Read what `write_predictions` wrote.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
+    path = folder / "predicted.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; stage 4 makes it")
+    try:
+        facts = read_json(path)
+        with open(folder / "predicted.csv", newline="", encoding="utf-8") as handle:
+            found = list(csv.DictReader(handle))
+        rows = tuple(
+            Prediction(row["id"], row["speaker"], row["audio_path"], int(row["frames"]), row["has_truth"] == "True")
+            for row in found
+        )
+        mean = np.array(facts["mean"], np.float32)
+        return Predictions(folder, facts["target"], facts["network"], facts["fps"], mean, rows)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: its lists are damaged ({error}); run stage 4 again with --force true") from None
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """Names of sound files, without their suffixes.
+
+    Raises:
+        UserError: two are called the same.
+    """
+    names = [path.stem for path in paths]
+    twice = next((path for index, path in enumerate(paths) if path.stem in names[:index]), None)
+    if twice is not None:
+        raise UserError(f"another sound in this folder is called {twice.stem}, too; rename one", twice)
+    return names
