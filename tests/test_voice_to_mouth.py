@@ -283,17 +283,18 @@ def test_any_sound_is_drawn_and_what_is_none_is_a_line(trained, tmp_path):
     soundfile.write(tmp_path / "eight.wav", voice[:8000], 8000, "PCM_U8")
     soundfile.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
     (tmp_path / "none.wav").write_bytes(b"RIFFxxxx")
+    soundfile.write(tmp_path / "stereo.flac", voice, 44100)
     words = ("--exp_dir", trained / "exp", "--test_dir", tmp_path, "--test_name", "sounds", "--id", "cpu")
     said = run("separate", *words, code=1)
-    assert "2 sounds could not be used" in said and "Traceback" not in said
-    said = run("separate", *words, "--max_failed", "2")
+    assert "3 sounds could not be used" in said and "Traceback" not in said
+    said = run("separate", *words, "--max_failed", "3")
     out = trained / "exp/predicted/sounds"
-    assert "2 voices, 2 failed" in said
+    assert "2 voices, 3 failed" in said
     assert {path.name for path in out.glob("*.mp4")} == {"stereo.mp4", "eight.mp4"}
     with np.load(out / "stereo.npz") as file:
         assert file["estimate"].shape == (25, 40)
-    failed = {row["id"] for row in rows_of(out / "failed.csv")}
-    assert failed == {"silent", "none"}
+    failed = {Path(row["path"]).name: row["reason"] for row in rows_of(out / "failed.csv")}
+    assert set(failed) == {"silent.wav", "none.wav", "stereo.wav"} and "same name" in failed["stereo.wav"]
     assert "no camera saw these voices" in run("score", *words[:-2])
 
 

@@ -25,8 +25,6 @@ class AVSystem(TrainedSystem):
         optim, progress, seed: see `TrainedSystem`; the weight of the order follows the progress, too.
     """
 
-    metric = Metric("si_snri", "SI-SNRi", "dB", loss_unit="dB")
-
     def __init__(
         self, network: AVSeparator, loss: LossConfig, optim: OptimConfig, progress: Callable[[int], float], seed: int
     ) -> None:
@@ -41,6 +39,7 @@ class AVSystem(TrainedSystem):
             network.get_submodule(optim.train_only).requires_grad_(True)
         self.order_weights = loss.order_weight_start, loss.order_weight
         self.loss = SeparationLoss(loss.signal_loss, loss.discriminative_weight)
+        self.metric = Metric("si_snri", "SI-SNRi", "dB", loss_unit="dB" if self.loss.is_in_db else "")
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Estimates (batch, n_src, time) of a batch."""

@@ -23,7 +23,7 @@ from utils.separation.options import TestSetOptions
 from utils.training.experiment import load_model
 from utils.voice_to_mouth.clips import single_clips
 from utils.voice_to_mouth.drawing import write_lips_video
-from utils.voice_to_mouth.predictions import Prediction, Predictions, names_of, write_prediction, write_predictions
+from utils.voice_to_mouth.predictions import Prediction, Predictions, write_prediction, write_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -104,10 +104,14 @@ def _voices(paths: list[Path], problems: list[Problem], sample_rate: int) -> Ite
     """Sounds of any kind, as the network wants them; those that cannot be used become problems."""
     from utils.video.sound import extract_sound
 
+    named: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="voices-") as folder:
-        for row, (path, name) in enumerate(zip(paths, names_of(paths), strict=True), start=1):
-            wav = Path(folder) / "voice.wav"
+        for row, path in enumerate(paths, start=1):
+            wav, name = Path(folder) / "voice.wav", path.stem
             try:
+                if name in named:
+                    raise UserError("another sound of this folder has the same name; rename one")
+                named.add(name)
                 for warning in extract_sound(path, wav).warnings:
                     logger.warning("%s: %s", path, warning)
             except UserError as error:

@@ -9,7 +9,6 @@ exp/<tag>/predicted/<test name>/
 
 import csv
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,16 +93,3 @@ def read_predictions(folder: Path) -> Predictions:
         return Predictions(folder, facts["target"], facts["network"], facts["fps"], mean, rows)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: its lists are damaged ({error}); run stage 4 again with --force true") from None
-
-
-def names_of(paths: Sequence[Path]) -> list[str]:
-    """Names of sound files, without their suffixes.
-
-    Raises:
-        UserError: two are called the same.
-    """
-    names = [path.stem for path in paths]
-    twice = next((path for index, path in enumerate(paths) if path.stem in names[:index]), None)
-    if twice is not None:
-        raise UserError(f"another sound in this folder is called {twice.stem}, too; rename one", twice)
-    return names
