@@ -319,6 +319,8 @@ class FacesOnScreen(nn.Module):
         - output: (1, n_faces + 1, time), the estimates of the faces and the residual
     """
 
+    has_fixed_faces = False
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
