@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the recipe: style, shell scripts, unit tests, then the whole recipe on tiny corpora.
 #
-#   utils/run_tests.sh            everything, some 25 minutes on two cores
+#   utils/run_tests.sh            everything, some 20 minutes on two cores
 #   utils/run_tests.sh --quick    without the whole recipe
 #
 # Makes the environment when it is not there (see path.sh) and adds the test tools of requirements-dev.txt to it. Writes
