@@ -299,9 +299,7 @@ def make_datasets(
         UserError: data that the conf cannot be trained on.
     """
     model, data, seed = config.model, config.data, config.training.seed
-    for manifest in (train_manifest, val_manifest):
-        if manifest.sample_rate != model.sample_rate:
-            raise UserError(f"{manifest.path}: {manifest.sample_rate} Hz, the conf says {model.sample_rate} Hz")
+    check_rates(config, train_manifest, val_manifest)
     if val_manifest.n_src != model.n_src and not config.is_extraction:  # which takes each face for itself
         raise UserError(f"{val_manifest.path}: {val_manifest.n_src} sources in a mixture, the conf says {model.n_src}")
     val_set = MixtureDataset(val_manifest, val_stores, data.val_segment_sec or data.segment_sec, model.video_fps)
@@ -310,10 +308,25 @@ def make_datasets(
         train_set = DynamicMixtureDataset(train_manifest, train_stores, data, **facts)
     else:
         train_set = MixtureDataset(train_manifest, train_stores, data.segment_sec, model.video_fps, seed, data)
-    if config.training.overfit_batch:
-        batch = [train_set[0, index] for index in range(min(config.training.batch_size, len(train_set)))]
-        return RepeatedBatch(batch, len(train_set), train_set.n_together), RepeatedBatch(batch, len(batch))
-    return train_set, val_set
+    return one_batch(config, train_set) if config.training.overfit_batch else (train_set, val_set)
+
+
+def check_rates(config: Config, *manifests: Manifest) -> None:
+    """Refuse manifests of another sample rate than the network's.
+
+    Raises:
+        UserError: there is one.
+    """
+    wanted_hz = config.model.sample_rate
+    for manifest in manifests:
+        if manifest.sample_rate != wanted_hz:
+            raise UserError(f"{manifest.path}: {manifest.sample_rate} Hz, the conf says {wanted_hz} Hz")
+
+
+def one_batch(config: Config, train_set: Dataset) -> tuple[RepeatedBatch, RepeatedBatch]:
+    """The first batch of a data set over and over, for training and for validation (`training.overfit_batch`)."""
+    batch = [train_set[0, index] for index in range(min(config.training.batch_size, len(train_set)))]
+    return RepeatedBatch(batch, len(train_set), train_set.n_together), RepeatedBatch(batch, len(batch))
 
 
 def make_sampler(

@@ -17,7 +17,7 @@ from utils.data.manifest import Manifest, Utterance
 from utils.embedding.joined import AnyStore
 from utils.errors import UserError
 from utils.training.config import Config
-from utils.training.datasets import Example, RepeatedBatch
+from utils.training.datasets import Example, check_rates, one_batch
 from utils.training.utterances import Segments, read_visual
 
 _MAX_LEVEL_DB = 10.0
@@ -102,9 +102,7 @@ def make_clip_datasets(
         UserError: data that the conf cannot be trained on.
     """
     model, data = config.model, config.data
-    for manifest in (train_manifest, val_manifest):
-        if manifest.sample_rate != model.sample_rate:
-            raise UserError(f"{manifest.path}: {manifest.sample_rate} Hz, the conf says {model.sample_rate} Hz")
+    check_rates(config, train_manifest, val_manifest)
     train_clips, val_clips = single_clips(train_manifest), single_clips(val_manifest)
     shared = {item.audio_path for item in train_clips.items} & {item.audio_path for item in val_clips.items}
     if shared:
@@ -112,7 +110,4 @@ def make_clip_datasets(
     length = (data.segment_sec, model.video_fps)
     train_set = ClipDataset(train_clips, train_stores, *length, data.epoch_size, config.training.seed)
     val_set = ClipDataset(val_clips, val_stores, *length)
-    if config.training.overfit_batch:
-        batch = [train_set[0, index] for index in range(min(config.training.batch_size, len(train_set)))]
-        return RepeatedBatch(batch, len(train_set)), RepeatedBatch(batch, len(batch))
-    return train_set, val_set
+    return one_batch(config, train_set) if config.training.overfit_batch else (train_set, val_set)
