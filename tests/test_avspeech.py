@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from recipe_helpers import ROOT
+from recipe_helpers import ROOT, sound_of
 from video_helpers import Video, number_of, speech_like, wav_of
 
 from egs.avspeech.prepare import Clip, _read_row
@@ -177,6 +177,27 @@ def test_a_killed_download_goes_on_with_the_next_video_and_gone_ones_are_lines(t
     again = subprocess.run(command(tmp_path, server, "--max_failed", "9"), cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0 and len(set(server.asked)) == 2  # the gone one, and that of the lost part
     assert len(list((tmp_path / "clips").glob("*.mp4"))) == 12
+
+
+def test_more_than_ten_parts_of_a_clip_keep_their_order_and_paths_hold_from_any_folder(tmp_path, site, monkeypatch):
+    server, ids = site
+    (tmp_path / "avspeech_test.csv").write_text("\n".join(f"{name},0.2,2.7,0.5,0.5" for name in ids[:2]), encoding="utf-8")
+    places = ["--data_dir=data/mine", "--clips_dir=clips", "--corpus_dir=.", f"--address={server.address}"]
+    sizes = ["--part_sec", "0.2", "--min_sec", "0.2", "--n_val", "0", "--n_test", "1", "--nj", "1"]
+    words = [sys.executable, str(ROOT / "egs/avspeech/prepare.py"), *places, *sizes]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir("/")
+    for name in ids[:2]:
+        clips = {clip.utterance_id: clip for clip in read_videos(tmp_path / "data/mine/videos.csv")}
+        assert len(clips) == 24
+        whole = sound_of(tmp_path / "site" / f"{name}.mp4")
+        for number in range(12):
+            clip = clips[f"{name}_200_5000_5000_part{number}"]
+            assert Path(clip.video_path).is_file()
+            start = round((0.2 + 0.2 * number) * 16000)
+            part = soundfile.read(tmp_path / "data/mine" / clip.audio_path, dtype="float32")[0]
+            np.testing.assert_allclose(part, whole[start : start + 3200], atol=1e-4)
 
 
 def test_without_a_network_there_is_one_line(tmp_path, site):

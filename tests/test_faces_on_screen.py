@@ -13,9 +13,10 @@ from utils.separation.overlap_add import FacesOnScreen, separate_long, separate_
 class Recorder(nn.Module):
     """Gives each face a tenth of the mixture for each unit of its visual embedding, and notes what it was called with."""
 
-    def __init__(self, n_faces: int) -> None:
+    def __init__(self, n_faces: int, has_fixed_faces: bool = False) -> None:
         super().__init__()
         self.config = SimpleNamespace(n_faces=n_faces)
+        self.has_fixed_faces = has_fixed_faces
         self.calls: list[torch.Size] = []
 
     def forward(self, mixture, visual):
@@ -43,6 +44,13 @@ def test_a_single_face_gets_an_unseen_second_stream_and_without_faces_all_is_res
     tracks = FacesOnScreen(network)(mixture, visual(0.0, 0.0))
     assert len(network.calls) == 1
     assert not tracks[0, :2].any() and torch.equal(tracks[0, 2], mixture[0])
+
+
+def test_a_network_that_sees_a_fixed_number_of_faces_gets_unseen_ones_up_to_it():
+    network, mixture = Recorder(3, has_fixed_faces=True), torch.randn(1, 800)
+    tracks = FacesOnScreen(network)(mixture, visual(0.0, 4.0, 1.0))
+    assert network.calls == [(1, 3, 5, 3)]
+    torch.testing.assert_close(tracks[0, :3], torch.tensor([[0.0], [0.4], [0.1]]) * mixture)
 
 
 def test_an_extraction_network_takes_each_face_for_itself():

@@ -307,8 +307,9 @@ class FacesOnScreen(nn.Module):
     In each window only those faces pass the network that are seen in it; the estimates of the others are silent there. The
     mixture less all estimates is one more track, the residual, so that nothing is lost when a face leaves the screen and its
     speaker goes on. A network for several faces that meets a single one gets a second, unseen stream beside it: it was
-    trained on mixtures, and somebody off screen may be speaking. One that compares faces with voices may also give a face
-    the whole sound, where one or two are seen. A network for one face (target speaker extraction) takes each by itself.
+    trained on mixtures, and somebody off screen may be speaking. One that sees a fixed number of faces together gets unseen
+    ones up to that number. One that compares faces with voices may also give a face the whole sound, where one or two are
+    seen. A network for one face (target speaker extraction) takes each by itself.
 
     Args:
         network: audio-visual, in eval mode; a video frame of zeros is one without a mouth.
@@ -363,9 +364,8 @@ class FacesOnScreen(nn.Module):
             return mixture.new_zeros(1, 0, mixture.shape[-1])
         if self.network.config.n_faces == 1:
             return self.network(mixture.expand(n_faces, -1), visual.transpose(0, 1)).transpose(0, 1)
-        if n_faces == 1:
-            visual = torch.cat([visual, torch.zeros_like(visual)], dim=1)
-        return self.network(mixture, visual)
+        n_wanted = self.network.config.n_faces if self.network.has_fixed_faces else 2
+        return self.network(mixture, pad(visual, (0, 0, 0, 0, 0, max(n_wanted - n_faces, 0))))
 
 
 def _seen(visual: torch.Tensor) -> torch.Tensor:

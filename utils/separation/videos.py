@@ -108,6 +108,7 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
         for video in videos:
             if video.name in prepared:
                 try:
+                    _check_number(prepared[video.name], separator)
                     _check_embedded(prepared[video.name], embed_reasons)
                     n_made += write_tracks(video.path, prepared[video.name], folder / video.name, separator, store, options)
                 except (UserError, OSError, RuntimeError, ValueError) as error:  # the others go on
@@ -221,6 +222,16 @@ def _embed(
     where = {"corpus": f"videos_{set_name}", "split": "faces", "data_root": Path.cwd()}
     manifest: Manifest = write_manifest(path, **where, sample_rate=SAMPLE_RATE_HZ, n_src=1, items=faces)
     return embed_mouths(experiment, manifest, options, device)
+
+
+def _check_number(video: "PreparedVideo", separator: "Separator") -> None:
+    """Refuse more people than a network sees together; one that sees each by itself takes any number."""
+    n_faces = separator.network.config.n_faces
+    if separator.network.has_fixed_faces and 1 < n_faces < len(video.people):
+        raise UserError(
+            f"{len(video.people)} people where {separator.separated_by} separates {n_faces}: take those who are longest on "
+            f"screen with --people {n_faces}, or another network"
+        )
 
 
 def _check_embedded(video: "PreparedVideo", reasons: dict[str, str]) -> None:
