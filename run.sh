@@ -33,6 +33,7 @@ frontend_layer=trunk # trunk or tcn: the output that is used
 views=centre        # what is embedded of the crops, to draw from in training: centre,flip,varied1,...,varied9
 embedding_dtype=float16 # of the stored embeddings: float16 or float32
 embed_batch_size=16 # clips in each step of stage 2
+voice_to_mouth_dir= # experiment that makes embeddings of speech without faces, for --train_args "--made_embeddings true"
 
 conf=               # the model and its training; empty: conf/demo.yml for the demo, else conf/av_tfdprnn.yml
 train_args=         # keys of the conf to change, e.g. "--lr 0.0005 --batch_size 2"
@@ -122,7 +123,7 @@ if ((stop_stage >= 3)); then log "experiment $exp_dir"; fi
 run_stage 0 prepare corpus corpus_dir corpus_args data_dir nj max_failed force
 run_stage 1 mouths data_dir conf train_args frontend_weights face_weights alignment fix_av_offset nj max_failed force
 run_stage 2 embeddings data_dir conf train_args frontend_weights face_weights frontend_conf frontend_layer views \
-    embedding_dtype embed_batch_size dump_dir nj id max_failed force
+    embedding_dtype embed_batch_size voice_to_mouth_dir dump_dir nj id max_failed force
 run_stage 3 train conf data_dir exp_dir init_exp_dir train_args frontend_weights face_weights frontend_conf \
     frontend_layer views embedding_dtype dump_dir id force
 frontend_weights=$own_weights face_weights=$own_face_weights

@@ -314,16 +314,18 @@ def _spectrum_problems(config: SeparatorConfig) -> Iterator[str]:
 class VoiceToMouthConfig(Checked):
     """From a voice to what a camera would see of the mouth, frame by frame."""
 
-    target: Literal["shape", "lips"] = "shape"
-    """What is predicted: the landmarks of the lips, or the embeddings of a visual frontend."""
+    target: Literal["keypoints", "lips"] = "keypoints"
+    """What is predicted: the landmarks of the face, or the embeddings of a visual frontend."""
     sample_rate: Count = 16000
     """Hz."""
     video_fps: Positive = 25.0
     """Frames of the targets, each second; a trained network gives any other rate, too."""
-    features: Literal["mel", "mfcc"] = "mel"
-    """Of the voice, 100 each second: log mel energies, or their cepstrum."""
+    features: Literal["mel", "mfcc", "wav2vec2"] = "mel"
+    """Of the voice: log mel energies or their cepstrum, 100 each second, or what a pretrained wav2vec 2.0 gives, 50."""
     n_features: Count = 64
-    """Mel bands, or coefficients of the cepstrum."""
+    """Mel bands, or coefficients of the cepstrum; a wav2vec 2.0 has its own number."""
+    wav2vec2_dir: str = ""
+    """Folder of a pretrained wav2vec 2.0 as transformers saves it (config.json, model.safetensors); frozen."""
     encoder: Literal["conv_blstm", "conv_attention", "lstm"] = "conv_blstm"
     """Convolutions over time and a BLSTM, the same with attention in its place, or an LSTM alone that has heard the past."""
     hid_chan: Count = 128
@@ -333,12 +335,14 @@ class VoiceToMouthConfig(Checked):
     n_layers: Count = 2
     """Layers of the LSTM or of attention."""
     dropout: Probability = 0.2
-    visual_dim: Count = 40
+    visual_dim: Count = 136
     """Numbers of a target; the visual frontend decides."""
 
     def problems(self) -> Iterator[str]:
         if self.hid_chan % 8:
             yield f"hid_chan is {self.hid_chan}; it must be a multiple of 8, for two directions and four heads"
+        if (self.features == "wav2vec2") != bool(self.wav2vec2_dir):
+            yield "features wav2vec2 and wav2vec2_dir, the folder of a pretrained network, go together; set both or neither"
 
 
 NETWORK_CONFIGS: dict[str, type[SeparatorConfig | VoiceToMouthConfig]] = {

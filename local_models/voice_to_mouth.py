@@ -1,4 +1,4 @@
-"""From a voice to what a camera would see of the mouth: landmarks of the lips, or visual embeddings, frame by frame.
+"""From a voice to what a camera would see of its face: 68 landmarks, or visual embeddings of the lips, frame by frame.
 
 A voice tells how far a mouth is open and how its lips are rounded, and little of whose mouth it is. So targets are learned as
 they are, but what counts is how they change (`utils.voice_to_mouth.losses`).
@@ -44,10 +44,10 @@ class VoiceToMouth(BaseModel):
         config = config or VoiceToMouthConfig(**arguments)
         super().__init__(sample_rate=config.sample_rate, in_channels=None)
         self.config = config
-        self.hearing = Hearing(config)
-        chan = config.hid_chan
-        self.norm = nn.BatchNorm1d(config.n_features)  # not over a step: how loud it is tells most
-        self.enter = nn.Linear(config.n_features, chan)
+        self.hearing = Wav2Vec2Hearing(config) if config.features == "wav2vec2" else Hearing(config)
+        chan, n_features = config.hid_chan, self.hearing.n_features
+        self.norm = nn.BatchNorm1d(n_features)  # not over a step: how loud it is tells most
+        self.enter = nn.Linear(n_features, chan)
         n_blocks = 0 if config.encoder == "lstm" else config.n_blocks
         self.blocks = nn.Sequential(*(ConvBlock(chan, config.dropout) for _ in range(n_blocks)))
         if config.encoder == "conv_attention":
@@ -92,8 +92,8 @@ class VoiceToMouth(BaseModel):
         else:
             x = self.context(x + _positions(x.shape[1], x.shape[2], x.device))
         x = self.leave(self.dropout(x))  # (batch, steps, visual_dim)
-        # Step k is centred on k hops, video frame f on (f + 0.5) / fps.
-        positions = (torch.arange(n_frames, device=x.device) + 0.5) / (fps * _HOP_SEC)
+        middles_sec = (torch.arange(n_frames, device=x.device) + 0.5) / fps
+        positions = (middles_sec - self.hearing.first_sec) / self.hearing.hop_sec
         return resample_frames(x.transpose(1, 2), positions).transpose(1, 2)
 
     def standardise(self, targets: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
@@ -115,7 +115,7 @@ class VoiceToMouth(BaseModel):
     def _scale(self) -> torch.Tensor:
         """Of each number of an embedding its own; of landmarks one for all, or those that hardly move would count as much."""
         variance = self.target_norm.running_var
-        return (variance.mean() if self.config.target == "shape" else variance).clamp(min=1e-8).sqrt()
+        return (variance.mean() if self.config.target == "keypoints" else variance).clamp(min=1e-8).sqrt()
 
     def predict(self, voice: np.ndarray | torch.Tensor, fps: float | None = None) -> np.ndarray | torch.Tensor:
         """Targets (video_frames, visual_dim) of one voice (time,), of its kind."""
@@ -135,11 +135,14 @@ class Hearing(nn.Module):
 
     Shape:
         - input: (batch, time)
-        - output: (batch, steps, n_features), step k centred on k hops
+        - output: (batch, steps, n_features), step k centred on `first_sec` + k `hop_sec`
     """
+
+    first_sec, hop_sec = 0.0, _HOP_SEC
 
     def __init__(self, config: VoiceToMouthConfig) -> None:
         super().__init__()
+        self.n_features = config.n_features
         window, self.hop = (round(length_sec * config.sample_rate) for length_sec in (_WINDOW_SEC, _HOP_SEC))
         n_fft = 1 << (window - 1).bit_length()
         self.n_fft, self.window = n_fft, window
@@ -159,6 +162,45 @@ class Hearing(nn.Module):
         heard = (energies + floor).log()
         heard = heard - heard.mean(dim=1, keepdim=True)
         return heard if self.cepstrum is None else heard @ self.cepstrum
+
+
+class Wav2Vec2Hearing(nn.Module):
+    """The last layer of a pretrained wav2vec 2.0, 50 times each second; frozen, and not part of a saved network.
+
+    Shape:
+        - input: (batch, time), 16 kHz
+        - output: (batch, steps, n_features), step k centred on `first_sec` + k `hop_sec`
+
+    Raises:
+        ValueError: transformers is not installed, or the folder holds no such network.
+
+    References
+        [1] Baevski et al., "wav2vec 2.0: A framework for self-supervised learning of speech representations", 2020, Sec. 2.
+    """
+
+    first_sec, hop_sec = 0.0125, 0.02  # a step sees 400 samples
+    _FEWEST_SAMPLES = 400
+
+    def __init__(self, config: VoiceToMouthConfig) -> None:
+        super().__init__()
+        try:
+            from transformers import Wav2Vec2Model
+        except ImportError:
+            raise ValueError("features wav2vec2 needs a package: pip install transformers") from None
+        try:  # safetensors alone: they cannot run code
+            network = Wav2Vec2Model.from_pretrained(config.wav2vec2_dir, local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"wav2vec2_dir {config.wav2vec2_dir}: no wav2vec 2.0 with safetensors ({reason})") from None
+        self._network = [network.eval().requires_grad_(False)]  # a list: neither trained nor saved nor counted
+        self.n_features = network.config.hidden_size
+
+    @torch.no_grad()
+    def forward(self, voice: torch.Tensor) -> torch.Tensor:
+        network = self._network[0].to(voice.device)
+        voice = nn.functional.pad(voice.float(), (0, max(self._FEWEST_SAMPLES - voice.shape[-1], 0)))
+        variance, mean = torch.var_mean(voice, dim=1, keepdim=True, correction=0)
+        return network((voice - mean) / (variance + 1e-7).sqrt()).last_hidden_state
 
 
 class ConvBlock(nn.Module):

@@ -54,7 +54,7 @@ NETWORKS_ALLOWED = {
     "utils.scoring": set(),
     "utils.errors": set(),
     "utils.environment": set(),
-    "local_models": {"torch", "torchaudio", "asteroid", "asteroid_filterbanks", "numpy", "scipy"},
+    "local_models": {"torch", "torchaudio", "asteroid", "asteroid_filterbanks", "numpy", "scipy", "transformers"},
 }
 
 

@@ -92,3 +92,15 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, speech: Path) -> None:
     assert "two corpora have the name one" in run_prepare("several", out, one, "--also", tmp_path / "again" / "one", code=1)
     (tmp_path / "empty").mkdir()
     assert "holds no .wav" in run_prepare("several", out, one, "--speech_dir", tmp_path / "empty", code=1)
+
+
+def test_speech_is_a_corpus_of_its_own_that_others_take_in(tmp_path: Path, speech: Path) -> None:
+    voices, out = tmp_path / "librispeech", tmp_path / "all"
+    assert "utterances: 4" in run_prepare("librispeech", voices, speech)
+    manifest = read_manifest(voices / "utterances.csv")
+    assert not any(item.mouth_path for item in manifest.items) and not (voices / "val.csv").exists()
+    run_prepare("several", out, corpus(tmp_path / "one", "ab"), "--also", voices)
+    speakers = {item.speaker for item in read_manifest(out / "utterances.csv").items if not item.mouth_path}
+    assert speakers == {f"librispeech_speech_{name}" for name in ("84", "91", "92", "anna")}
+    (tmp_path / "empty").mkdir()
+    assert "--corpus_dir" in run_prepare("librispeech", tmp_path / "none", tmp_path / "empty", code=1)

@@ -61,7 +61,7 @@ def test_pictures_and_landmarks_of_an_example_are_moved_alike_and_compared_toget
         crops = MouthFile(data / item.mouth_path).all()
         with MouthWriter(data / item.mouth_path, len(crops)) as writer:
             if index % 2:
-                writer.extra["lips"] = np.random.default_rng(index).uniform(20, 70, (len(crops), 20, 2))
+                writer.extra["points"] = np.random.default_rng(index).uniform(-40, 40, (len(crops), 68, 2))
             for crop in crops:
                 writer.add(crop, True)
     frontend = load_frontend(folder / "lr_asd.pth")

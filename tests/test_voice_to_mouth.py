@@ -12,32 +12,37 @@ import soundfile
 import torch
 from tiny_corpus import make_corpus
 
+from egs.own_video.prepare import find_clips
+from egs.wav2kp.prepare import _split_by_list
 from local_models.voice_to_mouth import VoiceToMouth
 from utils.data.files import read_json
-from utils.data.manifest import Utterance, read_manifest, write_manifest
+from utils.data.manifest import Problem, Utterance, read_manifest, write_manifest
 from utils.data.mouths import MouthWriter
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.training.config import MotionLossConfig, read_config
+from utils.training.preflight import check_frontend_weights
 from utils.training.tasks import SEPARATION
 from utils.voice_to_mouth.clips import ClipDataset, make_clip_datasets, single_clips
-from utils.voice_to_mouth.drawing import draw_lips
+from utils.voice_to_mouth.drawing import draw_face
 from utils.voice_to_mouth.losses import MotionLoss
-from utils.voice_to_mouth.measures import embedding_measures, right_of_ten, shape_measures
+from utils.voice_to_mouth.measures import embedding_measures, keypoint_measures, right_of_ten
 from utils.voice_to_mouth.motion import correlation, opening
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"hid_chan": 16, "n_blocks": 1, "n_layers": 1, "n_features": 20}
-# A mouth of 20 points: 12 outer and 8 inner ones, in tens of pixels of a crop, closed.
+# A face whose lips are 12 outer and 8 inner points, in tens of pixels of a crop, closed, where the mean face has them.
 ANGLES = np.concatenate([np.linspace(np.pi, -np.pi, 13)[:-1], np.linspace(np.pi, -np.pi, 9)[:-1]])
 WIDTHS = np.concatenate([np.full(12, 2.2), np.full(8, 1.7)])
 CLOSED = np.stack([WIDTHS * np.cos(ANGLES), np.concatenate([np.full(12, 0.5), np.zeros(8)]) * -np.sin(ANGLES)], axis=1)
 
 
 def mouth(height: np.ndarray) -> np.ndarray:
-    """Landmarks (frames, 40) of mouths that are open by `height` (frames,)."""
-    points = np.repeat(CLOSED[None], len(height), axis=0)
-    points[..., 1] -= height[:, None] / 2 * np.sin(ANGLES)
+    """Keypoints (frames, 136) of faces whose mouths are open by `height` (frames,)."""
+    lips = np.repeat(CLOSED[None], len(height), axis=0)
+    lips[..., 1] += 2.9 - height[:, None] / 2 * np.sin(ANGLES)
+    others = np.random.default_rng(9).uniform((-6, -6), (6, -3), (48, 2))  # above the lips
+    points = np.concatenate([np.repeat(others[None], len(height), axis=0), lips], axis=1)
     return points.reshape(len(height), -1).astype(np.float32)
 
 
@@ -83,15 +88,15 @@ def test_the_opening_is_the_distance_of_the_inner_lips():
 def test_a_mouth_that_does_not_move_fails_every_measure():
     time = np.arange(50) / 25
     true = mouth(1 + np.sin(2 * np.pi * 3 * time))
-    right = shape_measures(true, true)
+    right = keypoint_measures(true, true)
     assert right["opening"] == right["opening_velocity"] == pytest.approx(1.0, abs=1e-5)
     assert right["range"] == pytest.approx(1.0)
     assert (right["error"], right["error_of_motion"]) == pytest.approx((0.0, 0.0), abs=1e-6)
-    still = shape_measures(np.repeat(true.mean(axis=0, keepdims=True), 50, axis=0), true)
+    still = keypoint_measures(np.repeat(true.mean(axis=0, keepdims=True), 50, axis=0), true)
     assert (still["opening"], still["opening_velocity"]) == (0, 0) and still["range"] < 0.01 and still["error"] > 0.03
-    half = shape_measures(mouth(1 + 0.5 * np.sin(2 * np.pi * 3 * time)), true)
+    half = keypoint_measures(mouth(1 + 0.5 * np.sin(2 * np.pi * 3 * time)), true)
     assert half["opening"] > 0.999 and half["range"] == pytest.approx(0.5, abs=0.01)
-    other = shape_measures(true + 0.5, true)  # somebody else's mouth, moving rightly
+    other = keypoint_measures(true + 0.5, true)  # somebody else's mouth, moving rightly
     assert other["error"] > 0.1 and other["error_of_motion"] == pytest.approx(0.0, abs=1e-6)
 
 
@@ -100,12 +105,12 @@ def test_short_closings_are_counted_and_pauses_are_not():
     height[:8] = height[20:23] = height[40:42] = 0.0  # a pause at the start, two closings
     height[50:57] = 0.0  # too long
     true, guess = mouth(height), height.copy()
-    assert shape_measures(true, true)["closings"] == 1.0
+    assert keypoint_measures(true, true)["closings"] == 1.0
     guess[40:42] = 1.5
-    assert shape_measures(mouth(guess), true)["closings"] == 0.5
-    assert shape_measures(mouth(np.full(60, 1.0)), true)["closings"] == 0.0
-    assert shape_measures(mouth(np.zeros(60)), true)["closings"] == 0.0  # a mouth that is always closed meets none
-    assert np.isnan(shape_measures(true[:20], true[:20])["closings"])
+    assert keypoint_measures(mouth(guess), true)["closings"] == 0.5
+    assert keypoint_measures(mouth(np.full(60, 1.0)), true)["closings"] == 0.0
+    assert keypoint_measures(mouth(np.zeros(60)), true)["closings"] == 0.0  # a mouth that is always closed meets none
+    assert np.isnan(keypoint_measures(true[:20], true[:20])["closings"])
 
 
 def test_frames_on_which_no_mouth_is_seen_do_not_count():
@@ -113,12 +118,12 @@ def test_frames_on_which_no_mouth_is_seen_do_not_count():
     true = mouth(1 + np.sin(2 * np.pi * 3 * time))
     estimate = true.copy()
     true[10:20] = 0
-    assert shape_measures(estimate, true)["opening"] == pytest.approx(1.0, abs=1e-5)
+    assert keypoint_measures(estimate, true)["opening"] == pytest.approx(1.0, abs=1e-5)
     for gone, said in ((slice(2, None), "fewer than three frames"), (slice(0, 0), "does not move")):
         shown = mouth(np.ones(50)) if said == "does not move" else true.copy()
         shown[gone] = 0
         with pytest.raises(UserError, match=said):
-            shape_measures(estimate, shown)
+            keypoint_measures(estimate, shown)
 
 
 def test_embeddings_are_told_apart_by_the_voice_that_predicts_them():
@@ -133,7 +138,7 @@ def test_embeddings_are_told_apart_by_the_voice_that_predicts_them():
 
 
 def test_the_loss_wants_motion_not_the_mean():
-    loss, time = MotionLoss(MotionLossConfig(), is_shape=True), torch.arange(25) / 25
+    loss, time = MotionLoss(MotionLossConfig(), is_keypoints=True), torch.arange(25) / 25
     true = torch.from_numpy(mouth(1 + np.sin(2 * np.pi * 3 * time.numpy())))[None]
     seen = torch.ones(1, 25, dtype=torch.bool)
 
@@ -145,7 +150,7 @@ def test_the_loss_wants_motion_not_the_mean():
     assert of(true) == pytest.approx(0.0, abs=1e-3) and of(true) < of(small) < of(still)
     wrong = still - (true - still)
     assert of(wrong) > of(still)
-    only_range = MotionLoss(MotionLossConfig(position_weight=0, velocity_weight=0, correlation_weight=0), is_shape=True)
+    only_range = MotionLoss(MotionLossConfig(position_weight=0, velocity_weight=0, correlation_weight=0), is_keypoints=True)
     assert only_range(small, true, small, true, seen).item() == pytest.approx(0.1 * np.log(2) ** 2, rel=0.1)
 
 
@@ -153,6 +158,37 @@ def test_correlation_is_zero_where_nothing_moves():
     values, seen = torch.randn(2, 9, 3), torch.ones(2, 9, dtype=torch.bool)
     torch.testing.assert_close(correlation(values, 2 * values + 1, seen), torch.ones(2))
     assert correlation(torch.ones(2, 9, 3), values, seen).tolist() == [0, 0]
+
+
+def test_a_pretrained_wav2vec2_is_listened_to_and_stays_as_it_is(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes |= {"conv_dim": (8,) * 7, "num_conv_pos_embedding_groups": 2, "num_conv_pos_embeddings": 16}
+    torch.manual_seed(0)
+    transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**sizes)).save_pretrained(tmp_path / "w2v")
+    conf = {**SMALL, "features": "wav2vec2", "wav2vec2_dir": str(tmp_path / "w2v"), "visual_dim": 5}
+    network = VoiceToMouth(**conf).train()
+    voice = torch.randn(2, 16000)
+    network(voice).square().sum().backward()
+    assert not any("hearing" in name for name in network.state_dict())
+    assert all(parameter.grad is None for parameter in network.hearing._network[0].parameters())
+    again = VoiceToMouth.from_pretrained(network.serialize())
+    heard = voice[0].numpy()
+    np.testing.assert_allclose(again.predict(heard), network.predict(heard), atol=1e-6)
+    np.testing.assert_allclose(network.predict(heard / 100), network.predict(heard), atol=1e-3)
+    assert network.predict(np.zeros(3)).shape == (1, 5) and network.predict(heard, 29.97).shape == (30, 5)
+    impulse = torch.zeros(1, 16000)
+    impulse[0, 8000] = 1
+    features = network.hearing._network[0].feature_extractor(impulse)[0]  # (chan, steps)
+    strongest = float(features.sub(features[:, :1]).abs().sum(dim=0).argmax())
+    assert network.hearing.first_sec + strongest * network.hearing.hop_sec == pytest.approx(0.5, abs=0.02)
+    with pytest.raises(ValueError, match="no wav2vec 2.0 with safetensors"):
+        VoiceToMouth(**conf | {"wav2vec2_dir": str(tmp_path)})
+    words = ["--features", "wav2vec2", "--wav2vec2_dir", str(tmp_path)]
+    with pytest.raises(UserError, match="holds no config.json"):
+        check_frontend_weights(read_config("conf/wav2kp.yml", words), "", "")
+    with pytest.raises(UserError, match="go together"):
+        read_config("conf/wav2kp.yml", words[:2])
 
 
 @pytest.fixture(scope="module")
@@ -194,17 +230,27 @@ def test_confs_of_the_two_systems_do_not_mix():
     assert SEPARATION.make_datasets is not make_clip_datasets
 
 
-def test_lips_are_drawn_open_and_closed():
-    dark = [int((draw_lips(mouth(np.array([height]))[0])[..., 0] < 100).sum()) for height in (0.0, 1.0, 2.0)]
-    assert dark[0] < 800 < dark[1] < dark[2]
-    assert (draw_lips(np.zeros(40)) == draw_lips(np.zeros(40))[0, 0]).all()
+def test_faces_are_drawn_with_mouths_open_and_closed_and_where_the_picture_has_them():
+    dark = [int((draw_face(mouth(np.array([height]))[0]) == (66, 22, 30)).all(axis=2).sum()) for height in (0.0, 1.0, 2.0)]
+    assert dark[0] < 20 and dark[1] > 100 and dark[2] > 1.5 * dark[1]
+    assert (draw_face(np.zeros(136)) == draw_face(np.zeros(136))[0, 0]).all()
+    picture, place = np.zeros((160, 200, 3), np.uint8), np.array([[0.5, 0, 100], [0, 0.5, 80]])
+    drawn = draw_face(mouth(np.array([2.0]))[0], "", picture, place)
+    assert drawn.shape == (320, 400, 3)
+    rows, _ = np.nonzero(drawn[:, 190:210].any(axis=2))
+    assert abs(np.median(rows[rows > 150]) - (80 + 29 * 0.5) * 2) < 12  # the lips, 29 pixels below the middle of the mean face
+    assert not draw_face(mouth(np.array([2.0]))[0], "", picture, np.full((2, 3), np.nan)).any()
 
 
 N_FRAMES = 40
+PLACE = np.array([[1.0, 0, 47.5], [0, 1, 18.5]])  # the mouth in the middle of the crop
 
 
-def make_talking_mouths(folder: Path) -> None:
-    """A corpus of voices that are louder the wider the mouth is open, of people whose mouths differ."""
+def make_talking_mouths(folder: Path, with_pictures: bool = False) -> None:
+    """A corpus of voices that are louder the wider the mouth is open, of people whose mouths differ.
+
+    Without pictures the crops are black.
+    """
     rng, data = np.random.default_rng(0), folder
     for part in ("sounds", "mouths"):
         (data / part).mkdir(parents=True)
@@ -217,11 +263,17 @@ def make_talking_mouths(folder: Path) -> None:
                 gain = np.interp((np.arange(N_FRAMES * 640) + 0.5) / 640 - 0.5, np.arange(N_FRAMES), height)
                 voice = 0.05 * rng.standard_normal(N_FRAMES * 640) * (0.02 + gain)
                 soundfile.write(data / f"sounds/{name}.wav", voice, 16000, "FLOAT")
-                lips = mouth(height).reshape(N_FRAMES, 20, 2) * (0.9 + 0.02 * person) * 10 + 48
+                points = mouth(height).reshape(N_FRAMES, 68, 2) * (0.9 + 0.02 * person) * 10
                 with MouthWriter(data / f"mouths/{name}.npz", N_FRAMES) as writer:
-                    writer.extra["lips"] = lips
-                    for _ in range(N_FRAMES):
-                        writer.add(np.zeros((96, 96), np.uint8), True)
+                    writer.extra["points"] = points
+                    writer.extra["to_picture"] = np.repeat(PLACE[None], N_FRAMES, axis=0)
+                    for frame in range(N_FRAMES):
+                        crop = np.zeros((96, 96), np.uint8)
+                        if with_pictures:
+                            crop[:] = 120 + 5 * person
+                            half = round(2 + 10 * height[frame])
+                            crop[48 - half : 48 + half, 28:68] = 20
+                        writer.add(crop, True)
                 items.append(
                     Utterance(name, f"p{person}", f"sounds/{name}.wav", f"mouths/{name}.npz", N_FRAMES * 640, N_FRAMES, 25.0)
                 )
@@ -292,7 +344,7 @@ def test_any_sound_is_drawn_and_what_is_none_is_a_line(trained, tmp_path):
     assert "2 voices, 3 failed" in said
     assert {path.name for path in out.glob("*.mp4")} == {"stereo.mp4", "eight.mp4"}
     with np.load(out / "stereo.npz") as file:
-        assert file["estimate"].shape == (25, 40)
+        assert file["estimate"].shape == (25, 136)
     failed = {Path(row["path"]).name: row["reason"] for row in rows_of(out / "failed.csv")}
     assert set(failed) == {"silent.wav", "none.wav", "stereo.wav"} and "same name" in failed["stereo.wav"]
     assert "no camera saw these voices" in run("score", *words[:-2])
@@ -312,3 +364,60 @@ def test_a_corpus_without_mouths_is_refused(trained):
     blind = replace(manifest, items=tuple(replace(item, mouth_path="") for item in manifest.items))
     with pytest.raises(UserError, match="no clip has a mouth"):
         single_clips(blind)
+
+
+def test_tools_for_separation_refuse_it_in_a_line(tmp_path):
+    (tmp_path / "suite.yml").write_text("minutes: 1\nbaseline: a\nrows:\n  a: {conf: conf/wav2kp.yml}\n", encoding="utf-8")
+    places = ["--suite", tmp_path / "suite.yml", "--data_dir", tmp_path, "--out_dir", tmp_path / "out"]
+    for words in (["complexity", "--conf", "conf/wav2kp.yml"], ["comparison", *places]):
+        program = [sys.executable, "-m", f"utils.tools.{words[0]}", *map(str, words[1:])]
+        done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "it separates nothing" in done.stderr and "Traceback" not in done.stderr
+
+
+def touched(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def listed(folder: Path, path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The split of each clip, and the reason against each row, by a list."""
+    found, problems = [], []
+    for each in _split_by_list(find_clips(folder, needs_folders=False), path):
+        (problems if isinstance(each, Problem) else found).append(each)
+    return {clip.utterance_id: clip.split for clip in found}, {problem.item_id: problem.reason for problem in problems}
+
+
+def test_a_split_list_is_followed_and_rows_that_cannot_be_are_named(tmp_path):
+    names = ("anna/happy.mp4", "anna/sad.mp4", "bert/happy.mp4", "carl.mkv")
+    folder = touched(tmp_path / "videos", *names)
+    rows = [("sad", "Train"), ("anna_happy", "dev"), ("carl.mkv", "TEST"), ("happy", "train"), ("gone.mp4", "test")]
+    rows += [("carl", "val"), ("bert_happy", "some")]
+    text = "\ufeffVideo,Set,emotion\r\n" + "".join(f"{video},{given},x\r\n" for video, given in rows)
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
+    splits, problems = listed(folder, tmp_path / "list.csv")
+    clip = next(name for name in splits if name.endswith("carl"))
+    assert splits == {"anna_sad": "train", "anna_happy": "val", clip: "test"}
+    assert "2 videos are called so" in problems["happy"] and "no such video" in problems["gone.mp4"]
+    assert problems["carl"] == "listed twice" and "'some' is none of train, val, test" in problems["bert_happy"]
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("openpyxl")
+    pandas.DataFrame(rows, columns=["video", "set"]).to_excel(tmp_path / "list.xlsx", index=False)
+    assert listed(folder, tmp_path / "list.xlsx") == (splits, problems)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "no such file"), ("clip,part\na,train\n", "columns video and set"), ("video,set\nx,train\n", "names no video")],
+)
+def test_a_list_that_cannot_be_used_is_one_line(tmp_path, content, said):
+    folder = touched(tmp_path / "videos", "anna/happy.mp4")
+    if content:
+        (tmp_path / "list.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        listed(folder, tmp_path / "list.csv")
+    (tmp_path / "list.xlsx").write_bytes(b"PK no sheet")
+    with pytest.raises(UserError, match="cannot be read"):
+        listed(folder, tmp_path / "list.xlsx")

@@ -15,7 +15,7 @@ from egs.demo.speech import Span, speak
 from egs.demo.visemes import Motion, move_mouth
 from egs.demo.voices import VOICES, Voice, draw_sentence
 from utils.data.audio import write_wav
-from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
+from utils.data.constants import MOUTH_SIZE, SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.faces import FaceWriter, face_path_of
 from utils.data.files import atomic_path, sha256_file
 from utils.data.fingerprints import hash_contents, hash_json
@@ -27,6 +27,7 @@ CLIP_FRAMES = CLIP_SEC * VIDEO_FPS
 PEAK = 0.9
 
 _RMS = 0.06
+_MOUTH_ON_FACE = np.array([1.7, 29.1])  # where the mean face has it, pixels from the middle of its frame
 _SOURCES = ("clips.py", "faces.py", "mouths.py", "speech.py", "visemes.py", "voices.py")
 _CODE = hash_contents(Path(__file__).with_name(name) for name in _SOURCES)  # clips of other programs are made again
 
@@ -37,7 +38,7 @@ class Clip:
 
     samples: np.ndarray  # float32 (32000,), RMS 0.06
     mouths: np.ndarray  # uint8 (50, 96, 96)
-    lips: np.ndarray  # float32 (50, 20, 2), see draw_mouths
+    points: np.ndarray  # float32 (50, 68, 2), see draw_mouths
     motion: Motion
     words: tuple[Span, ...]  # those wholly inside, times from the clip's start
     phones: tuple[Span, ...]  # those at least partly inside
@@ -81,7 +82,10 @@ class ClipFiles:
         clip = make_clip(self.voice, self.number, self.seed)
         write_wav(self.data_dir / self.audio_path, to_pcm16(clip.samples), SAMPLE_RATE_HZ, subtype="PCM_16")
         with atomic_path(self.data_dir / self.mouth_path) as temporary:
-            np.savez(temporary, data=clip.mouths, lips=clip.lips.astype(np.float16))
+            points = (clip.points - (MOUTH_SIZE - 1) / 2 + _MOUTH_ON_FACE).astype(np.float16)
+            place = np.column_stack([np.eye(2), (MOUTH_SIZE - 1) / 2 - _MOUTH_ON_FACE])
+            to_picture = np.repeat(place[None], len(points), axis=0).astype(np.float32)  # the picture is the crop
+            np.savez(temporary, data=clip.mouths, points=points, to_picture=to_picture)
         if self.face_size:
             number = VOICES.index(self.voice)
             faces = draw_faces(number, make_face(number, self.voice.gender), clip.mouths)
@@ -121,11 +125,11 @@ def make_clip(voice: Voice, number: int, seed: int, face_number: int | None = No
         [Span(span.label, span.start_sec - start_sec, span.end_sec - start_sec) for span in spans]
         for spans in (speech.words, speech.phones)
     )
-    mouths, lips = draw_mouths(face, motion, rng)
+    mouths, points = draw_mouths(face, motion, rng)
     return Clip(
         samples=samples * np.float32(gain),
         mouths=mouths,
-        lips=lips,
+        points=points,
         motion=motion,
         words=tuple(word for word in words if word.start_sec >= 0 and word.end_sec <= CLIP_SEC),
         phones=tuple(phone for phone in phones if phone.end_sec > 0 and phone.start_sec < CLIP_SEC),

@@ -29,6 +29,13 @@ _OUTER_UPPER = (-1.0, -0.6, -0.22, 0.0, 0.22, 0.6, 1.0)
 _OUTER_LOWER = (0.62, 0.3, 0.0, -0.3, -0.62)
 _INNER_UPPER = (-0.88, -0.3, 0.0, 0.3, 0.88)
 _INNER_LOWER = (0.3, 0.0, -0.3)
+# Where the others lie that are not of the jaw, as the mean face has the corners of the eyes: brows, bridge and wings of the
+# nose, eyes; those of the nose from its own height.
+_BROWS = [(-46, -70), (-40, -76), (-31, -78), (-22, -77), (-13, -73), (12, -73), (21, -77), (30, -78), (39, -76), (46, -70)]
+_NOSE = [(0, -46), (0, -33), (0, -20), (0, -7), (-9, 1), (-5, 3), (0, 4), (5, 3), (9, 1)]
+_RIGHT_EYE = [(-37, -63), (-31, -66), (-23, -66), (-17, -62), (-23, -60), (-31, -60)]
+_LEFT_EYE = [(16, -62), (22, -66), (30, -66), (37, -63), (30, -60), (22, -60)]
+_EAR_Y = -58
 _CLOSE_UP = 1.12  # a lip-reading crop shows little more than the mouth
 
 
@@ -166,8 +173,8 @@ def draw_mouths(face: Face, motion: Motion, rng: np.random.Generator) -> tuple[n
         rng: of head motion, lighting drift and sensor noise.
 
     Returns:
-        Pictures, uint8 (frames, 96, 96), and the landmarks of the lips, float32 (frames, 20, 2), points 48 to 67 of iBUG
-        300-W in pixels of the pictures.
+        Pictures, uint8 (frames, 96, 96), and the landmarks of the face, float32 (frames, 68, 2), iBUG 300-W, in pixels of
+        the pictures; most lie outside of them.
     """
     n_frames = len(motion.jaw)
     sway = _drift(rng, n_frames, 5) * np.array([0.9, 0.8, 0.012, 0.010, 1.0])
@@ -182,7 +189,7 @@ def draw_mouths(face: Face, motion: Motion, rng: np.random.Generator) -> tuple[n
     tilt = 4.0 * _drift(rng, n_frames, 1).astype(np.float32)[:, :, None] * across
     noise = rng.standard_normal(moved.shape, dtype=np.float32) * rng.uniform(1.2, 2.6)
     pictures = np.clip(np.rint(moved * gain.astype(np.float32) + tilt + noise), 0, 255).astype(np.uint8)
-    return pictures, _move_points(_landmarks(shape_lips(face, motion)), *pose)
+    return pictures, _move_points(_landmarks(face, shape_lips(face, motion)), *pose)
 
 
 def _draw(face: Face, motion: Motion, piece: slice) -> np.ndarray:
@@ -235,8 +242,19 @@ def _each(values: np.ndarray) -> np.ndarray:
     return values[:, None, None]
 
 
-def _landmarks(lips: Lips) -> np.ndarray:
-    """The 20 points of the lips on the canvas, from its middle, (frames, 20, 2)."""
+def _landmarks(face: Face, lips: Lips) -> np.ndarray:
+    """The 68 points of the face on the canvas, from its middle, (frames, 68, 2)."""
+    around = np.pi * np.arange(17) / 16
+    depth = np.sin(around) ** 0.8  # of the jaw: 0 at the ears, 1 at the chin
+    chin_y = face.chin_y + 0.85 * lips.jaw[:, 0]  # (frames, 1)
+    jaw_x = np.broadcast_to(-1.1 * face.jaw_width * np.cos(around), (len(chin_y), 17))
+    jaw = np.stack([jaw_x, _EAR_Y + (chin_y - _EAR_Y) * depth], axis=2)
+    still = np.array([*_BROWS, *(np.array(_NOSE) + (0, face.nose_y)), *_RIGHT_EYE, *_LEFT_EYE])
+    return np.concatenate([jaw, np.repeat(still[None], len(jaw), axis=0), _lip_landmarks(lips)], axis=1)
+
+
+def _lip_landmarks(lips: Lips) -> np.ndarray:
+    """The 20 points of the lips, (frames, 20, 2)."""
     upper, lower = (lips.upper_outer, _OUTER_UPPER), (lips.lower_outer, _OUTER_LOWER)
     inner = (lips.upper_inner, _INNER_UPPER), (lips.lower_inner, _INNER_LOWER)
     points = []

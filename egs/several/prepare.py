@@ -10,7 +10,6 @@ Run     python egs/several/prepare.py --data_dir data/several --corpus_dir data/
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,13 +18,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
 from utils.corpora.output import print_summary, refuse_failures, usable, write_corpus
-from utils.data.audio import check_sound, read_audio, write_wav
-from utils.data.constants import AUDIO_SUFFIXES, LOSSLESS_SUFFIXES, SAMPLE_RATE_HZ
-from utils.data.jobs import Job, run_jobs
-from utils.data.manifest import Manifest, Mixture, Problem, Utterance, read_manifest, read_utterances
+from utils.corpora.speech import find_speech
+from utils.data.constants import SAMPLE_RATE_HZ
+from utils.data.manifest import Manifest, Mixture, Utterance, read_manifest, read_utterances
 from utils.errors import OptionParser, UserError, run_cli
-
-_LIBRISPEECH = re.compile(r"([0-9]+)-[0-9]+-[0-9]+")  # speaker, chapter, utterance
 
 
 def main() -> None:
@@ -38,7 +34,7 @@ def main() -> None:
     if twice:
         raise UserError(f"two corpora have the name {twice}; their folders must be named differently")
     utterances = [item for folder in corpora for item in _utterances(folder)]
-    utterances += usable(_speech(args.speech_dir, data_dir, args.nj), problems)
+    utterances += usable(find_speech(args.speech_dir, data_dir, args.nj), problems)
     refuse_failures(data_dir / "failed.csv", problems, args.max_failed)
     mixtures = {split: [item for folder in corpora for item in _mixtures(folder, split)] for split in ("val", "test")}
     contents = mixtures | {"utterances": utterances}
@@ -95,53 +91,6 @@ def _mixtures(folder: Path, split: str) -> Iterator[Mixture]:
 
 def _full(manifest: Manifest, path: str) -> str:
     return path and str(manifest.resolve(path).absolute())
-
-
-def _speech(folders: list[Path], data_dir: Path, nj: int) -> Iterator[Utterance | Problem]:
-    """Every file of speech below the folders as an utterance without a mouth."""
-    found: dict[str, Path] = {}
-    for folder in folders:
-        paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()]
-        if not paths:
-            raise UserError(f"--speech_dir {folder}: holds no {', '.join(AUDIO_SUFFIXES)}")
-        for path in paths:
-            name = "speech_" + re.sub(r"[^\w.-]", "-", "_".join(path.relative_to(folder).with_suffix("").parts))
-            if name in found:
-                raise UserError(f"{path}: would get the name {name}, which {found[name]} has already; rename one")
-            found[name] = path
-    jobs = [_job(name, path, data_dir) for name, path in found.items()]
-    lengths, reasons = run_jobs(_checked_length, jobs, data_dir / ".speech.jsonl", nj, "speech", "file")
-    for job in jobs:
-        path, copy = job.given
-        if job.name in reasons:
-            yield Problem(0, job.name, str(path), reasons[job.name].removeprefix(f"{path}: "))
-        else:
-            top = next(path.relative_to(folder).parts[0] for folder in folders if path.is_relative_to(folder))
-            match = _LIBRISPEECH.fullmatch(path.stem)
-            speaker = f"speech_{match[1] if match else Path(top).stem}"
-            yield Utterance(job.name, speaker, str((copy or path).absolute()), length=lengths[job.name])
-
-
-def _job(name: str, path: Path, data_dir: Path) -> Job:
-    """Check a file; what is compressed with losses is decoded once, since training reads pieces of it."""
-    copy = None if path.suffix.lower() in LOSSLESS_SUFFIXES else data_dir / f"sounds/{name}.wav"
-    status = path.stat()
-    return Job(name, f"{status.st_size} {status.st_mtime_ns}", (copy,) if copy else (), (path, copy))
-
-
-def _checked_length(given: tuple[Path, Path | None]) -> int:
-    """The samples of a file of speech; writes its decoded copy where one is wanted.
-
-    Raises:
-        UserError: not mono at 16 kHz, silent, or damaged.
-    """
-    path, copy = given
-    length = check_sound(path, SAMPLE_RATE_HZ).length
-    if copy:
-        samples = read_audio(path, sample_rate=SAMPLE_RATE_HZ)
-        write_wav(copy, samples, SAMPLE_RATE_HZ)
-        length = len(samples)
-    return length
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 from utils.data.audio import read_audio
 from utils.data.clock import frames_to_samples, samples_to_frames
 from utils.data.manifest import Manifest, Utterance
-from utils.data.mouths import N_LIP_POINTS, MouthFile, MouthWriter
+from utils.data.mouths import MOUTH_EXTRAS, MouthFile, MouthWriter
 
 _BLOCK_FRAMES = 64  # of crops in memory
 
@@ -52,10 +52,11 @@ def write_joined_mouths(manifest: Manifest, clips: Sequence[Utterance], n_frames
     """
     files = [MouthFile(manifest.resolve(clip.mouth_path)) for clip in clips]
     with MouthWriter(path, sum(n_frames)) as writer:
-        if any("lips" in file.extra for file in files):
-            unknown = np.full((max(n_frames), N_LIP_POINTS, 2), np.nan)
-            lips = [file.extra.get("lips", unknown)[:count] for file, count in zip(files, n_frames, strict=True)]
-            writer.extra["lips"] = np.concatenate(lips)
+        for name, (_, shape) in MOUTH_EXTRAS.items():
+            if any(name in file.extra for file in files):
+                unknown = np.full((max(n_frames), *shape), np.nan)
+                parts = [file.extra.get(name, unknown)[:count] for file, count in zip(files, n_frames, strict=True)]
+                writer.extra[name] = np.concatenate(parts)
         for file, count in zip(files, n_frames, strict=True):
             crops = (crop for block in file.blocks(_BLOCK_FRAMES) for crop in block)
             for crop, seen in islice(zip(crops, file.mask, strict=True), count):

@@ -20,6 +20,8 @@ from numpy.lib import format as npy
 from utils.data.files import atomic_path
 from utils.errors import UserError, is_of_machine
 
+Extras = Mapping[str, tuple[type[np.floating], tuple[int, ...]]]
+"""Further arrays that a file may hold, by name: their type in the file, and the shape of a frame."""
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -33,14 +35,14 @@ class CropFile:
         n_frames: at least 1.
         frame_shape: of a crop.
         mask: bool (n_frames,), True where the crop shows what it should.
-        extra: further arrays of the file by name, float32, each (n_frames, ...), those of `extra_shapes` that are there.
+        extra: further arrays of the file by name, float32, each (n_frames, ...), those of `extras` that are there.
 
     Raises:
         UserError: missing, damaged or pickled file, no key `data`, another shape or dtype, no frame.
     """
 
     what = "crops"  # for messages
-    extra_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # of a frame, of further arrays that a file may hold
+    extras: Extras = MappingProxyType({})
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -48,7 +50,7 @@ class CropFile:
             self.n_frames, *frame_shape = shape
             self.frame_shape = tuple(frame_shape)
             self.mask = _read_mask(archive, self.path, self.n_frames)
-            shapes = {name: (self.n_frames, *shape) for name, shape in self.extra_shapes.items()}
+            shapes = {name: (self.n_frames, *shape) for name, (_, shape) in self.extras.items()}
             found = {name: _read_extra(archive, self.path, name, shape) for name, shape in shapes.items()}
             self.extra = {name: array for name, array in found.items() if array is not None}
 
@@ -113,8 +115,10 @@ class CropWriter:
         frame_bytes: what a crop takes in the file, at most.
 
     Attributes:
-        extra: further arrays by name, (n_frames, ...), to be written with the crops, as float16.
+        extra: further arrays by name, (n_frames, ...), to be written with the crops; of those of `extras`.
     """
+
+    extras: Extras = MappingProxyType({})
 
     def __init__(self, path: Path | str, n_frames: int, frame_shape: tuple[int, ...], frame_bytes: int) -> None:
         self.path, self.n_frames, self.frame_shape, self.frame_bytes = Path(path), n_frames, frame_shape, frame_bytes
@@ -154,7 +158,7 @@ class CropWriter:
                 raise ValueError(f"{self._written} crops where {self.n_frames} were announced")
             for name, array in {"mask": self.mask, **self.extra}.items():
                 with self._archive.open(f"{name}.npy", "w") as stream:  # `writestr` would store the time: other bytes each time
-                    npy.write_array(stream, array if name == "mask" else array.astype(np.float16))
+                    npy.write_array(stream, array if name == "mask" else array.astype(self.extras[name][0]))
 
 
 def write_shifted(source: CropFile, writer: CropWriter, late_frames: int) -> None:

@@ -1,8 +1,8 @@
 """A trained experiment as stage 3 leaves it, opened without torch: its folder, and the visual frontends that it needs.
 
-exp/<tag>/best_model.pth is the network; exp/<tag>/frontend.json names the visual frontend of the lips, shape_frontend.json
-what gives their shape, face_frontend.json that of the faces, whose embeddings the network was trained on. An audio-only one has
-none.
+exp/<tag>/best_model.pth is the network; exp/<tag>/frontend.json names the visual frontend of the lips whose embeddings it was
+trained on, shape_frontend.json what gives the shape of the lips, keypoints_frontend.json the landmarks of the face,
+face_frontend.json the face frontend. An audio-only one has none.
 """
 
 from dataclasses import dataclass, field, fields
@@ -15,8 +15,18 @@ from utils.errors import UserError
 _NETWORK = "best_model.pth"
 DLIB, LANDMARKS = "dlib", "landmarks"
 BUILT_IN_FRONTENDS = (DLIB, LANDMARKS)
-FRONTEND_FILES = {"lips": "frontend.json", "shape": "shape_frontend.json", "face": "face_frontend.json"}
-FRONTEND_OPTIONS = {"lips": "--frontend_weights", "shape": "model.cues", "face": "--face_weights"}
+FRONTEND_FILES = {
+    "lips": "frontend.json",
+    "shape": "shape_frontend.json",
+    "keypoints": "keypoints_frontend.json",
+    "face": "face_frontend.json",
+}
+FRONTEND_OPTIONS = {
+    "lips": "--frontend_weights",
+    "shape": "model.cues",
+    "keypoints": "model.target",
+    "face": "--face_weights",
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class Experiment:
     """A trained experiment."""
 
     folder: Path
-    frontends: dict[str, FrontendRecord]  # by what they see: lips, shape, face, in this order; none if audio-only
+    frontends: dict[str, FrontendRecord]  # by what they see, in the order of FRONTEND_FILES; none if audio-only
 
     @property
     def face_size(self) -> int:
@@ -93,7 +103,7 @@ def open_experiment(
 
 def weights_by_kind(frontend_weights: str, face_weights: str) -> dict[str, str]:
     """The weights that the options name, by what their visual frontends see."""
-    return {"lips": frontend_weights, "shape": LANDMARKS, "face": face_weights}
+    return {"lips": frontend_weights, "shape": LANDMARKS, "keypoints": LANDMARKS, "face": face_weights}
 
 
 def _frontend(path: Path, weights: str) -> FrontendRecord:

@@ -1,7 +1,8 @@
 """Mouth crops on disk (`utils.data.crops`): 96x96 pixels, grey or RGB. Stage 1 writes them from videos; corpora ship them.
 
-Those of stage 1 have the landmarks of the lips, too: `lips`, float16 (frames, 20, 2), points 48 to 67 of iBUG 300-W in pixels
-of the crop, NaN where they are not known.
+Those of stage 1 have the landmarks of the face, too, brought to the mean face: `points`, float16 (frames, 68, 2), iBUG 300-W,
+in pixels of the crop but from the middle of the mean face's frame of 256x256; and `to_picture`, float32 (frames, 2, 3), which
+takes them to pixels of the picture. Both are NaN where they are not known.
 """
 
 from pathlib import Path
@@ -12,9 +13,12 @@ import numpy as np
 from utils.data.constants import MOUTH_SIZE
 from utils.data.crops import CropFile, CropWriter
 
-FRAME_BYTES = 6600  # a crop in its npz: 6000 to 6300 on average, 6630 at most, over 180 clips of four corpora
-N_LIP_POINTS = 20
+VERSION = 2  # of what stage 1 keeps in a file; those of another one are cut again
+FRAME_BYTES = 6900  # a crop in its npz: 6000 to 6300 on average, 6630 at most, over 180 clips of four corpora; landmarks: 280
+N_POINTS = 68
+LIPS = slice(48, 68)  # of the points
 FILL_FRAMES = 16  # as far as `fill_unseen` reaches
+MOUTH_EXTRAS = MappingProxyType({"points": (np.float16, (N_POINTS, 2)), "to_picture": (np.float32, (2, 3))})
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as OpenCV turns RGB into grey
 
 
@@ -22,7 +26,13 @@ class MouthFile(CropFile):
     """The mouth crops of one clip; its blocks are grey, uint8 (block, 96, 96), whatever is stored."""
 
     what = "mouth crops"
-    extra_shapes = MappingProxyType({"lips": (N_LIP_POINTS, 2)})
+    extras = MOUTH_EXTRAS
+
+    @property
+    def points(self) -> np.ndarray:
+        """The landmarks, float32 (n_frames, 68, 2); NaN throughout where the file has none."""
+        unknown = np.full((self.n_frames, N_POINTS, 2), np.nan, np.float32)
+        return self.extra.get("points", unknown)
 
     def wanted_shape(self, shape: tuple[int, ...]) -> str:
         if shape[1:] in ((MOUTH_SIZE, MOUTH_SIZE), (MOUTH_SIZE, MOUTH_SIZE, 3)):
@@ -44,6 +54,8 @@ def read_mouths(path: Path | str) -> np.ndarray:
 
 class MouthWriter(CropWriter):
     """Writes the mouth crops of one clip, uint8 (96, 96) each; arguments as of `CropWriter`."""
+
+    extras = MOUTH_EXTRAS
 
     def __init__(self, path: Path | str, n_frames: int) -> None:
         super().__init__(path, n_frames, (MOUTH_SIZE, MOUTH_SIZE), FRAME_BYTES)

@@ -33,14 +33,14 @@ from utils.data.manifest import Manifest, Problem, item_id, item_mouths, write_f
 from utils.data.mouths import FILL_FRAMES, fill_unseen
 from utils.embedding.face_frontends import FaceFrontend
 from utils.embedding.frontends import Frontend, store_name
-from utils.embedding.lip_shapes import LipShapes
+from utils.embedding.landmarks import Landmarks
 from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 CropFrontend = Frontend | FaceFrontend  # they look at crops
-StoredOnly = PrecomputedEmbeddings | LipShapes  # they give vectors as they are
+StoredOnly = PrecomputedEmbeddings | Landmarks  # they give vectors as they are
 AnyFrontend = CropFrontend | StoredOnly
 Embedded = tuple["MouthClip", Source, np.ndarray]  # (frames, dim)
 

@@ -1,4 +1,4 @@
-"""The visual frontends that a conf asks for by `model.cues`: of lips, of their shape, of faces."""
+"""The visual frontends that a conf asks for by `model.cues` or `model.target`: of lips, landmarks, faces."""
 
 from pathlib import Path
 
@@ -8,19 +8,21 @@ from utils.data.experiments import FrontendRecord
 from utils.embedding.embed import AnyFrontend
 from utils.embedding.face_frontends import load_face_frontend
 from utils.embedding.frontends import load_frontend, store_name
-from utils.embedding.lip_shapes import LipShapes
+from utils.embedding.landmarks import FaceKeypoints, LipShapes
+
+LANDMARK_KINDS = {"shape": LipShapes, "keypoints": FaceKeypoints}
 
 
 def load_kind(
     kind: str, weights: str | Path, conf: str = "", layer: str = "trunk", device: torch.device | str = "cpu"
 ) -> AnyFrontend:
-    """Load the visual frontend of lips, their shape or faces; `conf` and `layer` are for lips.
+    """Load the visual frontend of lips, their shape, keypoints or faces; `conf` and `layer` are for lips.
 
     Raises:
         UserError: as `load_frontend` and `load_face_frontend`.
     """
-    if kind == "shape":
-        return LipShapes()
+    if kind in LANDMARK_KINDS:
+        return LANDMARK_KINDS[kind]()
     if kind == "face":
         return load_face_frontend(weights, device)
     return load_frontend(weights, conf or None, layer, device)

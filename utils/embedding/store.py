@@ -30,6 +30,11 @@ _PART_FRAMES = 16384  # a part is committed once it holds so many: 16 MB of 512 
 _PART_SEC = 30.0  # or once it is so old: what a kill can cost on a slow machine
 
 
+def made_key(utterance_id: str) -> str:
+    """The key of embeddings that were made of a voice (`utils.voice_to_mouth.made`); no mouth file has such a path."""
+    return f"made/{utterance_id}"
+
+
 class Source(NamedTuple):
     """The mouth file that an embedding was made from, as it was then."""
 

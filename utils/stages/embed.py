@@ -31,20 +31,26 @@ def main() -> int:
     """Check everything that is cheap to check, then embed."""
     args = parse_args()
     kinds: Sequence[str] = ("lips",)
+    makes_embeddings = False
     if args.conf:
         config = read_train_config(args.conf, args.train_args)
         if not config.needs_visual:
             logger.info("stage 2: skipped, %s needs no visual embeddings", args.conf)
             return 0
-        kinds = config.kinds_of_frontends
+        kinds, makes_embeddings = config.kinds_of_frontends, config.makes_embeddings
     if "face" in kinds and args.face_weights == DLIB:
         add_missing("requirements-video.txt")
     share = process_share(os.environ)
     manifests = _read_manifests(args, kinds)
 
     from utils.embedding.embed import CorpusOptions, embed_corpus  # torch comes only after the paths were found good
+    from utils.embedding.frontends import store_name
     from utils.embedding.kinds import load_kind
 
+    if makes_embeddings:
+        from utils.voice_to_mouth.made import make_embeddings, open_voice_to_lips
+
+        maker = open_voice_to_lips(args.voice_to_mouth_dir)
     device = choose_device(args.id, os.environ)
     logger.info("stage 2: on %s, process %d of %d", device, share[0] + 1, share[1])
     names = ("data_dir", "dump_dir", "precision", "batch_size", "nj", "max_failed", "force")
@@ -53,6 +59,11 @@ def main() -> int:
     for kind in kinds:
         frontend = load_kind(kind, weights[kind], args.frontend_conf, args.frontend_layer, device)
         embed_corpus(manifests, frontend, ["centre"] if kind == "face" else args.views, options)
+    if makes_embeddings and share[0] == 0:
+        wanted, found = store_name(frontend, "centre", args.precision), maker.frontends["lips"].store_name
+        if wanted != found:
+            raise UserError(f"--voice_to_mouth_dir {args.voice_to_mouth_dir}: predicts {found}, here {wanted} are wanted")
+        make_embeddings(args.data_dir, args.voice_to_mouth_dir, args.dump_dir)
     return 0
 
 
@@ -69,6 +80,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--views", type=_views, default="centre", help=f"one or several of {', '.join(VIEWS)}")
     parser.add_argument("--embedding_dtype", dest="precision", default="float16", choices=("float16", "float32"),
                         help="of what is stored")  # fmt: skip
+    parser.add_argument("--voice_to_mouth_dir", type=Path, help="what makes embeddings of voices, for data.made_embeddings")
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="the stores are dump_dir/embeddings/...")
     parser.add_argument("--embed_batch_size", dest="batch_size", type=_positive, default=16, help="clips a batch")
     parser.add_argument("--nj", type=_positive, default=n_cores(), help="threads that read ahead of the network, 8 at most")

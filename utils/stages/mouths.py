@@ -16,6 +16,7 @@ from utils.data.constants import ALIGNMENTS
 from utils.data.devices import n_cores
 from utils.data.fingerprints import StageMark, hash_contents, hash_stats
 from utils.data.manifest import VIDEOS_NAME, Manifest, Problem, Utterance, find_manifests, read_manifest
+from utils.data.mouths import VERSION
 from utils.data.validation import check_files, check_mouths, find_mouth_problems
 from utils.environment import add_missing
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
@@ -47,6 +48,7 @@ def main() -> int:
         inputs["face_size"] = str(size)
     if videos.is_file():
         inputs |= {VIDEOS_NAME: hash_contents([videos]), "alignment": args.alignment, "fix_av_offset": args.fix_av_offset}
+        inputs["version"] = str(VERSION)
     elif args.fix_av_offset:
         raise UserError(f"--fix_av_offset {args.fix_av_offset}: only for raw video; this corpus ships its mouth crops")
     mark = _mark(args.data_dir, paths, _crops(manifests), inputs)

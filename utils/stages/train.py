@@ -64,6 +64,7 @@ def main() -> int:
     from utils.training.experiment import TrainingMarks, training_inputs
     from utils.training.tasks import SEPARATION
     from utils.training.trainer import train
+    from utils.voice_to_mouth.made import made_stamp
     from utils.voice_to_mouth.task import VOICE_TO_MOUTH
 
     task = VOICE_TO_MOUTH if config.is_voice_to_mouth else SEPARATION
@@ -74,6 +75,8 @@ def main() -> int:
         config = config.with_visual_dim(sum(dims.values()), dims.get("face", 0), dims.get("shape", 0))
         train_stores, val_stores = _stores(args.dump_dir / "embeddings", frontends, train_manifest, val_manifest)
     stores = [name for record in frontends.values() for name in record.training_stores]
+    if config.makes_embeddings:
+        stores.append(made_stamp(train_stores[0].root))
     init_path = args.init_exp_dir / "best_model.pth" if args.init_exp_dir else None
     inputs = training_inputs(config, stores, train_manifest, val_manifest, acoustics, init_path)
     marks = TrainingMarks(args.exp_dir, inputs)
@@ -87,6 +90,7 @@ def main() -> int:
         marks.wait_for_start(args.force)
     train(config, args.exp_dir, train_manifest, val_manifest, train_stores, val_stores, init_path, task)
     if rank == 0:
+        task.finish(config, args.exp_dir, train_manifest, train_stores)
         marks.finish()
     return 0
 

@@ -45,7 +45,7 @@ from utils.scoring.report import mean_text, number_text
 from utils.separation.options import name_of_test
 from utils.tools.chains import Chain, run_chains, stage
 from utils.tools.sections import add_results_options, origin, publish, section_name
-from utils.training.config import Config, nearest, read_config, read_yaml
+from utils.training.config import Config, nearest, read_config, read_separation_config, read_yaml
 from utils.training.preflight import check_frontend_weights
 
 SUITE_KEYS = ("minutes", "common", "baseline", "rows")
@@ -240,7 +240,7 @@ def _read_row(path: Path, name: Any, given: Any, common: tuple[str, ...], minute
             raise UserError(f"{where}: --{key} is for the comparison to decide; take it out and set '{instead}'")
     words += ("--max_minutes", str(minutes), "--epochs", str(MAX_EPOCHS), "--early_stop", "0", "--audio_examples", "0")
     try:
-        config = read_config(given["conf"], list(words))
+        config = read_separation_config(given["conf"], list(words))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return Row(name, Path(given["conf"]), words, _seeds(where, given.get("seeds", [0])), config)

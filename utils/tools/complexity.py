@@ -31,11 +31,11 @@ from utils.data.files import write_json
 from utils.data.reports import markdown_table
 from utils.embedding.face_frontends import DLIB_DIM
 from utils.embedding.frontends import load_frontend
-from utils.embedding.lip_shapes import LipShapes
+from utils.embedding.landmarks import LipShapes
 from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.tools.memory import in_own_process, peak_bytes
 from utils.tools.sections import cpu_name
-from utils.training.config import Config, read_config
+from utils.training.config import Config, read_separation_config
 from utils.training.experiment import save_model
 
 MIXTURE_SEC = 2.0
@@ -56,7 +56,7 @@ ROWS = (
 def main() -> int:
     """Measure every conf, print the table."""
     args = parse_args()
-    configs = {path: read_config(path) for path in args.conf}
+    configs = {path: read_separation_config(path) for path in args.conf}
     if args.frontend_weights and not args.frontend_weights.is_file():
         raise UserError(f"--frontend_weights {args.frontend_weights}: no such file")
     torch.set_num_threads(args.threads)

@@ -17,7 +17,7 @@ import torch
 from utils.data.experiments import BUILT_IN_FRONTENDS, FRONTEND_FILES
 from utils.data.files import atomic_path, read_json, write_json
 from utils.errors import OptionParser, UserError, run_cli
-from utils.training.config import read_config, write_config
+from utils.training.config import read_separation_config, write_config
 from utils.training.experiment import load_model
 
 
@@ -45,7 +45,7 @@ def main() -> int:
         raise UserError(f"{source}: holds weights beyond the range of float16; train it again with weight decay")
     with atomic_path(target) as temporary:
         torch.save(saved, temporary)
-    config = read_config(args.exp_dir / "conf.yml")
+    config = read_separation_config(args.exp_dir / "conf.yml")
     folders = {key: Path(value).name for key, value in vars(config.data).items() if key.endswith("_dir") and value}
     write_config(args.out_dir / "conf.yml", replace(config, data=replace(config.data, **folders)))
     if facts:

@@ -31,7 +31,7 @@ from utils.data.mouths import MouthFile
 from utils.data.reports import markdown_table
 from utils.embedding.checkpoints import LR_ASD_PREFIX
 from utils.embedding.frontends import Frontend, load_frontend
-from utils.embedding.lip_shapes import LipShapes
+from utils.embedding.landmarks import LipShapes
 from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.mixing.levels import mix_at_sir
 from utils.tools.sections import add_results_options, publish

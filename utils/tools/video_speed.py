@@ -69,7 +69,7 @@ def measure(video: Path, experiment: Experiment, threads: int) -> dict[str, floa
     from utils.data.mouths import MouthFile
     from utils.embedding.embed import embed_file
     from utils.embedding.frontends import load_frontend
-    from utils.embedding.lip_shapes import LipShapes
+    from utils.embedding.landmarks import LipShapes
     from utils.separation.mixtures import load_separator
     from utils.separation.overlap_add import FacesOnScreen, separate_blocks
     from utils.video.decoding import read_pictures

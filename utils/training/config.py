@@ -63,6 +63,8 @@ class DataConfig(Checked):
     """A mixture has n_src + 1 speakers, all with faces, all to be separated; in batches of their own."""
     faceless_prob: Probability = 0.0
     """A source is an utterance that has no face in the manifest: speech alone, of which there is far more."""
+    made_embeddings: bool = False
+    """Speech without a face is seen by embeddings that stage 2 makes of its sound (`--voice_to_mouth_dir`)."""
     off_screen_prob: Probability = 0.0
     """A mixture has a further speaker without a face, who is not to be separated."""
     interferer_dir: str = ""
@@ -114,6 +116,8 @@ class DataConfig(Checked):
             folder = key.partition("_")[0] + "_dir"
             if getattr(self, key) and not getattr(self, folder):
                 yield f"data.{key} needs data.{folder}, a folder of wav or flac files; give one, or set it to 0"
+        if self.made_embeddings and not self.faceless_prob:
+            yield "data.made_embeddings is for speech without faces: set data.faceless_prob above 0, or it to false"
         if self.target_only_prob and not self.noise_prob:
             yield "data.target_only_prob needs data.noise_prob and data.noise_dir, or there is nothing to remove"
         if self.shared_speaker and self.extra_speaker_prob:
@@ -269,6 +273,11 @@ class Config:
         return isinstance(self.model, VoiceToMouthConfig)
 
     @property
+    def makes_embeddings(self) -> bool:
+        """True where stage 2 is to make embeddings of voices."""
+        return not self.is_voice_to_mouth and self.needs_visual and self.data.made_embeddings
+
+    @property
     def trains_on_utterances(self) -> bool:
         """True where training takes utterances.csv, false where it takes the mixtures of train.csv."""
         return self.is_voice_to_mouth or self.data.dynamic
@@ -307,6 +316,8 @@ class Config:
         for key in ("shared_speaker", "curriculum_epochs"):
             if getattr(data, key) and data.faceless_prob:
                 yield f"data.faceless_prob takes speech without faces, data.{key} knows none; set one of them to 0 or false"
+        if data.made_embeddings and model.n_faces and model.cues != "lips":
+            yield f"data.made_embeddings makes embeddings of lips alone, model.cues is {model.cues}; set one of them otherwise"
         if data.curriculum_epochs and not ("face" in model.cues and self.needs_visual):
             yield "data.curriculum_epochs needs faces in model.cues, by whose embeddings people are compared; set it to 0"
         if data.noise_source_prob and model.n_src == 1:
@@ -367,6 +378,14 @@ def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
         return Config(**sections)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def read_separation_config(path: Path | str, overrides: list[str] | None = None) -> Config:
+    """Read the conf of a separation network, where no other will do; arguments and errors as of `read_config`."""
+    config = read_config(path, overrides)
+    if config.is_voice_to_mouth:
+        raise UserError(f"{path}: predicts faces from voices, it separates nothing; give the conf of a separation network")
+    return config
 
 
 def read_yaml(path: Path, what: str) -> Any:

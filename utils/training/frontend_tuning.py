@@ -21,9 +21,9 @@ from local_models.lr_asd import LRASDVisual
 from local_models.matching import FaceVoiceMatcher
 from utils.data.files import atomic_path
 from utils.data.manifest import Manifest
-from utils.data.mouths import N_LIP_POINTS, MouthFile
+from utils.data.mouths import MouthFile
 from utils.embedding.frontends import Frontend, draw_geometry, vary
-from utils.embedding.lip_shapes import lip_shapes
+from utils.embedding.landmarks import LipShapes
 from utils.errors import UserError
 from utils.mixing.levels import sir_gains
 from utils.training.config import DataConfig
@@ -93,9 +93,7 @@ class VoicePairs(Dataset):
         mouths = coarsened(mouths, int(rng.integers(2, 4))) if rng.random() < _COARSE_PROB else mouths
         geometry = draw_geometry(rng)
         pictures = vary(mouths, self.frontend.crop_size, rng, geometry).sub_(mean).div_(std)
-        unknown = np.full((len(mouths), N_LIP_POINTS, 2), np.nan)
-        lips = file.extra["lips"][stretch] if "lips" in file.extra else unknown
-        return pictures, file.mask[stretch], lip_shapes(lips, geometry)
+        return pictures, file.mask[stretch], LipShapes().vectors(file.points[stretch], geometry)
 
 
 def coarsened(mouths: np.ndarray, factor: int) -> np.ndarray:

@@ -6,6 +6,7 @@ Imports no torch.
 """
 
 import argparse
+import importlib.util
 import shlex
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def check_frontend_weights(config: Config, frontend_weights: str, face_weights: 
         UsageError: none are given.
         UserError: a path is missing.
     """
+    folder = config.model.wav2vec2_dir if config.is_voice_to_mouth else ""
+    if folder and not (Path(folder) / "config.json").is_file():
+        raise UserError(f"--wav2vec2_dir {folder}: holds no config.json of a pretrained wav2vec 2.0")
+    if folder and importlib.util.find_spec("transformers") is None:
+        raise UserError("--features wav2vec2 needs a package: pip install transformers")
     weights = weights_by_kind(frontend_weights, face_weights)
     for kind in config.kinds_of_frontends:
         check_weights(kind, weights[kind])

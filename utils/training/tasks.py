@@ -1,12 +1,15 @@
 """What trainings differ in: the examples, the losses, and what is shown of a network on the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from pytorch_lightning import Callback
 from torch import nn
 from torch.utils.data import Dataset
 
+from utils.data.manifest import Manifest
+from utils.embedding.joined import AnyStore
 from utils.training.config import Config
 from utils.training.datasets import make_datasets
 from utils.training.examples import AudioExamples
@@ -22,6 +25,8 @@ class Task(NamedTuple):
     make_system: Callable[[Config, nn.Module, Callable[[int], float]], TrainedSystem]
     """From the conf, the network, and how far the training is at an optimiser step."""
     make_callbacks: Callable[[Config], list[Callback]]
+    finish: Callable[[Config, Path, Manifest, Sequence[AnyStore]], None] = lambda *_: None
+    """After the training, by one process: conf, folder of the experiment, what was trained on, and its stores."""
 
 
 def _separation_system(config: Config, network: nn.Module, progress: Callable[[int], float]) -> AVSystem:

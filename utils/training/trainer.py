@@ -257,9 +257,7 @@ def _loggers(config: Config, exp_dir: Path) -> list[Logger]:
     return [*loggers, CometLogger(name=exp_dir.name)]
 
 
-def _summary(
-    config: Config, trainer: pl.Trainer, system: TrainedSystem, epoch_examples: int, seconds: float
-) -> dict[str, Any]:
+def _summary(config: Config, trainer: pl.Trainer, system: TrainedSystem, epoch_examples: int, seconds: float) -> dict[str, Any]:
     """The content of training.json: the length, the result and the machine of a training."""
     report = next(c for c in trainer.callbacks if isinstance(c, EpochReport))
     best, metric, has_gpu = report.best, system.metric, torch.cuda.is_available()

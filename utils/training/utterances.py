@@ -12,6 +12,7 @@ from utils.data.audio import read_audio
 from utils.data.clock import frames_to_samples, samples_to_frames
 from utils.data.manifest import Manifest, Mixture, Problem, Utterance, item_id, item_mouths
 from utils.embedding.joined import AnyStore
+from utils.embedding.store import made_key
 from utils.errors import UserError
 from utils.mixing.levels import MAX_DRAWS, SILENCE_POWER, power
 from utils.training.config import DataConfig
@@ -162,6 +163,8 @@ class UtterancePool:
         faceless = [index for index, item in enumerate(self.items) if not item.mouth_path]
         if config.faceless_prob and not faceless:
             raise UserError(f"{manifest.path}: every utterance has a face; add speech without faces, or set --faceless_prob 0")
+        if config.made_embeddings:
+            self._require_made(faceless, stores)
         # To an audio-only network all utterances are alike, unless it is told how often to take those without a face.
         apart = set(faceless) if stores or config.faceless_prob else set()
         self.faceless = _by_speaker(self.items, apart)
@@ -186,6 +189,15 @@ class UtterancePool:
                 f"{manifest.path}: no speaker has {most_sources} utterances to be mixed with each other;{fewer} or set "
                 "--same_speaker_prob 0"
             )
+
+    def _require_made(self, faceless: Sequence[int], stores: Sequence[AnyStore]) -> None:
+        for store in stores:
+            lacking = [key for index in faceless if (key := made_key(self.items[index].utterance_id)) not in store]
+            if lacking:
+                raise UserError(
+                    f"{store.root}: {len(lacking)} of {len(faceless)} voices have no made embeddings (first: {lacking[0]}); "
+                    "stage 2 makes them, of the centre view (--views centre --voice_to_mouth_dir DIR)"
+                )
 
     def draw(
         self, n_sources: int, rng: np.random.Generator, first: int | None = None, n_candidates: int = 1
@@ -316,7 +328,7 @@ class UtterancePool:
 
     def visual(self, source: DrawnSource, store: AnyStore) -> np.ndarray:
         """The embeddings that go with a source, played in the frames of a segment: (frames, dim)."""
-        visual = np.concatenate([read_visual(store, piece.item.mouth_path, *piece[1:]) for piece in source.pieces])
+        visual = np.concatenate([read_visual(store, self._key(piece.item), *piece[1:]) for piece in source.pieces])
         n_frames = len(visual)
         if n_frames == self.segments.n_frames:
             return visual
@@ -324,6 +336,10 @@ class UtterancePool:
         before = np.clip(np.floor(positions).astype(int), 0, n_frames - 2)
         weight = np.clip(positions - before, 0, 1)[:, None].astype(np.float32)
         return visual[before] * (1 - weight) + visual[before + 1] * weight
+
+    def _key(self, item: Utterance) -> str:
+        """Where a store has the embeddings of an utterance, "" for none."""
+        return item.mouth_path or (made_key(item.utterance_id) if self.config.made_embeddings else "")
 
 
 def _speaker(item: Utterance) -> str:

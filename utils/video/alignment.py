@@ -23,7 +23,7 @@ import numpy as np
 from utils.data.constants import ALIGNMENTS, MOUTH_SIZE
 from utils.data.faces import CHIP_POINTS, CHIP_SIZE
 
-_FACE_SIZE = 256  # pixels, height and width of the mean face's frame
+FACE_SIZE = 256  # pixels, height and width of the mean face's frame
 _WINDOW_FRAMES = 12
 _MAX_GAP_FRAMES = 12  # without landmarks that are bridged
 _MOUTH = slice(48, 68)
@@ -50,9 +50,26 @@ def mouth_transforms(frames: np.ndarray, points: np.ndarray, n_frames: int, alig
     Returns:
         float64 (n_frames, 2, 3), from a picture's pixels to those of its crop; NaN in frames without the face.
     """
+    transforms, corners = mean_face_transforms(frames, points, n_frames, alignment)
+    transforms[:, :, 2] -= corners
+    return transforms
+
+
+def mean_face_transforms(
+    frames: np.ndarray, points: np.ndarray, n_frames: int, alignment: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The transforms that take the pictures of a video to the frame of the mean face, and where in it the crops lie.
+
+    Args:
+        frames, points, n_frames, alignment: as of `mouth_transforms`.
+
+    Returns:
+        float64 (n_frames, 2, 3), and the upper left corner of each crop of the mouth, float64 (n_frames, 2); NaN in frames
+        without the face.
+    """
     if alignment not in ALIGNMENTS:
         raise ValueError(f"alignment {alignment!r}: not one of {', '.join(ALIGNMENTS)}")
-    transforms = np.full((n_frames, 2, 3), np.nan)
+    transforms, corners = np.full((n_frames, 2, 3), np.nan), np.full((n_frames, 2), np.nan)
     means = [part.mean(axis=1, keepdims=True, dtype=np.float64) for part in (points[:, _MOUTH], points)]
     needed = np.concatenate([points[:, _STABLE[alignment]], *means], axis=1)  # the stable points, mouth, face
     align = _centred if alignment == "centred8" else _forward
@@ -62,26 +79,38 @@ def mouth_transforms(frames: np.ndarray, points: np.ndarray, n_frames: int, alig
         for k in range(len(run)):
             to_face, mouth = align(run, k, reference)
             middle = to_face[:, :2] @ mouth + to_face[:, 2]
-            to_face[:, 2] -= np.rint(np.clip(middle, half, _FACE_SIZE - half)) - half  # the crop's corner
+            corners[start + k] = np.rint(np.clip(middle, half, FACE_SIZE - half)) - half
             transforms[start + k] = to_face
-    return transforms
+    return transforms, corners
 
 
-def lips_in_crops(frames: np.ndarray, points: np.ndarray, n_frames: int, transforms: np.ndarray) -> np.ndarray:
-    """The landmarks of a person's lips in the crops of the mouth.
+def on_mean_face(
+    frames: np.ndarray, points: np.ndarray, n_frames: int, transforms: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The landmarks of a person brought to the mean face, and the way back into the picture.
 
     Args:
         frames, points, n_frames: as of `mouth_transforms`.
-        transforms: those that it gives.
+        transforms: those of `mean_face_transforms`.
 
     Returns:
-        float64 (n_frames, 20, 2), pixels of the crop; NaN in frames without the face.
+        float64 (n_frames, 68, 2), pixels from the middle of the mean face's frame, and float64 (n_frames, 2, 3), which takes
+        these to pixels of the picture; NaN in frames without the face.
     """
-    lips = np.full((n_frames, _MOUTH.stop - _MOUTH.start, 2), np.nan)
-    for start, run in _runs(frames, points[:, _MOUTH], n_frames):
-        turn = transforms[start : start + len(run)]
-        lips[start : start + len(run)] = np.einsum("fij,fpj->fpi", turn[:, :, :2], run) + turn[:, None, :, 2]
-    return lips
+    middle = FACE_SIZE / 2
+    found = np.full((n_frames, *points.shape[1:]), np.nan)
+    for start, run in _runs(frames, points, n_frames):
+        found[start : start + len(run)] = moved(run, transforms[start : start + len(run)]) - middle
+    back, known = np.full_like(transforms, np.nan), np.isfinite(transforms).all(axis=(1, 2))
+    turns = np.linalg.inv(transforms[known, :, :2])
+    shifts = turns @ (middle - transforms[known, :, 2:])
+    back[known] = np.concatenate([turns, shifts], axis=2)
+    return found, back
+
+
+def moved(points: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+    """Points (n_frames, points, 2) under a transform (n_frames, 2, 3) for each frame."""
+    return np.einsum("fij,fpj->fpi", transforms[:, :, :2], points) + transforms[:, None, :, 2]
 
 
 def face_transforms(frames: np.ndarray, points: np.ndarray, n_frames: int, size: int) -> np.ndarray:

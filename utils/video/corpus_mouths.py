@@ -18,7 +18,7 @@ from utils.data.files import require_space
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, Journal, pending, run_jobs
 from utils.data.manifest import VIDEOS_NAME, Manifest, Problem, Utterance, item_id, item_mouths, read_videos, write_failed
-from utils.data.mouths import FRAME_BYTES, MouthFile, MouthWriter
+from utils.data.mouths import FRAME_BYTES, VERSION, MouthFile, MouthWriter
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def _job(data_dir: Path, clip: Utterance, options, late_frames: int) -> Job:
     how, products = asdict(options), [mouth]
     if how.pop("face_size"):  # faces have their size in their path, and mouths do not depend on it
         products.append(face_path_of(mouth, options.face_size))
-    made_of = [hash_stats([video, audio, *filter(None, [landmarks])]), how, late_frames]
+    made_of = [VERSION, hash_stats([video, audio, *filter(None, [landmarks])]), how, late_frames]
     key = json.dumps([*made_of, clip.face_at] if clip.face_at else made_of)
     return Job(clip.utterance_id, key, tuple(products), (video, audio, mouth, options, landmarks, late_frames, clip.face_at))
 
@@ -184,6 +184,7 @@ def _cut(given: tuple) -> dict:
     found = cut_clip(video, probe_audio(audio).length, mouth, options, landmarks, face_at)
     if late_frames:  # a kill before this is done leaves a clip that the journal does not know: it is cut again
         mouths = MouthFile(mouth)
+        mouths.extra.pop("to_picture", None)  # they would be those of other pictures
         write_shifted(mouths, MouthWriter(mouth, mouths.n_frames), late_frames)
     if late_frames and options.face_size:
         faces = FaceFile(face_path_of(mouth, options.face_size))

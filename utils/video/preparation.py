@@ -25,7 +25,7 @@ from utils.data.fingerprints import hash_stats
 from utils.data.mouths import MouthWriter
 from utils.data.sound_checks import duration_warnings
 from utils.errors import UserError
-from utils.video.alignment import lips_in_crops, mouth_transforms
+from utils.video.alignment import mean_face_transforms, on_mean_face
 from utils.video.crops import ALIGNMENTS, cut_people
 from utils.video.decoding import VideoInfo, probe_video, read_pictures
 from utils.video.landmarks import Person, most_present, people_at, read_landmarks, read_people, write_people
@@ -34,7 +34,7 @@ from utils.video.preview import save_thumbnail
 from utils.video.sound import ExtractedSound, extract_sound
 
 _MOST_APART = 12  # frames of the grid that sound and pictures of one video may differ by where landmarks are given
-_VERSION = 2  # of what `prepare_video` makes; another one is made again
+_VERSION = 3  # of what `prepare_video` makes; another one is made again
 
 
 @dataclass(frozen=True)
@@ -263,8 +263,9 @@ def write_mouths(
     with ExitStack() as stack:
         writers = [stack.enter_context(MouthWriter(mouth_path, n_frames)) for mouth_path in mouth_paths]
         for person, writer in zip(people, writers, strict=True):
-            turned = mouth_transforms(person.frames, person.points, n_frames, options.alignment)
-            writer.extra["lips"] = lips_in_crops(person.frames, person.points, n_frames, turned)
+            seen = person.frames, person.points, n_frames
+            turned, _ = mean_face_transforms(*seen, options.alignment)
+            writer.extra["points"], writer.extra["to_picture"] = on_mean_face(*seen, turned)
         face_writers = []
         for mouth_path in mouth_paths if options.face_size else ():
             face_path = face_path_of(mouth_path, options.face_size)

@@ -16,7 +16,7 @@ class MotionLoss(nn.Module):
 
     Args:
         config: the weights.
-        is_shape: targets are landmarks of the lips, whose opening correlation and range are of; else of all numbers.
+        is_keypoints: targets are landmarks; correlation and range are of the mouth's opening, else of all numbers.
 
     Shape:
         - estimates, targets: (batch, frames, dim), standardised; `true`, `guess` the same as they are
@@ -24,13 +24,13 @@ class MotionLoss(nn.Module):
         - output: a scalar
     """
 
-    def __init__(self, config: MotionLossConfig, is_shape: bool) -> None:
+    def __init__(self, config: MotionLossConfig, is_keypoints: bool) -> None:
         super().__init__()
-        self.config, self.is_shape = config, is_shape
+        self.config, self.is_keypoints = config, is_keypoints
 
     def moving(self, values: torch.Tensor) -> torch.Tensor:
         """What correlation and range are of: (batch, frames, 1) or as it is."""
-        return opening(values).unsqueeze(-1) if self.is_shape else values
+        return opening(values).unsqueeze(-1) if self.is_keypoints else values
 
     def forward(
         self,

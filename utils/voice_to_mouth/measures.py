@@ -6,16 +6,16 @@ Each measure compares a clip's prediction with what was seen of it. `DEFINITIONS
 import numpy as np
 import torch
 
+from utils.data.mouths import LIPS
 from utils.errors import UserError
 from utils.voice_to_mouth.motion import centred, correlation, masked_mean, opening, velocity
 
-# Corners of the mouth, of the 20 points of the lips: 48 and 54 of iBUG 300-W.
-_CORNERS = (0, 6)
+_CORNERS = (48, 54)  # of the mouth, iBUG 300-W
 _RANGE = (0.05, 0.95)
 N_CANDIDATES = 10
 # A closing: the opening falls below a share of its 95th percentile for a few frames, as for p, b, m; not a pause.
 _CLOSED, _LOOKS_CLOSED, _LONGEST_CLOSING_FRAMES = 0.2, 0.35, 5
-SHAPE_DEFINITIONS = {
+KEYPOINT_DEFINITIONS = {
     "opening": "correlation of the mouth's opening (mean distance of the inner lips at three places) with the true one; 0 "
     "where the prediction does not move",
     "opening_velocity": "the same of its change from frame to frame",
@@ -23,7 +23,8 @@ SHAPE_DEFINITIONS = {
     "closings": f"share of the short closings of the true mouth (below {_CLOSED:.0%} of the opening's 95th percentile, for at "
     f"most {_LONGEST_CLOSING_FRAMES} frames) at which the prediction is below {_LOOKS_CLOSED:.0%} of its own, a frame early or "
     "late; none where a clip has no closing",
-    "error": "mean distance of the 20 points from the true ones over the width of the true mouth (mean over the clip)",
+    "error": "mean distance of the 20 points of the lips from the true ones over the width of the true mouth (mean over the "
+    "clip), where a similarity has brought the whole face to the mean face",
     "error_of_motion": "the same after the prediction was moved to the person's own mouth: each point to its true mean over "
     "the clip",
 }
@@ -35,11 +36,11 @@ EMBEDDING_DEFINITIONS = {
 }
 
 
-def shape_measures(estimate: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """The measures of `SHAPE_DEFINITIONS`.
+def keypoint_measures(estimate: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """The measures of `KEYPOINT_DEFINITIONS`.
 
     Args:
-        estimate, true: landmarks (frames, 40); frames of zeros in `true` are not seen and do not count.
+        estimate, true: landmarks (frames, 136); frames of zeros in `true` are not seen and do not count.
 
     Raises:
         UserError: fewer than three frames are seen, or the mouth does not move.
@@ -79,13 +80,13 @@ def _closings_met(guess: np.ndarray, wanted: np.ndarray, seen: np.ndarray) -> fl
 
 
 def _distance(guess: torch.Tensor, wanted: torch.Tensor, seen: torch.Tensor) -> float:
-    """Mean distance of the points over the frames that are seen."""
-    distances = (guess - wanted).unflatten(-1, (-1, 2)).norm(dim=-1)  # (frames, 20)
+    """Mean distance of the points of the lips over the frames that are seen."""
+    distances = (guess - wanted).unflatten(-1, (-1, 2))[:, LIPS].norm(dim=-1)  # (frames, 20)
     return masked_mean(distances, seen).mean().item()
 
 
 def embedding_measures(estimate: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """The measures of `EMBEDDING_DEFINITIONS` that are of one clip; arguments and errors as of `shape_measures`."""
+    """The measures of `EMBEDDING_DEFINITIONS` that are of one clip; arguments and errors as of `keypoint_measures`."""
     guess, wanted, seen = _checked(estimate, true)
     first, second = centred(guess, seen), centred(wanted, seen)
     cosines = torch.nn.functional.cosine_similarity(first, second, dim=-1)

@@ -6,20 +6,19 @@ All functions take tensors (..., frames) or (..., frames, dim) with a mask (...,
 import torch
 
 EPS = 1e-6
-# Pairs of points of the inner lips above each other, of the 20 of the lips: 61 and 67, 62 and 66, 63 and 65 of iBUG 300-W.
-_INNER_LIPS = ((13, 19), (14, 18), (15, 17))
+_INNER_LIPS = ((61, 67), (62, 66), (63, 65))  # points above each other, iBUG 300-W
 
 
-def opening(shapes: torch.Tensor) -> torch.Tensor:
+def opening(keypoints: torch.Tensor) -> torch.Tensor:
     """How far a mouth is open: the mean distance of the inner lips at three places, in the units of the landmarks.
 
     Args:
-        shapes: landmarks (..., frames, 40), x and y of 20 points.
+        keypoints: landmarks (..., frames, 136), x and y of 68 points.
 
     Returns:
         (..., frames).
     """
-    points = shapes.unflatten(-1, (-1, 2))
+    points = keypoints.unflatten(-1, (-1, 2))
     upper, lower = (points[..., list(side), :] for side in zip(*_INNER_LIPS, strict=True))
     return ((upper - lower).square().sum(dim=-1) + EPS).sqrt().mean(dim=-1)
 

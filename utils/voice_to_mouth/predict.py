@@ -16,13 +16,13 @@ from utils.data.devices import choose_device
 from utils.data.experiments import Experiment
 from utils.data.files import exclusive_lock, sha256_file
 from utils.data.fingerprints import StageMark, hash_contents, hash_stats
-from utils.data.manifest import Problem, read_manifest, write_failed
+from utils.data.manifest import VIDEOS_NAME, Problem, read_manifest, read_videos, write_failed
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.separation.options import TestSetOptions
 from utils.training.experiment import load_model
 from utils.voice_to_mouth.clips import single_clips
-from utils.voice_to_mouth.drawing import write_lips_video
+from utils.voice_to_mouth.drawing import write_face_video
 from utils.voice_to_mouth.predictions import Prediction, Predictions, write_prediction, write_predictions
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def predict(experiment: Experiment, options: TestSetOptions) -> None:
             estimate = network.predict(voice.samples)
             write_prediction(out_dir, voice.row.id, estimate, voice.true)
             rows.append(voice.row._replace(frames=len(estimate)))
-            if not is_manifest and network.config.target == "shape":
+            if not is_manifest and network.config.target == "keypoints":
                 _draw(out_dir / f"{voice.row.id}.mp4", voice.samples, estimate, network.config.sample_rate)
         write_failed(out_dir / "failed.csv", problems)
         if len(problems) > options.max_failed:
@@ -83,10 +83,15 @@ def _clips(experiment: Experiment, options: TestSetOptions) -> Iterator[Voice]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no embeddings of this test set; stage 2 makes them (--stage 2 --stop_stage 2)")
     store = EmbeddingStore(folder)
+    listed = manifest.data_root / VIDEOS_NAME
+    rows = read_videos(listed) if listed.is_file() else []
+    videos = {row.mouth_path: str(manifest.resolve(row.video_path)) for row in rows}
     for clip in manifest.items:
         true = store.get(clip.mouth_path) if clip.mouth_path in store else None
-        row = Prediction(clip.utterance_id, clip.speaker, str(manifest.resolve(clip.audio_path)), 0, true is not None)
-        yield Voice(row, read_audio(row.audio_path, sample_rate=manifest.sample_rate), true)
+        audio_path, mouth_path = (str(manifest.resolve(path)) for path in (clip.audio_path, clip.mouth_path))
+        video_path = videos.get(clip.mouth_path, "")
+        row = Prediction(clip.utterance_id, clip.speaker, audio_path, 0, true is not None, mouth_path, video_path)
+        yield Voice(row, read_audio(audio_path, sample_rate=manifest.sample_rate), true)
 
 
 def _sounds(place: Path) -> list[Path]:
@@ -126,4 +131,4 @@ def _draw(path: Path, samples: np.ndarray, estimate: np.ndarray, sample_rate: in
     with tempfile.TemporaryDirectory(prefix="voices-") as folder:
         wav = Path(folder) / "voice.wav"
         write_wav(wav, samples, sample_rate)
-        write_lips_video(path, wav, {"from the voice": estimate})
+        write_face_video(path, wav, {"from the voice": estimate})

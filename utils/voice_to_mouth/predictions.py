@@ -2,9 +2,9 @@
 
 exp/<tag>/predicted/<test name>/
     predicted.json     what was predicted (`target`), by which network, frames per second, and the mean of what was trained on
-    predicted.csv      a row for each clip: id, speaker, audio_path, frames, has_truth
+    predicted.csv      a row for each clip: id, speaker, audio_path, frames, has_truth, mouth_path, video_path ("": none)
     <id>.npz           `estimate` float32 (frames, dim); `true` the same, zeros where no mouth is seen, if a camera saw it
-    <id>.mp4           drawn lips with the sound, of sounds that no corpus knows
+    <id>.mp4           a drawn face with the sound, of sounds that no corpus knows
 """
 
 import csv
@@ -17,8 +17,6 @@ import numpy as np
 from utils.data.files import atomic_path, read_json, write_json, write_text
 from utils.errors import UserError
 
-_COLUMNS = ("id", "speaker", "audio_path", "frames", "has_truth")
-
 
 class Prediction(NamedTuple):
     """A row of predicted.csv."""
@@ -28,6 +26,8 @@ class Prediction(NamedTuple):
     audio_path: str
     frames: int
     has_truth: bool
+    mouth_path: str = ""
+    video_path: str = ""
 
 
 class Predictions(NamedTuple):
@@ -65,7 +65,7 @@ def write_predictions(predictions: Predictions) -> None:
     """Write the two lists, after the arrays."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    writer.writerow(Prediction._fields)
     writer.writerows(predictions.rows)
     write_text(predictions.folder / "predicted.csv", text.getvalue())
     facts = {"target": predictions.target, "network": predictions.network, "fps": predictions.fps}
@@ -86,8 +86,7 @@ def read_predictions(folder: Path) -> Predictions:
         with open(folder / "predicted.csv", newline="", encoding="utf-8") as handle:
             found = list(csv.DictReader(handle))
         rows = tuple(
-            Prediction(row["id"], row["speaker"], row["audio_path"], int(row["frames"]), row["has_truth"] == "True")
-            for row in found
+            Prediction(**row | {"frames": int(row["frames"]), "has_truth": row["has_truth"] == "True"}) for row in found
         )
         mean = np.array(facts["mean"], np.float32)
         return Predictions(folder, facts["target"], facts["network"], facts["fps"], mean, rows)

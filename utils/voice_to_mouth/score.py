@@ -15,13 +15,13 @@ from utils.data.manifest import Problem, write_failed
 from utils.data.reports import markdown_table
 from utils.errors import UserError
 from utils.scoring.report import provenance
-from utils.voice_to_mouth.drawing import draw_openings, write_lips_video
+from utils.voice_to_mouth.drawing import draw_openings, write_face_video
 from utils.voice_to_mouth.measures import (
     EMBEDDING_DEFINITIONS,
-    SHAPE_DEFINITIONS,
+    KEYPOINT_DEFINITIONS,
     embedding_measures,
+    keypoint_measures,
     right_of_ten,
-    shape_measures,
 )
 from utils.voice_to_mouth.predictions import Prediction, Predictions, read_predictions
 
@@ -46,7 +46,7 @@ def score_predictions(exp_dir: Path, test_name: str, force: bool) -> None:
         return
     seen = [row for row in predictions.rows if row.has_truth]
     if not seen:
-        logger.info("stage 5: skipped, no camera saw these voices; their lips are drawn in %s", predictions.folder)
+        logger.info("stage 5: skipped, no camera saw these voices; their faces are drawn in %s", predictions.folder)
         return
     out_dir.mkdir(parents=True, exist_ok=True)
     rows, problems = _measured(predictions, seen)
@@ -63,7 +63,7 @@ def score_predictions(exp_dir: Path, test_name: str, force: bool) -> None:
     _write_rows(out_dir / "all_metrics.csv", rows)
     write_json(out_dir / "final_metrics.json", final)
     write_text(out_dir / "RESULTS.md", _results_text(final))
-    if predictions.target == "shape":
+    if predictions.target == "keypoints":
         _show(predictions, seen, rows, out_dir)
     mark.write()
     print(_table(final))
@@ -72,13 +72,13 @@ def score_predictions(exp_dir: Path, test_name: str, force: bool) -> None:
 
 def _measured(predictions: Predictions, seen: list[Prediction]) -> tuple[list[dict[str, Any]], list[Problem]]:
     """A row of measures for each clip, and the clips that have none."""
-    measure = shape_measures if predictions.target == "shape" else embedding_measures
+    measure = keypoint_measures if predictions.target == "keypoints" else embedding_measures
     rows, problems = [], []
     for number, row in enumerate(seen, start=2):
         try:
             estimate, true = predictions.arrays(row)
             values: dict[str, Any] = {"id": row.id, "speaker": row.speaker} | measure(estimate, true)
-            if predictions.target == "shape":
+            if predictions.target == "keypoints":
                 first = true[np.flatnonzero(true.any(axis=1))[0]]
                 for name, still in (("mean", predictions.mean), ("first", first)):
                     errors = measure(np.broadcast_to(still, true.shape), true)
@@ -102,7 +102,7 @@ def _final(predictions: Predictions, rows: list[dict[str, Any]], n_failed: int) 
             continue
         error = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
         metrics[name] = {"mean": float(values.mean()), "standard_error": error}
-    definitions = SHAPE_DEFINITIONS if predictions.target == "shape" else EMBEDDING_DEFINITIONS
+    definitions = KEYPOINT_DEFINITIONS if predictions.target == "keypoints" else EMBEDDING_DEFINITIONS
     counts = {"n_clips": len(rows), "n_speakers": len({row["speaker"] for row in rows}), "n_failed": n_failed}
     facts = {"network": predictions.network, "target": predictions.target, "test": predictions.folder.name}
     return facts | counts | {"metrics": metrics, "definitions": definitions, "provenance": provenance(sys.argv[1:])}
@@ -113,7 +113,7 @@ def _table(final: dict[str, Any]) -> str:
     names = list(final["definitions"])
     rows = [["", *(name.replace("_", " ") for name in names)]]
     rows.append([final["network"], *(_text(final["metrics"].get(name)) for name in names)])
-    if final["target"] == "shape":
+    if final["target"] == "keypoints":
         for key, title in _STILL.items():
             cells = [_text(final["metrics"].get(f"{key}_{name}"), "0") for name in names]
             rows.append([title, *cells])
@@ -138,7 +138,7 @@ def _results_text(final: dict[str, Any]) -> str:
         "\n".join(f"- {name.replace('_', ' ')}: {text}" for name, text in final["definitions"].items()),
         "## Where this comes from", f"- `{source['command']}`\n- {source['date']}, {source['git']}",
     ]  # fmt: skip
-    if final["target"] == "shape":
+    if final["target"] == "keypoints":
         lines.insert(3, "![opening over time](opening.png)")
     return "\n\n".join(lines) + "\n"
 
@@ -164,6 +164,7 @@ def _show(predictions: Predictions, seen: list[Prediction], rows: list[dict[str,
         estimate, true = predictions.arrays(row)
         n_frames = min(len(estimate), len(true))
         panels.append((f"{row.id}: correlation {values['opening']:.2f}", estimate[:n_frames], true[:n_frames]))
-        lips = {"seen": true[:n_frames], "from the voice": estimate[:n_frames]}
-        write_lips_video(out_dir / "examples" / f"{row.id}.mp4", Path(row.audio_path), lips)
+        faces = {"seen": true[:n_frames], "from the voice": estimate[:n_frames]}
+        shown = row.mouth_path, row.video_path
+        write_face_video(out_dir / "examples" / f"{row.id}.mp4", Path(row.audio_path), faces, *shown)
     draw_openings(out_dir / "opening.png", panels, predictions.fps)

@@ -31,7 +31,7 @@ class VoiceToMouthSystem(TrainedSystem):
         seed: int,
     ) -> None:
         super().__init__(network, optim, progress, seed)
-        self.loss = MotionLoss(loss, network.config.target == "shape")
+        self.loss = MotionLoss(loss, network.config.target == "keypoints")
 
     def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         loss, values = self._step(batch)
