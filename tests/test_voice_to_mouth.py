@@ -4,27 +4,30 @@ import csv
 import subprocess
 import sys
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from corpora_helpers import encode_clip
 from tiny_corpus import make_corpus
 
 from egs.own_video.prepare import find_clips
 from egs.wav2kp.prepare import _split_by_list
 from local_models.voice_to_mouth import VoiceToMouth
+from utils.data.crops import write_shifted
 from utils.data.files import read_json
 from utils.data.manifest import Problem, Utterance, read_manifest, write_manifest
-from utils.data.mouths import MouthWriter
+from utils.data.mouths import MouthFile, MouthWriter
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.training.config import MotionLossConfig, read_config
 from utils.training.preflight import check_frontend_weights
 from utils.training.tasks import SEPARATION
 from utils.voice_to_mouth.clips import ClipDataset, make_clip_datasets, single_clips
-from utils.voice_to_mouth.drawing import draw_face
+from utils.voice_to_mouth.drawing import _pictures, draw_face
 from utils.voice_to_mouth.losses import MotionLoss
 from utils.voice_to_mouth.measures import embedding_measures, keypoint_measures, right_of_ten
 from utils.voice_to_mouth.motion import correlation, opening
@@ -240,6 +243,28 @@ def test_faces_are_drawn_with_mouths_open_and_closed_and_where_the_picture_has_t
     rows, _ = np.nonzero(drawn[:, 190:210].any(axis=2))
     assert abs(np.median(rows[rows > 150]) - (80 + 29 * 0.5) * 2) < 12  # the lips, 29 pixels below the middle of the mean face
     assert not draw_face(mouth(np.array([2.0]))[0], "", picture, np.full((2, 3), np.nan)).any()
+
+
+@pytest.mark.parametrize("late", [0, 3, -2])
+def test_faces_are_drawn_on_the_pictures_that_they_were_found_in(tmp_path, late):
+    """Pictures that get brighter; stage 1 has moved them by `late` frames against the sound."""
+    pictures = np.repeat(np.arange(20, 220, 10, dtype=np.uint8), 64 * 64 * 3).reshape(20, 64, 64, 3)
+    encode_clip(tmp_path / "a.mp4", 0.1 * np.random.default_rng(0).standard_normal(12800), 16000, Fraction(25), list(pictures))
+    with MouthWriter(tmp_path / "mouth.npz", 20) as writer:
+        for _ in range(20):
+            writer.add(np.zeros((96, 96), np.uint8), True)
+        writer.extra["points"] = mouth(np.ones(20)).reshape(20, 68, 2) * 10
+        writer.extra["to_picture"] = np.repeat(np.array([[[0.3, 0, 32], [0, 0.3, 32]]]), 20, axis=0)
+        writer.extra["picture_frame"] = np.arange(20)
+    if late:
+        write_shifted(MouthFile(tmp_path / "mouth.npz"), MouthWriter(tmp_path / "mouth.npz", 20), late)
+    width, shown = _pictures(str(tmp_path / "mouth.npz"), str(tmp_path / "a.mp4"), 20)
+    tones = [float(picture.mean()) for picture, _ in shown]
+    wanted = [20 + 10 * (frame + late) for frame in range(max(-late, 0), 20 - max(late, 0))]
+    start = max(-late, 0)
+    assert width == 320 and np.abs(np.array(tones[start : start + len(wanted)]) - wanted).max() < 4
+    gone, (nothing, place) = _pictures(str(tmp_path / "mouth.npz"), str(tmp_path / "gone.mp4"), 20)[1], (None, None)
+    assert next(iter(gone)) == (nothing, place)
 
 
 N_FRAMES = 40

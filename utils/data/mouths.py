@@ -1,8 +1,9 @@
 """Mouth crops on disk (`utils.data.crops`): 96x96 pixels, grey or RGB. Stage 1 writes them from videos; corpora ship them.
 
 Those of stage 1 have the landmarks of the face, too, brought to the mean face: `points`, float16 (frames, 68, 2), iBUG 300-W,
-in pixels of the crop but from the middle of the mean face's frame of 256x256; and `to_picture`, float32 (frames, 2, 3), which
-takes them to pixels of the picture. Both are NaN where they are not known.
+in pixels of the crop but from the middle of the mean face's frame of 256x256; `to_picture`, float32 (frames, 2, 3), which takes
+them to pixels of the picture; and `picture_frame`, float32 (frames,), which frame of the video that picture is (without it: the
+crop itself). All are NaN where they are not known.
 """
 
 from pathlib import Path
@@ -13,12 +14,14 @@ import numpy as np
 from utils.data.constants import MOUTH_SIZE
 from utils.data.crops import CropFile, CropWriter
 
-VERSION = 2  # of what stage 1 keeps in a file; those of another one are cut again
+VERSION = 3  # of what stage 1 keeps in a file; those of another one are cut again
 FRAME_BYTES = 6900  # a crop in its npz: 6000 to 6300 on average, 6630 at most, over 180 clips of four corpora; landmarks: 280
 N_POINTS = 68
 LIPS = slice(48, 68)  # of the points
 FILL_FRAMES = 16  # as far as `fill_unseen` reaches
-MOUTH_EXTRAS = MappingProxyType({"points": (np.float16, (N_POINTS, 2)), "to_picture": (np.float32, (2, 3))})
+MOUTH_EXTRAS = MappingProxyType(
+    {"points": (np.float16, (N_POINTS, 2)), "to_picture": (np.float32, (2, 3)), "picture_frame": (np.float32, ())}
+)
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as OpenCV turns RGB into grey
 
 

@@ -184,7 +184,6 @@ def _cut(given: tuple) -> dict:
     found = cut_clip(video, probe_audio(audio).length, mouth, options, landmarks, face_at)
     if late_frames:  # a kill before this is done leaves a clip that the journal does not know: it is cut again
         mouths = MouthFile(mouth)
-        mouths.extra.pop("to_picture", None)  # they would be those of other pictures
         write_shifted(mouths, MouthWriter(mouth, mouths.n_frames), late_frames)
     if late_frames and options.face_size:
         faces = FaceFile(face_path_of(mouth, options.face_size))

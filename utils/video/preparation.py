@@ -34,7 +34,7 @@ from utils.video.preview import save_thumbnail
 from utils.video.sound import ExtractedSound, extract_sound
 
 _MOST_APART = 12  # frames of the grid that sound and pictures of one video may differ by where landmarks are given
-_VERSION = 3  # of what `prepare_video` makes; another one is made again
+_VERSION = 4  # of what `prepare_video` makes; another one is made again
 
 
 @dataclass(frozen=True)
@@ -266,6 +266,7 @@ def write_mouths(
             seen = person.frames, person.points, n_frames
             turned, _ = mean_face_transforms(*seen, options.alignment)
             writer.extra["points"], writer.extra["to_picture"] = on_mean_face(*seen, turned)
+            writer.extra["picture_frame"] = np.arange(n_frames)
         face_writers = []
         for mouth_path in mouth_paths if options.face_size else ():
             face_path = face_path_of(mouth_path, options.face_size)

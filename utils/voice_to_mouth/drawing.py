@@ -1,7 +1,7 @@
 """Faces drawn from their landmarks, in the picture where there is one, and the opening of a mouth over time, to look at."""
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, islice, repeat
+from itertools import accumulate, chain, islice, repeat
 from pathlib import Path
 
 import cv2
@@ -70,7 +70,7 @@ def write_face_video(
         wav_path: 16 kHz, mono.
         faces: title -> landmarks (frames, 136) at 25 frames/s, all of one length.
         mouth_path: the mouth file of the clip, which says where in the picture they belong; "": they are on plain ground.
-        video_path: the video that the mouths were cut from; "": the crops themselves are the picture.
+        video_path: the video that the mouths were cut from, "" where they were drawn.
 
     Raises:
         UserError: the video or the mouth file cannot be read.
@@ -91,15 +91,18 @@ def _pictures(
 ) -> tuple[int, Iterator[tuple[np.ndarray | None, np.ndarray | None]]]:
     """The width of a panel, and what each frame is drawn upon and where in it."""
     file = MouthFile(mouth_path) if mouth_path and Path(mouth_path).is_file() else None
-    places = file.extra.get("to_picture") if file else None
-    if places is None or (video_path and not Path(video_path).is_file()):
+    places, numbers = (file.extra.get(name) if file else None for name in ("to_picture", "picture_frame"))
+    if places is None or (numbers is not None and not (video_path and Path(video_path).is_file())):
         return PANEL_SIZE, repeat((None, None))
-    if video_path:
+    if numbers is not None:
         from utils.video.decoding import probe_video, read_pictures
 
         info = probe_video(video_path)
         blank = np.zeros((info.height, info.width, 3), np.uint8)
-        pictures = (picture for _, picture in read_pictures(video_path, n_frames))
+        late = round(float(np.nanmedian(numbers - np.arange(len(numbers)))))  # as stage 1 has corrected it
+        missing = repeat(blank, max(-late, 0))  # before the video
+        shown = (picture for _, picture in read_pictures(video_path, n_frames + late, max(late, 0)))
+        pictures = chain(missing, shown)
     else:
         blank = np.zeros((MOUTH_SIZE, MOUTH_SIZE, 3), np.uint8)
         pictures = (np.repeat(crop[..., None], 3, axis=-1) for crop in file.all())
