@@ -414,7 +414,7 @@ def test_stage_1_is_refused_before_it_writes_where_the_disk_has_no_room_for_the_
     asked = []
     monkeypatch.setattr("utils.data.files.free_bytes", lambda folder: asked.append(folder) or 10**6)
     files = sorted(raw_corpus.rglob("*"))
-    wanted = r"raw: the mouths of 2 clips need about 990 kB where 1 MB are free; make room, or choose another --data_dir"
+    wanted = r"raw: the mouths of 2 clips need about 1.03 MB where 1 MB are free; make room, or choose another --data_dir"
     with pytest.raises(UserError, match=wanted):
         run_mouths(monkeypatch, raw_corpus, "--max_failed", "1")
     assert sorted(raw_corpus.rglob("*")) == files and len(asked) == 1
@@ -422,7 +422,7 @@ def test_stage_1_is_refused_before_it_writes_where_the_disk_has_no_room_for_the_
 
 def test_stage_1_stops_at_a_full_disk_and_goes_on_after_it(raw_corpus, monkeypatch, limited):
     limited(2000)
-    with pytest.raises(WriteError, match=r"it needs 495 kB, files may have 2 kB\).*mouths/anna_1\.npz"):
+    with pytest.raises(WriteError, match=r"it needs 518 kB, files may have 2 kB\).*mouths/anna_1\.npz"):
         run_mouths(monkeypatch, raw_corpus, "--max_failed", "1")
     assert len(read_manifest(raw_corpus / "utterances.csv").items) == 2 and not list(raw_corpus.rglob(".tmp-*"))
     limited(1_000_000)

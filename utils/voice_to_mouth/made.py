@@ -161,11 +161,11 @@ def missing(residuals: Residuals, item: Utterance, n_frames: int) -> np.ndarray:
 def compared(found: dict[str, Statistics]) -> dict[str, dict[str, Any]]:
     """Statistics beside those of real embeddings, as plain numbers."""
     real = found["real"]
-    deviation = np.sqrt(np.maximum(real.variance, 1e-12))
+    variance = max(float(real.variance.sum()), 1e-12)  # numbers that hardly vary count little
     return {
         name: {
-            "mean_off": round(float(np.sqrt(np.mean(((one.mean - real.mean) / deviation) ** 2))), 3),
-            "variance_ratio": round(float(np.mean(one.variance / np.maximum(real.variance, 1e-12))), 3),
+            "mean_off": round(float(np.sqrt(((one.mean - real.mean) ** 2).sum() / variance)), 3),
+            "variance_ratio": round(float(one.variance.sum()) / variance, 3),
             "autocorrelation": [round(float(value), 3) for value in one.autocorrelation],
         }
         for name, one in found.items()
