@@ -80,7 +80,7 @@ def test_the_mean_over_identity_frames_counts_at_separation_in_each_window(tmp_p
         visual = torch.from_numpy(np.stack([_seen(demo, exp, path) for path in mixture.mouth_paths]))
         windows = {"window_sec": 1.0, "hop_sec": 0.6, "sample_rate": 16000, "fps": 25.0}
         wanted = separate_long(changed.eval(), sound, visual, **windows)
-        assert len(sound) > 2 * 16000  # several windows
+        assert len(sound) >= 2 * 16000  # several windows
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3)
         estimates[n_frames] = found
     assert (estimates[1] - estimates[10]).abs().max() > 5e-3
