@@ -46,6 +46,16 @@ def test_what_is_written_is_read_rounded_to_the_precision(tmp_path, precision):
         np.testing.assert_array_equal(read, embedding.astype(precision).astype(np.float32))
 
 
+def test_numbers_that_lie_in_memory_column_by_column_are_stored_frame_by_frame(tmp_path):
+    embedding = make_embedding(3).T.copy().T  # as a network's transposed output
+    with EmbeddingWriter(tmp_path, "float32") as writer:
+        writer.add("mouths/t.npz", embedding, SOURCE)
+    np.testing.assert_array_equal(EmbeddingStore(tmp_path).get("mouths/t.npz"), embedding)
+    np.save(next(tmp_path.glob("part-*.npy")), embedding)
+    with pytest.raises(UserError, match="frame after frame, is expected"):
+        EmbeddingStore(tmp_path)
+
+
 def test_a_stretch_is_the_slice_and_may_be_changed_without_touching_the_store(tmp_path):
     key, embedding = next(iter(fill(tmp_path).items()))
     store = EmbeddingStore(tmp_path)

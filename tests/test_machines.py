@@ -99,7 +99,7 @@ def test_a_mouth_file_that_does_not_fit_says_how_large_it_will_be_and_goes(tmp_p
     limited(LIMIT_BYTES)
     rng = np.random.default_rng(0)
     with (
-        pytest.raises(WriteError, match="it needs 660 kB, files may have 50 kB"),
+        pytest.raises(WriteError, match="it needs 690 kB, files may have 50 kB"),
         MouthWriter(tmp_path / "m.npz", 100) as mouths,
     ):
         for _ in range(100):

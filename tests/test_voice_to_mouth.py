@@ -271,6 +271,13 @@ N_FRAMES = 40
 PLACE = np.array([[1.0, 0, 47.5], [0, 1, 18.5]])  # the mouth in the middle of the crop
 
 
+def talk(rng: np.random.Generator, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """How far a mouth is open (n_frames,), and a voice that is as loud."""
+    height = np.interp(np.arange(n_frames), np.arange(0, n_frames + 4, 4), rng.uniform(0, 2, n_frames // 4 + 1))
+    gain = np.interp((np.arange(n_frames * 640) + 0.5) / 640 - 0.5, np.arange(n_frames), height)
+    return height, 0.05 * rng.standard_normal(n_frames * 640) * (0.02 + gain)
+
+
 def make_talking_mouths(folder: Path, with_pictures: bool = False) -> None:
     """A corpus of voices that are louder the wider the mouth is open, of people whose mouths differ.
 
@@ -284,9 +291,7 @@ def make_talking_mouths(folder: Path, with_pictures: bool = False) -> None:
         for person in people:
             for number in range(6):
                 name = f"p{person}_{number}"
-                height = np.interp(np.arange(N_FRAMES), np.arange(0, N_FRAMES + 4, 4), rng.uniform(0, 2, N_FRAMES // 4 + 1))
-                gain = np.interp((np.arange(N_FRAMES * 640) + 0.5) / 640 - 0.5, np.arange(N_FRAMES), height)
-                voice = 0.05 * rng.standard_normal(N_FRAMES * 640) * (0.02 + gain)
+                height, voice = talk(rng, N_FRAMES)
                 soundfile.write(data / f"sounds/{name}.wav", voice, 16000, "FLOAT")
                 points = mouth(height).reshape(N_FRAMES, 68, 2) * (0.9 + 0.02 * person) * 10
                 with MouthWriter(data / f"mouths/{name}.npz", N_FRAMES) as writer:

@@ -112,8 +112,9 @@ class EmbeddingStore:
             part = np.load(_data_path(index), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise _damaged(index, str(error).splitlines()[0]) from None
-        if part.ndim != 2 or part.dtype not in (np.float16, np.float32):
-            raise _damaged(index, f"holds {part.dtype} {part.shape} where float16 or float32 (frames, dim) is expected")
+        if part.ndim != 2 or part.dtype not in (np.float16, np.float32) or not part.flags.c_contiguous:
+            wanted = "float16 or float32 (frames, dim), frame after frame, is expected"
+            raise _damaged(index, f"holds {part.dtype} {part.shape} where {wanted}")
         if any(clip.start < 0 or clip.frames < 1 or clip.start + clip.frames > len(part) for clip in clips):
             raise _damaged(index, f"its index names frames beyond the {len(part)} of the data")
         if self._parts and part.shape[1] != self.dim:
@@ -232,7 +233,7 @@ class EmbeddingWriter:
         """
         if not np.abs(embedding).max() <= np.finfo(self._dtype).max:  # NaN is not, either
             raise UserError(f"the embedding is not finite in {self._dtype}; look at the weights, or take float32")
-        rounded = embedding.astype(self._dtype)
+        rounded = np.ascontiguousarray(embedding, self._dtype)  # frame after frame, as `_Part.read` takes them
         self._clips.append(Clip(key, self._frames, len(rounded), *source))
         self._data.append(rounded)
         self._frames += len(rounded)

@@ -169,7 +169,9 @@ class MotionLossConfig(Checked):
     """The loss of voice to mouth, see `utils.voice_to_mouth.losses`."""
 
     position_weight: NotNegative = 1.0
-    """Weight of the error of the targets, over their variance."""
+    """Weight of the error of the targets less their mean over an example, over their power."""
+    mean_weight: NotNegative = 0.1
+    """Weight of the error of that mean."""
     velocity_weight: NotNegative = 1.0
     """Weight of the error of their change from frame to frame."""
     correlation_weight: NotNegative = 1.0

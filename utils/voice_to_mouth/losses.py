@@ -1,18 +1,19 @@
 """The loss of voice to mouth.
 
-The least squares of what a voice tells hardly anything of is a mouth that hardly moves. So beside the error of the targets and
-of their change there is a loss on how they go with the true ones, whatever their size, and one on the size itself.
+A voice tells how a mouth moves, and hardly anything of whose mouth it is. So the error is that of the motion, what differs
+from a clip's mean, and the mean counts little. And the least squares of what a voice tells hardly anything of is a mouth that
+hardly moves. So there is a loss on the correlation with the true motion, whatever the size, and one on the size itself.
 """
 
 import torch
 from torch import nn
 
 from utils.training.config import MotionLossConfig
-from utils.voice_to_mouth.motion import correlation, deviation, masked_mean, opening, velocity
+from utils.voice_to_mouth.motion import centred, correlation, deviation, masked_mean, opening, velocity
 
 
 class MotionLoss(nn.Module):
-    """Position, velocity, correlation and range, each weighted.
+    """Position, mean, velocity, correlation and range, each weighted.
 
     Args:
         config: the weights.
@@ -41,11 +42,11 @@ class MotionLoss(nn.Module):
         seen: torch.Tensor,
     ) -> torch.Tensor:
         config = self.config
-        position = masked_mean((estimates - targets).square(), seen).mean()
+        mean_error = (masked_mean(estimates, seen) - masked_mean(targets, seen)).square().mean()
         changes, both = velocity(targets, seen)
-        error = masked_mean((velocity(estimates, seen)[0] - changes).square(), both).mean()
-        change_variance = masked_mean(changes.square(), both).mean().detach().clamp(min=1e-4)
-        loss = config.position_weight * position + config.velocity_weight * error / change_variance
+        loss = config.mean_weight * mean_error
+        loss = loss + config.position_weight * _relative_error(centred(estimates, seen), centred(targets, seen), seen)
+        loss = loss + config.velocity_weight * _relative_error(velocity(estimates, seen)[0], changes, both)
         moving, wanted = self.moving(guess), self.moving(true)
         steps, _ = velocity(moving, seen)
         wanted_steps, _ = velocity(wanted, seen)
@@ -53,3 +54,9 @@ class MotionLoss(nn.Module):
         loss = loss + config.correlation_weight * (1 - agreement.mean())
         ratio = deviation(moving, seen).log() - deviation(wanted, seen).log()
         return loss + config.range_weight * ratio.square().mean()
+
+
+def _relative_error(estimates: torch.Tensor, targets: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Squared error of (batch, frames, dim) over the power of the targets of the whole batch: a scalar."""
+    power = masked_mean(targets.square(), seen).mean().clamp(min=1e-4)
+    return masked_mean((estimates - targets).square(), seen).mean() / power

@@ -37,7 +37,7 @@ from utils.voice_to_mouth.residuals import N_LAGS, NAME, Residuals, Statistics, 
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # of the computation below; what another one made is made again
+_VERSION = 2  # of the computation below; what another one made is made again
 _FADE_FRAMES = 6  # from one clip's differences to the next one's
 _N_MEASURED = 200  # utterances
 

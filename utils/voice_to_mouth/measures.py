@@ -113,7 +113,7 @@ def right_of_ten(estimates: list[np.ndarray], trues: list[np.ndarray], seed: int
         agreements = []
         for index in (own, *others):
             n_frames = min(len(estimates[index]), len(true))
-            guess, wanted = (torch.from_numpy(each[:n_frames]).float() for each in (estimates[index], true))
+            guess, wanted = (torch.tensor(each[:n_frames], dtype=torch.float32) for each in (estimates[index], true))
             agreements.append(correlation(guess, wanted, wanted.ne(0).any(dim=-1)).item())
         told.append(int(np.argmax(agreements)) == 0)
     return told
@@ -122,7 +122,7 @@ def right_of_ten(estimates: list[np.ndarray], trues: list[np.ndarray], seed: int
 def _checked(estimate: np.ndarray, true: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Both as tensors of one length, and which frames are seen."""
     n_frames = min(len(estimate), len(true))
-    guess, wanted = (torch.from_numpy(np.asarray(each[:n_frames], np.float32)) for each in (estimate, true))
+    guess, wanted = (torch.tensor(each[:n_frames], dtype=torch.float32) for each in (estimate, true))
     if guess.shape != wanted.shape:
         raise ValueError(f"estimate is {tuple(estimate.shape)} where {tuple(true.shape)} is expected")
     seen = wanted.ne(0).any(dim=-1)
