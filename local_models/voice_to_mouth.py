@@ -18,7 +18,8 @@ from local_models.visual import resample_frames
 
 _WINDOW_SEC, _HOP_SEC = 0.025, 0.010
 _N_MELS = 64  # below a cepstrum
-_FLOOR = 1e-4  # of a recording's mean energy in a band
+_FLOOR = 1e-4  # of the mean energy in a band, of frames that are loud
+_LOUD = 0.01  # of the loudest frame's energy: a pause has less
 _KERNEL_SIZE = 5
 _N_HEADS = 4
 
@@ -129,9 +130,9 @@ class VoiceToMouth(BaseModel):
 
 
 class Hearing(nn.Module):
-    """What is heard of a voice, 100 times each second: log mel energies or their cepstrum, less their mean over the recording.
+    """What is heard of a voice, 100 times each second: log mel energies or their cepstrum, less their mean over speech.
 
-    Level, microphone and room count for little so.
+    Level, microphone and room count for little so, and neither do pauses, how ever long.
 
     Shape:
         - input: (batch, time)
@@ -158,9 +159,11 @@ class Hearing(nn.Module):
         voice = nn.functional.pad(voice.float(), (0, missing))
         spectrum = torch.stft(voice, self.n_fft, self.hop, self.window, self.taper, return_complex=True)
         energies = spectrum.abs().square().transpose(1, 2) @ self.mels  # (batch, steps, n_mels)
-        floor = _FLOOR * energies.mean(dim=(1, 2), keepdim=True) + 1e-10
-        heard = (energies + floor).log()
-        heard = heard - heard.mean(dim=1, keepdim=True)
+        levels = energies.mean(dim=2, keepdim=True)  # (batch, steps, 1)
+        loud = (levels >= _LOUD * levels.amax(dim=1, keepdim=True)).to(levels.dtype)
+        loud = loud / loud.sum(dim=1, keepdim=True)
+        heard = (energies + _FLOOR * (levels * loud).sum(dim=1, keepdim=True) + 1e-10).log()
+        heard = heard - (heard * loud).sum(dim=1, keepdim=True)
         return heard if self.cepstrum is None else heard @ self.cepstrum
 
 

@@ -31,6 +31,7 @@ from utils.voice_to_mouth.drawing import _pictures, draw_face
 from utils.voice_to_mouth.losses import MotionLoss
 from utils.voice_to_mouth.measures import embedding_measures, keypoint_measures, right_of_ten
 from utils.voice_to_mouth.motion import correlation, opening
+from utils.voice_to_mouth.score import _geometric_mean
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"hid_chan": 16, "n_blocks": 1, "n_layers": 1, "n_features": 20}
@@ -155,6 +156,24 @@ def test_the_loss_wants_motion_not_the_mean():
     assert of(wrong) > of(still)
     only_range = MotionLoss(MotionLossConfig(position_weight=0, velocity_weight=0, correlation_weight=0), is_keypoints=True)
     assert only_range(small, true, small, true, seen).item() == pytest.approx(0.1 * np.log(2) ** 2, rel=0.1)
+
+
+def test_the_mean_of_ratios_is_the_geometric_one():
+    found = _geometric_mean(np.array([0.5, 2.0, 1.0]))
+    assert found["mean"] == pytest.approx(1) and found["standard_error"] == pytest.approx(np.log(2) / 3**0.5)
+    assert _geometric_mean(np.array([0.0]))["mean"] == pytest.approx(0.01)
+
+
+def test_level_and_pauses_do_not_change_what_is_heard_of_speech():
+    hearing = VoiceToMouth(**SMALL, visual_dim=5).hearing
+    torch.manual_seed(1)
+    voice = torch.randn(1, 16000) * torch.linspace(0.3, 1, 16000)
+    heard = hearing(voice)
+    torch.testing.assert_close(hearing(100 * voice), heard, rtol=0, atol=1e-3)
+    paused = hearing(torch.cat([voice, 1e-3 * torch.randn(1, 32000)], dim=1))
+    torch.testing.assert_close(paused[:, :95], heard[:, :95], rtol=0, atol=0.1)
+    assert heard[:, :95].std() > 0.5 and paused[:, 105:].mean() < -5
+    assert hearing(torch.zeros(1, 16000)).abs().max() < 1e-4
 
 
 def test_correlation_is_zero_where_nothing_moves():

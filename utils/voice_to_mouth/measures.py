@@ -19,7 +19,7 @@ KEYPOINT_DEFINITIONS = {
     "opening": "correlation of the mouth's opening (mean distance of the inner lips at three places) with the true one; 0 "
     "where the prediction does not move",
     "opening_velocity": "the same of its change from frame to frame",
-    "range": "range of the opening (5th to 95th percentile) over the true one",
+    "range": "range of the opening (5th to 95th percentile) over the true one; its mean over the clips is the geometric one",
     "closings": f"share of the short closings of the true mouth (below {_CLOSED:.0%} of the opening's 95th percentile, for at "
     f"most {_LONGEST_CLOSING_FRAMES} frames) at which the prediction is below {_LOOKS_CLOSED:.0%} of its own, a frame early or "
     "late; none where a clip has no closing",

@@ -90,6 +90,18 @@ def _measured(predictions: Predictions, seen: list[Prediction]) -> tuple[list[di
     return rows, problems
 
 
+def _mean(values: np.ndarray) -> dict[str, float | None]:
+    error = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "standard_error": error}
+
+
+def _geometric_mean(values: np.ndarray) -> dict[str, float | None]:
+    """Of ratios, so that half the range and twice the range make one; a clip whose prediction is still counts as 0.01."""
+    found = _mean(np.log(np.maximum(values, 0.01)))
+    mean = float(np.exp(found["mean"]))
+    return {"mean": mean, "standard_error": None if found["standard_error"] is None else mean * found["standard_error"]}
+
+
 def _final(predictions: Predictions, rows: list[dict[str, Any]], n_failed: int) -> dict[str, Any]:
     """The content of final_metrics.json."""
     names = [name for name in rows[0] if name not in ("id", "speaker")]
@@ -100,8 +112,7 @@ def _final(predictions: Predictions, rows: list[dict[str, Any]], n_failed: int) 
         if not len(values):
             metrics[name] = None
             continue
-        error = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
-        metrics[name] = {"mean": float(values.mean()), "standard_error": error}
+        metrics[name] = _geometric_mean(values) if name == "range" else _mean(values)
     definitions = KEYPOINT_DEFINITIONS if predictions.target == "keypoints" else EMBEDDING_DEFINITIONS
     counts = {"n_clips": len(rows), "n_speakers": len({row["speaker"] for row in rows}), "n_failed": n_failed}
     facts = {"network": predictions.network, "target": predictions.target, "test": predictions.folder.name}
@@ -165,6 +176,5 @@ def _show(predictions: Predictions, seen: list[Prediction], rows: list[dict[str,
         n_frames = min(len(estimate), len(true))
         panels.append((f"{row.id}: correlation {values['opening']:.2f}", estimate[:n_frames], true[:n_frames]))
         faces = {"seen": true[:n_frames], "from the voice": estimate[:n_frames]}
-        shown = row.mouth_path, row.video_path
-        write_face_video(out_dir / "examples" / f"{row.id}.mp4", Path(row.audio_path), faces, *shown)
+        write_face_video(out_dir / f"examples/{row.id}.mp4", Path(row.audio_path), faces, row.mouth_path, row.video_path)
     draw_openings(out_dir / "opening.png", panels, predictions.fps)
