@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -54,10 +55,13 @@ def predict(experiment: Experiment, options: TestSetOptions) -> None:
         if mark.changed() == [] and not options.force:
             logger.info("stage 4: up to date, %s", out_dir)
             return
-        rows, problems = [], []
+        rows, problems, sound_sec, spent_sec = [], [], 0.0, 0.0
         voices = _clips(experiment, options) if is_manifest else _voices(sounds, problems, network.config.sample_rate)
         for voice in tqdm(voices, desc="predict", unit="clip", disable=None):
+            start_sec = time.perf_counter()
             estimate = network.predict(voice.samples)
+            spent_sec += time.perf_counter() - start_sec
+            sound_sec += len(voice.samples) / network.config.sample_rate
             write_prediction(out_dir, voice.row.id, estimate, voice.true)
             rows.append(voice.row._replace(frames=len(estimate)))
             if not is_manifest and network.config.target == "keypoints":
@@ -72,7 +76,9 @@ def predict(experiment: Experiment, options: TestSetOptions) -> None:
         name = experiment.folder.resolve().name
         write_predictions(Predictions(out_dir, network.config.target, name, network.config.video_fps, mean, tuple(rows)))
         mark.write()
-    logger.info("stage 4: %d voices, %d failed: %s", len(rows), len(problems), out_dir)
+    factor = spent_sec / max(sound_sec, 1e-9)
+    timing = f"{sound_sec:.1f} s of sound, real-time factor {factor:.4f} (the network alone)"
+    logger.info("stage 4: %d voices, %d failed: %s; %s", len(rows), len(problems), out_dir, timing)
 
 
 def _clips(experiment: Experiment, options: TestSetOptions) -> Iterator[Voice]:
