@@ -74,7 +74,7 @@ class VoiceToMouth(BaseModel):
 
         Args:
             voice: at `sample_rate`, any level.
-            n_frames: video frames; None: all that begin within the voice.
+            n_frames: video frames; None: as many as the voice lasts, rounded.
             fps: of the video; None: as in training.
         """
         return self.restored(self.standardised(voice, n_frames, fps))
@@ -191,7 +191,10 @@ class Wav2Vec2Hearing(nn.Module):
         except ImportError:
             raise ValueError("features wav2vec2 needs a package: pip install transformers") from None
         try:  # safetensors alone: they cannot run code
-            network = Wav2Vec2Model.from_pretrained(config.wav2vec2_dir, local_files_only=True, use_safetensors=True)
+            how = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+            network, found = Wav2Vec2Model.from_pretrained(config.wav2vec2_dir, **how)
+            if found["missing_keys"]:  # transformers fills them with random numbers
+                raise ValueError(f"it lacks {min(found['missing_keys'])}")
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"wav2vec2_dir {config.wav2vec2_dir}: no wav2vec 2.0 with safetensors ({reason})") from None

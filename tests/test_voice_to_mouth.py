@@ -1,6 +1,7 @@
 """From a voice to the motion of a mouth: network, examples, loss, measures, and the stages on a corpus whose truth is known."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,14 +20,13 @@ from egs.wav2kp.prepare import _split_by_list
 from local_models.voice_to_mouth import VoiceToMouth
 from utils.data.crops import write_shifted
 from utils.data.files import read_json
-from utils.data.manifest import Problem, Utterance, read_manifest, write_manifest
+from utils.data.manifest import Manifest, Problem, Utterance, read_manifest, write_manifest
 from utils.data.mouths import MouthFile, MouthWriter
-from utils.embedding.store import EmbeddingStore
+from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError
 from utils.training.config import MotionLossConfig, read_config
 from utils.training.preflight import check_frontend_weights
-from utils.training.tasks import SEPARATION
-from utils.voice_to_mouth.clips import ClipDataset, make_clip_datasets, single_clips
+from utils.voice_to_mouth.clips import ClipDataset, make_clip_datasets, single_clips, with_targets
 from utils.voice_to_mouth.drawing import _pictures, draw_face
 from utils.voice_to_mouth.losses import MotionLoss
 from utils.voice_to_mouth.measures import embedding_measures, keypoint_measures, right_of_ten
@@ -241,6 +241,32 @@ def test_the_clips_of_mixtures_are_their_sources_and_never_those_trained_on(tiny
     config, stores = read_config("conf/wav2kp.yml", ["--segment_sec", "0.4"]), [EmbeddingStore(tiny["store"])]
     with pytest.raises(UserError, match="clips are in"):
         make_clip_datasets(config, tiny["utterances"], tiny["utterances"], stores, stores)
+    sources = single_clips(tiny["val"])  # whose sounds are copies of those of utterances with the same mouths
+    trained_on = replace(tiny["utterances"], items=sources.items[:1])
+    moved = [replace(item, audio_path=f"copies/{item.audio_path}") for item in sources.items]
+    with pytest.raises(UserError, match="1 clips are in"):
+        make_clip_datasets(config, trained_on, replace(sources, items=tuple(moved)), stores, stores)
+
+
+def test_clips_of_one_name_are_told_apart(tiny):
+    item = tiny["val"].items[0]
+    places = ("/one/clip.npz", "two/clip.npz")
+    mixtures = replace(tiny["val"], items=(replace(item, mouth_paths=places, speakers=("anna", "bert")),))
+    assert [clip.utterance_id for clip in single_clips(mixtures).items] == ["one_clip", "two_clip"]
+
+
+def test_clips_without_landmarks_are_left_out_and_a_corpus_of_them_is_refused(tiny, tmp_path, caplog):
+    clips = single_clips(tiny["utterances"])
+    with EmbeddingWriter(tmp_path / "some", "float32") as writer:
+        for number, item in enumerate(clips.items):
+            writer.add(item.mouth_path, np.full((12, 136), float(number > 1), np.float32), Source(1, 1, "0"))
+    assert with_targets(clips, EmbeddingStore(tmp_path / "some")).items == clips.items[2:]
+    assert "2 of" in caplog.text and "left out" in caplog.text
+    with EmbeddingWriter(tmp_path / "none", "float32") as writer:
+        for item in clips.items:
+            writer.add(item.mouth_path, np.zeros((12, 136), np.float32), Source(1, 1, "0"))
+    with pytest.raises(UserError, match="came without landmarks, which there are for raw video only"):
+        with_targets(clips, EmbeddingStore(tmp_path / "none"))
 
 
 def test_confs_of_the_two_systems_do_not_mix():
@@ -249,7 +275,6 @@ def test_confs_of_the_two_systems_do_not_mix():
             read_config("conf/wav2kp.yml", words)
     with pytest.raises(UserError, match="velocity_weight"):
         read_config("conf/av_tfdprnn.yml", ["--velocity_weight", "1"])
-    assert SEPARATION.make_datasets is not make_clip_datasets
 
 
 def test_faces_are_drawn_with_mouths_open_and_closed_and_where_the_picture_has_them():
@@ -376,6 +401,58 @@ def test_strangers_mouths_move_with_their_voices(trained):
     (trained / "exp/predicted/data_test/p8_0.npz").write_bytes(b"x")
     said = run("score", *test, "--force")
     assert "Traceback" not in said and read_json(results / "final_metrics.json")["n_failed"] == 1
+    for path in (trained / "exp/predicted/data_test").glob("*.npz"):
+        path.write_bytes(b"x")
+    assert "no clip can be scored; the first: p8_0" in run("score", *test, "--force", code=1)
+
+
+def copied(trained: Path, place: Path) -> Manifest:
+    """The test clips of the corpus in a folder of their own, and their store."""
+    shutil.copytree(trained / "data", place / "data")
+    shutil.copytree(trained / "dump", place / "dump")
+    manifest = read_manifest(place / "data/test.csv")
+    facts = {"corpus": "data", "split": "test", "data_root": place / "data", "sample_rate": 16000, "n_src": 1}
+    write_manifest(place / "data/test.csv", items=manifest.items, **facts)
+    return manifest
+
+
+def test_a_clip_that_cannot_be_used_is_listed_and_another_truth_is_noticed(trained, tmp_path):
+    manifest = copied(trained, tmp_path)
+    words = ("--exp_dir", trained / "exp", "--test_dir", tmp_path / "data/test.csv", "--dump_dir", tmp_path / "dump")
+    words = (*words, "--test_name", "copied", "--id", "cpu")
+    (root,) = (tmp_path / "dump/embeddings").glob("*/data")
+    lost, changed, unseen = (item.mouth_path for item in manifest.items[:3])
+    with EmbeddingWriter(root) as writer:
+        writer.forget({lost})
+    (tmp_path / "data" / manifest.items[3].audio_path).unlink()
+    said = run("separate", *words, code=1)
+    assert "2 of 12 voices could not be used" in said
+    said = run("separate", *words, "--max_failed", "2")
+    assert "10 voices, 2 failed" in said and "real-time factor" in said
+    failed = {row["id"]: row["reason"] for row in rows_of(trained / "exp/predicted/copied/failed.csv")}
+    assert "run stage 2" in failed["p8_0"] and "o such file" in failed["p8_3"]
+    assert "up to date" in run("separate", *words, "--max_failed", "2")
+    assert "2 of 12 voices could not be used" in run("separate", *words, code=1)
+    with EmbeddingWriter(root) as writer:
+        old = EmbeddingStore(root).get(changed)
+        writer.forget({changed, unseen})
+        writer.add(changed, old + 1, Source(1, 1, "0"))
+        writer.add(unseen, np.zeros_like(old), Source(1, 1, "0"))
+    assert "10 voices, 2 failed" in run("separate", *words, "--max_failed", "2")
+    rows = {row["id"]: row for row in rows_of(trained / "exp/predicted/copied/predicted.csv")}
+    assert rows["p8_1"]["has_truth"] == "True" and rows["p8_2"]["has_truth"] == "False"
+    with np.load(trained / "exp/predicted/copied/p8_1.npz") as file:
+        np.testing.assert_allclose(file["true"], old + 1, atol=0.01)
+
+
+@pytest.mark.parametrize(("rate", "fps", "said"), [(8000, 25.0, "8000 Hz, the network"), (16000, 50.0, "p8_0 has 50 frames/s")])
+def test_a_test_at_another_rate_is_refused(trained, tmp_path, rate, fps, said):
+    manifest = read_manifest(trained / "data/test.csv")
+    items = [replace(item, fps=fps) for item in manifest.items]
+    facts = {"corpus": "data", "split": "test", "data_root": trained / "data", "sample_rate": rate, "n_src": 1}
+    write_manifest(tmp_path / "test.csv", items=items, **facts)
+    words = ("--exp_dir", trained / "exp", "--test_dir", tmp_path / "test.csv", "--dump_dir", trained / "dump")
+    assert said in run("separate", *words, "--id", "cpu", code=1)
 
 
 def test_any_sound_is_drawn_and_what_is_none_is_a_line(trained, tmp_path):
@@ -385,9 +462,10 @@ def test_any_sound_is_drawn_and_what_is_none_is_a_line(trained, tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
     (tmp_path / "none.wav").write_bytes(b"RIFFxxxx")
     soundfile.write(tmp_path / "stereo.flac", voice, 44100)
+    (tmp_path / "._eight.wav").write_bytes(b"left by another system")
     words = ("--exp_dir", trained / "exp", "--test_dir", tmp_path, "--test_name", "sounds", "--id", "cpu")
     said = run("separate", *words, code=1)
-    assert "3 sounds could not be used" in said and "Traceback" not in said
+    assert "3 of 5 voices could not be used" in said and "Traceback" not in said
     said = run("separate", *words, "--max_failed", "3")
     out = trained / "exp/predicted/sounds"
     assert "2 voices, 3 failed" in said
@@ -453,6 +531,7 @@ def test_a_split_list_is_followed_and_rows_that_cannot_be_are_named(tmp_path):
     assert problems["carl"] == "listed twice" and "'some' is none of train, val, test" in problems["bert_happy"]
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("openpyxl")
+    pytest.importorskip("et_xmlfile")
     pandas.DataFrame(rows, columns=["video", "set"]).to_excel(tmp_path / "list.xlsx", index=False)
     assert listed(folder, tmp_path / "list.xlsx") == (splits, problems)
 
@@ -467,6 +546,7 @@ def test_a_list_that_cannot_be_used_is_one_line(tmp_path, content, said):
         (tmp_path / "list.csv").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=said):
         listed(folder, tmp_path / "list.csv")
-    (tmp_path / "list.xlsx").write_bytes(b"PK no sheet")
-    with pytest.raises(UserError, match="cannot be read"):
-        listed(folder, tmp_path / "list.xlsx")
+    for content in (b"PK no sheet", b"PK\3\4 cut off"):
+        (tmp_path / "list.xlsx").write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read"):
+            listed(folder, tmp_path / "list.xlsx")

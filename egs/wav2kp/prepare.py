@@ -10,9 +10,11 @@ Run     python egs/wav2kp/prepare.py --data_dir data/wav2kp --corpus_dir CORPUS_
 import argparse
 import csv
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
@@ -89,7 +91,7 @@ def _read_list(path: Path) -> list[tuple[str, str]]:
                 rows = list(csv.DictReader(handle))
     except FileNotFoundError:
         raise UserError(f"--split_list {path}: no such file") from None
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, csv.Error, zipfile.BadZipFile, ElementTree.ParseError) as error:
         raise UserError(f"--split_list {path}: cannot be read ({' '.join(str(error).split())})") from None
     rows = [{str(key).strip().lower(): str(value or "").strip() for key, value in row.items()} for row in rows]
     if not rows or not all(column in rows[0] for column in _COLUMNS):

@@ -13,7 +13,6 @@ import numpy as np
 from utils.data.mouths import LIPS, N_POINTS, MouthFile
 from utils.embedding.frontends import Geometry, check_precision, geometry_of
 
-_VERSION = 1  # of the computations below: raise it when the same landmarks would give other vectors
 PIXELS = 10.0  # of a unit
 # Each point's place in the mirror image, iBUG 300-W: jaw, brows, nose, eyes, outer and inner lips.
 _MIRRORED = [
@@ -29,6 +28,7 @@ class Landmarks:
     name: str
     dim: int
     network: str  # as it is described
+    version: int  # of the computation: raise it when the same landmarks would give other vectors
 
     def vectors(self, points: np.ndarray, geometry: Geometry | None = None) -> np.ndarray:
         """Landmarks (frames, 68, 2) as in `MouthFile.points`, of moved crops -> float32 (frames, dim)."""
@@ -43,7 +43,7 @@ class Landmarks:
         geometry_of(view)  # refuses what is none
         check_precision(precision)
         facts = {"network": self.network, "layer": "trunk", "dim": self.dim}
-        return {**facts, "view": view, "precision": precision, "version": _VERSION}
+        return {**facts, "view": view, "precision": precision, "version": self.version}
 
     def path_of(self, mouth_path: Path) -> Path:
         """The file that holds the landmarks of a mouth: its own."""
@@ -58,12 +58,14 @@ class Landmarks:
             view: turned, scaled and mirrored as the crops are for this view.
 
         Returns:
-            float32 (frames of the file, dim); zeros throughout where the file has no landmarks.
+            float32 (frames of the file, dim); zeros on frames that stage 1 marked as unseen, and throughout where the file
+            has no landmarks.
 
         Raises:
             UserError: the file cannot be read.
         """
-        return self.vectors(MouthFile(path).points, geometry_of(view))
+        file = MouthFile(path)
+        return self.vectors(np.where(file.mask[:, None, None], file.points, np.nan), geometry_of(view))
 
 
 class LipShapes(Landmarks):
@@ -72,6 +74,7 @@ class LipShapes(Landmarks):
     name = "lip_shape"
     dim = 2 * (LIPS.stop - LIPS.start)
     network = "landmarks of the lips"
+    version = 1
 
     def vectors(self, points: np.ndarray, geometry: Geometry | None = None) -> np.ndarray:
         lips = _of_view(points, geometry)[:, LIPS]
@@ -84,6 +87,7 @@ class FaceKeypoints(Landmarks):
     name = "keypoints"
     dim = 2 * N_POINTS
     network = "landmarks of the face"
+    version = 2
 
     def vectors(self, points: np.ndarray, geometry: Geometry | None = None) -> np.ndarray:
         return _flat(_of_view(points, geometry))

@@ -36,7 +36,7 @@ def made_key(utterance_id: str) -> str:
 
 
 class Source(NamedTuple):
-    """The mouth file that an embedding was made from, as it was then."""
+    """The mouth file, or the sound, that an embedding was made from, as it was then."""
 
     size: int  # bytes
     mtime_ns: int
@@ -133,7 +133,7 @@ class EmbeddingStore:
         return key in self._clips
 
     def keys(self) -> Set[str]:
-        """The keys of all clips: mouth paths as the manifests have them."""
+        """The keys of all clips: mouth paths as the manifests have them, and those of `made_key`."""
         return self._clips.keys()
 
     def failed(self) -> dict[str, str]:

@@ -4,8 +4,11 @@ An example is a dict of tensors: `voice` (time,) and `targets` (frames, dim), ze
 epoch `epoch` depends only on the seed.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePath
 
 import numpy as np
 import torch
@@ -20,6 +23,8 @@ from utils.training.config import Config
 from utils.training.datasets import Example, check_rates, one_batch
 from utils.training.utterances import Segments, read_visual
 
+logger = logging.getLogger(__name__)
+
 _MAX_LEVEL_DB = 10.0
 
 
@@ -32,10 +37,39 @@ def single_clips(manifest: Manifest) -> Manifest:
     if manifest.items and isinstance(manifest.items[0], Utterance):
         clips = [item for item in manifest.items if item.mouth_path]
     else:
-        clips = [clip for own in clips_by_speaker(manifest).values() for clip in own]
+        clips = _named_apart([clip for own in clips_by_speaker(manifest).values() for clip in own])
     if not clips:
         raise UserError(f"{manifest.path}: no clip has a mouth and a speaker; run stage 1, or give another corpus")
     return replace(manifest, items=tuple(clips), n_src=1)
+
+
+def _named_apart(clips: Sequence[Utterance]) -> list[Utterance]:
+    """Clips of mixtures have the names of their mouth files; where two are alike, those of the folders too."""
+    counts, named = Counter(clip.utterance_id for clip in clips), []
+    for clip in clips:
+        if counts[clip.utterance_id] > 1:
+            parts = PurePath(clip.mouth_path).with_suffix("").parts
+            clip = replace(clip, utterance_id="_".join(part for part in parts if part != "/"))
+        named.append(clip)
+    return named
+
+
+def with_targets(manifest: Manifest, store: AnyStore) -> Manifest:
+    """The clips of which the store has something to learn: a frame at least on which a face is seen.
+
+    Raises:
+        UserError: there are none.
+    """
+    clips = [clip for clip in manifest.items if clip.mouth_path not in store or store.get(clip.mouth_path).any()]
+    if not clips:
+        raise UserError(
+            f"{manifest.path}: the mouth crops of all {len(manifest.items)} clips came without landmarks, which there are for "
+            "raw video only; take such a corpus, or predict embeddings: --train_args '--target lips'"
+        )
+    n_left_out = len(manifest.items) - len(clips)
+    if n_left_out:
+        logger.warning("%s: %d of %d clips left out, no face is seen", manifest.path, n_left_out, len(manifest.items))
+    return replace(manifest, items=tuple(clips))
 
 
 class ClipDataset(Dataset):
@@ -103,8 +137,10 @@ def make_clip_datasets(
     """
     model, data = config.model, config.data
     check_rates(config, train_manifest, val_manifest)
-    train_clips, val_clips = single_clips(train_manifest), single_clips(val_manifest)
-    shared = {item.audio_path for item in train_clips.items} & {item.audio_path for item in val_clips.items}
+    train_clips = with_targets(single_clips(train_manifest), train_stores[0])
+    val_clips = with_targets(single_clips(val_manifest), val_stores[0])
+    mouths = [{clips.resolve(item.mouth_path) for item in clips.items} for clips in (train_clips, val_clips)]
+    shared = mouths[0] & mouths[1]  # the sounds may be copies: a corpus renders the sources of its mixtures
     if shared:
         raise UserError(f"{val_manifest.path}: {len(shared)} clips are in {train_manifest.path}, too (first: {min(shared)})")
     length = (data.segment_sec, model.video_fps)

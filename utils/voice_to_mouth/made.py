@@ -8,8 +8,8 @@ Writes  into dump/embeddings/<visual frontend>/<corpus>/, among the real ones, u
 Run     python -m utils.voice_to_mouth.made --data_dir data/several --voice_to_mouth_dir exp/voice_to_lips
 
 What is made is the prediction plus what the voice does not tell: the differences of a real person, drawn clip by clip and
-joined, at the size that brings the variance of each number to that of real embeddings. A speaker keeps the person. Killed and
-called again it goes on; what was made of the same sounds by the same network stays.
+joined, so that it varies as real embeddings do. A speaker keeps the person. Killed and called again it goes on; what was made
+of the same sounds (size and time of the file) by the same network stays.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from utils.voice_to_mouth.residuals import N_LAGS, NAME, Residuals, Statistics, 
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # of the computation below; what another one made is made again
+_VERSION = 3  # of the computation below; what another one made is made again
 _FADE_FRAMES = 6  # from one clip's differences to the next one's
 _N_MEASURED = 200  # utterances
 
@@ -114,16 +114,25 @@ def make_embeddings(data_dir: Path, exp_dir: Path, dump_dir: Path) -> None:
     n_bytes = round(n_frames * network.config.visual_dim * np.dtype(record.precision).itemsize)
     require_space(root, n_bytes, f"the embeddings of {len(todo)} voices", "--dump_dir")
     made_with = {"stamp": stamp, "network": exp_dir.resolve().name}
-    gains = _gains(network, manifest, speech, residuals)
+    problems: list[str] = []
     with EmbeddingWriter(root, record.precision) as writer:
         writer.forget(old | set(todo))
         write_json(root / "made.json", made_with)  # without statistics: not finished
         for key in tqdm(todo, desc="embeddings made of voices", unit="clip", disable=None):
             item = keys[key]
-            made = _predicted(network, manifest, item)
-            made += gains * missing(residuals, item, len(made))
+            try:
+                made = _predicted(network, manifest, item)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            made += missing(residuals, item, len(made))
             writer.add(key, made, source_of(manifest.resolve(item.audio_path)))
             writer.commit_if_due()
+    if problems:
+        raise UserError(
+            f"{len(problems)} of {len(keys)} voices could not be read, the others are made; mend them, or prepare the corpus "
+            f"again without them; the first: {problems[0]}"
+        )
     store = EmbeddingStore(root)
     shown = _some(list(keys.items()))
     found = {
@@ -201,27 +210,20 @@ def draw(path: Path, found: dict[str, Statistics]) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def _gains(network: VoiceToMouth, manifest: Manifest, speech: Sequence[Utterance], residuals: Residuals) -> np.ndarray:
-    """What the differences are multiplied with, (dim,): they and the predictions together get the variance of real ones."""
-    predicted = statistics(_predicted(network, manifest, item) for item in _some(speech))
-    wanted = np.maximum(residuals.real.variance - predicted.variance, 0)
-    there = np.concatenate(residuals.clips).var(axis=0)
-    return np.sqrt(wanted / np.maximum(there, 1e-12)).astype(np.float32)
-
-
 def _some(items: Sequence[Any]) -> list[Any]:
     """At most `_N_MEASURED`, spread over all."""
     return [items[index] for index in np.unique(np.linspace(0, len(items) - 1, _N_MEASURED).round().astype(int))]
 
 
 def _predicted(network: VoiceToMouth, manifest: Manifest, item: Utterance) -> np.ndarray:
-    return network.predict(read_audio(manifest.resolve(item.audio_path), sample_rate=manifest.sample_rate))
+    return network.predict(read_audio(manifest.resolve(item.audio_path), sample_rate=network.config.sample_rate))
 
 
 def _is_current(manifest: Manifest, item: Utterance, store: EmbeddingStore, key: str) -> bool:
-    if key not in store:
+    path = manifest.resolve(item.audio_path)
+    if key not in store or not path.is_file():
         return False
-    status, source = manifest.resolve(item.audio_path).stat(), store.clip(key).source
+    status, source = path.stat(), store.clip(key).source
     return (status.st_size, status.st_mtime_ns) == (source.size, source.mtime_ns)
 
 

@@ -1,6 +1,7 @@
 """How well a predicted motion of a mouth is, by measures that a mouth which does not move fails.
 
-Each measure compares a clip's prediction with what was seen of it. `DEFINITIONS` say what they are.
+Each measure compares a clip's prediction with what was seen of it. `KEYPOINT_DEFINITIONS` and `EMBEDDING_DEFINITIONS` say what
+they are.
 """
 
 import numpy as np

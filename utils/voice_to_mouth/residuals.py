@@ -7,7 +7,7 @@ exp/<tag>/residuals.npz, which stage 3 writes after the training of a network fo
     and of the true embeddings mean and variance, float32 (dim,) each, and autocorrelation, float32 (N_LAGS + 1,)
 
 They are of the clips that were trained on, so that nothing of validation or test is in them. A network knows these clips
-better than others; `utils.voice_to_mouth.made` makes up for that.
+better than others, so that its differences are somewhat small.
 """
 
 from collections.abc import Iterable, Sequence

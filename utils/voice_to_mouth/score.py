@@ -35,7 +35,7 @@ def score_predictions(exp_dir: Path, test_name: str, force: bool) -> None:
     """Score the predictions of a test, unless nothing changed; write tables, a picture and videos.
 
     Raises:
-        UserError: there are no predictions, or none of a clip whose mouth was seen.
+        UserError: there are no predictions, or no clip with a face can be scored.
     """
     predictions = read_predictions(exp_dir / "predicted" / test_name)
     out_dir = exp_dir / "results" / test_name
@@ -52,7 +52,7 @@ def score_predictions(exp_dir: Path, test_name: str, force: bool) -> None:
     rows, problems = _measured(predictions, seen)
     write_failed(out_dir / "failed.csv", problems)
     if not rows:
-        raise UserError(f"{predictions.folder}: no clip can be scored; the first: {problems[0].id}: {problems[0].reason}")
+        raise UserError(f"{predictions.folder}: no clip can be scored; the first: {problems[0].item_id}: {problems[0].reason}")
     if predictions.target == "lips":
         kept = {row["id"] for row in rows}
         arrays = [predictions.arrays(row) for row in seen if row.id in kept]
@@ -74,7 +74,7 @@ def _measured(predictions: Predictions, seen: list[Prediction]) -> tuple[list[di
     """A row of measures for each clip, and the clips that have none."""
     measure = keypoint_measures if predictions.target == "keypoints" else embedding_measures
     rows, problems = [], []
-    for number, row in enumerate(seen, start=2):
+    for row in seen:
         try:
             estimate, true = predictions.arrays(row)
             values: dict[str, Any] = {"id": row.id, "speaker": row.speaker} | measure(estimate, true)
@@ -84,7 +84,7 @@ def _measured(predictions: Predictions, seen: list[Prediction]) -> tuple[list[di
                     errors = measure(np.broadcast_to(still, true.shape), true)
                     values |= {f"{name}_{key}": errors[key] for key in ("error", "error_of_motion")}
         except UserError as error:
-            problems.append(Problem(number, row.id, row.audio_path, str(error)))
+            problems.append(Problem(0, row.id, row.audio_path, str(error)))
         else:
             rows.append(values)
     return rows, problems
@@ -176,5 +176,9 @@ def _show(predictions: Predictions, seen: list[Prediction], rows: list[dict[str,
         n_frames = min(len(estimate), len(true))
         panels.append((f"{row.id}: correlation {values['opening']:.2f}", estimate[:n_frames], true[:n_frames]))
         faces = {"seen": true[:n_frames], "from the voice": estimate[:n_frames]}
-        write_face_video(out_dir / f"examples/{row.id}.mp4", Path(row.audio_path), faces, row.mouth_path, row.video_path)
+        path = out_dir / f"examples/{row.id}.mp4"
+        try:
+            write_face_video(path, Path(row.audio_path), faces, row.mouth_path, row.video_path)
+        except UserError as error:
+            logger.warning("stage 5: %s: not drawn, %s", row.id, error)
     draw_openings(out_dir / "opening.png", panels, predictions.fps)

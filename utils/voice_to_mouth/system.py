@@ -42,7 +42,7 @@ class VoiceToMouthSystem(TrainedSystem):
         self.log_validation(*self._step(batch), len(batch["voice"]))
 
     def _step(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of a batch, and the correlation of what moves of its examples (those with a mouth that moves)."""
+        """Loss of a batch, and the correlation of what moves of its examples (those with more than one frame that is seen)."""
         true = batch["targets"]
         seen = true.ne(0).any(dim=-1)
         targets = self.network.standardise(true, seen)
