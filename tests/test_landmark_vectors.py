@@ -66,14 +66,14 @@ def test_landmarks_lie_where_the_crop_shows_them_and_find_back_into_the_picture(
 
 
 def test_shapes_are_blind_to_where_the_mouth_is_and_zeros_where_it_is_not_seen(tmp_path):
-    points = some_points(4)
-    points[2] = np.nan
+    points = some_points(4)  # frame 2 is marked as unseen
+    points[3] = np.nan
     shapes, elsewhere = (LipShapes().read(write(tmp_path / f"{k}.npz", 4, points + np.float16(k)), 4, False) for k in (0, 4))
-    assert shapes.shape == (4, 40) and not shapes[2].any() and np.isfinite(shapes).all()
+    assert shapes.shape == (4, 40) and shapes[:2].all() and not shapes[2:].any() and np.isfinite(shapes).all()
     np.testing.assert_allclose(shapes, elsewhere, atol=0.01)
     faces = FaceKeypoints().read(tmp_path / "4.npz", 4, False)
     np.testing.assert_allclose(faces[0], (points[0].astype(np.float32).ravel() + 4) / 10, atol=0.01)
-    assert faces.shape == (4, 136) and not faces[2].any()
+    assert faces.shape == (4, 136) and not faces[2:].any()
     assert not LipShapes().read(write(tmp_path / "none.npz", 4, None), 4, False).any()
 
 

@@ -62,6 +62,20 @@ def test_clips_and_speech_of_all_corpora_come_together(tmp_path: Path, speech: P
     assert "utterances: 8" in said
 
 
+def test_names_with_dots_and_names_that_lie_about_the_format(tmp_path: Path) -> None:
+    voice = 0.1 * np.random.default_rng(0).standard_normal(16000)
+    for name in ("dr.smith/a.wav", "dr.jones/a.wav", "dr.jones/a.flac", "dr.jones/b.wav"):
+        (tmp_path / "speech" / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "speech" / name, voice, 16000, format="MP3" if name.endswith("b.wav") else None)
+    said = run_prepare("librispeech", tmp_path / "out", tmp_path / "speech", code=1)
+    assert "would get the name" in said
+    run_prepare("librispeech", tmp_path / "out", tmp_path / "speech", "--max_failed", 1)
+    items = {item.utterance_id: item for item in read_manifest(tmp_path / "out/utterances.csv").items}
+    assert {item.speaker for item in items.values()} == {"speech_dr.smith", "speech_dr.jones"} and len(items) == 3
+    decoded = next(item for item in items.values() if item.utterance_id.endswith("jones_b"))
+    assert "sounds" in decoded.audio_path and soundfile.info(decoded.audio_path).format == "WAV"
+
+
 def test_training_takes_as_much_speech_without_faces_as_it_is_told(tmp_path: Path, speech: Path) -> None:
     out = tmp_path / "all"
     run_prepare("several", out, corpus(tmp_path / "one", "abc"), "--speech_dir", speech)

@@ -204,8 +204,11 @@ def test_a_pretrained_wav2vec2_is_listened_to_and_stays_as_it_is(tmp_path):
     features = network.hearing._network[0].feature_extractor(impulse)[0]  # (chan, steps)
     strongest = float(features.sub(features[:, :1]).abs().sum(dim=0).argmax())
     assert network.hearing.first_sec + strongest * network.hearing.hop_sec == pytest.approx(0.5, abs=0.02)
-    with pytest.raises(ValueError, match="no wav2vec 2.0 with safetensors"):
-        VoiceToMouth(**conf | {"wav2vec2_dir": str(tmp_path)})
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(tmp_path / "bert")
+    for folder in (tmp_path, tmp_path / "bert"):
+        with pytest.raises(ValueError, match="no wav2vec 2.0 with safetensors"):
+            VoiceToMouth(**conf | {"wav2vec2_dir": str(folder)})
     words = ["--features", "wav2vec2", "--wav2vec2_dir", str(tmp_path)]
     with pytest.raises(UserError, match="holds no config.json"):
         check_frontend_weights(read_config("conf/wav2kp.yml", words), "", "")
