@@ -22,6 +22,7 @@ from utils.data.crops import write_shifted
 from utils.data.files import read_json
 from utils.data.manifest import Manifest, Problem, Utterance, read_manifest, write_manifest
 from utils.data.mouths import MouthFile, MouthWriter
+from utils.data.phonemes import Phoneme, read_phonemes, write_phonemes
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError
 from utils.training.config import MotionLossConfig, read_config
@@ -156,6 +157,27 @@ def test_the_loss_wants_motion_not_the_mean():
     assert of(wrong) > of(still)
     only_range = MotionLoss(MotionLossConfig(position_weight=0, velocity_weight=0, correlation_weight=0), is_keypoints=True)
     assert only_range(small, true, small, true, seen).item() == pytest.approx(0.1 * np.log(2) ** 2, rel=0.1)
+
+
+def test_closings_at_known_phonemes_are_those_that_count():
+    height = np.ones(60)
+    height[[10, 30, 50]] = 0.0
+    guess = height.copy()
+    guess[30] = 1.0
+    times_sec = np.array([[0.36, 0.44], [1.24, 1.32], [1.6, 1.7]])  # closed at 10, at 30 (lips ahead), and not at all
+    found = keypoint_measures(mouth(guess), mouth(height), 25.0, times_sec)
+    assert found["closings"] == 0.5 and keypoint_measures(mouth(guess), mouth(height))["closings"] == pytest.approx(2 / 3)
+    assert keypoint_measures(mouth(guess), mouth(height), 25.0, times_sec[:1])["closings"] == 1.0
+    assert np.isnan(keypoint_measures(mouth(guess), mouth(height), 25.0, np.zeros((0, 2)))["closings"])
+
+
+def test_phonemes_of_a_corpus_are_read_and_reach_the_score(tmp_path):
+    phonemes = {"a": [Phoneme("ˈp", 0.1, 0.2), Phoneme("a", 0.2, 0.4)], "b": [Phoneme("m", 0.0, 0.1)]}
+    write_phonemes(tmp_path / "phonemes.csv", phonemes.items())
+    assert read_phonemes(tmp_path / "phonemes.csv") == phonemes and read_phonemes(tmp_path / "none.csv") == {}
+    (tmp_path / "phonemes.csv").write_text("utterance_ID,phoneme\na,p\n", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_phonemes(tmp_path / "phonemes.csv")
 
 
 def test_the_mean_of_ratios_is_the_geometric_one():
@@ -428,6 +450,7 @@ def test_a_clip_that_cannot_be_used_is_listed_and_another_truth_is_noticed(train
     with EmbeddingWriter(root) as writer:
         writer.forget({lost})
     (tmp_path / "data" / manifest.items[3].audio_path).unlink()
+    write_phonemes(tmp_path / "data/phonemes.csv", [("p8_1", [Phoneme("ˈb", 0.1, 0.2), Phoneme("a", 0.2, 0.4)])])
     said = run("separate", *words, code=1)
     assert "2 of 12 voices could not be used" in said
     said = run("separate", *words, "--max_failed", "2")
@@ -446,6 +469,7 @@ def test_a_clip_that_cannot_be_used_is_listed_and_another_truth_is_noticed(train
     assert rows["p8_1"]["has_truth"] == "True" and rows["p8_2"]["has_truth"] == "False"
     with np.load(trained / "exp/predicted/copied/p8_1.npz") as file:
         np.testing.assert_allclose(file["true"], old + 1, atol=0.01)
+        np.testing.assert_allclose(file["closings"], [[0.1, 0.2]])
 
 
 @pytest.mark.parametrize(("rate", "fps", "said"), [(8000, 25.0, "8000 Hz, the network"), (16000, 50.0, "p8_0 has 50 frames/s")])

@@ -78,7 +78,7 @@ class ClipFiles:
         return [sha256_file(path) if path.is_file() else "" for path in paths]
 
     def make(self) -> dict:
-        """Make the files; gives their hashes, and the words with their times."""
+        """Make the files; gives their hashes, and words and phonemes with their times."""
         clip = make_clip(self.voice, self.number, self.seed)
         write_wav(self.data_dir / self.audio_path, to_pcm16(clip.samples), SAMPLE_RATE_HZ, subtype="PCM_16")
         with atomic_path(self.data_dir / self.mouth_path) as temporary:
@@ -95,8 +95,12 @@ class ClipFiles:
                 scale = self.face_size / faces.shape[1]
                 for picture in faces:
                     writer.add(picture if scale == 1 else zoom(picture, (scale, scale, 1), order=1), True)
-        words = [[word.label, round(word.start_sec, 4), round(word.end_sec, 4)] for word in clip.words]
-        return {"files": self.hashes(), "words": words}
+        spans = {"words": clip.words, "phones": clip.phones}
+        times = {
+            name: [[span.label, round(span.start_sec, 4), round(span.end_sec, 4)] for span in found]
+            for name, found in spans.items()
+        }
+        return {"files": self.hashes(), **times}
 
 
 def make_clip(voice: Voice, number: int, seed: int, face_number: int | None = None) -> Clip:

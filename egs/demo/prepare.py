@@ -1,7 +1,7 @@
 """Make the demo corpus: synthetic voices with drawn mouths, in the DLA layout, and its manifests.
 
 Writes data/demo/{audio,mouths,utterances}/, faces/ where --face_size asks for them, {train,val,test}.csv and utterances.csv
-(the training speakers' utterances, for dynamic mixing), and in --raw_dir words.csv, the times of words.
+(the training speakers' utterances, for dynamic mixing), phonemes.csv, and in --raw_dir words.csv, the times of words.
 
     python egs/demo/prepare.py --data_dir data/demo --nj 2
 """
@@ -28,6 +28,7 @@ from utils.data.constants import SAMPLE_RATE_HZ, SPLITS, VIDEO_FPS
 from utils.data.files import remove_leftovers, write_text
 from utils.data.jobs import Journal
 from utils.data.manifest import Mixture, Utterance, write_manifest
+from utils.data.phonemes import PHONEMES_NAME, Phoneme, write_phonemes
 from utils.errors import OptionParser, at_least, run_cli
 from utils.mixing.rendering import part_paths
 
@@ -44,7 +45,7 @@ def main() -> int:
     clips = {split: _clips_of(args, split) for split in SPLITS}
     for folder in (args.data_dir, args.raw_dir):
         remove_leftovers(folder)
-    _make([clip for split in SPLITS for clip in clips[split]], args.raw_dir, args.nj)
+    _make([clip for split in SPLITS for clip in clips[split]], args.raw_dir, args.data_dir, args.nj)
     mixtures = {split: _mix(args, split, clips[split]) for split in SPLITS}  # on each run: it takes seconds
     _remove_others(args.data_dir, clips, mixtures)
     _write_manifests(args.data_dir, mixtures, clips["train"])
@@ -73,8 +74,8 @@ def _clips_of(args: argparse.Namespace, split: str) -> list[ClipFiles]:
     return [ClipFiles(voice, number, args.seed, args.data_dir, args.face_size) for voice, number in turns]
 
 
-def _make(clips: Sequence[ClipFiles], raw_dir: Path, nj: int) -> None:
-    """Make the clips that are missing, damaged or outdated, and write words.csv."""
+def _make(clips: Sequence[ClipFiles], raw_dir: Path, data_dir: Path, nj: int) -> None:
+    """Make the clips that are missing, damaged or outdated, and write the times of words and phonemes."""
     journal = Journal(raw_dir / "clips.jsonl")
     todo = []
     for clip in clips:
@@ -88,13 +89,16 @@ def _make(clips: Sequence[ClipFiles], raw_dir: Path, nj: int) -> None:
         results = tqdm(pool.imap(ClipFiles.make, todo), total=len(todo), desc="utterances", disable=None)
         for clip, result in zip(todo, results, strict=True):
             journal.add(clip.utterance_id, clip.key, result)
+    made = {clip.utterance_id: journal.entries[clip.utterance_id][1] for clip in clips}
     buffer = io.StringIO()
     rows = csv.writer(buffer, lineterminator="\n")
     rows.writerow(("utterance", "split", "speaker", "word", "start_sec", "end_sec"))
     for clip in clips:
-        words = journal.entries[clip.utterance_id][1]["words"]
+        words = made[clip.utterance_id]["words"]
         rows.writerows((clip.utterance_id, clip.voice.split, clip.voice.speaker, *word) for word in words)
     write_text(raw_dir / "words.csv", buffer.getvalue())
+    phonemes = [(name, [Phoneme(*phone) for phone in result["phones"]]) for name, result in made.items()]
+    write_phonemes(data_dir / PHONEMES_NAME, phonemes)
 
 
 def _mix(args: argparse.Namespace, split: str, clips: Sequence[ClipFiles]) -> list[Mixture]:

@@ -14,6 +14,7 @@ from utils.voice_to_mouth.motion import centred, correlation, masked_mean, openi
 _CORNERS = (48, 54)  # of the mouth, iBUG 300-W
 _RANGE = (0.05, 0.95)
 N_CANDIDATES = 10
+_AHEAD_FRAMES = 3
 # A closing: the opening falls below a share of its 95th percentile for a few frames, as for p, b, m; not a pause.
 _CLOSED, _LOOKS_CLOSED, _LONGEST_CLOSING_FRAMES = 0.2, 0.35, 5
 KEYPOINT_DEFINITIONS = {
@@ -21,9 +22,9 @@ KEYPOINT_DEFINITIONS = {
     "where the prediction does not move",
     "opening_velocity": "the same of its change from frame to frame",
     "range": "range of the opening (5th to 95th percentile) over the true one; its mean over the clips is the geometric one",
-    "closings": f"share of the short closings of the true mouth (below {_CLOSED:.0%} of the opening's 95th percentile, for at "
-    f"most {_LONGEST_CLOSING_FRAMES} frames) at which the prediction is below {_LOOKS_CLOSED:.0%} of its own, a frame early or "
-    "late; none where a clip has no closing",
+    "closings": f"share of the closings of the true mouth (below {_CLOSED:.0%} of the opening's 95th percentile) at which the "
+    f"prediction is below {_LOOKS_CLOSED:.0%} of its own, a frame early or late: those at p, b and m where the corpus knows "
+    f"its phonemes, else all that last at most {_LONGEST_CLOSING_FRAMES} frames; none where a clip has no closing",
     "error": "mean distance of the 20 points of the lips from the true ones over the width of the true mouth (mean over the "
     "clip), where a similarity has brought the whole face to the mean face",
     "error_of_motion": "the same after the prediction was moved to the person's own mouth: each point to its true mean over "
@@ -37,11 +38,15 @@ EMBEDDING_DEFINITIONS = {
 }
 
 
-def keypoint_measures(estimate: np.ndarray, true: np.ndarray) -> dict[str, float]:
+def keypoint_measures(
+    estimate: np.ndarray, true: np.ndarray, fps: float = 25.0, phonemes_sec: np.ndarray | None = None
+) -> dict[str, float]:
     """The measures of `KEYPOINT_DEFINITIONS`.
 
     Args:
         estimate, true: landmarks (frames, 136); frames of zeros in `true` are not seen and do not count.
+        fps: frames for each second.
+        phonemes_sec: (n, 2), beginning and end of each p, b and m, if they are known.
 
     Raises:
         UserError: fewer than three frames are seen, or the mouth does not move.
@@ -55,7 +60,14 @@ def keypoint_measures(estimate: np.ndarray, true: np.ndarray) -> dict[str, float
     points = [each.unflatten(-1, (-1, 2)) for each in (guess, wanted)]
     width = masked_mean((points[1][:, _CORNERS[0]] - points[1][:, _CORNERS[1]]).norm(dim=-1, keepdim=True), seen).item()
     moved = centred(guess, seen) + masked_mean(wanted, seen)
-    closings = _closings_met(openings[0][:, 0].numpy(), openings[1][:, 0].numpy(), seen.numpy())
+    heights = [each[:, 0].numpy() for each in openings]
+    top = float(np.quantile(heights[1][seen], _RANGE[1]))
+    is_closed = (heights[1] < _CLOSED * top) & seen.numpy()
+    if phonemes_sec is None:
+        spans = _short_closings(is_closed, seen.numpy())
+    else:
+        spans = _closings_at(phonemes_sec * fps, heights[1], is_closed)
+    closings = _closings_met(heights[0], spans, seen.numpy())
     return {
         "opening": correlation(*openings, seen).item(),
         "opening_velocity": correlation(steps[0][0], steps[1][0], steps[0][1]).item(),
@@ -66,18 +78,31 @@ def keypoint_measures(estimate: np.ndarray, true: np.ndarray) -> dict[str, float
     }
 
 
-def _closings_met(guess: np.ndarray, wanted: np.ndarray, seen: np.ndarray) -> float:
-    """The share of the closings of `wanted` (frames,) that `guess` shows, too; NaN where there are none."""
-    top = np.quantile(wanted[seen], _RANGE[1])
-    is_closed = (wanted < _CLOSED * top) & seen
+def _short_closings(is_closed: np.ndarray, seen: np.ndarray) -> list[tuple[int, int]]:
+    """First and last frame + 1 of the closings that no pause makes, of (frames,)."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_closed, [False]]).astype(int)))
     spans = [(start, stop) for start, stop in edges.reshape(-1, 2) if stop - start <= _LONGEST_CLOSING_FRAMES]
-    whole = [(start, stop) for start, stop in spans if start > 0 and stop < len(wanted) and seen[start - 1] and seen[stop]]
-    if not whole:
+    return [(start, stop) for start, stop in spans if start > 0 and stop < len(seen) and seen[start - 1] and seen[stop]]
+
+
+def _closings_at(phonemes_frames: np.ndarray, wanted: np.ndarray, is_closed: np.ndarray) -> list[tuple[int, int]]:
+    """The frame at which lips are closest for each phoneme, if they close; from a little before, as lips run ahead."""
+    spans = []
+    for start, stop in phonemes_frames:
+        first, last = max(int(start) - _AHEAD_FRAMES, 0), min(int(np.ceil(stop)), len(wanted))
+        if is_closed[first:last].any():
+            frame = first + int(np.argmin(np.where(is_closed, wanted, np.inf)[first:last]))
+            spans.append((frame, frame + 1))
+    return spans
+
+
+def _closings_met(guess: np.ndarray, spans: list[tuple[int, int]], seen: np.ndarray) -> float:
+    """The share of closings, (first frame, last frame + 1) each, that `guess` (frames,) shows; NaN where there are none."""
+    if not spans:
         return float("nan")
     low = _LOOKS_CLOSED * np.quantile(guess[seen], _RANGE[1])
     is_still = np.ptp(guess[seen]) < 1e-3
-    return float(np.mean([not is_still and guess[max(start - 1, 0) : stop + 1].min() < low for start, stop in whole]))
+    return float(np.mean([not is_still and guess[max(start - 1, 0) : stop + 1].min() < low for start, stop in spans]))
 
 
 def _distance(guess: torch.Tensor, wanted: torch.Tensor, seen: torch.Tensor) -> float:

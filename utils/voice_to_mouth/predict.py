@@ -19,6 +19,7 @@ from utils.data.experiments import Experiment
 from utils.data.files import exclusive_lock, sha256_file
 from utils.data.fingerprints import StageMark, hash_json, hash_stats
 from utils.data.manifest import VIDEOS_NAME, Manifest, Problem, read_manifest, read_videos, write_failed
+from utils.data.phonemes import PHONEMES_NAME, Phoneme, read_phonemes
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.separation.options import TestSetOptions
@@ -29,13 +30,16 @@ from utils.voice_to_mouth.predictions import Prediction, Predictions, write_pred
 
 logger = logging.getLogger(__name__)
 
+_CLOSE_LIPS, _STRESS = ("p", "b", "m"), "ˈˌ"  # IPA
+
 
 class Voice(NamedTuple):
     """A voice to predict for, and what a camera saw, if one did."""
 
     row: Prediction
     samples: np.ndarray
-    true: np.ndarray | None
+    true: np.ndarray | None = None
+    closings: list[Phoneme] | None = None
 
 
 def predict(experiment: Experiment, options: TestSetOptions) -> None:
@@ -65,7 +69,7 @@ def predict(experiment: Experiment, options: TestSetOptions) -> None:
             estimate = network.predict(voice.samples)
             spent_sec += time.perf_counter() - start_sec
             sound_sec += len(voice.samples) / network.config.sample_rate
-            write_prediction(out_dir, voice.row.id, estimate, voice.true)
+            write_prediction(out_dir, voice.row.id, estimate, voice.true, voice.closings)
             rows.append(voice.row._replace(frames=len(estimate)))
             if not is_manifest and network.config.target == "keypoints":
                 _draw(out_dir / f"{voice.row.id}.mp4", voice.samples, estimate, network.config)
@@ -90,6 +94,7 @@ class _Clips(NamedTuple):
     manifest: Manifest
     store: EmbeddingStore
     videos: dict[str, str]  # mouth path -> video
+    phonemes: dict[str, list[Phoneme]]  # of clips, if the corpus knows them
 
     def sounds(self) -> list[Path]:
         return [self.manifest.resolve(clip.audio_path) for clip in self.manifest.items]
@@ -97,7 +102,7 @@ class _Clips(NamedTuple):
     def fingerprint(self) -> str:
         """Of the clips and of the mouths as they are stored now."""
         stored = [clip.mouth_path in self.store and self.store.clip(clip.mouth_path).source for clip in self.manifest.items]
-        return hash_json([[str(clip) for clip in self.manifest.items], stored])
+        return hash_json([[str(clip) for clip in self.manifest.items], stored, self.phonemes])
 
     def voices(self, problems: list[Problem]) -> Iterator[Voice]:
         """Those that can be used; the others become problems."""
@@ -112,7 +117,9 @@ class _Clips(NamedTuple):
             video_path = self.videos.get(clip.mouth_path, "")
             has_truth = bool(true.any())  # else no face was seen
             shown = Prediction(clip.utterance_id, clip.speaker, audio_path, 0, has_truth, mouth_path, video_path)
-            yield Voice(shown, samples, true if has_truth else None)
+            known = self.phonemes.get(clip.utterance_id)
+            closings = known and [phoneme for phoneme in known if phoneme.label.lstrip(_STRESS)[:1] in _CLOSE_LIPS]
+            yield Voice(shown, samples, true if has_truth else None, closings)
 
 
 def _clips(experiment: Experiment, options: TestSetOptions, config: VoiceToMouthConfig) -> _Clips:
@@ -136,7 +143,7 @@ def _clips(experiment: Experiment, options: TestSetOptions, config: VoiceToMouth
     listed = manifest.data_root / VIDEOS_NAME
     rows = read_videos(listed) if listed.is_file() else []
     videos = {row.mouth_path: str(manifest.resolve(row.video_path)) for row in rows}
-    return _Clips(manifest, EmbeddingStore(folder), videos)
+    return _Clips(manifest, EmbeddingStore(folder), videos, read_phonemes(manifest.data_root / PHONEMES_NAME))
 
 
 def _sounds(place: Path) -> list[Path]:
@@ -168,7 +175,7 @@ def _voices(paths: list[Path], problems: list[Problem], sample_rate: int) -> Ite
             except UserError as error:
                 problems.append(Problem(row, name, str(path), str(error).removeprefix(f"{path}: ")))
                 continue
-            yield Voice(Prediction(name, "", str(path), 0, False), read_audio(wav, sample_rate=sample_rate), None)
+            yield Voice(Prediction(name, "", str(path), 0, False), read_audio(wav, sample_rate=sample_rate))
 
 
 def _draw(path: Path, samples: np.ndarray, estimate: np.ndarray, config: VoiceToMouthConfig) -> None:

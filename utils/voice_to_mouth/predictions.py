@@ -3,7 +3,8 @@
 exp/<tag>/predicted/<test name>/
     predicted.json     what was predicted (`target`), by which network, frames per second, and the mean of what was trained on
     predicted.csv      a row for each clip: id, speaker, audio_path, frames, has_truth, mouth_path, video_path ("": none)
-    <id>.npz           `estimate` float32 (frames, dim); `true` the same, zeros where no mouth is seen, if a camera saw it
+    <id>.npz           `estimate` float32 (frames, dim); `true` the same, zeros where no mouth is seen, if a camera saw it;
+                       `closings` (n, 2), seconds from and to which there is a p, b or m, if the corpus knows
     <id>.mp4           a drawn face with the sound, of sounds that no corpus knows
 """
 
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.data.files import atomic_path, read_json, write_json, write_text
+from utils.data.phonemes import Phoneme
 from utils.errors import UserError
 
 
@@ -40,8 +42,8 @@ class Predictions(NamedTuple):
     mean: np.ndarray  # (dim,)
     rows: tuple[Prediction, ...]
 
-    def arrays(self, row: Prediction) -> tuple[np.ndarray, np.ndarray | None]:
-        """Estimate and truth of a row, (frames, dim) each.
+    def arrays(self, row: Prediction) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Estimate and truth of a row, (frames, dim) each, and its closings (n, 2).
 
         Raises:
             UserError: the file is missing or damaged.
@@ -49,14 +51,19 @@ class Predictions(NamedTuple):
         path = self.folder / f"{row.id}.npz"
         try:
             with np.load(path) as file:
-                return file["estimate"], file["true"] if row.has_truth else None
+                closings = file.get("closings")
+                return file["estimate"], file["true"] if row.has_truth else None, closings
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"cannot be read ({error}); run stage 4 again with --force true", path) from None
 
 
-def write_prediction(folder: Path, name: str, estimate: np.ndarray, true: np.ndarray | None) -> None:
+def write_prediction(
+    folder: Path, name: str, estimate: np.ndarray, true: np.ndarray | None, closings: list[Phoneme] | None
+) -> None:
     """Write the arrays of a clip, whole or not at all."""
     arrays = {"estimate": estimate} | ({} if true is None else {"true": true})
+    if closings is not None:
+        arrays["closings"] = np.array([each[1:] for each in closings]).reshape(-1, 2)
     with atomic_path(folder / f"{name}.npz") as temporary, open(temporary, "wb") as handle:
         np.savez(handle, **{key: array.astype(np.float32) for key, array in arrays.items()})
 

@@ -56,7 +56,7 @@ def score_predictions(exp_dir: Path, test_name: str, force: bool) -> None:
     if predictions.target == "lips":
         kept = {row["id"] for row in rows}
         arrays = [predictions.arrays(row) for row in seen if row.id in kept]
-        told = right_of_ten([estimate for estimate, _ in arrays], [true for _, true in arrays])
+        told = right_of_ten([estimate for estimate, _, _ in arrays], [true for _, true, _ in arrays])
         for row, right in zip(rows, told, strict=False):
             row["right_of_ten"] = float(right)
     final = _final(predictions, rows, len(problems))
@@ -72,16 +72,18 @@ def score_predictions(exp_dir: Path, test_name: str, force: bool) -> None:
 
 def _measured(predictions: Predictions, seen: list[Prediction]) -> tuple[list[dict[str, Any]], list[Problem]]:
     """A row of measures for each clip, and the clips that have none."""
-    measure = keypoint_measures if predictions.target == "keypoints" else embedding_measures
     rows, problems = [], []
     for row in seen:
         try:
-            estimate, true = predictions.arrays(row)
-            values: dict[str, Any] = {"id": row.id, "speaker": row.speaker} | measure(estimate, true)
-            if predictions.target == "keypoints":
+            estimate, true, closings = predictions.arrays(row)
+            values: dict[str, Any] = {"id": row.id, "speaker": row.speaker}
+            if predictions.target == "lips":
+                values |= embedding_measures(estimate, true)
+            else:
+                values |= keypoint_measures(estimate, true, predictions.fps, closings)
                 first = true[np.flatnonzero(true.any(axis=1))[0]]
                 for name, still in (("mean", predictions.mean), ("first", first)):
-                    errors = measure(np.broadcast_to(still, true.shape), true)
+                    errors = keypoint_measures(np.broadcast_to(still, true.shape), true, predictions.fps)
                     values |= {f"{name}_{key}": errors[key] for key in ("error", "error_of_motion")}
         except UserError as error:
             problems.append(Problem(0, row.id, row.audio_path, str(error)))
@@ -172,7 +174,7 @@ def _show(predictions: Predictions, seen: list[Prediction], rows: list[dict[str,
     panels = []
     for values in shown:
         row = by_id[values["id"]]
-        estimate, true = predictions.arrays(row)
+        estimate, true, _ = predictions.arrays(row)
         n_frames = min(len(estimate), len(true))
         panels.append((f"{row.id}: correlation {values['opening']:.2f}", estimate[:n_frames], true[:n_frames]))
         faces = {"seen": true[:n_frames], "from the voice": estimate[:n_frames]}
