@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -29,6 +28,7 @@ from utils.data.files import remove_leftovers, write_text
 from utils.data.jobs import Journal
 from utils.data.manifest import Mixture, Utterance, write_manifest
 from utils.data.phonemes import PHONEMES_NAME, Phoneme, write_phonemes
+from utils.data.progress import progress_bar
 from utils.errors import OptionParser, at_least, run_cli
 from utils.mixing.rendering import part_paths
 
@@ -86,7 +86,7 @@ def _make(clips: Sequence[ClipFiles], raw_dir: Path, data_dir: Path, nj: int) ->
     logger.info("%s: %d of %d utterances to make", raw_dir, len(todo), len(clips))
     # a process speaks only once (see egs/demo/speech.py), hence a fresh one for each clip
     with multiprocessing.get_context("fork").Pool(nj, maxtasksperchild=1) as pool:
-        results = tqdm(pool.imap(ClipFiles.make, todo), total=len(todo), desc="utterances", disable=None)
+        results = progress_bar(pool.imap(ClipFiles.make, todo), total=len(todo), desc="utterances")
         for clip, result in zip(todo, results, strict=True):
             journal.add(clip.utterance_id, clip.key, result)
     made = {clip.utterance_id: journal.entries[clip.utterance_id][1] for clip in clips}
@@ -104,7 +104,7 @@ def _make(clips: Sequence[ClipFiles], raw_dir: Path, data_dir: Path, nj: int) ->
 def _mix(args: argparse.Namespace, split: str, clips: Sequence[ClipFiles]) -> list[Mixture]:
     rng = np.random.default_rng([args.seed, 1 + SPLITS.index(split)])
     pairs = draw_pairs(clips, int(SAME_VOICE_SHARE[split] * len(clips)), rng)
-    progress = tqdm(pairs, total=len(clips), desc=f"{split} mixtures", disable=None)
+    progress = progress_bar(pairs, total=len(clips), desc=f"{split} mixtures")
     return [write_mixture(args.data_dir, split, *pair) for pair in progress]
 
 

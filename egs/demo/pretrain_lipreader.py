@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm, trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -30,6 +29,7 @@ from egs.demo.voices import WORDS, voices_of
 from local_models.lipreading import Lipreading
 from utils.data.constants import MOUTH_SIZE, VIDEO_FPS
 from utils.data.files import atomic_path
+from utils.data.progress import progress_bar
 from utils.embedding.checkpoints import read_lipreading_conf
 from utils.errors import OptionParser, at_least, run_cli
 
@@ -94,7 +94,7 @@ def _draw_clips(
     ]
     # a process speaks only once (see egs/demo/speech.py), hence a fresh one for each clip
     with multiprocessing.get_context("fork").Pool(args.nj, maxtasksperchild=1) as pool:
-        drawn = list(tqdm(pool.imap(_draw_clip, orders), total=len(orders), desc=f"{split} clips", disable=None))
+        drawn = list(progress_bar(pool.imap(_draw_clip, orders), total=len(orders), desc=f"{split} clips"))
     mouths, visemes, motions, words = zip(*drawn, strict=True)
     places = [(clip, *word) for clip, said in enumerate(words) for word in said]
     return LipClips(np.stack(mouths), np.stack(visemes), np.stack(motions), np.array(places))
@@ -118,7 +118,7 @@ def _train_trunk(network: Lipreading, clips: LipClips, n_steps: int, rng: np.ran
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, TRUNK_LR, total_steps=n_steps, pct_start=0.15)
     mean, std = clips.motions.mean((0, 1)), clips.motions.std((0, 1))
     network.train()
-    for step in trange(1, n_steps + 1, desc="trunk", disable=None):
+    for step in progress_bar(range(1, n_steps + 1), desc="trunk"):
         windows, visemes, motions = _draw_windows(clips, rng)
         vectors = _middle_vectors(network, torch.from_numpy(windows))
         viseme_loss = functional.cross_entropy(viseme_layer(vectors), torch.from_numpy(visemes))
@@ -175,7 +175,7 @@ def _train_temporal(
     optimiser = torch.optim.AdamW(network.tcn.parameters(), lr=WORD_LR, weight_decay=5e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, WORD_LR, total_steps=max(1, n_epochs * n_batches))
     accuracy = 0.0
-    for epoch in trange(1, n_epochs + 1, desc="temporal network", disable=None):
+    for epoch in progress_bar(range(1, n_epochs + 1), desc="temporal network"):
         network.tcn.train()
         for chosen in rng.permutation(len(train.words))[: n_batches * WORD_BATCH].reshape(n_batches, -1):
             words = train.words[chosen]

@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the recipe's root, wherever this is called from
 
-from tqdm import tqdm
 
 from utils.data.files import atomic_path
+from utils.data.progress import progress_bar
 from utils.errors import OptionParser, UserError, run_cli
 
 _PLACE = re.compile(r"(?:^|/)(id[0-9]{5})/([\w-]{11})/([0-9]{5})\.(mp4|m4a|wav|h5)$")
@@ -48,7 +48,7 @@ def main() -> int:
     found: set[str] = set()
     n_written = 0
     with _opened(args.archive) as (members, open_member):
-        for member in tqdm(members, desc=args.archive.name, unit="file", disable=None):
+        for member in progress_bar(members, desc=args.archive.name, unit="file"):
             match = [prefix for prefix in _prefixes(member.place) if prefix in wanted]
             if not match:
                 continue

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.corpora.joined import whole_frames, write_joined_mouths
 from utils.corpora.output import refuse_failures, usable
@@ -27,6 +26,7 @@ from utils.data.audio import read_audio, write_wav
 from utils.data.clock import frames_to_samples
 from utils.data.constants import SPLITS
 from utils.data.manifest import Manifest, Mixture, Problem, Utterance, item_id, read_manifest, write_failed, write_manifest
+from utils.data.progress import progress_bar
 from utils.errors import OptionParser, UserError, run_cli
 from utils.mixing.levels import SILENCE_POWER, add_noise, mix_at_sir, power
 from utils.mixing.recordings import SPEECH_POWER, draw_stretch, recording_lengths
@@ -54,7 +54,7 @@ def main() -> int:
     refuse_failures(failed_path, problems, args.max_failed)
     maker = Maker(args, manifest, sorted(targets, key=lambda clip: clip.mouth_path), speech, noise)
     jobs = [(kind, number) for kind, n in wanted.items() for number in range(n)]
-    items = [maker.make(kind, number) for kind, number in tqdm(jobs, unit="mix", disable=None)]
+    items = [maker.make(kind, number) for kind, number in progress_bar(jobs, unit="mix")]
     path = args.out_dir / f"{args.split}.csv"
     shared = {"corpus": manifest.corpus, "data_root": manifest.data_root, "sample_rate": rate}
     write_manifest(path, split=args.split, n_src=1, items=items, **shared)

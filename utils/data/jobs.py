@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from utils.data.files import append_line, remove_leftovers, write_text
+from utils.data.progress import progress_bar
 from utils.errors import UserError, is_of_machine, system_error
 
 log = logging.getLogger(__name__)
@@ -121,7 +120,7 @@ def run_jobs(
     is_serial = not in_own_process and (nj <= 1 or len(todo) < 2)
     done = _serially(function, todo) if is_serial else _in_processes(function, todo, nj)
     with closing(done):  # what stops this loop stops the workers
-        for job, result, reason in tqdm(done, total=len(todo), desc=title, unit=unit, disable=None):
+        for job, result, reason in progress_bar(done, total=len(todo), desc=title, unit=unit):
             if reason:
                 reasons[job.name] = reason
                 continue
@@ -162,7 +161,8 @@ def _in_processes(function: Callable, jobs: Sequence[Job], nj: int) -> Generator
                     while waiting and len(running) < nj:
                         running[pool.submit(_guarded, function, waiting[-1].given)] = waiting[-1]
                         waiting.pop()
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    ended = wait(running, return_when=FIRST_COMPLETED).done
+                    for future in sorted(ended, key=lambda future: future.exception() is not None):  # what was done stays
                         outcome = future.result()
                         yield running.pop(future), *outcome
             except BrokenProcessPool:

@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from utils.data.audio import check_sound
 from utils.data.manifest import Manifest, Mixture, Problem, Utterance, item_audio, item_id, item_mouths
 from utils.data.mouths import read_mouths
+from utils.data.progress import progress_bar
 from utils.data.sound_checks import wrong_rate_hint
 from utils.errors import UserError
 
@@ -65,7 +64,7 @@ def check_files(check: Callable[[Path], Check], paths: Iterable[Path], nj: int, 
     unique = list(dict.fromkeys(paths))
     pool = ThreadPoolExecutor(max(nj, 1))
     try:
-        results = tqdm(pool.map(check, unique), total=len(unique), desc=title, unit="file", disable=None)
+        results = progress_bar(pool.map(check, unique), total=len(unique), desc=title, unit="file")
         return dict(zip(unique, results, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not work through all that is queued

@@ -13,11 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.data.files import read_json, write_json, write_text
 from utils.data.fingerprints import hash_contents
 from utils.data.manifest import VIDEOS_NAME, Problem, Utterance, read_videos
+from utils.data.progress import progress_bar
 from utils.embedding.frontends import load_frontend
 from utils.embedding.sync import SHIPPED, CorpusOffset, clip_agreement, corpus_offset, load_sync_model, offset_of
 from utils.errors import UserError
@@ -65,7 +65,7 @@ def _estimate(data_dir: Path, frontend_weights: Path, cut: Cut, by_clip: Path) -
     agreements, text = [], io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["id", "offset_frames", "agreement", "margin"])
-    for clip in tqdm(clips, desc="A/V offset", unit="clip", disable=None):
+    for clip in progress_bar(clips, desc="A/V offset", unit="clip"):
         if clip.utterance_id in uncut:
             continue
         agreement = clip_agreement(model, frontend, data_dir / clip.mouth_path, data_dir / clip.audio_path)

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from utils.data.crops import CropFile
 from utils.data.faces import face_path_of
@@ -31,6 +30,7 @@ from utils.data.files import require_space, sha256_file, write_json
 from utils.data.fingerprints import StageMark, hash_contents
 from utils.data.manifest import Manifest, Problem, item_id, item_mouths, write_failed
 from utils.data.mouths import FILL_FRAMES, fill_unseen
+from utils.data.progress import progress_bar
 from utils.embedding.face_frontends import FaceFrontend
 from utils.embedding.frontends import Frontend, store_name
 from utils.embedding.landmarks import Landmarks
@@ -333,7 +333,7 @@ def run_plan(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, failed_name: s
     problems: list[Problem] = []
     with (
         EmbeddingWriter(plan.root, plan.precision) as writer,
-        tqdm(total=plan.n_pending, disable=None, unit="clip", desc=f"embeddings, {plan.view}") as progress,
+        progress_bar(total=plan.n_pending, unit="clip", desc=f"embeddings, {plan.view}") as progress,
     ):
         writer.forget({clip.key for group in plan.groups for clip in group})
         for batch in _embedded(plan, frontend, nj, problems):

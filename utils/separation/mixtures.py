@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from utils.data.audio import check_sound, read_audio
 from utils.data.clock import frames_covering
@@ -26,6 +25,7 @@ from utils.data.files import remove_leftovers, require_space, sha256_file
 from utils.data.fingerprints import hash_json
 from utils.data.jobs import Journal
 from utils.data.manifest import Manifest, Mixture, Problem
+from utils.data.progress import progress_bar
 from utils.data.validation import lengths_differ
 from utils.embedding.embed import embed_manifests
 from utils.embedding.frontends import store_name
@@ -158,7 +158,7 @@ def plan_tasks(
     for used in filter(None, (separator, fallback)):
         _check_fit(manifest, used)
     tasks, problems = [], []
-    for row, item in enumerate(tqdm(manifest.items, desc="mixtures read", unit="mix", disable=None), start=2):
+    for row, item in enumerate(progress_bar(manifest.items, desc="mixtures read", unit="mix"), start=2):
         path = manifest.resolve(item.mixture_path)
         try:
             length = _checked_length(manifest, item, path)
@@ -332,7 +332,7 @@ def separate_tasks(folder: EstimateFolder, n_src: int, options: SeparationOption
     pending = {task for task in tasks if not _is_done(task, journal, path, n_src)}
     problems: list[Problem] = []
     done_sec = 0.0
-    with tqdm(total=len(tasks), initial=len(tasks) - len(pending), disable=None, unit="mix", desc=path.name) as progress:
+    with progress_bar(total=len(tasks), initial=len(tasks) - len(pending), unit="mix", desc=path.name) as progress:
         for batch in _batches(tasks, options):
             if pending.isdisjoint(batch):
                 continue

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 import torch
-from tqdm import tqdm
 
 from utils.data.audio import read_audio
 from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.estimates import are_complete, write_estimates
 from utils.data.files import atomic_path, read_json, remove_leftovers, write_json
 from utils.data.fingerprints import hash_json, hash_stats
+from utils.data.progress import progress_bar
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.separation.assignment import Assignment
@@ -134,7 +134,7 @@ def _blocks(
 
     def blocks() -> Iterator[np.ndarray]:
         seconds = prepared.n_samples // separator.sample_rate
-        with tqdm(total=seconds, disable=None, unit="s", desc=f"separating {prepared.folder.name}") as progress:
+        with progress_bar(total=seconds, unit="s", desc=f"separating {prepared.folder.name}") as progress:
             for block in separate_blocks(*recording, **clocks, assignment=assignment):
                 yield block.numpy()
                 progress.update(block.shape[1] // separator.sample_rate)

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.corpora.output import refuse_failures
 from utils.data.audio import read_audio
 from utils.data.files import write_text
 from utils.data.manifest import Manifest, Problem, Utterance, item_id, read_manifest, write_failed
+from utils.data.progress import progress_bar
 from utils.data.reports import markdown_table
 from utils.embedding.store import EmbeddingStore
 from utils.embedding.sync import MOST_FRAMES, SyncModel, band_energies, fit, load_sync_model, offset_of
@@ -61,7 +61,7 @@ def main() -> int:
     clips, problems = _usable(manifest, store, args.heard)
     refuse_failures(failed_path, problems, args.max_failed)  # before hours of reading
     rows, agreements, trials = [], [], []
-    for clip in tqdm(clips, unit="clip", disable=None):
+    for clip in progress_bar(clips, unit="clip"):
         try:
             visual, energies = _read(manifest, store, clip)
             agreement = model.agreement(visual, energies)
@@ -150,7 +150,7 @@ def _readable(
     manifest: Manifest, store: EmbeddingStore, clips: list[Clip], problems: list[Problem]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Embeddings and band energies of every face and its own voice; adds clips that cannot be read to `problems`."""
-    for clip in tqdm(clips, desc="fit", unit="clip", disable=None):
+    for clip in progress_bar(clips, desc="fit", unit="clip"):
         try:
             pair = _read(manifest, store, clip)
         except UserError as error:

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from utils.data.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ async def _run_all(chains: Sequence[Chain], jobs: int, environment: dict[str, st
                     break
         progress.update()
 
-    with logging_redirect_tqdm(), tqdm(total=len(chains), disable=None, unit="run") as progress:
+    with logging_redirect_tqdm(), progress_bar(total=len(chains), unit="run") as progress:
         await asyncio.gather(*map(run, chains))
     return failures
 

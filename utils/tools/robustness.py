@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from utils.data.audio import read_audio
 from utils.data.clock import frames_covering, frames_to_samples
 from utils.data.experiments import open_experiment
 from utils.data.files import atomic_path, write_json, write_text
 from utils.data.manifest import Manifest, Mixture, read_manifest
+from utils.data.progress import progress_bar
 from utils.data.reports import markdown_table
 from utils.embedding.joined import AnyStore, joined
 from utils.embedding.store import EmbeddingStore
@@ -424,7 +424,7 @@ def measure(
     """
     rows = []
     baseline_scores: dict[tuple[str, str], float] = {}  # by sound and mixture: all else that differs are faces
-    for name, condition in tqdm(conditions.items(), disable=None, unit="condition"):
+    for name, condition in progress_bar(conditions.items(), unit="condition"):
         for example in spread(examples, condition.n_most):
             trial = condition.trial(example, seed)
             if trial is None:

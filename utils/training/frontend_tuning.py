@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, interpolate, softplus
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from local_models.lr_asd import LRASDVisual
 from local_models.matching import FaceVoiceMatcher
 from utils.data.files import atomic_path
 from utils.data.manifest import Manifest
 from utils.data.mouths import MouthFile
+from utils.data.progress import progress_bar
 from utils.embedding.frontends import Frontend, draw_geometry, vary
 from utils.embedding.landmarks import LipShapes
 from utils.errors import UserError
@@ -154,7 +154,7 @@ def tune(
         losses: list[float] = []
         matcher.train()
         loader = DataLoader(pairs, batch_sampler=keys, num_workers=num_workers)
-        for batch in tqdm(loader, desc=f"epoch {epoch + 1} of {epochs}", unit="batch", disable=None):
+        for batch in progress_bar(loader, desc=f"epoch {epoch + 1} of {epochs}", unit="batch"):
             loss = matching_loss(network, matcher, {name: each.to(device) for name, each in batch.items()})
             optimizer.zero_grad()
             loss.backward()

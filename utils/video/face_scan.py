@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.data.files import atomic_path
+from utils.data.progress import progress_bar
 from utils.video.decoding import read_pictures
 from utils.video.descriptors import DESCRIPTOR_DIM
 from utils.video.faces import Face, FaceFinder
@@ -54,7 +54,7 @@ def scan_faces(
                     finder = stack.enter_context(FaceFinder())
                     label = f"faces of {Path(path).name}"
                     pictures = read_pictures(path, n_frames, first_frame=start)
-                    pictures = iter(tqdm(pictures, label, n_frames, initial=start, unit="frame", disable=None))
+                    pictures = iter(progress_bar(pictures, desc=label, total=n_frames, initial=start, unit="frame"))
                 part = _scan_part(pictures, finder, span)
                 with atomic_path(part_path) as temporary:
                     np.savez_compressed(temporary, **part)

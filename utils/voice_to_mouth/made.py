@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from local_models.voice_to_mouth import VoiceToMouth
 from utils.data.audio import read_audio
@@ -28,6 +27,7 @@ from utils.data.experiments import Experiment, open_experiment
 from utils.data.files import atomic_path, read_json, require_space, sha256_file, write_json
 from utils.data.fingerprints import hash_contents, hash_json
 from utils.data.manifest import Manifest, Utterance, read_manifest
+from utils.data.progress import progress_bar
 from utils.embedding.embed import source_of
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, made_key
 from utils.errors import OptionParser, UserError, run_cli
@@ -118,7 +118,7 @@ def make_embeddings(data_dir: Path, exp_dir: Path, dump_dir: Path) -> None:
     with EmbeddingWriter(root, record.precision) as writer:
         writer.forget(old | set(todo))
         write_json(root / "made.json", made_with)  # without statistics: not finished
-        for key in tqdm(todo, desc="embeddings made of voices", unit="clip", disable=None):
+        for key in progress_bar(todo, desc="embeddings made of voices", unit="clip"):
             item = keys[key]
             try:
                 made = _predicted(network, manifest, item)

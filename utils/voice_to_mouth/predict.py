@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from local_models.configs import VoiceToMouthConfig
 from local_models.voice_to_mouth import VoiceToMouth
@@ -20,6 +19,7 @@ from utils.data.files import exclusive_lock, sha256_file
 from utils.data.fingerprints import StageMark, hash_json, hash_stats
 from utils.data.manifest import VIDEOS_NAME, Manifest, Problem, read_manifest, read_videos, write_failed
 from utils.data.phonemes import PHONEMES_NAME, Phoneme, read_phonemes
+from utils.data.progress import progress_bar
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.separation.options import TestSetOptions
@@ -64,7 +64,7 @@ def predict(experiment: Experiment, options: TestSetOptions) -> None:
         mark.path.unlink(missing_ok=True)
         rows, problems, sound_sec, spent_sec = [], [], 0.0, 0.0
         voices = clips.voices(problems) if clips else _voices(sounds, problems, network.config.sample_rate)
-        for voice in tqdm(voices, total=len(sounds), desc="predict", unit="clip", disable=None):
+        for voice in progress_bar(voices, total=len(sounds), desc="predict", unit="clip"):
             start_sec = time.perf_counter()
             estimate = network.predict(voice.samples)
             spent_sec += time.perf_counter() - start_sec
