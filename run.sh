@@ -56,6 +56,9 @@ audio_stream=0      # videos: which audio stream, 1 is the first; 0: the default
 min_on_screen_sec=0.5 # videos: people on screen for a shorter time are left out
 people=             # videos: at most so many people; empty: as many as are seen
 preview=false       # videos: also write them again with each face's track
+output_rate=16k     # videos: source also writes stems at the sound's own rate and with its channels
+mux=false           # videos: also write one video with a named stream of sound for each track
+asr=                # videos: command that prints what is said in a wav, its last word; for the WebVTT and tracks.json
 subtype=float       # sample format of the estimates: float or pcm16
 
 COMMAND=("$0" "$@")
@@ -128,6 +131,6 @@ run_stage 3 train conf data_dir exp_dir init_exp_dir train_args frontend_weights
     frontend_layer views embedding_dtype dump_dir id force
 frontend_weights=$own_weights face_weights=$own_face_weights
 run_stage 4 separate exp_dir test_dir test_name cue_test av_offset_sweep fallback_exp_dir frontend_weights face_weights \
-    subtype window_sec hop_sec batch_size out_dir preview landmarks_dir alignment audio_stream min_on_screen_sec people \
+    subtype window_sec hop_sec batch_size out_dir preview output_rate mux asr landmarks_dir alignment audio_stream min_on_screen_sec people \
     dump_dir data_root_dir nj id max_failed force
 run_stage 5 score exp_dir test_dir test_name permute nj max_failed force

@@ -4,8 +4,8 @@
 #   ./separate.sh VIDEO [--out_dir DIR]         VIDEO: any video with sound, or a folder of videos
 #
 # Writes DIR/<video>/: face1.wav, face2.wav, ... (from left to right; as long as the video's sound to the sample, 16 kHz), rest.wav
-# (the residual: speakers off screen, noise), face1.png, ... and tracks.json (who is on screen when). Together the tracks are
-# what was heard. It is `./run.sh --stage 4 --test_dir VIDEO` with the network and the visual frontend that come with the recipe.
+# (the residual: speakers off screen, noise), face1.png, ..., speech.rttm and face1.vtt, ... (who spoke when), and tracks.json
+# (who is on screen when, warnings). Together the tracks are what was heard. It is `./run.sh --stage 4 --test_dir VIDEO` with the network and the visual frontend that come with the recipe.
 # What is up to date is not made again, what was interrupted goes on.
 # Work files (sound, faces, mouths) are kept in dump/ of the recipe; where that cannot be written, in
 # ${XDG_CACHE_HOME:-~/.cache}/avsep, and without a home in DIR/.cache. The log is DIR/log/4_separate.log.
@@ -15,6 +15,9 @@ set -euo pipefail
 video=             # instead of the first word: the video, or a folder of videos
 out_dir=           # DIR; empty: separated/<name of the video or folder> in exp/pretrained or --exp_dir, or where you are
 preview=false      # also write the video again with each face's track: face1.mp4, ...
+output_rate=16k    # source: also write stems/face1.wav, ... at the sound's own rate and with its channels
+mux=false          # also write one video with a named stream of sound for each track: tracks.mp4 (.mov, .mkv)
+asr=               # command that prints what is said in a wav, its last word; for face1.vtt, ... and tracks.json
 exp_dir=           # folder of an experiment of your own (run.sh, stage 3); empty: the network that comes with the recipe
 frontend_weights=  # the visual frontend's file, if it is not where the experiment had it
 face_weights=      # the same for the face frontend
@@ -57,6 +60,7 @@ first_writable dump_dir dump "${cache_dirs[@]}" "$out_dir/.cache"
 exp_dir=${exp_dir:-egs/own_video/pretrained} # what is made with the latter lies elsewhere, as said above
 exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$test_name" \
     "--out_dir=$out_dir" "--dump_dir=$dump_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" \
+    "--output_rate=$output_rate" "--mux=$mux" "--asr=$asr" \
     "--face_weights=$face_weights" \
     "--landmarks_dir=$landmarks_dir" "--alignment=$alignment" "--audio_stream=$audio_stream" "--people=$people" \
     "--min_on_screen_sec=$min_on_screen_sec" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" \

@@ -212,6 +212,49 @@ def test_what_cannot_be_separated_is_listed_and_the_others_are_separated(tmp_pat
     assert stage(folder, "--max_failed", "3")
 
 
+def test_stems_muxed_videos_and_what_was_said_are_made_on_demand_of_tracks_that_stay(tmp_path, stage, monkeypatch):
+    stretches = {"face1": [(0.5, 1.5)], "face2": [(1.0, 2.0), (2.2, 2.4)]}
+    monkeypatch.setattr("utils.separation.tracks.find_speech", lambda track, *_: stretches[track.stem])
+    sound = 0.1 * np.random.default_rng(5).standard_normal((2, 3 * 44_100)).astype(np.float32)
+    video = make_video(tmp_path / "videos", sound=sound, sound_rate_hz=44_100)
+    folder = stage(video) / "talk"
+    before = state_of(folder)
+    assert not list(folder.glob("stems/*")) and not list(folder.glob("tracks.mkv"))
+    assert (folder / "speech.rttm").read_text().split("\n")[0].startswith("SPEAKER talk 1 0.500 1.000 <NA> <NA> face1")
+    assert [each["lips"] for each in read_json(folder / "tracks.json")["tracks"][1]["speech"]] == ["still", "still"]
+    assert "1.2 s of speech where these lips stand still" in read_json(folder / "tracks.json")["warnings"][-1]
+    program = tmp_path / "asr.py"
+    program.write_text("import sys, soundfile; print(soundfile.info(sys.argv[1]).duration)")
+    wanted = ("--output_rate", "source", "--mux", "true", "--asr", f"{sys.executable} {program}")
+    stage(video, *wanted)
+    report, after = read_json(folder / "tracks.json"), state_of(folder)
+    stems = {path.stem: soundfile.read(str(path))[0].T for path in folder.glob("stems/*.wav")}
+    assert sorted(stems) == ["face1", "face2", "rest"]
+    np.testing.assert_allclose(sum(stems.values()), sound, atol=1e-6)
+    assert [report["stems"][key] for key in ("sample_rate_hz", "channels", "n_samples")] == [44_100, 2, 3 * 44_100]
+    assert report["muxed"] == {"video": "tracks.mkv", "of_stems": True, "gain": 1.0}
+    assert [each["text"] for each in report["tracks"][1]["speech"]] == ["1.4", "0.6"]
+    assert "1.4</v>" in (folder / "face2.vtt").read_text()
+    assert before.items() <= after.items()
+    stage(video, *wanted)
+    assert state_of(folder) == after  # nothing was made again
+    (folder / "stems/face2.wav").unlink()
+    stage(video, *wanted)
+    assert (folder / "stems/face2.wav").is_file()
+    stage(video, "--force", "true")  # what was made of other tracks goes with them
+    assert not (folder / "stems").exists() and not (folder / "tracks.mkv").exists()
+
+
+def test_a_recogniser_that_fails_fails_the_video_and_leaves_its_tracks(tmp_path, stage, monkeypatch):
+    monkeypatch.setattr("utils.separation.tracks.find_speech", lambda *_: [(0.5, 1.5)])
+    video = make_video(tmp_path / "videos")
+    with pytest.raises(UserError, match="1 of 1 videos"):
+        stage(video, "--asr", "false")
+    (row,) = rows_of(tmp_path / "out/failed.csv")
+    assert "--asr false: ended with exit code 1" in row["reason"]
+    assert (tmp_path / "out/talk/face1.wav").is_file() and (tmp_path / "out/talk/tracks.json").is_file()
+
+
 def test_a_preview_shows_the_video_with_each_track(tmp_path, stage):
     video = make_video(tmp_path / "videos")
     folder = stage(video, "--preview", "true") / "talk"

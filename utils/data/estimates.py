@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -35,6 +36,7 @@ SAMPLE_BYTES = {"float": 4, "pcm16": 2}
 JOURNAL_NAME = "made.jsonl"
 CUE_FOLDERS = {"swapped": "cues_swapped", "shuffled": "cues_shuffled"}
 _BLOCK_SAMPLES = 1 << 16
+_WAV_BYTES = 4_200_000_000  # its size is a number of 32 bits
 
 
 def offset_folder(folder: Path, offset_frames: int) -> Path:
@@ -53,27 +55,29 @@ def estimate_paths(folder: Path, mixture_id: str, n_src: int) -> list[Path]:
     return [folder / f"s{k}" / f"{mixture_id}.wav" for k in range(1, n_src + 1)]
 
 
-def are_complete(paths: Sequence[Path], length: int, sample_rate: int) -> bool:
-    """Tell if all these files are complete: `length` samples, mono, at the rate."""
+def are_complete(paths: Sequence[Path], length: int, sample_rate: int, channels: int = 1) -> bool:
+    """Tell if all these files are complete: `length` samples, so many channels, at the rate."""
     try:
         infos = [probe_audio(path) for path in paths]
     except UserError:
         return False
-    return all((info.length, info.channels, info.sample_rate) == (length, 1, sample_rate) for info in infos)
+    return all((info.length, info.channels, info.sample_rate) == (length, channels, sample_rate) for info in infos)
 
 
 def write_estimates(
-    paths: Sequence[Path], blocks: Iterable[np.ndarray], sample_rate: int, subtype: str, length: int = 0
+    paths: Sequence[Path], blocks: Iterable[np.ndarray], sample_rate: int, subtype: str, length: int = 0, channels: int = 1
 ) -> float:
     """Write the estimates of one mixture, block by block, each file whole or absent.
 
     Args:
         paths: a file for each estimate.
-        blocks: float32 (n_src, samples), one after the other.
+        blocks: float32 (n_src, samples), or (n_src, channels, samples), one after the other.
         sample_rate: Hz.
         subtype: "float" keeps the values as they are; "pcm16" makes all estimates quieter by one common gain where any of
             them would exceed full scale.
-        length: samples to come, where they are known; for the message where the disk is full.
+        length: samples to come, where they are known: for the message where the disk is full, and as files beyond 4 GB are
+            RF64 instead of WAV.
+        channels: of each estimate.
 
     Returns:
         The gain, 1.0 where nothing had to be made quieter.
@@ -83,8 +87,10 @@ def write_estimates(
         WriteError: the disk is full.
     """
     with ExitStack() as stack:
-        temporaries = [stack.enter_context(atomic_path(path, length * SAMPLE_BYTES["float"])) for path in paths]
-        peak = _write_float(temporaries, blocks, sample_rate)
+        n_bytes = length * channels * SAMPLE_BYTES["float"]
+        temporaries = [stack.enter_context(atomic_path(path, n_bytes)) for path in paths]
+        layout = {"samplerate": sample_rate, "channels": channels, "format": "WAV" if n_bytes < _WAV_BYTES else "RF64"}
+        peak = _write_float(temporaries, blocks, layout)
         if subtype == "float":
             return 1.0
         gain = 1.0 / max(peak, 1.0)
@@ -93,12 +99,12 @@ def write_estimates(
     return gain
 
 
-def _write_float(paths: Sequence[Path], blocks: Iterable[np.ndarray], sample_rate: int) -> float:
-    """Write blocks as float32 WAV; gives the largest magnitude."""
+def _write_float(paths: Sequence[Path], blocks: Iterable[np.ndarray], layout: dict[str, Any]) -> float:
+    """Write blocks as float32; gives the largest magnitude."""
     peak = 0.0
     with ExitStack() as stack:
         files = [
-            stack.enter_context(soundfile.SoundFile(path, "w", sample_rate, 1, SUBTYPES["float"], format="WAV"))
+            stack.enter_context(soundfile.SoundFile(path, "w", subtype=SUBTYPES["float"], **layout))
             for path in map(str, paths)
         ]
         for block in blocks:
@@ -106,14 +112,14 @@ def _write_float(paths: Sequence[Path], blocks: Iterable[np.ndarray], sample_rat
                 raise UserError("the network gave values that are not finite; look at its training")
             peak = max(peak, float(np.abs(block).max(initial=0.0)))
             for file, estimate in zip(files, block, strict=True):
-                file.write(estimate)
+                file.write(estimate.T)
     return peak
 
 
 def _rewrite_as_pcm16(path: Path, gain: float) -> None:
     with atomic_path(path) as temporary, soundfile.SoundFile(str(path)) as source:
-        subtype, rate = SUBTYPES["pcm16"], source.samplerate
-        with soundfile.SoundFile(str(temporary), "w", rate, 1, subtype, format="WAV") as target:
+        layout = {"samplerate": source.samplerate, "channels": source.channels, "format": source.format}
+        with soundfile.SoundFile(str(temporary), "w", subtype=SUBTYPES["pcm16"], **layout) as target:
             for block in source.blocks(_BLOCK_SAMPLES, dtype="float32"):
                 target.write(np.clip(block * np.float32(gain), -1.0, 1.0))  # only rounding can exceed full scale here
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from utils.data.constants import ALIGNMENTS, VIDEO_SUFFIXES
 
+OUTPUT_RATES = ("16k", "source")
+
 
 @dataclass(frozen=True)
 class SeparationOptions:
@@ -52,6 +54,9 @@ class VideoSetOptions(StageOptions):
 
     out_dir: str = ""  # "" is <exp_dir>/separated/<test name>
     preview: bool = False
+    output_rate: str = OUTPUT_RATES[0]  # "source": also stems, at the sound's own rate and with its channels
+    mux: bool = False
+    asr: str = ""  # command of a recogniser that gets a wav as its last word and prints what it understood
     landmarks_dir: str = ""
     alignment: str = ALIGNMENTS[0]
     audio_stream: int = 0

@@ -1,7 +1,7 @@
 """The tracks of one video, in a folder of its own.
 
-face1.wav, face2.wav, ... and rest.wav (the residual), face1.png, ..., with `--preview true` face1.mp4, ..., and tracks.json,
-which is written last and carries a stamp of all that the tracks depend on.
+face1.wav, face2.wav, ... and rest.wav (the residual), face1.png, ..., speech.rttm and face1.vtt, ... (who spoke when), and
+tracks.json, which is written last and carries a stamp of all that the tracks depend on.
 """
 
 import logging
@@ -26,19 +26,20 @@ from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.separation.assignment import Assignment
 from utils.separation.mixtures import Separator
+from utils.separation.on_demand import REPORT, RESIDUAL, remove_on_demand, write_track_vtt
 from utils.separation.options import VideoSetOptions
 from utils.separation.overlap_add import FacesOnScreen, assign_recording, compares, separate_blocks
+from utils.separation.speech import STILL, TALKING_MOTION, Speech, find_speech, lips_of, write_rttm
 
 if TYPE_CHECKING:
     from utils.video.preparation import PreparedVideo
 
 logger = logging.getLogger(__name__)
 
-RESIDUAL = "rest"  # the name of its file, and its key in tracks.json
 _BLOCK_SAMPLES = 1 << 16
-_TALKING_MOTION = 0.006  # three quarters of talking people have more, 19 of 20 pictures that stand still have less
 _LOST_DB = 6.0  # the residual above all tracks
 _NOTHING_LEFT_DB = -20.0  # of the residual under the sound
+_STILL_SEC = 0.5
 _CERTAIN = 0.9  # joins of faces that are less certain are warned of
 _CERTAIN_VOICE = 0.75  # voices that are less certain are: on GLips' validation part 46 % of those are wrong, 4 % of the others
 _CONTRADICTED_NATS = -2.0  # between a voice and the mouth that it was given to; so little has one of ... talkers
@@ -56,7 +57,7 @@ def write_tracks(
     names = [person.name for person in prepared.people]
     wavs = [folder / f"{name}.wav" for name in (*names, RESIDUAL)]
     stamp = _stamp(video_path, prepared, separator, store, options)
-    report = folder / "tracks.json"
+    report = folder / REPORT
     if report.is_file() and not _is_of(video_path, report):
         of = read_json(report).get("video")
         raise UserError(f"{folder}: holds the tracks of another video, {of}; give another --out_dir, or remove it")
@@ -66,29 +67,34 @@ def write_tracks(
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         _remove_other_people(folder, names)
+        remove_on_demand(folder)
         blocks, assignment = _blocks(prepared, separator, store, options)
         gain = write_estimates(wavs, blocks, separator.sample_rate, options.subtype, prepared.n_samples)
         for person in prepared.people:
             with atomic_path(folder / f"{person.name}.png") as temporary:
                 shutil.copyfile(prepared.thumbnail_path(person), temporary)
-        facts = _report(video_path, prepared, separator, folder, gain, options.subtype, assignment)
+        speech = _speech(prepared, folder)
+        facts = _report(video_path, prepared, separator, folder, gain, options.subtype, assignment, speech)
+        write_rttm(folder / "speech.rttm", folder.name, [(name, each) for name, found in speech.items() for each in found])
+        for track in facts["tracks"]:
+            write_track_vtt(folder, track)
         write_json(report, facts | {"stamp": stamp})
         made = False
         logger.info("stage 4: %s: %s -> %s", video_path, _summary(prepared), folder)
         for warning in facts["warnings"]:
             logger.warning("stage 4: %s: %s", video_path, warning)
-    if options.preview:
-        made &= not _write_previews(video_path, prepared, folder)
     return not made
 
 
 def remove_tracks(video_path: Path, folder: Path) -> None:
     """Remove the tracks that an earlier call made of a video that now cannot be separated: they would pass for its own."""
-    report = folder / "tracks.json"
+    report = folder / REPORT
     if report.is_file() and _is_of(video_path, report):
         report.unlink()
         _remove_other_people(folder, [])
-        (folder / f"{RESIDUAL}.wav").unlink(missing_ok=True)
+        remove_on_demand(folder)
+        for name in (f"{RESIDUAL}.wav", "speech.rttm"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _is_of(video_path: Path, report: Path) -> bool:
@@ -109,7 +115,7 @@ def _stamp(
 def _remove_other_people(folder: Path, names: Sequence[str]) -> None:
     """Remove the tracks that an earlier call with other options made of people who are no longer in the list."""
     for path in folder.glob("face*"):
-        is_ours = path.suffix in (".wav", ".png", ".mp4") and path.stem.removeprefix("face").isdecimal()
+        is_ours = path.suffix in (".wav", ".png", ".mp4", ".vtt") and path.stem.removeprefix("face").isdecimal()
         if is_ours and (path.stem not in names or path.suffix == ".mp4"):
             path.unlink()
 
@@ -150,6 +156,7 @@ def _report(
     gain: float,
     subtype: str,
     assignment: Assignment | None,
+    speech: dict[str, list[Speech]],
 ) -> dict[str, Any]:
     """The content of tracks.json."""
     duration_sec = round(prepared.n_samples / separator.sample_rate, 4)
@@ -167,6 +174,7 @@ def _report(
             "parts": person.parts,
             "joined_with_certainty": person.joined_with_certainty,
             **_agreement(assignment, prepared, index),
+            "speech": [_as_json(each) for each in speech[person.name]],
         }
         for index, person in enumerate(prepared.people)
     ]
@@ -188,6 +196,7 @@ def _report(
             *people_warnings(prepared),
             *lost_speakers(prepared, separator.sample_rate, folder),
             *order_warnings(prepared, assignment, loudness_db(folder / f"{RESIDUAL}.wav")),
+            *speech_warnings(speech),
         ],
         "subtype": subtype,
         "gain": gain,
@@ -200,6 +209,8 @@ def _report(
             "joined_with_certainty": "0 to 1, how likely the least certain of these joins is right; 1 where there was none",
             "agreement": "of the track with the mouth of each face, nats for each second that both are seen; 0 is chance",
             "voice_certainty": "0 to 1, how likely the track is this face's voice, in the mean over the time that it is seen",
+            "speech": "from, to, and whether the lips move then; detected in the track where it is not far below the sound",
+            "stems": "the tracks at the sound's own rate and with its channels; together they are the sound",
             "faces_left_out": "people beyond the number that --people asked for",
             "rest": "the residual: the video's sound less all tracks, i.e. speakers off screen and noise",
             "gain": "what all tracks were multiplied with so that none is clipped",
@@ -212,7 +223,7 @@ def lost_speakers(prepared: "PreparedVideo", sample_rate: int, folder: Path) -> 
 
     Compared over the times in which any of them is on screen, as others may speak in the rest of the video.
     """
-    talking = [person for person in prepared.people if person.mouth_motion >= _TALKING_MOTION]
+    talking = [person for person in prepared.people if person.mouth_motion >= TALKING_MOTION]
     stretches_sec = (stretch for person in talking for stretch in person.on_screen_sec)
     stretches = _merged(stretches_sec, sample_rate, prepared.n_samples)
     tracks = sum(_energy(folder / f"{person.name}.wav", stretches) for person in prepared.people)
@@ -266,6 +277,31 @@ def order_warnings(prepared: "PreparedVideo", assignment: Assignment | None, res
     return warnings
 
 
+def _speech(prepared: "PreparedVideo", folder: Path) -> dict[str, list[Speech]]:
+    """Who spoke when, by the names of the faces."""
+    seen = {person.name: person for person in prepared.landmarks()}
+    speech = {}
+    for person in prepared.people:
+        lips = partial(lips_of, frames=seen[person.name].frames, points=seen[person.name].points)
+        stretches = find_speech(folder / f"{person.name}.wav", prepared.sound_path, prepared.n_samples)
+        speech[person.name] = [Speech(*each, lips(each)) for each in stretches]
+    return speech
+
+
+def _as_json(speech: Speech) -> dict[str, Any]:
+    return {"from_sec": round(speech.start_sec, 3), "to_sec": round(speech.end_sec, 3), "lips": speech.lips}
+
+
+def speech_warnings(speech: dict[str, list[Speech]]) -> list[str]:
+    """Warnings of speech where the lips stand still."""
+    warnings = []
+    for name, found in speech.items():
+        still_sec = sum(each.end_sec - each.start_sec for each in found if each.lips == STILL)
+        if still_sec > _STILL_SEC:
+            warnings.append(f"{name}: {still_sec:.1f} s of speech where these lips stand still: it may be somebody else's")
+    return warnings
+
+
 def _agreement(assignment: Assignment | None, prepared: "PreparedVideo", index: int) -> dict[str, Any]:
     """What tracks.json says of how well the voice of person `index` goes with each face."""
     if assignment is None:
@@ -311,16 +347,3 @@ def _summary(prepared: "PreparedVideo") -> str:
     faces = f"{len(prepared.people)} face{'s' * (len(prepared.people) != 1)}"
     ignored = f" ({prepared.n_ignored} seen too shortly)" if prepared.n_ignored else ""
     return f"{faces}{ignored}, {prepared.n_samples / SAMPLE_RATE_HZ:.1f} s"
-
-
-def _write_previews(video_path: Path, prepared: "PreparedVideo", folder: Path) -> bool:
-    """The video again with each face's track; gives whether any had to be made."""
-    from utils.video.preview import write_preview
-
-    missing = [person for person in prepared.people if not (folder / f"{person.name}.mp4").is_file()]
-    people = {person.name: person for person in prepared.landmarks()} if missing else {}
-    for person in missing:
-        seen = people[person.name]
-        boxes = dict(zip(seen.frames.tolist(), seen.boxes, strict=True))
-        write_preview(video_path, folder / f"{person.name}.wav", folder / f"{person.name}.mp4", boxes, prepared.n_frames)
-    return bool(missing)

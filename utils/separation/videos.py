@@ -3,7 +3,8 @@
 Reads   an experiment, and --test_dir: a video, or a folder of videos
 Writes  dump/videos/<test name>-<hash of the path>/<video>/ (sound, faces, mouths: utils/video/preparation.py), and the mouths'
         embeddings; exp/<tag>/separated/<test name>/<video>/ or --out_dir/<video>/: face1.wav, face2.wav, ..., rest.wav (the
-        residual), face1.png, ..., tracks.json, with --preview true also face1.mp4, ...; failed.csv beside the videos' folders
+        residual), face1.png, ..., tracks.json, speech.rttm, face1.vtt, ..., and what utils/separation/on_demand.py makes;
+        failed.csv beside the videos' folders
 Run     python -m utils.stages.separate --exp_dir exp/avdprnn_grid --test_dir talk.mp4 --out_dir talk
 
 Every track has as many samples as the video's sound at 16 kHz and begins with it; all of them add up to it. A track whose
@@ -87,8 +88,10 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
     if any(record.is_precomputed for record in experiment.frontends.values()):
         raise UserError(f"{experiment.folder}: trained on precomputed embeddings, which videos lack; give prepared mixtures")
     from utils.separation.mixtures import load_separator  # torch comes only after what can be refused was
+    from utils.separation.on_demand import check_asr, write_on_demand
     from utils.separation.tracks import remove_tracks, write_tracks
 
+    check_asr(options.asr)
     video_options = _video_options(options, experiment.face_size)
     folder = Path(options.out_dir or experiment.folder / "separated" / options.name)
     reasons = {video.name: reason for video in found if (reason := name_problem(str(video.path)))}
@@ -99,7 +102,7 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
     # the same name elsewhere is another video, and what is prepared once serves every experiment
     set_name = f"{options.name}-{hashlib.sha256(os.fsencode(options.test_dir.absolute())).hexdigest()[:8]}"
     work_dir = options.dump_dir / "videos" / set_name
-    n_made = 0
+    n_made, separated = 0, set()
     with exclusive_lock(folder, "these tracks"), exclusive_lock(work_dir, "these videos"):
         prepared, failed = prepare_all(videos, work_dir, video_options, options.nj)
         reasons |= failed
@@ -110,13 +113,16 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
                 try:
                     _check_number(prepared[video.name], separator)
                     _check_embedded(prepared[video.name], embed_reasons)
-                    n_made += write_tracks(video.path, prepared[video.name], folder / video.name, separator, store, options)
+                    where = prepared[video.name], folder / video.name
+                    n_made += write_tracks(video.path, *where, separator, store, options)
+                    separated.add(video.name)
+                    n_made += write_on_demand(video.path, *where, options)
                 except (UserError, OSError, RuntimeError, ValueError) as error:  # the others go on
                     if isinstance(error, OSError) and is_of_machine(error):
                         raise  # a full disk would end them as well; what was made stays
                     reasons[video.name] = _as_reason(video, error)
         for video in videos:
-            if video.name in reasons:
+            if video.name in reasons and video.name not in separated:
                 remove_tracks(video.path, folder / video.name)
         problems = [Problem(0, video.name, str(video.path), reasons[video.name]) for video in found if video.name in reasons]
         write_failed(folder / "failed.csv", problems)

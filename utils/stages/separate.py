@@ -25,7 +25,7 @@ from utils.data.estimates import SUBTYPES
 from utils.data.experiments import DLIB, open_experiment
 from utils.environment import add_missing
 from utils.errors import OptionParser, UserError, flag, run_cli
-from utils.separation.options import StageOptions, TestSetOptions, VideoSetOptions, is_video_set
+from utils.separation.options import OUTPUT_RATES, StageOptions, TestSetOptions, VideoSetOptions, is_video_set
 from utils.separation.test_sets import separate_test_set
 from utils.separation.videos import separate_videos
 from utils.training.config import is_voice_to_mouth
@@ -88,14 +88,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--hop_sec", type=float, help="from window to window")
     parser.add_argument("--batch_size", type=int, help="equally long mixtures separated at once")
     parser.add_argument("--dump_dir", type=Path, help="stores are in dump_dir/embeddings")
-    parser.add_argument("--data_root_dir", type=Path,
-                        help="where a folder's manifest is made; <exp_dir>/data where this cannot be written")  # fmt: skip
+    parser.add_argument("--data_root_dir", type=Path, help="of a folder's manifest; <exp_dir>/data where that is read-only")
     parser.add_argument("--nj", type=int, default=n_cores(), help="processes and threads that read files")
     parser.add_argument("--id", dest="device", help="GPU, e.g. 0; cpu; empty: a GPU if there is one")
     parser.add_argument("--max_failed", type=int, help="mixtures that may fail before the stage does")
     parser.add_argument("--out_dir", help="videos: the tracks go here; empty: <exp_dir>/separated/<test name>")
-    parser.add_argument("--preview", type=flag, nargs="?", const=True,
-                        help="videos: also write each again with each face's track")  # fmt: skip
+    parser.add_argument("--preview", type=flag, nargs="?", const=True, help="videos: also each again with each face's track")
+    parser.add_argument("--output_rate", choices=OUTPUT_RATES, help="videos: source also writes stems like the video's sound")
+    parser.add_argument("--mux", type=flag, nargs="?", const=True, help="videos: also one with a stream for each track")
+    parser.add_argument("--asr", help="videos: command that prints what is said in a wav, its last word")
     parser.add_argument("--landmarks_dir", help="videos: landmarks found before, a file named as each video")
     parser.add_argument("--alignment", choices=ALIGNMENTS, help="videos: how mouths are aligned")
     parser.add_argument("--audio_stream", type=int, help="videos: 1 is the first; 0: the default, or one with sound")

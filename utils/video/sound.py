@@ -1,14 +1,15 @@
-"""The sound of a video as a wav of 16 kHz, mono, float32: time zero is its first sample, and it stays in time.
+"""The sound of a video: time zero is its first sample, and it stays in time.
 
-Of several audio streams the default one is taken, or the first that has sound; of several channels the mean of those that
-hold speech, or one of them where they cancel each other (`utils/data/sound_checks.py` decides).
+Of several audio streams the default one is taken, or the first that has sound. `extract_sound` makes a wav of 16 kHz, mono,
+float32 of it: of several channels the mean of those that hold speech, or one of them where they cancel each other
+(`utils/data/sound_checks.py` decides). `read_source` gives all channels at their own rate, on the same clock.
 """
 
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, groupby
+from itertools import chain, groupby, repeat
 from math import ceil
 from operator import itemgetter
 from pathlib import Path
@@ -51,19 +52,44 @@ def extract_sound(path: Path | str, wav_path: Path | str, audio_stream: int = 0)
     Raises:
         UserError: no video, no sound, silence, encrypted, damaged, broken off, or its clock jumps.
     """
-    start = sound_start(path)
-    if start is None:
-        raise UserError("has no sound that could be decoded; give a video with sound", path)
+    start = _start(path)
     index, channels, warnings = _choose(path, audio_stream)
     meter = SoundMeter(path)
     with open_video(path) as container, atomic_path(wav_path) as temporary:
-        pieces = _gathered(_in_time(path, container, container.streams[index], start, channels, warnings))
+        in_time = _in_time(path, container, container.streams[index], start, warnings)
+        pieces = _gathered((rate_hz, _mean(data, channels)) for rate_hz, data in in_time)
         with soundfile.SoundFile(str(temporary), "w", SAMPLE_RATE_HZ, 1, "FLOAT", format="WAV") as file:
-            for samples in _resampled(pieces):
-                meter.add(samples)
-                file.write(samples)
+            for samples in _resampled(pieces, SAMPLE_RATE_HZ):
+                meter.add(samples[0])
+                file.write(samples[0])
         meter.require_sound()
     return ExtractedSound(meter.length, (*warnings, *meter.warnings()))
+
+
+def read_source(path: Path | str, audio_stream: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """The sound that `extract_sound` takes, as it is: every channel, at the rate that the stream begins with.
+
+    Yields:
+        Rate in Hz, float32 (channels, samples), pieces of about a second, one after the other. All together they begin and
+        end with the wav of `extract_sound`, to a sample of 16 kHz.
+
+    Raises:
+        UserError: as `extract_sound`.
+    """
+    start = _start(path)
+    index, _, _ = _choose(path, audio_stream)
+    with open_video(path) as container:
+        pieces = _gathered(_with_channels_of_first(_in_time(path, container, container.streams[index], start, [])))
+        first = next(pieces)
+        for samples in _resampled(chain([first], pieces), first[0]):
+            yield first[0], samples
+
+
+def _start(path: Path | str) -> Fraction:
+    start = sound_start(path)
+    if start is None:
+        raise UserError("has no sound that could be decoded; give a video with sound", path)
+    return start
 
 
 def _choose(path: Path | str, audio_stream: int) -> tuple[int, list[int] | None, list[str]]:
@@ -103,17 +129,12 @@ def _survey(path: Path | str, index: int) -> ChannelMeter:
     return meter
 
 
-def _in_time(
-    path, container, stream, start: Fraction, channels: list[int] | None, warnings: list[str]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(rate in Hz, mono float32 samples) one after the other, silence where sound is missing; adds to `warnings`."""
+def _in_time(path, container, stream, start: Fraction, warnings: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """(rate in Hz, (channels, samples)) one after the other, silence where sound is missing; adds to `warnings`."""
     clock_sec, silence_sec, cut_sec = Fraction(0), Fraction(0), Fraction(0)
     cutting = False  # once begun, a surplus of many frames is cut down to its end
     for number, frame in enumerate(decoded(path, container, stream)):
         data, rate_hz = _channels(frame), frame.sample_rate
-        if channels is not None and channels[-1] < len(data):
-            data = data[channels]
-        samples = (data.sum(axis=0) / len(data)).astype(np.float32)
         late_sec = Fraction(0) if frame.pts is None else frame.pts * stream.time_base - start - clock_sec
         if (late_sec < -_RESTART_SEC and number) or late_sec > _LONGEST_GAP_SEC:
             raise UserError(
@@ -125,16 +146,16 @@ def _in_time(
         if late_sec > slack_sec:
             n_missing = round(late_sec * rate_hz)
             for begin in range(0, n_missing, rate_hz):
-                yield rate_hz, np.zeros(min(rate_hz, n_missing - begin), np.float32)
+                yield rate_hz, np.zeros((len(data), min(rate_hz, n_missing - begin)))
             clock_sec += Fraction(n_missing, rate_hz)
             silence_sec += late_sec
         cutting = late_sec < (0 if cutting else -slack_sec)
         if cutting:
-            n_surplus = min(round(-late_sec * rate_hz), len(samples))
-            samples = samples[n_surplus:]
+            n_surplus = min(round(-late_sec * rate_hz), data.shape[1])
+            data = data[:, n_surplus:]
             cut_sec += Fraction(n_surplus, rate_hz)
-        clock_sec += Fraction(len(samples), rate_hz)
-        yield rate_hz, samples
+        clock_sec += Fraction(data.shape[1], rate_hz)
+        yield rate_hz, data
     if silence_sec > _SLACK_SEC:
         warnings.append(f"{float(silence_sec):.2f} s of its sound are missing; silence stands in for them")
     if cut_sec > _SLACK_SEC:
@@ -151,6 +172,21 @@ def _channels(frame: av.AudioFrame) -> np.ndarray:
     return data / (-float(np.iinfo(data.dtype).min) if data.dtype.kind == "i" else 1.0)
 
 
+def _mean(data: np.ndarray, channels: list[int] | None) -> np.ndarray:
+    """Of the chosen channels, float32 (1, samples)."""
+    if channels is not None and channels[-1] < len(data):
+        data = data[channels]
+    return (data.sum(axis=0, keepdims=True) / len(data)).astype(np.float32)
+
+
+def _with_channels_of_first(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+    """As float32; where the number of channels changes each gets the mean."""
+    n_channels = 0
+    for rate_hz, data in pieces:
+        n_channels = n_channels or len(data)
+        yield rate_hz, data.astype(np.float32) if len(data) == n_channels else _mean(data, None).repeat(n_channels, axis=0)
+
+
 def _gathered(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
     """The same in pieces of about a second: decoders give some 20 ms, and each piece costs calls."""
     held: list[np.ndarray] = []
@@ -165,23 +201,38 @@ def _gathered(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, n
         yield held_hz, np.concatenate(held, axis=-1)
 
 
-def _resampled(pieces: Iterator[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
-    """Samples at 16 kHz; after each stretch of one rate there are as many as its time, rounded up, asks for."""
+def _resampled(pieces: Iterator[tuple[int, np.ndarray]], rate_hz: int) -> Iterator[np.ndarray]:
+    """(channels, samples) at one rate; after each stretch of another there are as many as its time, rounded up, asks for."""
     time_sec, n_written = Fraction(0), 0
-    for rate_hz, stretch in groupby(pieces, itemgetter(0)):
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
-        for _, samples in chain(stretch, [(rate_hz, None)]):  # None makes the resampler give what it still holds
-            frame = None
+    for own_hz, stretch in groupby(pieces, itemgetter(0)):
+        resamplers: list[av.AudioResampler] = []
+        for _, samples in chain(stretch, [(own_hz, None)]):  # None makes the resamplers give what they still hold
+            if not (resamplers if samples is None else samples.size):
+                continue
             if samples is not None:
-                if not len(samples):
-                    continue
-                time_sec += Fraction(len(samples), rate_hz)
-                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="flt", layout="mono")
-                frame.sample_rate = rate_hz
-            n_due = ceil(time_sec * SAMPLE_RATE_HZ) - n_written
-            given = [piece.to_ndarray()[0] for piece in resampler.resample(frame) if piece is not None]
-            converted = np.concatenate([np.zeros(0, np.float32), *given])[:n_due]
-            if frame is None:
-                converted = np.pad(converted, (0, n_due - len(converted)))
-            n_written += len(converted)
+                time_sec += Fraction(samples.shape[1], own_hz)
+                resamplers = resamplers or [_resampler(rate_hz) for _ in samples]
+            n_due = ceil(time_sec * rate_hz) - n_written
+            if own_hz == rate_hz and samples is not None:
+                converted = samples[:, :n_due]
+            else:
+                given = zip(resamplers, repeat(None) if samples is None else samples, strict=False)
+                converted = np.stack([_through(resampler, channel, own_hz) for resampler, channel in given])[:, :n_due]
+            if samples is None:
+                converted = np.pad(converted, ((0, 0), (0, n_due - converted.shape[1])))
+            n_written += converted.shape[1]
             yield converted
+
+
+def _resampler(rate_hz: int) -> av.AudioResampler:
+    return av.AudioResampler(format="flt", layout="mono", rate=rate_hz)
+
+
+def _through(resampler: av.AudioResampler, samples: np.ndarray | None, rate_hz: int) -> np.ndarray:
+    """What a resampler gives for samples, or at the end of them."""
+    frame = None
+    if samples is not None:
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="flt", layout="mono")
+        frame.sample_rate = rate_hz
+    given = [piece.to_ndarray()[0] for piece in resampler.resample(frame) if piece is not None]
+    return np.concatenate([np.zeros(0, np.float32), *given])
