@@ -23,6 +23,7 @@ from utils.data.constants import ALIGNMENTS
 from utils.data.devices import n_cores
 from utils.data.estimates import SUBTYPES
 from utils.data.experiments import DLIB, open_experiment
+from utils.data.hub import experiment_folder
 from utils.environment import add_missing
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.separation.options import StageOptions, TestSetOptions, VideoSetOptions, is_video_set
@@ -73,14 +74,14 @@ def parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="separate", description="Stage 4: separate the mixtures of a test set, or videos.")
     records = (*fields(TestSetOptions), *fields(VideoSetOptions))
     parser.set_defaults(**{field.name: field.default for field in records if field.default is not MISSING})
-    parser.add_argument("--exp_dir", type=Path, required=True, help="folder of the experiment")
+    parser.add_argument("--exp_dir", type=experiment_folder, required=True, help="folder of the experiment, or hf://USER/NAME")
     parser.add_argument("--test_dir", type=Path, required=True, help="CSV of mixtures, folder in the DLA layout, or videos")
     parser.add_argument("--test_name", help="name of the outputs; empty: made from --test_dir")
     parser.add_argument("--cue_test", type=flag, nargs="?", const=True,
                         help="also separate with swapped and with shuffled visual embeddings")  # fmt: skip
     parser.add_argument("--av_offset_sweep", type=offsets,
                         help="also separate with the video so many frames late: -5:5 or -5,-1,1,5")  # fmt: skip
-    parser.add_argument("--fallback_exp_dir", type=Path, help="audio-only experiment for mixtures without good mouths")
+    parser.add_argument("--fallback_exp_dir", type=experiment_folder, help="audio-only one for mixtures without good mouths")
     parser.add_argument("--frontend_weights", default="", help="where its visual frontend is now, or other features")
     parser.add_argument("--face_weights", default="", help="where its face frontend is now")
     parser.add_argument("--subtype", choices=tuple(SUBTYPES), help="sample format of the estimates")
