@@ -94,8 +94,10 @@ class _Handler(BaseHTTPRequestHandler):
             if name.startswith("others/"):
                 return self._refuse(403, "")
             is_new = name not in self.hub.repositories
-            is_private = wanted.get("visibility") == "private" or wanted.get("private", False)
-            self.hub.repositories.setdefault(name, Repository(private=is_private)).main or self.hub.repositories[name].commit({})
+            is_private = wanted.get("visibility") == "private"
+            if is_new:
+                self.hub.repositories[name] = Repository(private=is_private)
+                self.hub.repositories[name].commit({})
             return self._json({"url": f"{self.hub.url}/{name}", "name": name}, 200 if is_new else 409)
         if path == "/api/validate-yaml":  # of the front matter of a card
             facts = yaml.safe_load(json.loads(body)["content"].split("---\n")[1])

@@ -48,4 +48,4 @@ read -ra tuning <<<"$tune_args"
 python3 -m utils.tools.tune_frontend --data_dir data/several "--exp_dir=exp/${tag}_3" "--out_dir=exp/${tag}_frontend" \
     "--frontend_weights=$frontend_weights" "--id=$id" "${tuning[@]}"
 "${recipe[@]}" --tag "${tag}_4" --init_exp_dir "exp/${tag}_frontend" --frontend_weights "exp/${tag}_frontend/frontend.pth"
-python3 -m utils.tools.release "--exp_dir=exp/${tag}_4" "--out_dir=${out_dir:-exp/$tag}"
+python3 -m utils.tools.publish "--exp_dir=exp/${tag}_4" "--out_dir=${out_dir:-exp/$tag}"
