@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 # What a training makes: set aside together when it is started anew.
 PRODUCTS = ("conf.yml", "left_out.csv", "checkpoints", "best_model.pth", "history.csv", "curves.png", "training.json",
-            "log/tensorboard", *FRONTEND_FILES.values(), "residuals.npz", "separated", "predicted", "results",
-            ".done-3.json")  # fmt: skip
+            "log/tensorboard", "log/wandb", "log/comet", "log/run_id", *FRONTEND_FILES.values(), "residuals.npz",
+            "separated", "predicted", "results", ".done-3.json")  # fmt: skip
 _UNREADABLE = (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError)
 NEUTRAL_KEYS = ("num_workers", "logger", "audio_examples")  # they change no number of the result
 
