@@ -147,6 +147,9 @@ def test_what_must_not_be_given_away_is_refused(home, tmp_path, monkeypatch) -> 
     (tmp_path / "out/best_model.pth").touch()
     with pytest.raises(UserError, match="of a training; give another folder"):
         published(monkeypatch, home, tmp_path / "out")
+    (tmp_path / "out/best_model.pth").unlink()
+    with pytest.raises(UserError, match="is --exp_dir itself; give another folder"):
+        published(monkeypatch, home, tmp_path / "out", "--exp_dir", tmp_path / "out")
 
 
 def test_corpora_are_restricted_where_their_pages_say_so() -> None:

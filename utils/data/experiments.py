@@ -12,7 +12,7 @@ from typing import Any
 from utils.data.files import read_json
 from utils.errors import UserError
 
-NETWORKS = ("best_model.pth", "model.safetensors")  # as trained, or as published (utils.tools.publish)
+NETWORK_FILES = ("best_model.pth", "model.safetensors")  # as trained, or as published (utils.tools.publish)
 HUB_FILE = "hub.json"  # of a network that was fetched: its address and commit
 DLIB, LANDMARKS = "dlib", "landmarks"
 BUILT_IN_FRONTENDS = (DLIB, LANDMARKS)
@@ -74,7 +74,7 @@ class Experiment:
 
 def network_path(folder: Path) -> Path:
     """The file of the network in an experiment's folder; where there is none, that which training would write."""
-    paths = [folder / name for name in NETWORKS]
+    paths = [folder / name for name in NETWORK_FILES]
     return next(filter(Path.is_file, paths), paths[0])
 
 
@@ -101,8 +101,9 @@ def open_experiment(
         UserError: it is not trained, its frontend.json cannot be used, or the weights are missing.
     """
     if not network_path(folder).is_file():
-        known = ", ".join(sorted(str(path.parent) for name in NETWORKS for path in folder.parent.glob(f"*/{name}"))) or "none"
-        what = f"holds no {NETWORKS[0]}" if folder.is_dir() else "no such experiment"
+        trained = (path.parent for name in NETWORK_FILES for path in folder.parent.glob(f"*/{name}"))
+        known = ", ".join(sorted(map(str, trained))) or "none"
+        what = f"holds no {NETWORK_FILES[0]}" if folder.is_dir() else "no such experiment"
         raise UserError(f"{option} {folder}: {what}; stage 3 makes it; experiments that are trained: {known}")
     frontends = {}
     for kind, weights in weights_by_kind(frontend_weights, face_weights).items():

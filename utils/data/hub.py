@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
-from utils.data.experiments import HUB_FILE, NETWORKS
+from utils.data.experiments import HUB_FILE, NETWORK_FILES
 from utils.data.files import atomic_path, exclusive_lock, read_json, write_json
 from utils.errors import UserError
 
@@ -22,7 +22,14 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "hf://"
 HUB_DIR = Path("exp/hub")
-FILES = (NETWORKS[1], "conf.yml", "*frontend.json", "*frontend.safetensors", "README.md", "LICENSE*")  # none of them is code
+FILES = (
+    NETWORK_FILES[1],
+    "conf.yml",
+    "*frontend.json",
+    "*frontend.safetensors",
+    "README.md",
+    "LICENSE*",
+)  # none of them is code
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _REVISION = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
@@ -46,7 +53,7 @@ def experiment_folder(text: str, hub_dir: Path = HUB_DIR) -> Path:
         raise UserError(f"{text}: an experiment on a hub is {PREFIX}USER/NAME or {PREFIX}USER/NAME@REVISION")
     from huggingface_hub import snapshot_download
 
-    with _in_one_line(text), _quiet_progress():
+    with _in_one_line(text):
         snapshot = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
     if not (snapshot / FILES[0]).is_file():
         raise UserError(f"{text}: holds no {FILES[0]}; it is none of this recipe's networks (utils.tools.publish makes one)")
@@ -93,7 +100,7 @@ def push(folder: Path, name: str, private: bool) -> str:
     if not get_token():
         raise UserError(f"--push {name}: not logged in to the hub; log in with `hf auth login`, or set HF_TOKEN")
     patterns = list(FILES)
-    with _in_one_line(f"--push {name}"), _quiet_progress():
+    with _in_one_line(f"--push {name}"):
         api = HfApi()
         url = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=patterns, delete_patterns=patterns,
@@ -102,31 +109,17 @@ def push(folder: Path, name: str, private: bool) -> str:
 
 
 @contextmanager
-def _quiet_progress() -> Iterator[None]:
-    """Bars on a terminal only; no warnings of requests without a login, and of what is about to be said in one line."""
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-    from huggingface_hub.utils import logging as hub_logging
-
-    level = hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()
-    for name in ("httpx", "httpx2"):  # a line for each request
-        logging.getLogger(name).setLevel(logging.WARNING)
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        hub_logging.set_verbosity(level)
-        if not sys.stderr.isatty():
-            enable_progress_bars()
-
-
-@contextmanager
 def _in_one_line(what: str) -> Iterator[None]:
-    """Say in one line why the hub did not do it."""
+    """Say in one line why the hub did not do it, and nothing else; bars are for terminals."""
     from httpx2 import HTTPError
     from huggingface_hub import errors
+    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import logging as hub_logging
 
+    hub_logging.set_verbosity_error()
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each request
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         yield
     except errors.GatedRepoError:

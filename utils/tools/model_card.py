@@ -6,6 +6,7 @@ Reads   exp/<tag>/results/*/final_metrics.json and training.json, and the licenc
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -46,16 +47,27 @@ def read_terms(corpora: Sequence[str], licence: str) -> dict[str, str]:
     return terms
 
 
-def licence_text(licence: str, terms: dict[str, str], has_lr_asd: bool) -> str:
-    """The content of LICENSE, which is the card's last section, too."""
-    restricted = [name for name, text in terms.items() if _RESTRICTED.search(text)]
-    lines = [f"The weights: {licence or 'no licence was chosen; ask who gave them to you'}."]
-    if restricted:
-        lines.append(f"For research, as a part of what they were trained on is: {', '.join(restricted)}.")
-    lines += [f"Trained on {name}: {_SENTENCE.match(text)[0]}" for name, text in terms.items()]
-    if has_lr_asd:
-        lines.append("The visual frontend is LR-ASD (Liao et al. 2025), MIT, see LICENSE-LR-ASD.")
-    return "\n".join(f"- {line}" for line in lines)
+class Licence(NamedTuple):
+    """What others may do with a network."""
+
+    name: str
+    """As hubs have it; "" where none was chosen."""
+    terms: dict[str, str]
+    """As `read_terms` gives them."""
+    has_lr_asd: bool
+    """LR-ASD goes with the network."""
+
+    @property
+    def text(self) -> str:
+        """The content of LICENSE, which is the card's last section, too."""
+        restricted = [name for name, text in self.terms.items() if _RESTRICTED.search(text)]
+        lines = [f"The weights: {self.name or 'no licence was chosen; ask who gave them to you'}."]
+        if restricted:
+            lines.append(f"For research, as a part of what they were trained on is: {', '.join(restricted)}.")
+        lines += [f"Trained on {name}: {_SENTENCE.match(text)[0]}" for name, text in self.terms.items()]
+        if self.has_lr_asd:
+            lines.append("The visual frontend is LR-ASD (Liao et al. 2025), MIT, see LICENSE-LR-ASD.")
+        return "\n".join(f"- {line}" for line in lines)
 
 
 def card_text(
@@ -63,9 +75,7 @@ def card_text(
     address: str,
     config: Config,
     experiments: tuple[Path, Path | None],
-    licence: str,
-    terms: dict[str, str],
-    licence_lines: str,
+    licence: Licence,
     notes: str,
 ) -> str:
     """The whole card, with the front matter that hubs read.
@@ -75,9 +85,7 @@ def card_text(
         address: what `--exp_dir` takes.
         config: of the network, without paths of this machine.
         experiments: folders of the network and of its audio-only baseline, if there is one.
-        licence: as hubs name it, "" where none is chosen.
-        terms: of the corpora that it was trained on, by name.
-        licence_lines: as `licence_text` gives them.
+        licence: of its weights, and those of what it was trained on.
         notes: what the network cannot do; "" where nobody said.
     """
     kind = "Extracts the speech of one face" if config.model.n_src == 1 else f"Separates {config.model.n_src} speakers"
@@ -94,20 +102,20 @@ def card_text(
         "## Use",
         _use(address, config),
         "## Data and licence",
-        licence_lines,
+        licence.text,
     ]
-    return f"---\n{_front_matter(config, licence, list(terms))}---\n" + "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+    return f"---\n{_front_matter(config, licence)}---\n" + "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
-def _front_matter(config: Config, licence: str, corpora: list[str]) -> str:
-    facts: dict[str, object] = {"license": licence or "unknown"}
-    if licence == "other":
+def _front_matter(config: Config, licence: Licence) -> str:
+    facts: dict[str, object] = {"license": licence.name or "unknown"}
+    if licence.name == "other":
         facts |= {"license_name": "see-license", "license_link": "LICENSE"}
     facts |= {"pipeline_tag": "audio-to-audio", "tags": ["speech-separation", "asteroid", _kind(config)]}
     if config.needs_visual:
         facts["tags"] += ["audio-visual"]
-    if corpora:
-        facts["datasets"] = corpora
+    if licence.terms:
+        facts["datasets"] = list(licence.terms)
     return yaml.safe_dump(facts, sort_keys=False)
 
 
@@ -145,7 +153,8 @@ def _scores(experiments: tuple[Path, Path | None]) -> str:
     known = definitions()
     wanted = dict.fromkeys(name.removesuffix("_imp") for _, name, _ in SHORT_TABLE)
     meanings = [f"- {known[name]}" for name in (*wanted, "improvement")]
-    note = "Means over the test mixtures, ± is the standard error."
+    note = "Means over the test mixtures, ± is the standard error. Where no face tells the order of the estimates, as with the "
+    note += "baseline, they are scored in their best order."
     return "\n".join([matrix(scores, labels), long_table(scores), silent_outputs(scores) + note + "\n", *meanings])
 
 

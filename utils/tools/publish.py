@@ -18,14 +18,14 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from utils.data.experiments import BUILT_IN_FRONTENDS, FRONTEND_FILES, NETWORKS, open_experiment
+from utils.data.experiments import BUILT_IN_FRONTENDS, FRONTEND_FILES, NETWORK_FILES, open_experiment
 from utils.data.files import atomic_path, read_json, write_json, write_text
 from utils.data.hub import PREFIX, push
 from utils.data.reports import REPOSITORY
 from utils.embedding.checkpoints import LR_ASD_PREFIX, read_checkpoint
 from utils.embedding.frontends import load_frontend, store_name
 from utils.errors import OptionParser, UserError, flag, run_cli
-from utils.tools.model_card import card_text, licence_text, read_terms
+from utils.tools.model_card import Licence, card_text, read_terms
 from utils.training.config import read_separation_config, write_config
 from utils.training.experiment import save_as_published
 
@@ -36,8 +36,10 @@ LR_ASD_LICENCE = "LICENSE-LR-ASD"
 def main() -> int:
     """Write the folder, push it where that is asked for."""
     args = _parse_args()
-    if (args.out_dir / NETWORKS[0]).exists():
-        raise UserError(f"--out_dir {args.out_dir}: holds a {NETWORKS[0]}, of a training; give another folder")
+    if (args.out_dir / NETWORK_FILES[0]).exists():
+        raise UserError(f"--out_dir {args.out_dir}: holds a {NETWORK_FILES[0]}, of a training; give another folder")
+    if args.out_dir.resolve() == args.exp_dir.resolve():
+        raise UserError(f"--out_dir {args.out_dir}: is --exp_dir itself; give another folder")
     if args.push and not (args.licence and args.corpora):
         raise UserError(
             f"--push {args.push}: say what others may do with it (--licence) and what it was trained on (--corpora)"
@@ -51,7 +53,7 @@ def main() -> int:
         if kind != "lips" and read_json(path).get("weights") not in BUILT_IN_FRONTENDS:
             raise UserError(f"{path}: its weights are a file, which is not given away; only built-in ones go with a network")
     weights = _lr_asd(args.exp_dir) if "lips" in experiment.frontends and not args.frontend_weights else {}
-    target = args.out_dir / NETWORKS[1]
+    target = args.out_dir / NETWORK_FILES[1]
     save_as_published(target, experiment.network_path)
     folders = {key: Path(value).name for key, value in vars(config.data).items() if key.endswith("_dir") and value}
     config = replace(config, data=replace(config.data, **folders))
@@ -66,11 +68,11 @@ def main() -> int:
             facts |= {"weights": args.frontend_weights}
         write_json(args.out_dir / FRONTEND_FILES[kind], facts)
     name = args.push or args.out_dir.resolve().name
-    licence = licence_text(args.licence, terms, bool(weights))
-    write_text(args.out_dir / "LICENSE", f"{licence}\n")
+    licence = Licence(args.licence, terms, bool(weights))
+    write_text(args.out_dir / "LICENSE", f"{licence.text}\n")
     address = f"{PREFIX}{args.push}" if args.push else "THIS_FOLDER"
     experiments = args.exp_dir, args.baseline_exp_dir
-    write_text(args.out_dir / "README.md", card_text(name, address, config, experiments, args.licence, terms, licence, notes))
+    write_text(args.out_dir / "README.md", card_text(name, address, config, experiments, licence, notes))
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
     if args.push:
         print(push(args.out_dir, args.push, args.private))
