@@ -39,7 +39,7 @@ conf=               # the model and its training; empty: conf/demo.yml for the d
 train_args=         # keys of the conf to change, e.g. "--lr 0.0005 --batch_size 2"
 init_exp_dir=       # stage 3: start from the network of this experiment
 tag=                # name of the experiment; empty: <conf>_<corpus>_<train_args>
-exp_dir=            # folder of the experiment; empty: exp/<tag>
+exp_dir=            # folder of the experiment; empty: exp/<tag>; stages 4, 5: also hf://USER/NAME[@REVISION] of a hub
 
 test_dir=           # what to separate: a folder (audio/mix, mouths), a CSV, a video, or videos; empty: <data_dir>/test.csv
 test_name=          # name of its outputs; empty: the folder's name, or <corpus>_<split>
@@ -101,6 +101,9 @@ data_dir=${data_dir:-data/$corpus}
 exp_dir=${exp_dir:-exp/${tag:-$(experiment_tag "$conf" "$corpus" "$train_args")}}
 exp_dir=${exp_dir%/}
 
+[[ $exp_dir != hf://* ]] || ((stage >= 4)) ||
+    usage_error "--exp_dir $exp_dir: a network of a hub can be used (--stage 4), not trained here"
+
 if runs 0; then check_corpus "$corpus" "$corpus_dir"; fi
 if runs 2 || runs 3; then
     check_conf "$conf"
@@ -112,6 +115,7 @@ test_dir=${test_dir:-$data_dir/test.csv}
 
 export AVSEP_RUN_PID=$$ # stages end when this process does
 . ./path.sh
+fetch_experiment exp_dir exp/hub
 if runs 2 || runs 3; then
     python3 -m utils.training.preflight "--conf=$conf" "--train_args=$train_args" "--frontend_weights=$frontend_weights" \
         "--face_weights=$face_weights"

@@ -18,7 +18,7 @@ preview=false      # also write the video again with each face's track: face1.mp
 output_rate=16k    # source: also write stems/face1.wav, ... at the sound's own rate and with its channels
 mux=false          # also write one video with a named stream of sound for each track: tracks.mp4 (.mov, .mkv)
 asr=               # command that prints what is said in a wav, its last word; for face1.vtt, ... and tracks.json
-exp_dir=           # folder of an experiment of your own (run.sh, stage 3); empty: the network that comes with the recipe
+exp_dir=           # an experiment of your own (run.sh, stage 3), or hf://USER/NAME[@REVISION]; empty: the recipe's own network
 frontend_weights=  # the visual frontend's file, if it is not where the experiment had it
 face_weights=      # the same for the face frontend
 landmarks_dir=     # landmarks that were found before, a file named as each video; empty: found here
@@ -38,7 +38,7 @@ if [[ $# -gt 0 && $1 != -* ]]; then set -- "--video=$1" "${@:2}"; fi
 . "$ROOT/utils/log.sh"
 [[ -n $video ]] || usage_error "which video? ./separate.sh VIDEO"
 for name in video out_dir exp_dir frontend_weights face_weights landmarks_dir; do # paths are the caller's, also after the cd
-    [[ -z ${!name} ]] || IFS= read -r -d '' "$name" < <(realpath -zms -- "${!name}")
+    [[ -z ${!name} || ${!name} == hf://* ]] || IFS= read -r -d '' "$name" < <(realpath -zms -- "${!name}")
 done
 caller_dir=$PWD
 cd -- "$ROOT"
@@ -47,6 +47,10 @@ cd -- "$ROOT"
 [[ -e $video ]] || die "$video: no such video or folder"
 test_name=${video##*/}
 [[ ! -f $video ]] || test_name=${test_name%.*}
+if [[ $exp_dir == hf://* ]]; then
+    . ./path.sh
+    fetch_experiment exp_dir exp/hub ${out_dir:+"$out_dir/.cache/hub"} "$caller_dir/exp/hub"
+fi
 if [[ -z $out_dir ]]; then
     first_writable out_dir "${exp_dir:-exp/pretrained}/separated/$test_name" "$caller_dir/separated/$test_name" ||
         die "neither the recipe's folder nor $caller_dir can be written: choose a folder for the tracks with --out_dir DIR"

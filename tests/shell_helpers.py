@@ -15,11 +15,12 @@ SCRIPTS = ("run.sh", "path.sh", "requirements.txt", "utils/*.sh", "utils/environ
            "utils/stages/logged.py", "conf/*.yml")  # fmt: skip
 
 # Stands for .venv/bin/python3: notes its arguments in calls.txt instead of running a stage, says something on both
-# streams and ends with the exit code that the file exit_code holds. Only logged.py and the preflight of training are run.
+# streams and ends with the exit code that the file exit_code holds. Only logged.py, the preflight of training and what fetches
+# networks are run.
 STUB = """#!/usr/bin/env bash
 case "$*" in
     *logged.py*) exec {python} "$@" ;;
-    *utils.training.preflight*) PYTHONPATH={here} exec {python} "$@" ;;
+    *utils.training.preflight* | *utils.tools.fetch*) PYTHONPATH={here} exec {python} "$@" ;;
 esac
 printf '%s\\n' "$*" >>"{root}/calls.txt"
 echo "to stdout"

@@ -15,8 +15,8 @@ from utils.scoring.items import ScoreItem
 from utils.scoring.metrics import score_mixture
 from utils.scoring.offsets import offset_rows, offset_table
 from utils.separation.offsets import ShiftedStore
+from utils.separation.options import offsets
 from utils.stages import score
-from utils.stages.separate import offsets
 from utils.training.augmentation import shift_frames
 
 

@@ -196,11 +196,6 @@ def test_too_large_a_batch_is_refused(corpus, tmp_path):
         run(corpus, tmp_path / "exp", config_of(tmp_path, training={"batch_size": 9}))
 
 
-def test_a_logger_that_is_not_installed_is_named(corpus, tmp_path):
-    with pytest.raises(UserError, match="comet_ml is not installed"):
-        run(corpus, tmp_path / "exp", config_of(tmp_path, training={"logger": "comet"}))
-
-
 def stage_3(corpus, exp_dir: Path, conf: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "utils.stages.train", "--conf", str(conf), "--exp_dir", str(exp_dir),
             "--data_dir", str(corpus["val"].path.parent), *more]  # fmt: skip

@@ -6,20 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from shell_helpers import ROOT, bash, calls, copy_recipe
-from test_training import config_of, run
 from tiny_corpus import FPS, RATE_HZ, make_corpus
 
 from utils.data.experiments import open_experiment
-from utils.data.files import read_json, write_json
 from utils.data.mouths import read_mouths
 from utils.embedding.frontends import store_name
 from utils.embedding.kinds import load_kind
 from utils.errors import UserError
 from utils.mixing.levels import sir_db
-from utils.tools import joined_clips, release
-from utils.training.config import read_config
+from utils.tools import joined_clips
 from utils.training.experiment import load_model
 
 
@@ -61,41 +57,7 @@ def test_the_command_trains_and_tunes_each_from_where_the_one_before_ended(tmp_p
     (tuned,) = [call for call in made if "utils.tools.tune_frontend" in call]
     assert "--exp_dir=exp/unseen_3 --out_dir=exp/unseen_frontend --frontend_weights=lips.pth" in tuned and "--epochs 3" in tuned
     assert all("--noise_dir my\\ noise" in call and "--rir_dir rooms" in call and "--epochs 2" in call for call in trained)
-    assert "--exp_dir=exp/unseen_4 --out_dir=exp/unseen" in made[-1] and "utils.tools.release" in made[-1]
-
-
-def test_what_is_given_to_others_is_half_as_large_and_names_no_folder_of_this_machine(corpus, tmp_path, monkeypatch) -> None:
-    noise = tmp_path / "private/noise"
-    noise.mkdir(parents=True)
-    soundfile.write(noise / "n.wav", np.random.default_rng(0).standard_normal(RATE_HZ) / 9, RATE_HZ)
-    config = config_of(tmp_path, data={"noise_dir": str(noise), "noise_prob": 0.5}, training={"epochs": 1})
-    run(corpus, tmp_path / "exp", config)
-    write_json(tmp_path / "exp/frontend.json", {"weights": "/private/lips.pth", "store_name": "lips-1"})
-    words = ("--exp_dir", tmp_path / "exp", "--out_dir", tmp_path / "out", "--frontend_weights", "dump/weights/lips.pth")
-    assert call(monkeypatch, release, *words) == 0
-    given, trained = (load_model(tmp_path / name / "best_model.pth") for name in ("out", "exp"))
-    assert (tmp_path / "out/best_model.pth").stat().st_size < 0.75 * (tmp_path / "exp/best_model.pth").stat().st_size
-    for name, weights in trained.state_dict().items():
-        torch.testing.assert_close(given.state_dict()[name], weights, rtol=1e-3, atol=1e-6)
-    assert read_config(tmp_path / "out/conf.yml").data.noise_dir == "noise"
-    assert read_json(tmp_path / "out/frontend.json") == {"weights": "dump/weights/lips.pth", "store_name": "lips-1"}
-    assert not (tmp_path / "out/frontend.pth").exists()
-    assert "private" not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.[jy]*"))
-    (tmp_path / "lips.pth").write_bytes(b"lips")
-    facts = {"weights": str(tmp_path / "lips.pth"), "store_name": "lips-1", "description": {"network": "lipreading"}}
-    write_json(tmp_path / "exp/frontend.json", facts)
-    with pytest.raises(UserError, match="no LR-ASD, which alone"):
-        call(monkeypatch, release, *words[:4])
-    write_json(tmp_path / "exp/frontend.json", facts | {"description": {"network": "lr_asd"}})
-    assert call(monkeypatch, release, *words[:4]) == 0
-    assert (tmp_path / "out/frontend.pth").read_bytes() == b"lips"
-    assert read_json(tmp_path / "out/frontend.json")["weights"] == str(tmp_path / "out/frontend.pth")
-    write_json(tmp_path / "exp/shape_frontend.json", {"weights": "landmarks", "store_name": "lip_shape-1"})
-    assert call(monkeypatch, release, *words[:4]) == 0
-    assert read_json(tmp_path / "out/shape_frontend.json")["store_name"] == "lip_shape-1"
-    write_json(tmp_path / "exp/face_frontend.json", {"weights": "/private/facenet.pt", "store_name": "facenet-1"})
-    with pytest.raises(UserError, match="face_frontend.json: its weights are a file"):
-        call(monkeypatch, release, *words[:4])
+    assert "--exp_dir=exp/unseen_4 --out_dir=exp/unseen" in made[-1] and "utils.tools.publish" in made[-1]
 
 
 def test_the_network_of_the_recipe_comes_with_the_frontend_that_it_was_trained_with() -> None:

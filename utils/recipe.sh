@@ -43,12 +43,20 @@ check_test_dir() { # TEST_DIR
     [[ -e $1 ]] || die "--test_dir $1: no such file or folder; a corpus' data/<corpus>/test.csv is made by stage 0"
 }
 
-check_experiment() { # EXP_DIR
+check_experiment() { # EXP_DIR; that a hub has it is found out by fetch_experiment
     local found
-    [[ ! -f $1/best_model.pth ]] || return 0
-    found=$(names_in exp/*/best_model.pth)
+    [[ $1 != hf://* && ! -f $1/best_model.pth && ! -f $1/model.safetensors ]] || return 0
+    found=$(names_in exp/*/best_model.pth exp/*/model.safetensors)
     die "$1/best_model.pth: no such file; stage 3 makes it. ${found:+Trained experiments in exp/: $found. }Choose one" \
         "with --tag NAME or --exp_dir DIR"
+}
+
+fetch_experiment() { # NAME HUB_DIR...: a hub's network, where $NAME is an hf:// address, is fetched below the first folder
+    local _hub_dir        # that can be written, and $NAME becomes its folder; needs the environment of path.sh
+    [[ ${!1} == hf://* ]] || return 0
+    first_writable _hub_dir "${@:2}" || die "${*:2}: none of these folders can be written, so ${!1} cannot be fetched"
+    printf -v "$1" '%s' "$(python3 -m utils.tools.fetch "--exp_dir=${!1}" "--hub_dir=$_hub_dir")"
+    [[ -n ${!1} ]] || exit 1 # it has said why
 }
 
 names_in() { # FOLDER/NAME/FILE... -> "NAME, NAME"

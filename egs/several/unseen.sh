@@ -7,7 +7,7 @@
 # First voices are separated without faces, in segments of a second (conf/av_tfdprnn_pretrain.yml), then in longer ones
 # (conf/av_tfdprnn_longer.yml); then it is learned whose voice is whose (conf/av_tfdprnn_match.yml); then the visual frontend,
 # LR-ASD, is tuned for that (utils.tools.tune_frontend), and it is learned again from what the frontend shows now. What is up
-# to date is skipped, what was interrupted goes on. OUT_DIR gets the network and the frontend, as float16.
+# to date is skipped, what was interrupted goes on. OUT_DIR gets the network and the frontend for others (docs/sharing.md).
 set -euo pipefail
 
 corpus_dir=       # data/<corpus> of the first prepared corpus
@@ -16,6 +16,7 @@ noise_dir=        # folder of noise, mono, 16 kHz; empty: none, and a voice in n
 rir_dir=          # folder of room impulse responses; empty: none
 train_args=       # keys of all three confs to change, e.g. "--epochs 2"
 tune_args=        # options of utils.tools.tune_frontend to change, e.g. "--epochs 2"
+publish_args=     # options of utils.tools.publish, e.g. "--corpora glips,grid,librispeech --licence cc-by-nc-4.0"
 frontend_weights= # LR-ASD
 tag=unseen        # the experiments are exp/<tag>_1 to _4, and <tag>_frontend
 out_dir=          # gets the network; empty: exp/<tag>
@@ -48,4 +49,5 @@ read -ra tuning <<<"$tune_args"
 python3 -m utils.tools.tune_frontend --data_dir data/several "--exp_dir=exp/${tag}_3" "--out_dir=exp/${tag}_frontend" \
     "--frontend_weights=$frontend_weights" "--id=$id" "${tuning[@]}"
 "${recipe[@]}" --tag "${tag}_4" --init_exp_dir "exp/${tag}_frontend" --frontend_weights "exp/${tag}_frontend/frontend.pth"
-python3 -m utils.tools.release "--exp_dir=exp/${tag}_4" "--out_dir=${out_dir:-exp/$tag}"
+read -ra publishing <<<"$publish_args"
+python3 -m utils.tools.publish "--exp_dir=exp/${tag}_4" "--out_dir=${out_dir:-exp/$tag}" "${publishing[@]}"

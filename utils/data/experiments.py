@@ -1,8 +1,8 @@
 """A trained experiment as stage 3 leaves it, opened without torch: its folder, and the visual frontends that it needs.
 
-exp/<tag>/best_model.pth is the network; exp/<tag>/frontend.json names the visual frontend of the lips whose embeddings it was
-trained on, shape_frontend.json what gives the shape of the lips, keypoints_frontend.json the landmarks of the face,
-face_frontend.json the face frontend. An audio-only one has none.
+exp/<tag>/best_model.pth is the network, model.safetensors that of a published one; exp/<tag>/frontend.json names the visual
+frontend of the lips whose embeddings it was trained on, shape_frontend.json what gives the shape of the lips,
+keypoints_frontend.json the landmarks of the face, face_frontend.json the face frontend. An audio-only one has none.
 """
 
 from dataclasses import dataclass, field, fields
@@ -12,7 +12,8 @@ from typing import Any
 from utils.data.files import read_json
 from utils.errors import UserError
 
-_NETWORK = "best_model.pth"
+NETWORK_FILES = ("best_model.pth", "model.safetensors")  # as trained, or as published (utils.tools.publish)
+HUB_FILE = "hub.json"  # of a network that was fetched: its address and commit
 DLIB, LANDMARKS = "dlib", "landmarks"
 BUILT_IN_FRONTENDS = (DLIB, LANDMARKS)
 FRONTEND_FILES = {
@@ -68,7 +69,21 @@ class Experiment:
     @property
     def network_path(self) -> Path:
         """The file of the network."""
-        return self.folder / _NETWORK
+        return network_path(self.folder)
+
+
+def network_path(folder: Path) -> Path:
+    """The file of the network in an experiment's folder; where there is none, that which training would write."""
+    paths = [folder / name for name in NETWORK_FILES]
+    return next(filter(Path.is_file, paths), paths[0])
+
+
+def experiment_name(folder: Path) -> str:
+    """What an experiment is called beside its results: its folder's name, or its address and commit on a hub."""
+    if not (folder / HUB_FILE).is_file():
+        return folder.resolve().name
+    facts = read_json(folder / HUB_FILE)
+    return f"{facts['address']}@{facts['commit'][:12]}"
 
 
 def open_experiment(
@@ -85,9 +100,10 @@ def open_experiment(
     Raises:
         UserError: it is not trained, its frontend.json cannot be used, or the weights are missing.
     """
-    if not (folder / _NETWORK).is_file():
-        known = ", ".join(sorted(str(path.parent) for path in folder.parent.glob(f"*/{_NETWORK}"))) or "none"
-        what = f"holds no {_NETWORK}" if folder.is_dir() else "no such experiment"
+    if not network_path(folder).is_file():
+        trained = (path.parent for name in NETWORK_FILES for path in folder.parent.glob(f"*/{name}"))
+        known = ", ".join(sorted(map(str, trained))) or "none"
+        what = f"holds no {NETWORK_FILES[0]}" if folder.is_dir() else "no such experiment"
         raise UserError(f"{option} {folder}: {what}; stage 3 makes it; experiments that are trained: {known}")
     frontends = {}
     for kind, weights in weights_by_kind(frontend_weights, face_weights).items():
@@ -112,4 +128,5 @@ def _frontend(path: Path, weights: str) -> FrontendRecord:
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in wanted):
         raise UserError(f"{path}: does not name {', '.join(wanted)}; run stage 3 again")
     known = {entry.name: found[entry.name] for entry in fields(FrontendRecord) if entry.name in found}
-    return FrontendRecord(**known | {"weights": weights or found["weights"]})
+    beside = path.parent / found["weights"]  # of a published network
+    return FrontendRecord(**known | {"weights": weights or (str(beside) if beside.is_file() else found["weights"])})

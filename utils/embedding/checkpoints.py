@@ -1,7 +1,7 @@
 """Checkpoints of visual frontends: read without running code, recognised, and loaded strictly or refused by name.
 
-Reads `--frontend_weights` files (`torch.save` files of the lip-reading TCN family or of LR-ASD), `--face_weights` files (of
-FaceNet or of VisualVoice's identity network) and the configurations in `conf/lipreading`.
+Reads `--frontend_weights` files (`torch.save` files of the lip-reading TCN family or of LR-ASD, safetensors of a published
+network), `--face_weights` files (of FaceNet or of VisualVoice's identity network) and the configurations in `conf/lipreading`.
 """
 
 import pickle
@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from local_models.lipreading import Lipreading
@@ -115,11 +117,13 @@ def _load(path: Path, option: str) -> Any:
     scalars = [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar]
     dtypes = [np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)), type(np.dtype(np.int64))]
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         with torch.serialization.safe_globals(scalars + dtypes), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, AttributeError) as error:
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, LookupError, ValueError, AttributeError) as error:
         if any(sign in str(error) for sign in ("GLOBAL", "Unsupported class", "TorchScript")):
             raise UserError(
                 f"{path}: holds pickled objects or TorchScript, which run code when read, so it is refused; save the "

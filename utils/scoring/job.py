@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.data.estimates import offset_folders
+from utils.data.experiments import experiment_name
 from utils.data.files import atomic_path, read_json, write_json, write_text
 from utils.data.fingerprints import hash_contents, hash_stats
 from utils.data.manifest import Problem, write_failed
@@ -74,7 +75,7 @@ def experiment_job(exp_dir: Path, test_name: str, permute: bool) -> ScoringJob |
         permute=permute,
         cue_csvs=cue_csvs(folder),
         offset_csvs={offset: path / "separated.csv" for offset, path in offset_folders(folder).items()},
-        experiment={"experiment": exp_dir.name, "test": test_name},
+        experiment={"experiment": experiment_name(exp_dir), "test": test_name},
         experiment_files=files,
         training=read_json(training) if training in files else {},
         n_not_separated=_count_ids(folder / "failed.csv"),

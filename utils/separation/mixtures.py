@@ -20,7 +20,7 @@ from torch import nn
 from utils.data.audio import check_sound, read_audio
 from utils.data.clock import frames_covering
 from utils.data.estimates import JOURNAL_NAME, ORDER_UNKNOWN, SAMPLE_BYTES, are_complete, estimate_paths, write_estimates
-from utils.data.experiments import FRONTEND_OPTIONS, Experiment
+from utils.data.experiments import FRONTEND_OPTIONS, Experiment, experiment_name, network_path
 from utils.data.files import remove_leftovers, require_space, sha256_file
 from utils.data.fingerprints import hash_json
 from utils.data.jobs import Journal
@@ -82,12 +82,12 @@ def load_separator(exp_dir: Path, device: str) -> Separator:
     Raises:
         UserError: there is none, or it cannot be loaded.
     """
-    path = exp_dir / "best_model.pth"
+    path = network_path(exp_dir)
     network = load_model(path)
     conf = exp_dir / "conf.yml"
     # An audio-visual network that was only pretrained without faces separates without them.
     needs_faces = network.config.n_faces > 0 and not (conf.is_file() and not read_config(conf).needs_visual)
-    name = exp_dir.resolve().name
+    name = experiment_name(exp_dir)
     return Separator(
         network=network.to(device),
         separated_by=name if needs_faces else f"{name} {ORDER_UNKNOWN}",

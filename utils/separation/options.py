@@ -1,12 +1,15 @@
 """Options of stage 4, and what its `--test_dir` is. Imports no torch, as wrong paths must fail at once."""
 
+import argparse
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data.constants import ALIGNMENTS, VIDEO_SUFFIXES
 
 OUTPUT_RATES = ("16k", "source")
+MAX_OFFSET_FRAMES = 50
 
 
 @dataclass(frozen=True)
@@ -85,3 +88,22 @@ def is_video_set(test_dir: Path) -> bool:
 def is_video(path: Path) -> bool:
     """Tell a video in a folder by its name."""
     return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
+
+
+def offsets(text: str) -> tuple[int, ...]:
+    """`-5:5` or `-5,-1,1,5` -> the offsets in order, without 0, which is always separated.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is neither.
+    """
+    found: set[int] = set()
+    if span := re.fullmatch(r"([+-]?\d+):([+-]?\d+)", text):
+        found = set(range(int(span[1]), int(span[2]) + 1))
+    elif re.fullmatch(r"[+-]?\d+(,[+-]?\d+)*", text):
+        found = {int(word) for word in text.split(",")}
+    if text and (not found or max(map(abs, found)) > MAX_OFFSET_FRAMES):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no span of video frames such as -5:5 and no list such as -5,-1,1,5 "
+            f"(at most {MAX_OFFSET_FRAMES} either way)"
+        )
+    return tuple(sorted(found - {0}))

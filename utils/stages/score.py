@@ -20,6 +20,7 @@ from pathlib import Path
 
 from utils.data.devices import n_cores
 from utils.data.fingerprints import StageMark
+from utils.data.hub import experiment_folder
 from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 from utils.scoring.job import experiment_job, folder_job, job_inputs, job_outputs, score_job
 from utils.separation.options import is_video_set, name_of_test
@@ -71,7 +72,7 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     """Read the command line: an experiment's test, or folders."""
     parser = OptionParser(prog="score", description="Stage 5: score estimates against their references.")
-    parser.add_argument("--exp_dir", type=Path, help="folder of the experiment")
+    parser.add_argument("--exp_dir", type=experiment_folder, help="folder of the experiment")
     parser.add_argument("--test_name", default="", help="name of the test under exp_dir/separated; empty: that of --test_dir")
     parser.add_argument("--test_dir", type=Path, help="what stage 4 separated: a CSV, a folder, or videos")
     parser.add_argument("--mixture_dir", type=Path, help="on its own: unprocessed mixtures; none: no improvements")

@@ -14,7 +14,6 @@ utils/separation/test_sets.py and utils/separation/videos.py.
 
 import argparse
 import logging
-import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TypeVar
@@ -23,16 +22,16 @@ from utils.data.constants import ALIGNMENTS
 from utils.data.devices import n_cores
 from utils.data.estimates import SUBTYPES
 from utils.data.experiments import DLIB, open_experiment
+from utils.data.hub import experiment_folder
 from utils.environment import add_missing
 from utils.errors import OptionParser, UserError, flag, run_cli
-from utils.separation.options import OUTPUT_RATES, StageOptions, TestSetOptions, VideoSetOptions, is_video_set
+from utils.separation.options import OUTPUT_RATES, StageOptions, TestSetOptions, VideoSetOptions, is_video_set, offsets
 from utils.separation.test_sets import separate_test_set
 from utils.separation.videos import separate_videos
 from utils.training.config import is_voice_to_mouth
 
 logger = logging.getLogger(__name__)
 
-MAX_OFFSET_FRAMES = 50
 Options = TypeVar("Options", bound=StageOptions)
 
 
@@ -73,14 +72,14 @@ def parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="separate", description="Stage 4: separate the mixtures of a test set, or videos.")
     records = (*fields(TestSetOptions), *fields(VideoSetOptions))
     parser.set_defaults(**{field.name: field.default for field in records if field.default is not MISSING})
-    parser.add_argument("--exp_dir", type=Path, required=True, help="folder of the experiment")
+    parser.add_argument("--exp_dir", type=experiment_folder, required=True, help="folder of the experiment, or hf://USER/NAME")
     parser.add_argument("--test_dir", type=Path, required=True, help="CSV of mixtures, folder in the DLA layout, or videos")
     parser.add_argument("--test_name", help="name of the outputs; empty: made from --test_dir")
     parser.add_argument("--cue_test", type=flag, nargs="?", const=True,
                         help="also separate with swapped and with shuffled visual embeddings")  # fmt: skip
     parser.add_argument("--av_offset_sweep", type=offsets,
                         help="also separate with the video so many frames late: -5:5 or -5,-1,1,5")  # fmt: skip
-    parser.add_argument("--fallback_exp_dir", type=Path, help="audio-only experiment for mixtures without good mouths")
+    parser.add_argument("--fallback_exp_dir", type=experiment_folder, help="audio-only one for mixtures without good mouths")
     parser.add_argument("--frontend_weights", default="", help="where its visual frontend is now, or other features")
     parser.add_argument("--face_weights", default="", help="where its face frontend is now")
     parser.add_argument("--subtype", choices=tuple(SUBTYPES), help="sample format of the estimates")
@@ -120,25 +119,6 @@ def _people(text: str) -> int:
     if text and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number of people")
     return int(text or 0)
-
-
-def offsets(text: str) -> tuple[int, ...]:
-    """`-5:5` or `-5,-1,1,5` -> the offsets in order, without 0, which is always separated.
-
-    Raises:
-        argparse.ArgumentTypeError: the text is neither.
-    """
-    found: set[int] = set()
-    if span := re.fullmatch(r"([+-]?\d+):([+-]?\d+)", text):
-        found = set(range(int(span[1]), int(span[2]) + 1))
-    elif re.fullmatch(r"[+-]?\d+(,[+-]?\d+)*", text):
-        found = {int(word) for word in text.split(",")}
-    if text and (not found or max(map(abs, found)) > MAX_OFFSET_FRAMES):
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is no span of video frames such as -5:5 and no list such as -5,-1,1,5 "
-            f"(at most {MAX_OFFSET_FRAMES} either way)"
-        )
-    return tuple(sorted(found - {0}))
 
 
 def _options(kind: type[Options], args: argparse.Namespace) -> Options:

@@ -17,7 +17,8 @@ import os
 from pathlib import Path
 
 from utils.data.devices import show_only
-from utils.data.experiments import FrontendRecord, weights_by_kind
+from utils.data.experiments import FrontendRecord, network_path, weights_by_kind
+from utils.data.hub import experiment_folder
 from utils.data.manifest import Manifest, read_manifest
 from utils.errors import OptionParser, UserError, flag, run_cli
 from utils.training.augmentation import Acoustics
@@ -33,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--conf", type=Path, required=True, help="conf/*.yml")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the corpus' CSVs")
     parser.add_argument("--exp_dir", type=Path, required=True, help="folder of the experiment")
-    parser.add_argument("--init_exp_dir", type=Path, help="start from the network of this experiment")
+    parser.add_argument("--init_exp_dir", type=experiment_folder, help="start from the network of this experiment")
     parser.add_argument("--train_args", default="", help='keys of the conf to change, "--lr 0.0005 --batch_size 2"')
     parser.add_argument("--frontend_weights", default="", help="visual frontend's weights (not for audio-only confs)")
     parser.add_argument("--face_weights", default="", help="face frontend's weights, where the conf asks for faces; or dlib")
@@ -56,7 +57,8 @@ def main() -> int:
     check_frontend_weights(config, args.frontend_weights, args.face_weights)
     train_manifest = read_manifest(args.data_dir / ("utterances.csv" if config.trains_on_utterances else "train.csv"))
     val_manifest = read_manifest(args.data_dir / "val.csv")
-    if args.init_exp_dir and not (args.init_exp_dir / "best_model.pth").is_file():
+    init_path = network_path(args.init_exp_dir) if args.init_exp_dir else None
+    if init_path and not init_path.is_file():
         raise UserError(f"--init_exp_dir {args.init_exp_dir}: no best_model.pth there; stage 3 makes it")
     acoustics = None if config.is_voice_to_mouth else Acoustics(config.data, train_manifest.sample_rate)
 
@@ -77,7 +79,6 @@ def main() -> int:
     stores = [name for record in frontends.values() for name in record.training_stores]
     if config.makes_embeddings:
         stores.append(made_stamp(train_stores[0].root))
-    init_path = args.init_exp_dir / "best_model.pth" if args.init_exp_dir else None
     inputs = training_inputs(config, stores, train_manifest, val_manifest, acoustics, init_path)
     marks = TrainingMarks(args.exp_dir, inputs)
     if marks.is_finished() and not args.force:

@@ -13,7 +13,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from utils.data.experiments import network_path
 from utils.data.files import read_json
+from utils.data.hub import experiment_folder
 from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UsageError, UserError, at_least, run_cli
 from utils.scoring.report import SHORT_TABLE, has_targets, mean_text
@@ -29,7 +31,7 @@ def main() -> int:
     """Separate and score what is missing, then print the tables."""
     args = parse_args()
     for exp_dir in args.exp_dirs:
-        if not (exp_dir / "best_model.pth").is_file():
+        if not network_path(exp_dir).is_file():
             raise UserError(f"--exp_dirs {exp_dir}: holds no best_model.pth; stage 3 makes it")
     for test_dir in args.test_dirs:
         if not test_dir.exists():
@@ -47,7 +49,7 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = OptionParser(prog="cross_corpus", description="Models on test sets of other corpora, in one table.")
-    parser.add_argument("--exp_dirs", type=_paths, required=True, help="experiments, separated by commas")
+    parser.add_argument("--exp_dirs", type=_experiments, required=True, help="experiments, separated by commas")
     parser.add_argument("--test_dirs", type=_paths, required=True, help="CSVs or folders, separated by commas")
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="where embeddings are kept")
     parser.add_argument("--data_root_dir", type=Path, default=Path("data"), help="where a folder's manifest is made")
@@ -61,6 +63,10 @@ def parse_args() -> argparse.Namespace:
     if len(set(names)) < len(names) or len({exp.name for exp in args.exp_dirs}) < len(args.exp_dirs):
         raise UsageError("cross_corpus: two experiments or two test sets have the same name; rename one of the folders")
     return args
+
+
+def _experiments(text: str) -> list[Path]:
+    return [experiment_folder(word) for word in text.split(",") if word]
 
 
 def _paths(text: str) -> list[Path]:

@@ -22,6 +22,7 @@ import soundfile
 from utils.data.audio import read_audio
 from utils.data.estimates import write_estimates
 from utils.data.experiments import open_experiment
+from utils.data.hub import experiment_folder
 from utils.data.reports import markdown_table
 from utils.errors import OptionParser, at_least, run_cli
 from utils.separation.options import SeparationOptions
@@ -46,7 +47,7 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = OptionParser(prog="long_recordings", description="Costs of long recordings in memory and time.")
-    parser.add_argument("--exp_dir", type=Path, required=True, help="folder of the experiment")
+    parser.add_argument("--exp_dir", type=experiment_folder, required=True, help="folder of the experiment")
     parser.add_argument("--minutes", type=_minutes, default="1,10", help="lengths, separated by commas")
     parser.add_argument("--window_sec", type=float, default=SeparationOptions.window_sec, help="separated at once")
     parser.add_argument("--hop_sec", type=float, default=SeparationOptions.hop_sec, help="from window to window")

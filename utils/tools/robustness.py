@@ -30,6 +30,7 @@ from utils.data.audio import read_audio
 from utils.data.clock import frames_covering, frames_to_samples
 from utils.data.experiments import open_experiment
 from utils.data.files import atomic_path, write_json, write_text
+from utils.data.hub import experiment_folder
 from utils.data.manifest import Manifest, Mixture, read_manifest
 from utils.data.progress import progress_bar
 from utils.data.reports import markdown_table
@@ -145,8 +146,8 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = OptionParser(prog="robustness", description="Scores of a trained network under adverse conditions.")
-    parser.add_argument("--exp_dir", type=Path, required=True, help="experiment of an audio-visual network")
-    parser.add_argument("--baseline_exp_dir", type=Path, help="experiment of an audio-only network, to compare with")
+    parser.add_argument("--exp_dir", type=experiment_folder, required=True, help="experiment of an audio-visual network")
+    parser.add_argument("--baseline_exp_dir", type=experiment_folder, help="that of an audio-only one, to compare with")
     parser.add_argument("--manifest", type=Path, required=True, help="CSV of mixtures of two sources with references")
     parser.add_argument("--max_mixtures", type=at_least(2), default=40, help="to try, spread evenly over the manifest")
     parser.add_argument("--noise_dir", type=Path, help="noise files to try, at the manifest's sample rate")

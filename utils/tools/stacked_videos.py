@@ -26,6 +26,7 @@ from utils.data.clock import frames_to_samples
 from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.devices import n_cores
 from utils.data.files import read_json
+from utils.data.hub import experiment_folder
 from utils.data.manifest import VIDEOS_NAME, Manifest, Mixture, read_manifest, read_videos
 from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UserError, at_least, run_cli
@@ -63,7 +64,7 @@ def main() -> int:
 def _parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="stacked_videos", description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="data/<corpus>, of raw video")
-    parser.add_argument("--exp_dir", type=Path, required=True, help="a trained network")
+    parser.add_argument("--exp_dir", type=experiment_folder, required=True, help="a trained network")
     parser.add_argument("--frontend_weights", help="of its visual frontend; none: where they were in training")
     parser.add_argument("--out_dir", type=Path, required=True, help="gets videos and tracks")
     parser.add_argument("--n_mixtures", type=at_least(1), default=40, help="spread over test.csv")

@@ -24,8 +24,10 @@ from local_models.matching import FaceVoiceMatcher
 from utils.corpora.joined import clips_by_speaker, joined_sound, whole_frames
 from utils.data.clock import frames_to_samples
 from utils.data.devices import choose_device
+from utils.data.experiments import network_path
 from utils.data.files import atomic_path
 from utils.data.fingerprints import StageMark, hash_contents, hash_json
+from utils.data.hub import experiment_folder
 from utils.data.manifest import Manifest, read_manifest
 from utils.data.mouths import MouthFile
 from utils.data.reports import markdown_table
@@ -56,7 +58,7 @@ def main() -> int:
         raise UserError(
             f"--segment_sec {args.segment_sec:g}: movements of less than {_SHORTEST_SEC:g} s tell nothing; raise it"
         )
-    source = args.exp_dir / "best_model.pth"
+    source = network_path(args.exp_dir)
     network, manifest = load_model(source), read_manifest(args.data_dir / "utterances.csv")
     if network.matcher is None:
         raise UserError(f"--exp_dir {args.exp_dir}: its network compares no faces with voices (model.match_chan is 0)")
@@ -76,9 +78,9 @@ def main() -> int:
     checkpoint = args.out_dir / f"checkpoint-{hash_json(inputs)[:12]}.pth"  # another tuning does not go on from it
     sizes = {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr, "num_workers": args.num_workers}
     tune(frontend, matcher, pairs, checkpoint, **sizes)
-    frontend_path, network_path = (args.out_dir / name for name in _PRODUCTS)
+    frontend_path, model_path = (args.out_dir / name for name in _PRODUCTS)
     _write_frontend(frontend_path, frontend)
-    save_model(network_path, network, {})
+    save_model(model_path, network, {})
     frontend = load_frontend(frontend_path).to(device)  # as others will have it
     after = {part: shares_told(frontend, matcher, each) for part, each in parts.items()}
     head = ["people of", *(f"{count} clip{'s' * (count > 1)}" for count in _N_CLIPS)]
@@ -97,7 +99,7 @@ def main() -> int:
 def _parse_args() -> argparse.Namespace:
     parser = OptionParser(prog="tune_frontend", description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=Path, required=True, help="data/<corpus> with mouth crops")
-    parser.add_argument("--exp_dir", type=Path, required=True, help="its network has the comparison to start from")
+    parser.add_argument("--exp_dir", type=experiment_folder, required=True, help="its network has the comparison to start from")
     parser.add_argument("--frontend_weights", type=Path, required=True, help="LR-ASD, as the experiment had it")
     parser.add_argument("--out_dir", type=Path, required=True, help="gets the frontend and the network")
     parser.add_argument("--epochs", type=at_least(1), default=8)

@@ -22,6 +22,7 @@ from typing import Any
 
 from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.experiments import Experiment, open_experiment
+from utils.data.hub import experiment_folder
 from utils.data.reports import markdown_table
 from utils.errors import OptionParser, UserError, at_least, run_cli
 from utils.separation.options import SeparationOptions
@@ -50,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = OptionParser(prog="video_speed", description=__doc__.partition("\n")[0])
     parser.add_argument("--videos", type=_paths, required=True, help="files, separated by commas")
-    parser.add_argument("--exp_dir", type=Path, required=True, help="experiment that separates")
+    parser.add_argument("--exp_dir", type=experiment_folder, required=True, help="experiment that separates")
     parser.add_argument("--frontend_weights", default="", help="where the visual frontend's weights are now, if moved")
     parser.add_argument("--threads", type=at_least(1), default=2, help="of PyTorch")
     add_results_options(parser, "video-speed")

@@ -204,9 +204,9 @@ class TrainingConfig(Checked):
     overfit_batch: bool = False
     """Train and validate on one and the same batch: a network that cannot overfit to it is broken."""
     logger: Literal["none", "wandb", "comet"] = "none"
-    """A logger beside CSV and TensorBoard; its package must be installed."""
+    """A logger beside CSV and TensorBoard; its package must be installed (docs/sharing.md)."""
     audio_examples: CountOrZero = 2
-    """Validation mixtures whose estimates are written to TensorBoard."""
+    """Validation mixtures whose estimates the loggers get."""
 
 
 @dataclass(frozen=True)

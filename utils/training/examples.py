@@ -1,37 +1,92 @@
-"""Examples to hear, in the log of a training."""
+"""Examples to hear and to see, in the logs of a training."""
 
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
+
+from utils.training.loggers import is_shown, show
+
+_SHOWN = ("mixture", "sources", "estimates")
+_FLOOR_DB = -60.0
+_WINDOW, _HOP = 512, 128
 
 
 class AudioExamples(pl.Callback):
-    """Add the estimates for the first validation mixtures to the TensorBoard log, peak-normalised.
+    """Show the estimates for the first validation mixtures, and their spectrograms beside those of the sources.
+
+    They are shown after epochs 1, 2, 4, 8, ... and after the last one; mixtures and sources, which stay, once.
 
     Args:
-        count: number of mixtures; 0 writes none.
+        count: number of mixtures; 0 shows none.
         sample_rate: Hz.
     """
 
     def __init__(self, count: int, sample_rate: int) -> None:
         self.count, self.sample_rate = count, sample_rate
+        self.latest: dict[str, torch.Tensor] = {}
+        self.shown_epoch = -1
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, system: pl.LightningModule, outputs: Any, batch: dict, batch_idx: int, *_: Any
     ) -> None:
         if batch_idx or not self.count or not trainer.is_global_zero:
             return
-        boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        first = {name: value[: self.count] for name, value in batch.items()}
         with torch.inference_mode():
-            estimates = system({name: value[: self.count] for name, value in batch.items()}).float().cpu()
-        for board in boards:
-            for example, signals in enumerate(estimates):
-                for source, signal in enumerate(signals, start=1):
-                    self._add(board, f"example_{example}/s{source}_estimate", signal, trainer.current_epoch)
-                if trainer.current_epoch == 0:
-                    self._add(board, f"example_{example}/mixture", batch["mixture"][example].cpu(), 0)
+            estimates = system(first).float()
+        self.latest = {name: value.cpu() for name, value in (first | {"estimates": estimates}).items() if name in _SHOWN}
 
-    def _add(self, board: Any, name: str, signal: torch.Tensor, epoch: int) -> None:
-        board.add_audio(name, signal[None] / signal.abs().max().clamp(min=1e-8), epoch, self.sample_rate)
+    def on_train_epoch_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        if is_shown(trainer.current_epoch):
+            self._show(trainer, trainer.current_epoch)
+
+    def on_train_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        self._show(trainer, trainer.current_epoch - 1)
+
+    def _show(self, trainer: pl.Trainer, epoch: int) -> None:
+        if not self.latest or epoch <= self.shown_epoch:
+            return
+        sounds, pictures = {}, {}
+        for number, signals in enumerate(zip(*(self.latest[name] for name in _SHOWN), strict=True)):
+            mixture, sources, estimates = signals
+            heard = {f"s{source}_estimate": signal for source, signal in enumerate(estimates, start=1)}
+            rest = {"mixture": mixture} | {f"s{source}": signal for source, signal in enumerate(sources, start=1)}
+            shown = heard if epoch else heard | rest
+            sounds |= {f"example_{number}/{name}": signal for name, signal in shown.items()}
+            pictures[f"example_{number}/spectrograms"] = draw_spectrograms(mixture, sources, estimates, self.sample_rate)
+        show(trainer, epoch, sounds, self.sample_rate, pictures)
+        self.shown_epoch = epoch
+
+
+def draw_spectrograms(mixture: torch.Tensor, sources: torch.Tensor, estimates: torch.Tensor, sample_rate: int) -> np.ndarray:
+    """Spectrograms of a mixture (time,), and below it of its sources and of their estimates (n_src, time), side by side.
+
+    Returns:
+        A picture, uint8 (height, width, 3); all levels are relative to the loudest of the mixture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2 * (1 + len(sources))), layout="constrained", dpi=80)
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(1 + len(sources), 2, squeeze=False)
+    levels = {"mixture": mixture} | {f"s{number}": signal for number, signal in enumerate(sources, start=1)}
+    left = {name: _levels_db(signal) for name, signal in levels.items()}
+    right = {f"s{number}, estimate": _levels_db(signal) for number, signal in enumerate(estimates, start=1)}
+    top_db = float(left["mixture"].max())
+    how = {"origin": "lower", "aspect": "auto", "vmin": top_db + _FLOOR_DB, "vmax": top_db, "cmap": "magma"}
+    extent = (0, len(mixture) / sample_rate, 0, sample_rate / 2000)
+    panels[0, 1].set_axis_off()
+    for panel, (name, level) in zip([*panels[:, 0], *panels[1:, 1]], [*left.items(), *right.items()], strict=True):
+        panel.imshow(level, extent=extent, **how)
+        panel.set(title=name, xlabel="s", ylabel="kHz")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _levels_db(signal: torch.Tensor) -> np.ndarray:
+    """Levels, dB, (frequencies, frames)."""
+    spectrum = torch.stft(signal, _WINDOW, _HOP, window=torch.hann_window(_WINDOW), return_complex=True)
+    return (20 * spectrum.abs().clamp(min=1e-8).log10()).numpy()

@@ -2,6 +2,7 @@
 
 exp/<tag>/conf.yml            every key of the conf as trained
 exp/<tag>/best_model.pth      the network of the epoch with the lowest validation loss, an Asteroid model
+exp/<tag>/model.safetensors   instead, where it is a published one: the same as float16
 exp/<tag>/frontend.json       the visual frontend whose embeddings of lips it was trained on (absent where it saw none)
 exp/<tag>/face_frontend.json  the same for embeddings of faces
 exp/<tag>/history.csv         one row an epoch
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from local_models.networks import NETWORKS, AnyNetwork
 from utils.data.experiments import FRONTEND_FILES, FrontendRecord
@@ -39,8 +42,9 @@ log = logging.getLogger(__name__)
 
 # What a training makes: set aside together when it is started anew.
 PRODUCTS = ("conf.yml", "left_out.csv", "checkpoints", "best_model.pth", "history.csv", "curves.png", "training.json",
-            "log/tensorboard", *FRONTEND_FILES.values(), "residuals.npz", "separated", "predicted", "results",
-            ".done-3.json")  # fmt: skip
+            "log/tensorboard", "log/wandb", "log/comet", "log/run_id", *FRONTEND_FILES.values(), "residuals.npz",
+            "separated", "predicted", "results", ".done-3.json")  # fmt: skip
+_UNREADABLE = (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError)
 NEUTRAL_KEYS = ("num_workers", "logger", "audio_examples")  # they change no number of the result
 
 
@@ -53,6 +57,22 @@ def save_model(path: Path | str, network: AnyNetwork, infos: dict[str, Any]) -> 
         torch.save(saved | {"infos": infos | {"software_versions": versions}}, temporary)
 
 
+def save_as_published(path: Path | str, source: Path) -> None:
+    """Write a trained network as others get it: float16, safetensors with the network's name and arguments as its metadata.
+
+    Raises:
+        UserError: as `load_model`, or it holds weights beyond the range of float16.
+    """
+    load_model(source)  # refuses what is none
+    saved = _read(source)
+    weights = {name: each.half() if each.is_floating_point() else each for name, each in saved["state_dict"].items()}
+    if not all(each.isfinite().all() for each in weights.values()):
+        raise UserError(f"{source}: holds weights beyond the range of float16; train it again with weight decay")
+    facts = {"format": "pt", "model_name": saved["model_name"], "model_args": json.dumps(saved["model_args"])}
+    with atomic_path(path) as temporary:
+        save_file({name: each.contiguous() for name, each in weights.items()}, temporary, facts)
+
+
 def load_model(path: Path | str) -> AnyNetwork:
     """Read a trained network, in evaluation mode, on the CPU.
 
@@ -63,12 +83,22 @@ def load_model(path: Path | str) -> AnyNetwork:
     if not path.is_file():
         raise UserError(f"{path}: no trained model; stage 3 makes it")
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = _read(path)
         network = {kind.__name__: kind for kind in NETWORKS.values()}[saved["model_name"]].from_pretrained(saved)
-    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, EOFError, OSError) as error:
+    except (*_UNREADABLE, LookupError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: not a model of this recipe ({reason}); train it again") from None
     return network.eval()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What Asteroid's `from_pretrained` takes: model_name, model_args, state_dict."""
+    if path.suffix != ".safetensors":
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with safe_open(path, "pt") as file:
+        facts = file.metadata()
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    return {"model_name": facts["model_name"], "model_args": json.loads(facts["model_args"]), "state_dict": weights}
 
 
 def initialise(network: AnyNetwork, path: Path | str) -> None:

@@ -1,6 +1,5 @@
 """Training: data, network and Lightning's trainer put together; resumed from the last epoch where there is one."""
 
-import importlib.util
 import logging
 import math
 import pickle
@@ -23,7 +22,6 @@ from pytorch_lightning.callbacks import (
     Timer,
     TQDMProgressBar,
 )
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
@@ -37,6 +35,7 @@ from utils.errors import UserError
 from utils.training.config import Config, TrainingConfig, write_config
 from utils.training.datasets import EpochSampler, make_loader, make_sampler
 from utils.training.experiment import draw_curves, history_columns, initialise, save_model, write_history
+from utils.training.loggers import RunLog, end_runs, make_loggers
 from utils.training.system import TrainedSystem
 from utils.training.tasks import SEPARATION, Task
 
@@ -70,7 +69,7 @@ def train(
         The content of training.json.
 
     Raises:
-        UserError: data that the conf cannot be trained on, or a logger that is not installed.
+        UserError: data that the conf cannot be trained on, or a logger that cannot be used.
     """
     start_sec = time.monotonic()
     _quieten_lightning()
@@ -97,6 +96,7 @@ def train(
         log.info("continuing from %s", last)
     loaders = make_loader(config, train_set, train_sampler), make_loader(config, val_set, val_sampler)
     _fit(trainer, system, loaders, last if resumed else None)
+    end_runs(trainer.loggers)
     summary = _summary(config, trainer, system, batches * batch_size * world_size, time.monotonic() - start_sec)
     if trainer.is_global_zero:
         write_json(exp_dir / "training.json", summary)
@@ -167,6 +167,7 @@ def _quieten_lightning() -> None:
 
 def _trainer(config: Config, exp_dir: Path, resumed: dict | None, task: Task) -> pl.Trainer:
     training = config.training
+    loggers = make_loggers(training.logger, exp_dir)
     devices, precision = training.devices, training.precision
     if precision != "32" and not torch.cuda.is_available():
         log.warning("precision %s is for GPUs, there is none here: training in 32 bits", precision)
@@ -183,7 +184,7 @@ def _trainer(config: Config, exp_dir: Path, resumed: dict | None, task: Task) ->
             accumulate_grad_batches=training.accumulate,
             callbacks=_callbacks(config, exp_dir, task),
             plugins=[AtomicCheckpoints()],
-            logger=_loggers(config, exp_dir),
+            logger=loggers,
             default_root_dir=exp_dir,
             enable_progress_bar=sys.stderr.isatty(),  # a log file gets a line for each epoch, not the bar
             num_sanity_val_steps=0,
@@ -224,6 +225,7 @@ def _callbacks(config: Config, exp_dir: Path, task: Task) -> list[Callback]:
     training = config.training
     callbacks: list[Callback] = [
         EpochReport(exp_dir),
+        RunLog(config, exp_dir),
         *task.make_callbacks(config),
         LearningRateMonitor("epoch"),
         ModelCheckpoint(
@@ -238,23 +240,6 @@ def _callbacks(config: Config, exp_dir: Path, task: Task) -> list[Callback]:
     if training.max_minutes:
         callbacks.append(Timer(timedelta(minutes=training.max_minutes), interval="epoch", verbose=False))
     return callbacks
-
-
-def _loggers(config: Config, exp_dir: Path) -> list[Logger]:
-    loggers: list[Logger] = [TensorBoardLogger(exp_dir, name="log", version="tensorboard")]
-    wanted = config.training.logger
-    if wanted == "none":
-        return loggers
-    package = {"wandb": "wandb", "comet": "comet_ml"}[wanted]
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"--logger {wanted}: the package {package} is not installed; pip install {package}")
-    if wanted == "wandb":
-        from pytorch_lightning.loggers import WandbLogger
-
-        return [*loggers, WandbLogger(name=exp_dir.name, save_dir=exp_dir)]
-    from pytorch_lightning.loggers import CometLogger
-
-    return [*loggers, CometLogger(name=exp_dir.name)]
 
 
 def _summary(config: Config, trainer: pl.Trainer, system: TrainedSystem, epoch_examples: int, seconds: float) -> dict[str, Any]:
