@@ -63,7 +63,8 @@ def test_every_option_of_run_sh_reaches_a_program_that_knows_it(recipe: Path, re
              for name in ("prepare", "mouths", "embed", "train", "separate", "score")}  # fmt: skip
     values = dict.fromkeys(declared, "1") | {"conf": "conf/demo.yml", "corpus": "toy"}
     values |= dict.fromkeys(("force", "cue_test", "preview", "permute", "mux"), "true")
-    values |= {"corpus_dir": "egs", "test_dir": "egs", "frontend_weights": "weights.pth", "train_args": "--lr 0.1", "output_rate": "source"}
+    values |= {"corpus_dir": "egs", "test_dir": "egs", "frontend_weights": "weights.pth", "train_args": "--lr 0.1"}
+    values["output_rate"] = "source"
     result = run(recipe, *(f"--{name}={value}" for name, value in values.items()))
     assert result.returncode == 0, result.stderr
     passed = {stage: set(re.findall(r"--(\w+)=", line.replace("--train_args=--lr 0.1", "--train_args="))) for stage, line in

@@ -139,8 +139,7 @@ def _recognise(folder: Path, n_samples: int, command: str) -> bool:
         return False
     found = [(track, each) for track in facts["tracks"] for each in track["speech"]]
     for track, each in progress_bar(found, desc=f"recognise {folder.name}", unit="stretch"):
-        stretch = Speech(each["from_sec"], each["to_sec"], each["lips"])
-        each["text"] = recognise(command, folder / track["wav"], stretch, n_samples)
+        each["text"] = recognise(command, folder / track["wav"], Speech.from_json(each), n_samples)
     for track in facts["tracks"]:
         write_track_vtt(folder, track)
     write_json(folder / REPORT, facts | {"asr": command})
@@ -149,8 +148,7 @@ def _recognise(folder: Path, n_samples: int, command: str) -> bool:
 
 def write_track_vtt(folder: Path, track: dict[str, Any]) -> None:
     """Write the WebVTT of a track of tracks.json."""
-    speech = [Speech(each["from_sec"], each["to_sec"], each["lips"], each.get("text", "")) for each in track["speech"]]
-    write_vtt(folder / f"{track['name']}.vtt", track["name"], speech)
+    write_vtt(folder / f"{track['name']}.vtt", track["name"], list(map(Speech.from_json, track["speech"])))
 
 
 def check_asr(command: str) -> None:

@@ -7,11 +7,12 @@ speaking.
 
 import shlex
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -41,6 +42,16 @@ class Speech:
     end_sec: float
     lips: str = UNSEEN
     text: str = ""  # what a recogniser understood
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "Speech":
+        """What `as_json` gave."""
+        return cls(facts["from_sec"], facts["to_sec"], facts["lips"], facts.get("text", ""))
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of tracks.json."""
+        said = {"text": self.text} if self.text else {}
+        return {"from_sec": round(self.start_sec, 3), "to_sec": round(self.end_sec, 3), "lips": self.lips} | said
 
 
 @contextmanager

@@ -174,7 +174,7 @@ def _report(
             "parts": person.parts,
             "joined_with_certainty": person.joined_with_certainty,
             **_agreement(assignment, prepared, index),
-            "speech": [_as_json(each) for each in speech[person.name]],
+            "speech": [each.as_json() for each in speech[person.name]],
         }
         for index, person in enumerate(prepared.people)
     ]
@@ -286,10 +286,6 @@ def _speech(prepared: "PreparedVideo", folder: Path) -> dict[str, list[Speech]]:
         stretches = find_speech(folder / f"{person.name}.wav", prepared.sound_path, prepared.n_samples)
         speech[person.name] = [Speech(*each, lips(each)) for each in stretches]
     return speech
-
-
-def _as_json(speech: Speech) -> dict[str, Any]:
-    return {"from_sec": round(speech.start_sec, 3), "to_sec": round(speech.end_sec, 3), "lips": speech.lips}
 
 
 def speech_warnings(speech: dict[str, list[Speech]]) -> list[str]:
