@@ -1,0 +1,122 @@
+"""What is on the page, and what happens when a video comes."""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import gradio
+
+from utils.data.constants import VIDEO_SUFFIXES
+from utils.errors import UserError
+from utils.page.jobs import CANCELLED, DONE, ROOT, Job, Line, PageOptions
+from utils.page.player import failure, player, status
+from utils.page.visitors import Visitor, Visitors
+
+log = logging.getLogger(__name__)
+CSS = ROOT / "utils/page/page.css"
+HEAD = '<script src="player.js" defer></script>'
+THEME = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # none to be fetched
+_POLL_SEC = 0.4
+
+from gradio.events import Dependency
+
+class _LocalVideo(gradio.Video):
+    """One that takes no address in place of a file: the server would fetch it."""
+
+    is_template = True  # gradio's own frontend serves it
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+        if "://" in str(url_or_file_path):
+            raise gradio.Error("give a file")
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def build(line: Line, visitors: Visitors, options: PageOptions) -> gradio.Blocks:
+    """The page.
+
+    Args:
+        line: of the jobs.
+        visitors: with their files.
+        options: of all jobs.
+    """
+    with gradio.Blocks(title="Who says what", analytics_enabled=False) as page:
+        gradio.HTML(
+            f"""<header><h1>Hear each face by itself</h1>
+<p>Drop a video of people who talk: you get the voice of each face you see, to hear, mix and download.</p>
+<p class="limits">At most {options.max_minutes} minutes and {options.max_mb} MB; {", ".join(s[1:] for s in VIDEO_SUFFIXES[:7])} and
+others. One video is worked on at a time. Your files are yours alone and are removed an hour after their last use.</p></header>"""
+        )
+        source = _LocalVideo(
+            sources=["upload", "webcam"], label="Video", height=260, include_audio=True, elem_id="source",
+            webcam_options=gradio.WebcamOptions(mirror=False),
+        )  # fmt: skip
+        shown = gradio.HTML(elem_id="shown")
+        cancel = gradio.Button("Cancel", visible=False, elem_id="cancel")
+        again = gradio.Button("Another video", visible=False, elem_id="again")
+
+        def view(html: str, *, asks: bool = False, works: bool = False, done: bool = False) -> dict:
+            return {
+                source: gradio.Video(value=None, visible=asks),
+                shown: html,
+                cancel: gradio.Button(visible=works),
+                again: gradio.Button(visible=done),
+            }
+
+        async def separate(upload: dict[str, Any] | None, request: gradio.Request) -> AsyncIterator[dict]:
+            if upload is None:
+                return
+            visitor = visitors.of_session(request.session_hash)
+            try:
+                job = Job(_take(Path(upload["path"]), visitors, visitor), options)
+                yield view(status(job, 0), works=True)
+                await asyncio.to_thread(job.check)
+                line.submit(job)
+                visitor.job = job
+                while not job.is_over:
+                    yield view(status(job, line.place(job)), works=True)
+                    await asyncio.sleep(_POLL_SEC)
+                if job.state == DONE:
+                    yield view(player(job, visitor.key), done=True)
+                else:
+                    yield view(failure("Cancelled." if job.state == CANCELLED else job.message), asks=True)
+            except UserError as error:
+                yield view(failure(str(error)), asks=True)
+            except Exception:
+                log.exception("the page")
+                yield view(failure("It failed unexpectedly; the log of the server says more."), asks=True)
+
+        def stop(request: gradio.Request) -> None:
+            visitors.left(request.session_hash)
+
+        source.input(
+            separate, source, [source, shown, cancel, again], preprocess=False, show_progress="hidden", concurrency_limit=None,
+            api_visibility="private",
+        )  # fmt: skip
+        cancel.click(stop, show_progress="hidden", concurrency_limit=None, api_visibility="private")
+        again.click(None, js="() => location.reload()")
+        page.unload(stop)
+    return page
+
+
+def _take(upload: Path, visitors: Visitors, visitor: Visitor) -> Path:
+    """Move what was uploaded into a folder of the visitor's own.
+
+    Raises:
+        UserError: it is gone, or the visitor has another job.
+    """
+    upload = upload.resolve()
+    if not upload.is_relative_to(visitors.uploads) or not upload.is_file():
+        raise UserError(f"{upload.name}: the upload is gone; upload it again")
+    if visitor.job is not None and not visitor.job.is_over:
+        raise UserError("another video of yours is being worked on; wait, or cancel it")
+    taken = visitor.new_job_folder() / upload.name
+    shutil.move(upload, taken)
+    return taken
