@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from utils.data.audio import probe_audio
+from utils.data.audio import probe_audio, wav_writer
 from utils.data.files import atomic_path, write_text
 from utils.data.jobs import Journal
 from utils.data.manifest import Manifest
@@ -97,10 +97,7 @@ def _write_float(paths: Sequence[Path], blocks: Iterable[np.ndarray], sample_rat
     """Write blocks as float32 WAV; gives the largest magnitude."""
     peak = 0.0
     with ExitStack() as stack:
-        files = [
-            stack.enter_context(soundfile.SoundFile(path, "w", sample_rate, 1, SUBTYPES["float"], format="WAV"))
-            for path in map(str, paths)
-        ]
+        files = [stack.enter_context(wav_writer(path, sample_rate, SUBTYPES["float"])) for path in paths]
         for block in blocks:
             if not np.isfinite(block).all():
                 raise UserError("the network gave values that are not finite; look at its training")
@@ -112,8 +109,7 @@ def _write_float(paths: Sequence[Path], blocks: Iterable[np.ndarray], sample_rat
 
 def _rewrite_as_pcm16(path: Path, gain: float) -> None:
     with atomic_path(path) as temporary, soundfile.SoundFile(str(path)) as source:
-        subtype, rate = SUBTYPES["pcm16"], source.samplerate
-        with soundfile.SoundFile(str(temporary), "w", rate, 1, subtype, format="WAV") as target:
+        with wav_writer(temporary, source.samplerate, SUBTYPES["pcm16"]) as target:
             for block in source.blocks(_BLOCK_SAMPLES, dtype="float32"):
                 target.write(np.clip(block * np.float32(gain), -1.0, 1.0))  # only rounding can exceed full scale here
 

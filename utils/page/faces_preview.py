@@ -7,6 +7,7 @@ Run     python -m utils.page.faces_preview --video talk.mp4 --dump_dir dump --ou
 
 from pathlib import Path
 
+from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.files import read_json
 from utils.errors import OptionParser, UserError, run_cli
 from utils.video.landmarks import read_people
@@ -25,7 +26,8 @@ def main() -> int:
         raise UserError(f"{len(prepared)} prepared videos where one is expected; run stage 4 with this --dump_dir", args.dump_dir)
     people = read_people(prepared[0] / "people.npz")
     boxes = [dict(zip(person.frames.tolist(), person.boxes, strict=True)) for person in people]
-    write_faces_preview(args.video, args.out, boxes, read_json(prepared[0] / "prepared.json")["n_frames"])
+    n_frames = read_json(prepared[0] / "prepared.json")["n_samples"] * VIDEO_FPS // SAMPLE_RATE_HZ  # the last one is often black
+    write_faces_preview(args.video, args.out, boxes, max(n_frames, 1))
     return 0
 
 

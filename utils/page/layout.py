@@ -46,15 +46,16 @@ def build(line: Line, visitors: Visitors, options: PageOptions) -> gradio.Blocks
             f"""<header><h1>Hear each face by itself</h1>
 <p>Drop a video of people who talk: you get the voice of each face you see, to hear, mix and download.</p>
 <p class="limits">At most {options.max_minutes} minutes and {options.max_mb} MB; {", ".join(s[1:] for s in VIDEO_SUFFIXES[:7])} and
-others. One video is worked on at a time. Your files are yours alone and are removed an hour after their last use.</p></header>"""
+others. One video is worked on at a time. Your files are yours alone and are removed an hour after their last use.</p></header>""",
+            padding=False,
         )
         source = _LocalVideo(
-            sources=["upload", "webcam"], label="Video", height=260, include_audio=True, elem_id="source",
+            sources=["upload", "webcam"], label="Video", include_audio=True, elem_id="source",
             webcam_options=gradio.WebcamOptions(mirror=False),
         )  # fmt: skip
-        shown = gradio.HTML(elem_id="shown")
-        cancel = gradio.Button("Cancel", visible=False, elem_id="cancel")
-        again = gradio.Button("Another video", visible=False, elem_id="again")
+        shown = gradio.HTML(elem_id="shown", padding=False)
+        cancel = gradio.Button("Cancel", visible=False, elem_id="cancel", size="md")
+        again = gradio.Button("Another video", visible=False, elem_id="again", size="md")
 
         def view(html: str, *, asks: bool = False, works: bool = False, done: bool = False) -> dict:
             return {

@@ -115,7 +115,7 @@ def status(job: Job, place: int) -> str:
         return _progress(job.name, f"Waiting: {before} before yours", 0)
     phases = list(PHASES.values())
     step = phases.index(job.phase) if job.phase else 0
-    text = f"Step {step + 1} of {len(phases)}: {job.phase}, {job.percent} %" if job.phase else "Starting"
+    text = f"Step {step + 1} of {len(phases)}: {job.phase}, {job.percent} %" if job.phase else "Starting: the network is loaded"
     return _progress(job.name, text, round((100 * step + job.percent) / len(phases)) if job.phase else 0)
 
 

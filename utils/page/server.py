@@ -143,7 +143,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address, family=family)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = os.strerror(error.errno) if (getattr(error, "errno", None) or 0) > 0 else error
         raise UserError(f"--host {host} --port {port}: {reason}; choose another address or port") from None
 
 

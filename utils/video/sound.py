@@ -15,8 +15,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-import soundfile
 
+from utils.data.audio import wav_writer
 from utils.data.constants import SAMPLE_RATE_HZ
 from utils.data.files import atomic_path
 from utils.data.sound_checks import SILENCE_DB, ChannelMeter, SoundMeter, choose_channels
@@ -58,7 +58,7 @@ def extract_sound(path: Path | str, wav_path: Path | str, audio_stream: int = 0)
     meter = SoundMeter(path)
     with open_video(path) as container, atomic_path(wav_path) as temporary:
         pieces = _gathered(_in_time(path, container, container.streams[index], start, channels, warnings))
-        with soundfile.SoundFile(str(temporary), "w", SAMPLE_RATE_HZ, 1, "FLOAT", format="WAV") as file:
+        with wav_writer(temporary, SAMPLE_RATE_HZ) as file:
             for samples in _resampled(pieces):
                 meter.add(samples)
                 file.write(samples)
