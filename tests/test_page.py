@@ -22,7 +22,7 @@ from video_helpers import Video, speech_like  # noqa: E402
 from utils.data.files import write_json  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 from utils.page.jobs import CANCELLED, DONE, FAILED, RUNNING, WAITING, Job, Line, PageOptions  # noqa: E402
-from utils.page.layout import _LocalVideo, _take  # noqa: E402
+from utils.page.layout import _take  # noqa: E402
 from utils.page.player import failure, player, status  # noqa: E402
 from utils.page.server import make_app  # noqa: E402
 from utils.page.visitors import Visitors  # noqa: E402
@@ -88,7 +88,8 @@ def test_what_the_programs_print_is_the_progress_of_the_job(tmp_path):
     go = tmp_path / "go"
     bars = ("faces of x: 3%.mp4:  25% 2/8 [00:01<00:04]", "videos: 100% 1/1 [00:03<00:00]", "INFO separating nothing: really")
     echo = "; ".join(f"echo '{bar}' >&2" for bar in bars)
-    job = scripted(tmp_path, f"{echo}; while [ ! -e {go} ]; do sleep 0.02; done", "echo 'separating x:  80% 8/10 [0]' >&2; exit 3")
+    hold = f"while [ ! -e {go} ]; do sleep 0.02; done"
+    job = scripted(tmp_path, f"{echo}; {hold}", "echo 'separating x:  80% 8/10 [0]' >&2; exit 3")
     assert "Starting" in status(job, 0) and "2 videos are before" in status(job, 2)
     with_line = Line()
     with_line.submit(job)
@@ -104,7 +105,8 @@ def test_what_the_programs_print_is_the_progress_of_the_job(tmp_path):
 def test_a_cancelled_job_ends_with_all_that_it_started(tmp_path, line, monkeypatch):
     monkeypatch.setattr("utils.page.jobs._KILLED_AFTER_SEC", 0.5)
     pids = tmp_path / "pids"
-    job = scripted(tmp_path, f"sleep 300 & echo $! > {pids}; trap '' TERM; echo $$ >> {pids}; sleep 300; sleep 300", "touch second")
+    stubborn = f"sleep 300 & echo $! > {pids}; trap '' TERM; echo $$ >> {pids}; sleep 300; sleep 300"
+    job = scripted(tmp_path, stubborn, f"touch {tmp_path}/second")
     line.submit(job)
     wait_until(lambda: pids.is_file() and len(pids.read_text().split()) == 2)
     started = time.monotonic()
@@ -112,7 +114,7 @@ def test_a_cancelled_job_ends_with_all_that_it_started(tmp_path, line, monkeypat
     assert job.state == CANCELLED
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids.read_text().split()))
     wait_until(lambda: not line._jobs)
-    assert time.monotonic() - started < 5 and not (ROOT / "second").exists()
+    assert time.monotonic() - started < 5 and not (tmp_path / "second").exists()
 
 
 def test_one_job_runs_the_others_wait_in_the_order_in_which_they_came(tmp_path, line):
@@ -146,11 +148,14 @@ def test_a_line_that_is_too_long_takes_no_more_and_a_server_that_ends_cancels_al
     [
         ("echo 'error: {0}/talk.mp4: breaks off' >&2; exit 1", "talk.mp4: breaks off"),
         (
-            "mkdir out; echo 'row,id,path,reason\n,a,b,\"nobody is on screen, so\"' > out/failed.csv; echo 'error: 1 of 1' >&2; exit 1",
-            "nobody is on screen, so",
+            "mkdir out; echo 'id,reason\na,\"nobody is on screen, so\"' > out/failed.csv; echo 'error: 1 of 1' >&2; exit 1",
+            "talk.mp4: nobody is on screen, so",
         ),
-        ("echo 'separating x:  3% 1/3' >&2; kill -SEGV $$", "it failed unexpectedly while separating voices; the log of the server"),
-        ("python3 -c 'raise KeyError(1)'", "it failed unexpectedly while starting; the log of the server says more"),
+        (
+            "echo 'separating x:  3% 1/3' >&2; kill -SEGV $$",
+            "talk.mp4: it failed unexpectedly while separating voices",
+        ),
+        ("python3 -c 'raise KeyError(1)'", "talk.mp4: it failed unexpectedly while starting; the log of the server says more"),
     ],
 )
 def test_the_reason_of_a_failure_is_one_line_without_a_trace(tmp_path, caplog, script, message):
@@ -177,7 +182,8 @@ def test_what_is_no_video_or_too_long_is_refused_before_it_waits(tmp_path):
         assert str(tmp_path) not in str(error.value)
         return str(error.value)
 
-    long = Video(stamps_sec=[0.0, 7199.0, 7199.96], n_pictures=3, sound=speech_like(16_000, 48_000)).write(tmp_path / "two hours.mkv")
+    long = tmp_path / "two hours.mkv"
+    Video(stamps_sec=[0.0, 7199.0, 7199.96], n_pictures=3, sound=speech_like(16_000, 48_000)).write(long)
     broken = tmp_path / "kaputt – 壊れた.mp4"
     broken.write_bytes(b"no video" * 100)
     assert "kaputt – 壊れた.mp4: not a video that can be decoded" in reason(broken)
@@ -304,11 +310,12 @@ def test_files_are_found_by_key_and_name_and_nothing_else_is(client, visitors):
     assert (answer.status_code, answer.content) == (206, bytes(range(10, 20)))
     assert client.get(f"/files/{one.key}/face1.wav").content == b"face1.wav" * 100
     secret = other.job.tracks_dir / "face1.wav"
+    mine, page = f"/files/{one.key}", "/gradio_api"
     for path in (
-        f"/files/{one.key}/talk.mp4", f"/files/{one.key}/..%2f..%2ftalk.mp4", f"/files/{one.key}/{secret}", "/files/x/face1.wav",
-        f"/files/{one.key}/%2e%2e/{other.key}/nothing", f"/gradio_api/file={secret}", f"/gradio_api/file/{secret}", f"/file={secret}",
-        f"/gradio_api/file={ROOT / 'README.md'}", "/gradio_api/file=http://127.0.0.1:7860/", "/gradio_api/proxy=http://example.com/",
-        "/gradio_api/vibe-code", "/monitoring", "/gradio_api/call/separate", "/docs", "/openapi.json",
+        f"{mine}/talk.mp4", f"{mine}/..%2f..%2ftalk.mp4", f"{mine}/{secret}", f"{mine}/%2e%2e/{other.key}/nothing", "/files/x/face1.wav",
+        f"{page}/file={secret}", f"{page}/file/{secret}", f"/file={secret}", f"{page}/file={ROOT / 'README.md'}",
+        f"{page}/file=http://127.0.0.1:7860/", f"{page}/proxy=http://example.com/", f"{page}/vibe-code", f"{page}/call/separate",
+        "/monitoring", "/docs", "/openapi.json",
     ):  # fmt: skip
         assert client.get(path).status_code == 404, path
     assert client.get(f"/static/..%2f..%2f..%2f{str(secret)[1:]}").status_code in (403, 404)
@@ -328,7 +335,7 @@ def test_a_page_elsewhere_whose_name_points_here_gets_nothing(client):
 
 def test_no_address_is_taken_in_place_of_a_file():
     with pytest.raises(gradio.Error, match="give a file"):
-        asyncio.run(_LocalVideo().async_move_resource_to_block_cache("http://example.com/a.mp4"))
+        asyncio.run(gradio.Video().async_move_resource_to_block_cache("http://example.com/a.mp4"))
 
 
 def test_with_a_password_nothing_is_served_before_it_was_given(line, visitors):
@@ -365,7 +372,9 @@ def test_calls_that_cannot_work_are_one_line(words, message):
 def test_a_server_that_is_ended_leaves_nothing_and_a_port_in_use_is_said(tmp_path):
     def call(port: int) -> subprocess.Popen:
         command = [sys.executable, "-m", "utils.page.server", "--exp_dir", "egs/own_video/pretrained", "--port", str(port)]
-        return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True
+        )
 
     server = call(0)
     found = next(match for text in server.stderr if (match := re.search(r"http://127\.0\.0\.1:(\d+)/", text)))

@@ -108,10 +108,13 @@ def _write_float(paths: Sequence[Path], blocks: Iterable[np.ndarray], sample_rat
 
 
 def _rewrite_as_pcm16(path: Path, gain: float) -> None:
-    with atomic_path(path) as temporary, soundfile.SoundFile(str(path)) as source:
-        with wav_writer(temporary, source.samplerate, SUBTYPES["pcm16"]) as target:
-            for block in source.blocks(_BLOCK_SAMPLES, dtype="float32"):
-                target.write(np.clip(block * np.float32(gain), -1.0, 1.0))  # only rounding can exceed full scale here
+    with (
+        atomic_path(path) as temporary,
+        soundfile.SoundFile(str(path)) as source,
+        wav_writer(temporary, source.samplerate, SUBTYPES["pcm16"]) as target,
+    ):
+        for block in source.blocks(_BLOCK_SAMPLES, dtype="float32"):
+            target.write(np.clip(block * np.float32(gain), -1.0, 1.0))  # only rounding can exceed full scale here
 
 
 def write_separated(folder: Path, manifest: Manifest, journal: Journal) -> None:

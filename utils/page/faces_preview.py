@@ -23,11 +23,12 @@ def main() -> int:
     args = parser.parse_args()
     prepared = [path.parent for path in (args.dump_dir / "videos").glob("*/*/prepared.json")]
     if len(prepared) != 1:
-        raise UserError(f"{len(prepared)} prepared videos where one is expected; run stage 4 with this --dump_dir", args.dump_dir)
+        raise UserError(f"{len(prepared)} prepared videos where one is expected; run stage 4 first", args.dump_dir)
     people = read_people(prepared[0] / "people.npz")
     boxes = [dict(zip(person.frames.tolist(), person.boxes, strict=True)) for person in people]
-    n_frames = read_json(prepared[0] / "prepared.json")["n_samples"] * VIDEO_FPS // SAMPLE_RATE_HZ  # the last one is often black
-    write_faces_preview(args.video, args.out, boxes, max(n_frames, 1))
+    n_samples = read_json(prepared[0] / "prepared.json")["n_samples"]
+    n_frames = max(n_samples * VIDEO_FPS // SAMPLE_RATE_HZ, 1)  # of the last one, begun only, there is often no picture
+    write_faces_preview(args.video, args.out, boxes, n_frames)
     return 0
 
 

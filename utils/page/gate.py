@@ -1,7 +1,9 @@
-"""What stands before all routes: only those that the page needs are open, and browsers are told to load nothing from elsewhere."""
+"""What stands before all routes: only those that the page needs are open, and browsers load nothing from elsewhere."""
 
 import re
 from typing import Any
+
+from starlette.responses import PlainTextResponse
 
 _OPEN = re.compile(
     r"/(|config|login|logout|theme\.css|favicon\.ico|manifest\.json|(static|assets|svelte)/.*|player\.js|files/[^/]+/[^/]+|"
@@ -37,5 +39,4 @@ class Gate:
         if _OPEN.fullmatch(scope["path"]):
             await self._app(scope, receive, send_with_headers)
         else:
-            await send_with_headers({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"not found"})
+            await PlainTextResponse("not found", 404)(scope, receive, send_with_headers)

@@ -28,7 +28,12 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
-PHASES = {"faces of": "finding faces", "embeddings": "reading lips", "separating": "separating voices", "preview": "drawing the preview"}
+PHASES = {
+    "faces of": "finding faces",
+    "embeddings": "reading lips",
+    "separating": "separating voices",
+    "preview": "drawing the preview",
+}
 """How the bars of the programs begin -> what the page calls it, in the order of a job."""
 _BAR = re.compile(rf"({'|'.join(PHASES)})\b.*: +(\d+)% ")
 _TOLD_SEC = "0.5"  # between two lines of progress
@@ -131,12 +136,11 @@ class Job:
             _end(program)
 
     def _commands(self) -> list[list[str]]:
-        folder = self.video.parent
-        dump = folder / "dump"
+        folder, dump = self.video.parent, f"--dump_dir={self.video.parent / 'dump'}"
         separate = ["utils/stages/4_separate.sh", f"--test_dir={self.video}", f"--test_name={self.name}",
-                    f"--out_dir={folder / 'out'}", f"--dump_dir={dump}", "--preview=true", *self.options.stage_words]  # fmt: skip
-        draw = [sys.executable, "-m", "utils.page.faces_preview", f"--video={self.video}", f"--dump_dir={dump}",
-                f"--out={self.preview}"]  # fmt: skip
+                    f"--out_dir={folder / 'out'}", dump, "--preview=true", *self.options.stage_words]  # fmt: skip
+        program = [sys.executable, "-m", "utils.page.faces_preview"]
+        draw = [*program, f"--video={self.video}", dump, f"--out={self.preview}"]
         return [separate, draw]
 
     def _run(self, command: list[str]) -> bool:
@@ -162,7 +166,7 @@ class Job:
         if failed.is_file():
             with open(failed, encoding="utf-8", newline="") as file:
                 if reasons := [row["reason"] for row in csv.DictReader(file)]:
-                    return self._without_folder(reasons[-1])
+                    return f"{self.video.name}: {self._without_folder(reasons[-1])}"
         return self._told(lines, code)
 
     def _told(self, lines: Sequence[str], code: int) -> str:
@@ -170,7 +174,7 @@ class Job:
         if told := [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]:
             return self._without_folder(told[-1])
         log.error("job %s: exit code %d\n%s", self.video.parent.name, code, "\n".join(lines))
-        return f"it failed unexpectedly while {self.phase or 'starting'}; the log of the server says more"
+        return f"{self.video.name}: it failed unexpectedly while {self.phase or 'starting'}; the log of the server says more"
 
     def _without_folder(self, text: str) -> str:
         return text.replace(f"{self.video.parent}/", "")
@@ -234,9 +238,9 @@ class Line:
                 job = self._jobs[0]
             try:
                 job.run()
-            except Exception as error:  # the line must go on: of a full disk, or a mistake of ours
+            except Exception:  # the line must go on: of a full disk, or a mistake of ours
                 log.exception("job %s", job.video.parent.name)
-                job.state, job.message = FAILED, str(error) if isinstance(error, UserError) else "it failed; see the server's log"
+                job.state, job.message = FAILED, f"{job.video.name}: it failed unexpectedly; the log of the server says more"
             with self._changed:
                 self._jobs.remove(job)
 

@@ -22,15 +22,11 @@ THEME = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-mono
 _POLL_SEC = 0.4
 
 
-class _LocalVideo(gradio.Video):
-    """One that takes no address in place of a file: the server would fetch it."""
+async def _no_download(url: str, cache_dir: str) -> str:
+    raise gradio.Error("give a file, not an address")
 
-    is_template = True  # gradio's own frontend serves it
 
-    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        if "://" in str(url_or_file_path):
-            raise gradio.Error("give a file")
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
+gradio.processing_utils.async_ssrf_protected_download = _no_download  # gradio fetches an address in place of a file
 
 
 def build(line: Line, visitors: Visitors, options: PageOptions) -> gradio.Blocks:
@@ -42,14 +38,8 @@ def build(line: Line, visitors: Visitors, options: PageOptions) -> gradio.Blocks
         options: of all jobs.
     """
     with gradio.Blocks(title="Who says what", analytics_enabled=False) as page:
-        gradio.HTML(
-            f"""<header><h1>Hear each face by itself</h1>
-<p>Drop a video of people who talk: you get the voice of each face you see, to hear, mix and download.</p>
-<p class="limits">At most {options.max_minutes} minutes and {options.max_mb} MB; {", ".join(s[1:] for s in VIDEO_SUFFIXES[:7])} and
-others. One video is worked on at a time. Your files are yours alone and are removed an hour after their last use.</p></header>""",
-            padding=False,
-        )
-        source = _LocalVideo(
+        gradio.HTML(_header(options), padding=False)
+        source = gradio.Video(
             sources=["upload", "webcam"], label="Video", include_audio=True, elem_id="source",
             webcam_options=gradio.WebcamOptions(mirror=False),
         )  # fmt: skip
@@ -91,14 +81,25 @@ others. One video is worked on at a time. Your files are yours alone and are rem
         def stop(request: gradio.Request) -> None:
             visitors.left(request.session_hash)
 
-        source.input(
-            separate, source, [source, shown, cancel, again], preprocess=False, show_progress="hidden", concurrency_limit=None,
-            api_visibility="private",
+        gradio.on(
+            [source.upload, source.stop_recording], separate, source, [source, shown, cancel, again], preprocess=False,
+            show_progress="hidden", concurrency_limit=None, api_visibility="private",
         )  # fmt: skip
         cancel.click(stop, show_progress="hidden", concurrency_limit=None, api_visibility="private")
         again.click(None, js="() => location.reload()")
         page.unload(stop)
     return page
+
+
+def _header(options: PageOptions) -> str:
+    minutes = f"{options.max_minutes} minute{'s' * (options.max_minutes != 1)}"
+    kinds = ", ".join(suffix[1:] for suffix in VIDEO_SUFFIXES[:7])
+    return f"""
+<header><h1>Hear each face by itself</h1>
+<p>Drop a video of people who talk, or record one with your camera: you get the voice of each face, to hear, mix and
+download.</p>
+<p class="limits">At most {minutes} and {options.max_mb} MB; {kinds} and others. One video is worked on at a time. Your files
+are yours alone and are removed an hour after their last use.</p></header>"""
 
 
 def _take(upload: Path, visitors: Visitors, visitor: Visitor) -> Path:

@@ -28,7 +28,9 @@ def player(job: Job, key: str) -> str:
         name, _, text = warning.partition(": ")
         warnings.get(name, general).append(text if name in warnings else warning)
     rows = [_face(track, number, url, warnings[track["name"]]) for number, track in enumerate(facts["tracks"])]
-    rest = _row("rest", "Rest", "voices off screen, noise, music", url + facts["rest"]["wav"], "#9aa4b2", '<span class="face"></span>')
+    rest = _row(
+        "rest", "Rest", "voices off screen, noise, music", url + facts["rest"]["wav"], "#9aa4b2", '<span class="face"></span>'
+    )
     return f"""
 <section class="player" aria-label="Result">
   <video controls playsinline preload="auto" src="{url}{quote(job.preview.name)}"></video>
@@ -96,7 +98,7 @@ def _download(path: Path, url: str, text: str, kind: str = "") -> str:
 
 def _colour(number: int) -> str:
     """That of the frame around a face in the preview; the first is number 0."""
-    return "#%02x%02x%02x" % FACE_COLOURS[number % len(FACE_COLOURS)]
+    return "#" + bytes(FACE_COLOURS[number % len(FACE_COLOURS)]).hex()
 
 
 def _warning(text: str) -> str:

@@ -4,8 +4,8 @@ Reads   an experiment, videos that visitors upload or record
 Writes  a folder for each visitor below a temporary one (utils/page/visitors.py); all of it goes when the server ends
 Run     python -m utils.page.server --exp_dir egs/own_video/pretrained
 
-Password, if there is one, in the environment: AVSEP_PAGE_PASSWORD. Whatever the page needs comes from here: gradio's analytics are
-off, and its routes that nobody needs, as those that fetch other addresses, are closed.
+The password, if there is one, is AVSEP_PAGE_PASSWORD of the environment. Whatever the page needs comes from here: gradio's
+analytics are off, and those of its routes that nobody needs are closed (utils/page/gate.py).
 """
 
 import hmac
@@ -15,8 +15,7 @@ import os
 import socket
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager, suppress
 
 from utils.errors import OptionParser, UsageError, UserError, at_least, run_cli
 from utils.page.jobs import ROOT, Line, PageOptions
@@ -49,11 +48,8 @@ def main() -> int:
     port = listening.getsockname()[1]
     log.info("the page is at http://%s:%d/ (Ctrl-C ends it)", f"[{args.host}]" if ":" in args.host else args.host, port)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
-    try:
+    with suppress(KeyboardInterrupt):  # Ctrl-C is how it is ended
         server.run(sockets=[listening])
-    finally:
-        line.close()
-        visitors.close()
     return 0
 
 
@@ -100,11 +96,11 @@ def make_app(line: Line, visitors: Visitors, options: PageOptions, password: str
     def is_right(_: str, given: str) -> bool:
         return hmac.compare_digest(given.encode(), password.encode())
 
+    login = {"auth": is_right, "auth_message": "Any user name will do; the password is that of --password."}
     gradio.mount_gradio_app(
-        app, build(line, visitors, options), path="/", auth=is_right if password else None,
-        auth_message="Any user name will do; the password is that of --password." if password else None,
-        max_file_size=options.max_mb * 1_000_000, footer_links=[], run_history=False, ssr_mode=False, pwa=False, show_error=False,
-        theme=THEME, css_paths=[CSS], head=HEAD, enable_monitoring=False, mcp_server=False,
+        app, build(line, visitors, options), path="/", **(login if password else {}),
+        max_file_size=options.max_mb * 1_000_000, footer_links=[], theme=THEME, css_paths=[CSS], head=HEAD,
+        run_history=False, ssr_mode=False, pwa=False, show_error=False, enable_monitoring=False, mcp_server=False,
     )  # fmt: skip
     page = app.routes[-1].app
 

@@ -83,10 +83,12 @@ class Visitors:
     def file(self, key: str, name: str) -> Path | None:
         """A file of the visitor with this key, None where there is no such visitor or file."""
         with self._lock:
-            found = [visitor for visitor in self._of_session.values() if secrets.compare_digest(visitor.key.encode(), key.encode())]
-            for visitor in found:
-                visitor.used_sec = time.monotonic()
-        return found[0].files().get(name) if found else None
+            of_key = (v for v in self._of_session.values() if secrets.compare_digest(v.key.encode(), key.encode()))
+            visitor = next(of_key, None)
+            if visitor is None:
+                return None
+            visitor.used_sec = time.monotonic()
+        return visitor.files().get(name)
 
     def left(self, session: str) -> None:
         """A tab was closed: nobody would see the result of its job."""

@@ -1,4 +1,4 @@
-"""Pictures for people to look at: a video again with frames around faces, with one voice or silent; a small picture of a face."""
+"""Pictures for people to look at: a video again with frames around faces, with one voice or none; a small picture of a face."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -49,7 +49,11 @@ def write_preview(
 
 
 def write_faces_preview(
-    video_path: Path | str, out_path: Path | str, faces: Sequence[Mapping[int, np.ndarray]], n_frames: int, max_height: int = 480
+    video_path: Path | str,
+    out_path: Path | str,
+    faces: Sequence[Mapping[int, np.ndarray]],
+    n_frames: int,
+    max_height: int = 480,
 ) -> None:
     """Write the video again as silent mp4 of 25 fps, with a numbered rectangle around each face, the first is number 1.
 
