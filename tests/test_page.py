@@ -312,10 +312,10 @@ def test_files_are_found_by_key_and_name_and_nothing_else_is(client, visitors):
     secret = other.job.tracks_dir / "face1.wav"
     mine, page = f"/files/{one.key}", "/gradio_api"
     for path in (
-        f"{mine}/talk.mp4", f"{mine}/..%2f..%2ftalk.mp4", f"{mine}/{secret}", f"{mine}/%2e%2e/{other.key}/nothing", "/files/x/face1.wav",
-        f"{page}/file={secret}", f"{page}/file/{secret}", f"/file={secret}", f"{page}/file={ROOT / 'README.md'}",
-        f"{page}/file=http://127.0.0.1:7860/", f"{page}/proxy=http://example.com/", f"{page}/vibe-code", f"{page}/call/separate",
-        "/monitoring", "/docs", "/openapi.json",
+        f"{mine}/talk.mp4", f"{mine}/..%2f..%2ftalk.mp4", f"{mine}/{secret}", f"{mine}/%2e%2e/{other.key}/nothing",
+        "/files/x/face1.wav", f"{page}/file={secret}", f"{page}/file/{secret}", f"/file={secret}",
+        f"{page}/file={ROOT / 'README.md'}", f"{page}/file=http://127.0.0.1:7860/", f"{page}/proxy=http://example.com/",
+        f"{page}/vibe-code", f"{page}/call/separate", "/monitoring", "/docs", "/openapi.json",
     ):  # fmt: skip
         assert client.get(path).status_code == 404, path
     assert client.get(f"/static/..%2f..%2f..%2f{str(secret)[1:]}").status_code in (403, 404)

@@ -321,11 +321,13 @@ def test_two_visitors_at_once_one_waits_and_each_can_cancel(browser, page, two_f
 def test_a_recording_is_taken_like_an_upload(browser, page):
     visit(browser, page)
     find(browser, "#source [aria-label='Capture from camera']").click()
-    wait_until(lambda: find(browser, "#source button:first-of-type")).click()
-    button = wait_until(lambda: find(browser, "#source [aria-label='start recording']"))
-    button.click()
+    wait_until(lambda: "Click to Access Webcam" in find(browser, "#source").text)
+    find(browser, "#source button").click()
+    wait_until(lambda: "Record" in find(browser, "#source").text)
+    find(browser, "#source [aria-label='start recording']").click()
+    wait_until(lambda: "Stop" in find(browser, "#source").text)
     time.sleep(1.0)
-    button.click()
+    find(browser, "#source [aria-label='start recording']").click()
     wait_until(lambda: "Starting" in shown(browser))
     (recorded,) = page.root.glob("*/*/*.webm")
     assert probe_video(recorded).duration_sec > 0.5 and sound_start(recorded) is not None

@@ -8,6 +8,7 @@ import csv
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,12 @@ class Job:
                 self.state = DONE if self.state == RUNNING else self.state
         log.info("job %s: %s after %.1f s", self.video.parent.name, self.state, time.monotonic() - started)
 
+    def fail(self, message: str) -> None:
+        """End it with a message, unless it is over."""
+        with self._lock:
+            if not self.is_over:
+                self.state, self.message = FAILED, message
+
     def cancel(self) -> None:
         """Stop the programs, or leave the line; of a job that is over nothing changes."""
         with self._lock:
@@ -180,6 +187,7 @@ class Job:
         return text.replace(f"{self.video.parent}/", "")
 
     def _pack(self) -> None:
+        shutil.rmtree(self.video.parent / "dump", ignore_errors=True)
         with atomic_path(self.archive) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for path in self.results():
                 archive.write(path, f"{self.name}/{path.name}")
@@ -240,7 +248,7 @@ class Line:
                 job.run()
             except Exception:  # the line must go on: of a full disk, or a mistake of ours
                 log.exception("job %s", job.video.parent.name)
-                job.state, job.message = FAILED, f"{job.video.name}: it failed unexpectedly; the log of the server says more"
+                job.fail(f"{job.video.name}: it failed unexpectedly; the log of the server says more")
             with self._changed:
                 self._jobs.remove(job)
 

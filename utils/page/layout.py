@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 CSS = ROOT / "utils/page/page.css"
 HEAD = '<script src="player.js" defer></script>'
 THEME = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # none to be fetched
+_CAMERA = {"video": {"width": {"ideal": 1280}, "height": {"ideal": 720}, "frameRate": {"ideal": 25}}}
+"""What is asked of a camera: of its largest pictures, a browser on a small machine would record a few each second."""
 _POLL_SEC = 0.4
 
 
@@ -39,10 +41,10 @@ def build(line: Line, visitors: Visitors, options: PageOptions) -> gradio.Blocks
     """
     with gradio.Blocks(title="Who says what", analytics_enabled=False) as page:
         gradio.HTML(_header(options), padding=False)
+        camera = gradio.WebcamOptions(mirror=False, constraints=_CAMERA)
         source = gradio.Video(
-            sources=["upload", "webcam"], label="Video", include_audio=True, elem_id="source",
-            webcam_options=gradio.WebcamOptions(mirror=False),
-        )  # fmt: skip
+            sources=["upload", "webcam"], label="Video", include_audio=True, webcam_options=camera, elem_id="source"
+        )
         shown = gradio.HTML(elem_id="shown", padding=False)
         cancel = gradio.Button("Cancel", visible=False, elem_id="cancel", size="md")
         again = gradio.Button("Another video", visible=False, elem_id="again", size="md")
@@ -60,11 +62,13 @@ def build(line: Line, visitors: Visitors, options: PageOptions) -> gradio.Blocks
                 return
             visitor = visitors.of_session(request.session_hash)
             try:
-                job = Job(_take(Path(upload["path"]), visitors, visitor), options)
+                job = visitor.job = Job(_take(Path(upload["path"]), visitors, visitor), options)
                 yield view(status(job, 0), works=True)
-                await asyncio.to_thread(job.check)
-                line.submit(job)
-                visitor.job = job
+                try:
+                    await asyncio.to_thread(job.check)
+                    line.submit(job)  # where it was cancelled meanwhile, it is passed over
+                except UserError as error:
+                    job.fail(str(error))
                 while not job.is_over:
                     yield view(status(job, line.place(job)), works=True)
                     await asyncio.sleep(_POLL_SEC)
