@@ -21,7 +21,7 @@ def main() -> int:
     args = parser.parse_args()
     duration_sec = max(probe_video(args.video).duration_sec, packets_sec(args.video))
     if duration_sec > 60 * args.max_minutes:
-        raise UserError(f"{duration_sec / 60:.1f} minutes long where {args.max_minutes} are taken; cut it, or ask for more")
+        raise UserError(f"{duration_sec / 60:.1f} minutes long where {args.max_minutes} are taken; cut it", args.video)
     return 0
 
 

@@ -100,8 +100,7 @@ def _header(options: PageOptions) -> str:
     kinds = ", ".join(suffix[1:] for suffix in VIDEO_SUFFIXES[:7])
     return f"""
 <header><h1>Hear each face by itself</h1>
-<p>Drop a video of people who talk, or record one with your camera: you get the voice of each face, to hear, mix and
-download.</p>
+<p>Drop or record a video of people who talk: you get the voice of each face, to hear, mix and download.</p>
 <p class="limits">At most {minutes} and {options.max_mb} MB; {kinds} and others. One video is worked on at a time. Your files
 are yours alone and are removed an hour after their last use.</p></header>"""
 

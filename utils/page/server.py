@@ -96,10 +96,10 @@ def make_app(line: Line, visitors: Visitors, options: PageOptions, password: str
     def is_right(_: str, given: str) -> bool:
         return hmac.compare_digest(given.encode(), password.encode())
 
-    login = {"auth": is_right, "auth_message": "Any user name will do; the password is that of --password."}
+    login = {"auth": is_right, "auth_message": "Give the password that you were told; any user name will do."}
     gradio.mount_gradio_app(
         app, build(line, visitors, options), path="/", **(login if password else {}),
-        max_file_size=options.max_mb * 1_000_000, footer_links=[], theme=THEME, css_paths=[CSS], head=HEAD,
+        max_file_size=options.max_mb << 20, footer_links=[], theme=THEME, css_paths=[CSS], head=HEAD,
         run_history=False, ssr_mode=False, pwa=False, show_error=False, enable_monitoring=False, mcp_server=False,
     )  # fmt: skip
     page = app.routes[-1].app
