@@ -208,7 +208,7 @@ def test_the_result_shows_each_track_with_its_warnings_and_every_file(tmp_path):
         "talk.zip", "face1.png", "face1.wav", "face2.png", "face2.wav", "rest.wav", "tracks.json"
     ]  # fmt: skip
     first = html[html.index('data-name="face1"') : html.index('data-name="face2"')]
-    assert 'class="unsure">this face’s voice: 60% sure' in first and "0:00–1:15" in first
+    assert 'class="unsure">voice 60% sure' in first and "0:00–1:15" in first
     assert '<p class="warning">whether this is the voice of this face is doubtful</p>' in first
     assert '<p class="warning">two channels &lt;cancel&gt;</p>' in html[: html.index('data-name="face1"')]
 

@@ -50,7 +50,7 @@ def _face(track: Mapping[str, Any], number: int, url: str, warnings: list[str]) 
     about = f"on screen {seen}{more}"
     if "voice_certainty" in track:
         sure = track["voice_certainty"]
-        about += f' · <span class="{"sure" if sure >= _SURE else "unsure"}">this face’s voice: {sure:.0%} sure</span>'
+        about += f' · <span class="{"sure" if sure >= _SURE else "unsure"}">voice {sure:.0%} sure</span>'
     picture = f'<img class="face" src="{url}{quote(track["thumbnail"])}" alt="">'
     notes = "".join(map(_warning, warnings))
     return _row(track["name"], f"Face {number + 1}", about, url + quote(track["wav"]), _colour(number), picture, notes)
