@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-TOP_LEVEL = ("egs", "local_models", "utils", "conf", "tests", "docs", "run.sh", "separate.sh", "path.sh",
-             "requirements.txt", "requirements-dev.txt", "requirements-video.txt",
+TOP_LEVEL = ("egs", "local_models", "utils", "conf", "tests", "docs", "run.sh", "separate.sh", "demo.sh", "path.sh",
+             "requirements.txt", "requirements-dev.txt", "requirements-video.txt", "requirements-demo.txt",
              "README.md", "LICENSE", ".ci/run")  # fmt: skip
 OUTPUTS = {"data", "dump", "exp"}
 STAGES = ("prepare", "mouths", "embed", "train", "separate", "score")
@@ -32,6 +32,7 @@ ALLOWED = {
     "utils.embedding": GROUND | {"utils.embedding", "utils.video", "local_models"},
     "utils.training": GROUND | {"utils.training", "utils.mixing", "utils.embedding", "local_models"},
     "utils.scoring": GROUND | {"utils.scoring"},
+    "utils.page": GROUND | {"utils.page", "utils.video"},  # the stage it runs is a program of its own
     "utils.voice_to_mouth": GROUND
     | {f"utils.{name}" for name in ("voice_to_mouth", "training", "embedding", "corpora", "separation", "scoring", "video")}
     | {"local_models"},
@@ -52,6 +53,7 @@ NETWORKS_ALLOWED = {
     "utils.corpora": set(),
     "utils.video": set(),
     "utils.scoring": set(),
+    "utils.page": set(),
     "utils.errors": set(),
     "utils.environment": set(),
     "local_models": {"torch", "torchaudio", "asteroid", "asteroid_filterbanks", "numpy", "scipy", "transformers"},

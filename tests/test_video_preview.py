@@ -8,9 +8,11 @@ import pytest
 import soundfile
 from video_helpers import Video, lag_samples, number_of, numbers, speech_like, wav_of
 
+from utils.data.constants import FACE_COLOURS
 from utils.errors import UserError
+from utils.video.containers import sound_start
 from utils.video.decoding import read_pictures
-from utils.video.preview import save_thumbnail, write_preview
+from utils.video.preview import save_thumbnail, write_faces_preview, write_preview
 
 GREEN = np.array([64, 220, 96])
 
@@ -94,6 +96,19 @@ def test_a_short_voice_is_silent_at_its_end_and_a_long_one_is_cut(clip, tmp_path
     assert len(heard) >= 32_000 and np.abs(heard[18_000:]).max() < 0.01
     write_preview(video, wav, tmp_path / "q.mp4", {}, 10)
     assert 6400 <= len(wav_of(tmp_path / "q.mp4")) <= 6400 + 1024
+
+
+def test_all_faces_are_framed_in_their_colours_in_a_video_without_sound(clip, tmp_path):
+    faces = [{0: np.array([40, 60, 100, 120])}, {frame: np.array([200, 60, 260, 120]) for frame in range(25)}]
+    write_faces_preview(clip[0], tmp_path / "p.mp4", faces, 25)
+    shown = [picture.astype(int) for _, picture in read_pictures(tmp_path / "p.mp4", 25)]
+
+    def distance(picture: np.ndarray, face: int, x: int) -> int:
+        return int(np.abs(picture[64, x + 2] - FACE_COLOURS[face]).max())  # in the tag with the number
+
+    assert distance(shown[0], 0, 40) < 40 and distance(shown[0], 1, 200) < 40
+    assert distance(shown[20], 0, 40) > 60 and distance(shown[20], 1, 200) < 40
+    assert sound_start(tmp_path / "p.mp4") is None
 
 
 def test_nothing_is_left_where_a_preview_cannot_be_made(clip, tmp_path):

@@ -20,7 +20,7 @@ if ! missing=$(python3 utils/environment.py check requirements-dev.txt); then
     log "adding the test tools to $(dirname "$(dirname "$(command -v python3)")"): ${missing//$'\n'/, }"
     python3 -m pip install --quiet --no-input --disable-pip-version-check -r requirements-dev.txt
 fi
-for corpus in avspeech voxceleb2; do utils/install_more.sh "egs/$corpus/requirements.txt"; done # with requirements-video.txt
+for file in requirements-demo.txt egs/{avspeech,voxceleb2}/requirements.txt; do utils/install_more.sh "$file"; done # with -video
 
 outcomes=()
 failed=0

@@ -11,6 +11,7 @@ from utils.data.sound_checks import SoundMeter, require_numbers
 from utils.errors import UserError, system_error
 
 _BLOCK_SAMPLES = 1 << 20
+_ADD_PEAK_CHUNK = 0x1050  # SFC_SET_ADD_PEAK_CHUNK, a command of libsndfile
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,17 @@ def write_wav(path: Path | str, data: np.ndarray, sample_rate: int, subtype: str
 
     The caller keeps PCM data within full scale: this function does not rescale.
     """
-    with atomic_path(path, data.nbytes) as temporary:
-        soundfile.write(str(temporary), data, sample_rate, subtype=subtype, format="WAV")
+    with atomic_path(path, data.nbytes) as temporary, wav_writer(temporary, sample_rate, subtype) as file:
+        file.write(data)
+
+
+def wav_writer(
+    path: Path | str, sample_rate: int, subtype: str = "FLOAT", channels: int = 1, file_format: str = "WAV"
+) -> soundfile.SoundFile:
+    """A WAV, or RF64, that is written block by block; the same samples give the same bytes at any time."""
+    file = soundfile.SoundFile(str(path), "w", sample_rate, channels, subtype, format=file_format)
+    soundfile._snd.sf_command(file._file, _ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)  # of float files: it holds the time of day
+    return file
 
 
 def _require_kind(path: Path | str, channels: int, rate: int, wanted_rate: int | None) -> None:

@@ -16,6 +16,8 @@ VIDEO_SUFFIXES = tuple(
         "wmv", "asf", "ogv", "3gp", "3g2",
     )
 )  # fmt: skip
+FACE_COLOURS = ((64, 220, 96), (255, 170, 50), (90, 180, 255), (255, 120, 170), (240, 230, 80), (190, 150, 255))
+"""RGB of what marks face 1, 2, ... in pictures; with more faces they begin again."""
 VIEWS = ("centre", "flip", *(f"varied{number}" for number in range(1, 10)))
 """What a visual frontend is shown of a mouth crop: its centre, the mirror image of that, or the crop moved, scaled, turned,
 brightened and perhaps mirrored, for each number in another way: for training, what other cameras would have seen."""

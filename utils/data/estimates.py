@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from utils.data.audio import probe_audio
+from utils.data.audio import probe_audio, wav_writer
 from utils.data.files import atomic_path, write_text
 from utils.data.jobs import Journal
 from utils.data.manifest import Manifest
@@ -89,7 +89,7 @@ def write_estimates(
     with ExitStack() as stack:
         n_bytes = length * channels * SAMPLE_BYTES["float"]
         temporaries = [stack.enter_context(atomic_path(path, n_bytes)) for path in paths]
-        layout = {"samplerate": sample_rate, "channels": channels, "format": "WAV" if n_bytes < _WAV_BYTES else "RF64"}
+        layout = {"sample_rate": sample_rate, "channels": channels, "file_format": "WAV" if n_bytes < _WAV_BYTES else "RF64"}
         peak = _write_float(temporaries, blocks, layout)
         if subtype == "float":
             return 1.0
@@ -103,10 +103,7 @@ def _write_float(paths: Sequence[Path], blocks: Iterable[np.ndarray], layout: di
     """Write blocks as float32; gives the largest magnitude."""
     peak = 0.0
     with ExitStack() as stack:
-        files = [
-            stack.enter_context(soundfile.SoundFile(path, "w", subtype=SUBTYPES["float"], **layout))
-            for path in map(str, paths)
-        ]
+        files = [stack.enter_context(wav_writer(path, subtype=SUBTYPES["float"], **layout)) for path in paths]
         for block in blocks:
             if not np.isfinite(block).all():
                 raise UserError("the network gave values that are not finite; look at its training")
@@ -118,8 +115,8 @@ def _write_float(paths: Sequence[Path], blocks: Iterable[np.ndarray], layout: di
 
 def _rewrite_as_pcm16(path: Path, gain: float) -> None:
     with atomic_path(path) as temporary, soundfile.SoundFile(str(path)) as source:
-        layout = {"samplerate": source.samplerate, "channels": source.channels, "format": source.format}
-        with soundfile.SoundFile(str(temporary), "w", subtype=SUBTYPES["pcm16"], **layout) as target:
+        layout = {"sample_rate": source.samplerate, "channels": source.channels, "file_format": source.format}
+        with wav_writer(temporary, subtype=SUBTYPES["pcm16"], **layout) as target:
             for block in source.blocks(_BLOCK_SAMPLES, dtype="float32"):
                 target.write(np.clip(block * np.float32(gain), -1.0, 1.0))  # only rounding can exceed full scale here
 

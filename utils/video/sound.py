@@ -16,8 +16,8 @@ from pathlib import Path
 
 import av
 import numpy as np
-import soundfile
 
+from utils.data.audio import wav_writer
 from utils.data.constants import SAMPLE_RATE_HZ
 from utils.data.files import atomic_path
 from utils.data.sound_checks import SILENCE_DB, ChannelMeter, SoundMeter, choose_channels
@@ -58,7 +58,7 @@ def extract_sound(path: Path | str, wav_path: Path | str, audio_stream: int = 0)
     with open_video(path) as container, atomic_path(wav_path) as temporary:
         in_time = _in_time(path, container, container.streams[index], start, warnings)
         pieces = _gathered((rate_hz, _mean(data, channels)) for rate_hz, data in in_time)
-        with soundfile.SoundFile(str(temporary), "w", SAMPLE_RATE_HZ, 1, "FLOAT", format="WAV") as file:
+        with wav_writer(temporary, SAMPLE_RATE_HZ) as file:
             for samples in _resampled(pieces, SAMPLE_RATE_HZ):
                 meter.add(samples[0])
                 file.write(samples[0])
