@@ -24,7 +24,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,7 @@ class _Place:
 
     state: tuple[tuple[str, str], ...]  # of `_state`
     folder: str  # that relative paths start from
-    probe: str  # a file in the folder of the outputs
+    probe: str  # a file that it must see
 
 
 class _UnfitError(UserError):
@@ -185,14 +185,14 @@ class Cluster:
         self._n_workers, self._looked_sec, self._seen_sec = 0, -_LOOK_SEC, time.monotonic()
 
     def work(
-        self, function: Callable[[Any], Any], givens: Sequence[Any], folder: Path
+        self, function: Callable[[Any], Any], givens: Sequence[Any], shared: Path
     ) -> Generator[tuple[int, Any, str], None, None]:
         """Apply `function` to each of `givens`; what stops the reader takes back what has not begun.
 
         Args:
             function: picklable.
             givens: picklable.
-            folder: of the outputs.
+            shared: a file that the workers must see, or the folder of the outputs, for a file that is made there.
 
         Yields:
             The place among `givens`, what the function returned, and "" or the reason why there is nothing: twice, the
@@ -202,8 +202,7 @@ class Cluster:
             UserError: a worker is unfit, there are no workers, or the scheduler is lost.
             Exception: the first that `function` raised, after what was finished was given.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        with temporary_file(folder) as probe:
+        with nullcontext(shared) if shared.is_file() else temporary_file(shared) as probe:
             place = _Place(_state(), os.getcwd(), str(probe.absolute()))
             self._check(place)
             yield from self._work(functools.partial(_work, place=place, function=function), givens)

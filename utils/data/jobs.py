@@ -131,13 +131,19 @@ def run_jobs(
 
 
 def work_through(
-    function: Callable[[Any], Any], jobs: Sequence[Job], nj: int, folder: Path, in_own_process: bool = False
+    function: Callable[[Any], Any],
+    jobs: Sequence[Job],
+    nj: int,
+    shared: Path,
+    in_own_process: bool = False,
+    in_this_process: bool = False,
 ) -> Generator[tuple[Job, Any, str], None, None]:
     """Apply `function` to what each job gives: on the cluster that was chosen (`utils.data.cluster`), else on this machine.
 
     Args:
         function, jobs, nj, in_own_process: as in `run_jobs`; keys of the jobs are not looked at.
-        folder: of the outputs; the workers of a cluster must see it.
+        shared: the folder of the outputs, or a file, that the workers of a cluster must see.
+        in_this_process: on this machine one after the other, for a network that fills it.
 
     Yields:
         A job, its result, and the reason of its failure or "", as they are finished. Closing it ends the work.
@@ -147,8 +153,8 @@ def work_through(
         UserError: the cluster cannot be used.
     """
     if jobs and chosen_cluster():
-        return _on_cluster(function, jobs, nj, folder)
-    if not in_own_process and (nj <= 1 or len(jobs) < 2):
+        return _on_cluster(function, jobs, nj, shared)
+    if in_this_process or (not in_own_process and (nj <= 1 or len(jobs) < 2)):
         return _serially(function, jobs)
     return _in_processes(function, jobs, nj)
 
@@ -172,9 +178,9 @@ def _serially(function: Callable, jobs: Sequence[Job]) -> Generator[tuple[Job, A
 
 
 def _on_cluster(
-    function: Callable, jobs: Sequence[Job], nj: int, folder: Path
+    function: Callable, jobs: Sequence[Job], nj: int, shared: Path
 ) -> Generator[tuple[Job, Any, str], None, None]:
-    done = open_cluster(nj).work(partial(_guarded, function), [job.given for job in jobs], folder)
+    done = open_cluster(nj).work(partial(_guarded, function), [job.given for job in jobs], shared)
     with closing(done):
         for index, outcome, death in done:
             yield jobs[index], *((None, death) if death else outcome)

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from utils.data.devices import choose_device
 from utils.data.experiments import Experiment
 from utils.data.files import exclusive_lock
 from utils.data.fingerprints import hash_stats
-from utils.data.jobs import Job, run_jobs
+from utils.data.jobs import Job, run_jobs, work_through
 from utils.data.manifest import Manifest, Problem, Utterance, write_failed, write_manifest
 from utils.errors import UserError, is_of_machine, name_problem, printable, system_error
 from utils.separation.options import VideoSetOptions, is_video
@@ -87,7 +88,7 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
     if any(record.is_precomputed for record in experiment.frontends.values()):
         raise UserError(f"{experiment.folder}: trained on precomputed embeddings, which videos lack; give prepared mixtures")
     from utils.separation.mixtures import load_separator  # torch comes only after what can be refused was
-    from utils.separation.tracks import remove_tracks, write_tracks
+    from utils.separation.tracks import remove_tracks
 
     video_options = _video_options(options, experiment.face_size)
     folder = Path(options.out_dir or experiment.folder / "separated" / options.name)
@@ -105,16 +106,16 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
         reasons |= failed
         if prepared:
             store, embed_reasons = _embed(prepared, experiment, options, set_name, device)
-        for video in videos:
-            if video.name in prepared:
-                try:
-                    _check_number(prepared[video.name], separator)
-                    _check_embedded(prepared[video.name], embed_reasons)
-                    n_made += write_tracks(video.path, prepared[video.name], folder / video.name, separator, store, options)
-                except (UserError, OSError, RuntimeError, ValueError) as error:  # the others go on
-                    if isinstance(error, OSError) and is_of_machine(error):
-                        raise  # a full disk would end them as well; what was made stays
-                    reasons[video.name] = _as_reason(video, error)
+            jobs = [
+                Job(video.name, "", (), (video, prepared[video.name], folder, separator, store, embed_reasons, options))
+                for video in videos
+                if video.name in prepared
+            ]
+            with closing(work_through(_separate, jobs, options.nj, folder, in_this_process=True)) as done:
+                for job, made, reason in done:
+                    n_made += bool(made)
+                    if reason:
+                        reasons[job.name] = reason
         for video in videos:
             if video.name in reasons:
                 remove_tracks(video.path, folder / video.name)
@@ -129,6 +130,26 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
         )
     if not n_made and prepared:
         logger.info("stage 4: up to date, the tracks are in %s", folder)
+
+
+def _separate(given: tuple) -> bool:
+    """Write the tracks of one video unless they exist.
+
+    Raises:
+        UserError: it cannot be separated; the others go on.
+        OSError: the others would meet it, too, as a full disk; what was made stays.
+    """
+    from utils.separation.tracks import write_tracks
+
+    video, prepared, folder, separator, store, embed_reasons, options = given
+    try:
+        _check_number(prepared, separator)
+        _check_embedded(prepared, embed_reasons)
+        return write_tracks(video.path, prepared, folder / video.name, separator, store, options)
+    except (UserError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, OSError) and is_of_machine(error):
+            raise
+        raise UserError(_as_reason(video, error)) from None
 
 
 def _as_reason(video: Video, error: Exception) -> str:
