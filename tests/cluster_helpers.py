@@ -1,4 +1,7 @@
-"""A dask scheduler and its workers on this machine, each a process, for the tests of `--cluster`."""
+"""A dask scheduler and its workers on this machine, each a process, and jobs for them: for the tests of `--cluster`.
+
+Imports nothing heavy, as every worker imports this.
+"""
 
 import os
 import signal
@@ -8,6 +11,9 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from utils.data.jobs import Job
+from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,3 +65,29 @@ class LocalEngine:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def work(given: tuple[str, str]) -> dict:
+    what, path = given
+    Path(path).parent.mkdir(exist_ok=True)
+    if what == "fail":
+        raise UserError("it cannot be done")
+    if what == "die":
+        Path(path).with_name(".tmp-half").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.02)
+    Path(path).write_text(what, encoding="utf-8")
+    return {"length": len(what), "pid": os.getpid()}
+
+
+def slow_work(given: tuple[str, str]) -> dict:
+    time.sleep(0.3)
+    return work(given)
+
+
+def mistaken(given: tuple[str, str]) -> dict:
+    return {"inverse": 1 / (given[0] != "mistake")} | work(given)
+
+
+def jobs(folder: Path, *whats: str) -> list[Job]:
+    return [Job(f"job{k:02}", what, (folder / f"out/{k}",), (what, str(folder / f"out/{k}"))) for k, what in enumerate(whats)]
