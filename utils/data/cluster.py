@@ -349,21 +349,22 @@ def open_cluster(nj: int) -> Cluster:
 _opened: dict[str, Cluster] = {}
 
 
-def _open(name: str, nj: int) -> Cluster:
+def _open(engine: str, nj: int) -> Cluster:
     add_missing("requirements-cluster.txt")
     import dask
     import distributed
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is said here, in one line
-    address = _slurm_cluster(dask.config, nj) if name == _SLURM else name.removeprefix("dask://")
+    for name in ("distributed", "distributed.client"):  # what matters of their messages is said here, in one line
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    address = _slurm_cluster(dask.config, nj) if engine == _SLURM else engine.removeprefix("dask://")
     try:
         client = distributed.Client(address, timeout=_CONNECT_SEC, set_as_default=False)
     except OSError as error:
         reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"--cluster {name}: no scheduler answers there ({reason}); see docs/cluster.md") from None
+        raise UserError(f"--cluster {engine}: no scheduler answers there ({reason}); see docs/cluster.md") from None
     atexit.register(client.close)
     client.forward_logging("utils", logging.WARNING)
-    return Cluster(client, name)
+    return Cluster(client, engine)
 
 
 def _slurm_cluster(config: Any, nj: int) -> Any:
