@@ -47,7 +47,7 @@ _WAIT_SEC = 600.0
 _CONNECT_SEC = 10.0
 _LOOK_SEC = 2.0  # between two looks at the workers
 _VISIBLE_SEC = 5.0  # until a new file must be seen on another machine: network file systems ask only now and then
-_TASK_SEC = 0.5  # short jobs are sent together, as many as take so long: a task costs 3 ms
+_TASK_SEC = 0.5  # short jobs are sent together, as many as take so long: a task costs this process 2 ms
 _LONGEST_TASK = 100  # jobs
 _SLURM = "slurm"
 
