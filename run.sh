@@ -14,6 +14,7 @@ stage=0             # the first stage to run
 stop_stage=5        # the last stage to run
 force=false         # run the stages even where they are up to date
 nj=$(nproc)         # processes for what runs on the CPU
+cluster=            # where stages 0, 1, 2, 4, 5 run: dask://HOST:PORT, slurm (--nj workers; docs/cluster.md); empty: here
 id=                 # GPUs, e.g. 0 or 0,1; cpu: none; empty: all that are visible
 max_failed=0        # items of a stage that may fail (each is listed in a failed.csv) before the stage fails
 
@@ -127,14 +128,15 @@ if [[ $corpus == demo ]] && runs 0; then # the demo draws the faces itself
 fi
 if ((stop_stage >= 3)); then log "experiment $exp_dir"; fi
 
-run_stage 0 prepare corpus corpus_dir corpus_args data_dir nj max_failed force
-run_stage 1 mouths data_dir conf train_args frontend_weights face_weights alignment fix_av_offset nj max_failed force
+run_stage 0 prepare corpus corpus_dir corpus_args data_dir nj cluster max_failed force
+run_stage 1 mouths data_dir conf train_args frontend_weights face_weights alignment fix_av_offset nj cluster \
+    max_failed force
 run_stage 2 embeddings data_dir conf train_args frontend_weights face_weights frontend_conf frontend_layer views \
-    embedding_dtype embed_batch_size voice_to_mouth_dir dump_dir nj id max_failed force
+    embedding_dtype embed_batch_size voice_to_mouth_dir dump_dir nj cluster id max_failed force
 run_stage 3 train conf data_dir exp_dir init_exp_dir train_args frontend_weights face_weights frontend_conf \
     frontend_layer views embedding_dtype dump_dir id force
 frontend_weights=$own_weights face_weights=$own_face_weights
 run_stage 4 separate exp_dir test_dir test_name cue_test av_offset_sweep fallback_exp_dir frontend_weights face_weights \
-    subtype window_sec hop_sec batch_size out_dir preview output_rate mux asr landmarks_dir alignment audio_stream min_on_screen_sec people \
-    dump_dir data_root_dir nj id max_failed force
-run_stage 5 score exp_dir test_dir test_name permute nj max_failed force
+    subtype window_sec hop_sec batch_size out_dir preview output_rate mux asr landmarks_dir alignment audio_stream \
+    min_on_screen_sec people dump_dir data_root_dir nj cluster id max_failed force
+run_stage 5 score exp_dir test_dir test_name permute nj cluster max_failed force

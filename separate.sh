@@ -28,6 +28,7 @@ min_on_screen_sec=0.5 # people on screen for a shorter time are left out
 people=            # at most so many people; empty: as many as are seen
 subtype=float      # sample format of the tracks: float or pcm16
 nj=$(nproc)        # videos prepared at once
+cluster=           # where they are prepared and separated: dask://HOST:PORT, slurm (docs/cluster.md); empty: here
 id=                # GPU, e.g. 0; cpu: none; empty: the first that is visible
 max_failed=0       # videos that may fail before this does
 force=false        # separate again although nothing changed
@@ -64,8 +65,7 @@ first_writable dump_dir dump "${cache_dirs[@]}" "$out_dir/.cache"
 exp_dir=${exp_dir:-egs/own_video/pretrained} # what is made with the latter lies elsewhere, as said above
 exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$test_name" \
     "--out_dir=$out_dir" "--dump_dir=$dump_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" \
-    "--output_rate=$output_rate" "--mux=$mux" "--asr=$asr" \
-    "--face_weights=$face_weights" \
+    "--output_rate=$output_rate" "--mux=$mux" "--asr=$asr" "--face_weights=$face_weights" "--cluster=$cluster" \
     "--landmarks_dir=$landmarks_dir" "--alignment=$alignment" "--audio_stream=$audio_stream" "--people=$people" \
     "--min_on_screen_sec=$min_on_screen_sec" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" \
     "--force=$force"

@@ -114,7 +114,7 @@ def test_a_pickled_store_carries_its_folder_alone(tmp_path):
 
 
 def test_parts_close_by_size_and_hold_what_was_added_before(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.embedding.store._PART_FRAMES", 8)
+    monkeypatch.setattr("utils.embedding.store.PART_FRAMES", 8)
     with EmbeddingWriter(tmp_path) as writer:
         for seed in range(5):
             writer.add(f"{seed}", make_embedding(seed), SOURCE)

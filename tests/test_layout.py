@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = ("egs", "local_models", "utils", "conf", "tests", "docs", "run.sh", "separate.sh", "demo.sh", "path.sh",
              "requirements.txt", "requirements-dev.txt", "requirements-video.txt", "requirements-demo.txt",
+             "requirements-cluster.txt",
              "README.md", "LICENSE", ".ci/run")  # fmt: skip
 OUTPUTS = {"data", "dump", "exp"}
 STAGES = ("prepare", "mouths", "embed", "train", "separate", "score")
@@ -25,7 +26,7 @@ ALLOWED = {
     "local_models": {"local_models"},
     "utils.errors": set(),
     "utils.environment": set(),
-    "utils.data": GROUND,
+    "utils.data": GROUND | {"utils.environment"},  # cluster.py adds its packages
     "utils.mixing": GROUND | {"utils.mixing"},
     "utils.video": GROUND | {"utils.video"},
     "utils.corpora": GROUND | {"utils.corpora", "utils.mixing", "utils.video"},

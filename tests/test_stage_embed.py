@@ -269,7 +269,7 @@ from utils.errors import run_cli
 from utils.stages import embed
 
 torch.set_num_threads(1)
-embedding_store._PART_FRAMES = 8
+embedding_store.PART_FRAMES = 8
 forward = embedding.forward_batch
 embedding.forward_batch = lambda *args: (time.sleep(0.5), forward(*args))[1]
 run_cli(embed.main)

@@ -7,7 +7,7 @@ order of the estimates; `order_certainty` is how likely the order is right, in t
 compares faces with voices; `gain` is what all estimates of the mixture were multiplied with so that none is clipped.
 
 In the journal (`utils.data.jobs.Journal`) a mixture has the stamp of all that its estimates depend on, and the last three
-of these columns; the line with an empty stamp is written before the estimates, the one with the stamp after them.
+of these columns, written after the estimates; what is to be made again has no line meanwhile.
 
 Below the folder of a test set lie further ones of the same form, separated with other visual embeddings: `CUE_FOLDERS` of
 the visual cue swap test, and those of `offset_folder`.
@@ -129,9 +129,9 @@ def write_separated(folder: Path, manifest: Manifest, journal: Journal) -> None:
     sources, estimates = ([f"{kind}_{k}_path" for k in numbers] for kind in ("source", "estimate"))
     rows.writerow(["mixture_ID", "mixture_path", *sources, *estimates, "subset", "separated_by", "order_certainty", "gain"])
     for item in manifest.items:
-        stamp, made = journal.entries.get(item.mixture_id, ("", {}))
-        if not stamp:
+        if item.mixture_id not in journal.entries:
             continue
+        _, made = journal.entries[item.mixture_id]
         inputs = [str(manifest.resolve(path)) if path else "" for path in (item.mixture_path, *item.source_paths)]
         estimates = [path.relative_to(folder).as_posix() for path in estimate_paths(folder, item.mixture_id, manifest.n_src)]
         certainty = made.get("order_certainty")

@@ -67,6 +67,17 @@ def atomic_path(path: Path | str, n_bytes: int = 0) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def temporary_file(folder: Path | str) -> Iterator[Path]:
+    """An empty file in `folder` for the time of a block; `remove_leftovers` knows it, too."""
+    handle, name = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
 def append_line(path: Path | str, line: str) -> None:
     """Add a line of ASCII to a journal; it is with the system when this returns.
 

@@ -1,4 +1,4 @@
-"""Work on many files at once: in processes, resumable, and nothing lost where one of them fails.
+"""Work on many files at once: in processes or on a cluster, resumable, and nothing lost where one of them fails.
 
 Finished jobs go line by line into a journal; the next run takes from it what has the same key and whose files are still
 there. A job that raises `UserError` is reported with its reason and tried again by the next run; one whose process dies
@@ -19,9 +19,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from utils.data.cluster import chosen_cluster, open_cluster
 from utils.data.files import append_line, remove_leftovers, write_text
 from utils.data.progress import progress_bar
 from utils.errors import UserError, is_of_machine, system_error
@@ -117,8 +119,7 @@ def run_jobs(
     finished = Journal(journal)
     finished.keep_only(results)  # without stale lines and the one that a kill cut short
     reasons: dict[str, str] = {}
-    is_serial = not in_own_process and (nj <= 1 or len(todo) < 2)
-    done = _serially(function, todo) if is_serial else _in_processes(function, todo, nj)
+    done = work_through(function, todo, nj, journal.parent, in_own_process)
     with closing(done):  # what stops this loop stops the workers
         for job, result, reason in progress_bar(done, total=len(todo), desc=title, unit=unit):
             if reason:
@@ -127,6 +128,35 @@ def run_jobs(
             results[job.name] = result
             finished.add(job.name, job.key, result)
     return {job.name: results[job.name] for job in jobs if job.name in results}, reasons
+
+
+def work_through(
+    function: Callable[[Any], Any],
+    jobs: Sequence[Job],
+    nj: int,
+    shared: Path,
+    in_own_process: bool = False,
+    in_this_process: bool = False,
+) -> Generator[tuple[Job, Any, str], None, None]:
+    """Apply `function` to what each job gives: on the cluster that was chosen (`utils.data.cluster`), else on this machine.
+
+    Args:
+        function, jobs, nj, in_own_process: as in `run_jobs`; keys of the jobs are not looked at.
+        shared: the folder of the outputs, or a file, that the workers of a cluster must see.
+        in_this_process: on this machine one after the other, for a network that fills it.
+
+    Yields:
+        A job, its result, and the reason of its failure or "", as they are finished. Closing it ends the work.
+
+    Raises:
+        OSError: the system refuses what every job needs.
+        UserError: the cluster cannot be used.
+    """
+    if jobs and chosen_cluster():
+        return _on_cluster(function, jobs, nj, shared)
+    if in_this_process or (not in_own_process and (nj <= 1 or len(jobs) < 2)):
+        return _serially(function, jobs)
+    return _in_processes(function, jobs, nj)
 
 
 def pending(jobs: Sequence[Job], journal: Path) -> tuple[list[Job], dict[str, Any]]:
@@ -145,6 +175,16 @@ def pending(jobs: Sequence[Job], journal: Path) -> tuple[list[Job], dict[str, An
 def _serially(function: Callable, jobs: Sequence[Job]) -> Generator[tuple[Job, Any, str], None, None]:
     for job in jobs:
         yield job, *_guarded(function, job.given)
+
+
+def _on_cluster(
+    function: Callable, jobs: Sequence[Job], nj: int, shared: Path
+) -> Generator[tuple[Job, Any, str], None, None]:
+    done = open_cluster(nj).work(partial(_guarded, function), [job.given for job in jobs], shared)
+    with closing(done):
+        for index, outcome, death in done:
+            yield jobs[index], *((None, death) if death else outcome)
+    _remove_leftovers(jobs)  # of workers that died
 
 
 def _in_processes(function: Callable, jobs: Sequence[Job], nj: int) -> Generator[tuple[Job, Any, str], None, None]:

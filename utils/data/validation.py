@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from utils.data.audio import check_sound
+from utils.data.cluster import chosen_cluster
+from utils.data.jobs import Job, work_through
 from utils.data.manifest import Manifest, Mixture, Problem, Utterance, item_audio, item_id, item_mouths
 from utils.data.mouths import read_mouths
 from utils.data.progress import progress_bar
@@ -57,17 +60,34 @@ def check_mouths(path: Path) -> MouthCheck:
 
 
 def check_files(check: Callable[[Path], Check], paths: Iterable[Path], nj: int, title: str) -> dict[Path, Check]:
-    """Run `check` on every path once, in `nj` threads, with a progress bar.
+    """Run `check` on every path once, in `nj` threads or on a cluster, with a progress bar.
 
     Threads do: nine tenths of the time is decoding in C, which runs in parallel, and there is no process to outlive us.
+
+    Raises:
+        UserError: the cluster cannot be used, or a file kills its workers.
     """
     unique = list(dict.fromkeys(paths))
+    if chosen_cluster():
+        return _check_on_cluster(check, unique, nj, title)
     pool = ThreadPoolExecutor(max(nj, 1))
     try:
         results = progress_bar(pool.map(check, unique), total=len(unique), desc=title, unit="file")
         return dict(zip(unique, results, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not work through all that is queued
+
+
+def _check_on_cluster(check: Callable[[Path], Check], paths: list[Path], nj: int, title: str) -> dict[Path, Check]:
+    jobs = [Job(str(path), "", (), path) for path in paths]
+    there = next((path for path in paths if path.is_file()), Path())
+    found: dict[Path, Check] = {}
+    with closing(work_through(check, jobs, nj, there)) as done:
+        for job, result, reason in progress_bar(done, total=len(jobs), desc=title, unit="file"):
+            if reason:
+                raise UserError(reason, job.given)
+            found[job.given] = result
+    return {path: found[path] for path in paths}
 
 
 def lengths_differ(path: str, length: int, wanted: int) -> bool:

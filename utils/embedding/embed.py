@@ -5,7 +5,8 @@ Reads the mouth crops that manifests name, or precomputed embeddings of them; wr
 `failed.csv`.
 
     plan_embedding   which clips have no embedding yet, or one of a file that has changed since
-    run_plan         loader threads read, unzip and preprocess whole batches ahead; the network runs; parts are written
+    run_plan         loader threads read, unzip and preprocess whole batches ahead; the network runs; parts are written; on a
+                     cluster the workers do so, each job some batches
     embed_manifests  both, with a look at the room on the disk between them
     embed_corpus     the same for every view of a corpus, by one process or several; marks <data_dir>/.done-2-<store name>.json
 
@@ -17,6 +18,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +26,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils.data.cluster import chosen_cluster
 from utils.data.crops import CropFile
 from utils.data.faces import face_path_of
 from utils.data.files import require_space, sha256_file, write_json
 from utils.data.fingerprints import StageMark, hash_contents
+from utils.data.jobs import Job, work_through
 from utils.data.manifest import Manifest, Problem, item_id, item_mouths, write_failed
 from utils.data.mouths import FILL_FRAMES, fill_unseen
 from utils.data.progress import progress_bar
@@ -35,7 +39,7 @@ from utils.embedding.face_frontends import FaceFrontend
 from utils.embedding.frontends import Frontend, store_name
 from utils.embedding.landmarks import Landmarks
 from utils.embedding.precomputed import PrecomputedEmbeddings
-from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
+from utils.embedding.store import PART_FRAMES, EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -49,6 +53,7 @@ _MAX_READERS = 8  # more threads wait for the interpreter and hold batches in me
 # More than any trunk sees to either side (LR-ASD 9, lip-reading networks 2), and as much again to fill unseen frames from.
 _CONTEXT_FRAMES = 2 * FILL_FRAMES
 _BATCH_FRAMES = 2048  # frames that go through the network at once: bounds the memory
+_SHARES, _SHARE_FRAMES = 64, 1024  # of a cluster's jobs: at least so many, none of them much smaller; a part each at most
 
 
 @dataclass(frozen=True)
@@ -330,12 +335,21 @@ def run_plan(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, failed_name: s
         UserError: a damaged store.
     """
     write_json(plan.root.parent / "frontend.json", plan.description)
-    problems: list[Problem] = []
-    with (
-        EmbeddingWriter(plan.root, plan.precision) as writer,
-        progress_bar(total=plan.n_pending, unit="clip", desc=f"embeddings, {plan.view}") as progress,
-    ):
+    with EmbeddingWriter(plan.root, plan.precision) as writer:
         writer.forget({clip.key for group in plan.groups for clip in group})
+    with progress_bar(total=plan.n_pending, unit="clip", desc=f"embeddings, {plan.view}") as progress:
+        embed = _embed_on_cluster if chosen_cluster() else _embed
+        problems = embed(plan, frontend, nj, progress.update)
+    write_failed(plan.root / failed_name, problems)
+    counts = plan.n_clips, plan.n_clips - plan.n_pending, plan.n_pending - len(problems), len(problems)
+    logger.info("%s: clips: %d, %d already there, %d embedded now, %d failed", plan.root, *counts)
+    return problems
+
+
+def _embed(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, tell: Callable[[int], object]) -> list[Problem]:
+    """Fill the store in this process; `tell` is told of every few clips."""
+    problems: list[Problem] = []
+    with EmbeddingWriter(plan.root, plan.precision) as writer:
         for batch in _embedded(plan, frontend, nj, problems):
             for clip, source, embedding in batch:
                 try:
@@ -343,11 +357,49 @@ def run_plan(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, failed_name: s
                 except UserError as error:
                     problems.append(clip.problem(error))
             writer.commit_if_due()
-            progress.update(len(batch))
-    write_failed(plan.root / failed_name, problems)
-    counts = plan.n_clips, plan.n_clips - plan.n_pending, plan.n_pending - len(problems), len(problems)
-    logger.info("%s: clips: %d, %d already there, %d embedded now, %d failed", plan.root, *counts)
+            tell(len(batch))
     return problems
+
+
+def _embed_on_cluster(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, tell: Callable[[int], object]) -> list[Problem]:
+    """The same by the workers of a cluster; the store is the journal, for a plan lacks what it holds."""
+    plans = [replace(plan, groups=groups) for groups in _cut_shares(plan.groups)]
+    jobs = [Job(str(number), "", (), (frontend.load_again, share)) for number, share in enumerate(plans)]
+    problems: dict[str, list[Problem]] = {}
+    with closing(work_through(_embed_share, jobs, nj, plan.root.parent)) as done:
+        for job, failed, reason in done:
+            _, share = job.given
+            error = UserError(reason)
+            problems[job.name] = [clip.problem(error) for group in share.groups for clip in group] if reason else failed
+            tell(share.n_pending)
+    return [problem for job in jobs for problem in problems[job.name]]
+
+
+def _cut_shares(groups: list[list[MouthClip]]) -> Iterator[list[list[MouthClip]]]:
+    n_frames = [sum(clip.frames for clip in group) for group in groups]
+    wanted = min(max(sum(n_frames) // _SHARES, _SHARE_FRAMES), PART_FRAMES)
+    share, gathered = [], 0
+    for group, count in zip(groups, n_frames, strict=True):
+        share.append(group)
+        gathered += count
+        if gathered >= wanted:
+            yield share
+            share, gathered = [], 0
+    if share:
+        yield share
+
+
+_loaded: list[tuple[dict, AnyFrontend]] = []  # of a worker: the last visual frontend, with what it must be
+
+
+def _embed_share(given: tuple[Callable[[], AnyFrontend], EmbeddingPlan]) -> list[Problem]:
+    load_again, plan = given
+    if not _loaded or _loaded[0][0] != plan.description:
+        frontend = load_again()
+        if frontend.describe(plan.view, plan.precision) != plan.description:
+            raise UserError("the weights of the visual frontend have changed since the call; call again")
+        _loaded[:] = [(plan.description, frontend)]
+    return _embed(plan, _loaded[0][1], 1, lambda _: None)
 
 
 def _embedded(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, problems: list[Problem]) -> Iterator[list[Embedded]]:

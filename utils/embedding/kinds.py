@@ -1,5 +1,6 @@
 """The visual frontends that a conf asks for by `model.cues` or `model.target`: of lips, landmarks, faces."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,14 +19,19 @@ def load_kind(
 ) -> AnyFrontend:
     """Load the visual frontend of lips, their shape, keypoints or faces; `conf` and `layer` are for lips.
 
+    Its `load_again` loads it in another process, on the CPU.
+
     Raises:
         UserError: as `load_frontend` and `load_face_frontend`.
     """
     if kind in LANDMARK_KINDS:
-        return LANDMARK_KINDS[kind]()
-    if kind == "face":
-        return load_face_frontend(weights, device)
-    return load_frontend(weights, conf or None, layer, device)
+        frontend = LANDMARK_KINDS[kind]()
+    elif kind == "face":
+        frontend = load_face_frontend(weights, device)
+    else:
+        frontend = load_frontend(weights, conf or None, layer, device)
+    frontend.load_again = partial(load_kind, kind, weights, conf, layer)
+    return frontend
 
 
 def record_of(frontend: AnyFrontend, weights: str, conf: str, layer: str, views: list[str], precision: str) -> FrontendRecord:

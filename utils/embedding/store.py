@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Set
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ import numpy as np
 from utils.data.files import atomic_path, exclusive_lock, read_json, remove_leftovers, write_text
 from utils.errors import UserError
 
-_PART_FRAMES = 16384  # a part is committed once it holds so many: 16 MB of 512 x float16, 11 minutes of video
+PART_FRAMES = 16384  # a part is committed once it holds so many: 16 MB of 512 x float16, 11 minutes of video
 _PART_SEC = 30.0  # or once it is so old: what a kill can cost on a slow machine
 
 
@@ -124,7 +125,8 @@ class EmbeddingStore:
         self._parts.append(_Part(_data_path(index), part.offset, part.dtype, self.dim))
 
     def __reduce__(self) -> tuple:
-        return EmbeddingStore, (self.root,)  # a large index does not travel; opening takes milliseconds
+        root = self.root.absolute()
+        return _opened, (root, root.stat().st_mtime_ns)  # a large index does not travel
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -193,6 +195,12 @@ class EmbeddingStore:
         return stretch.astype(np.float32)
 
 
+@lru_cache(maxsize=2)
+def _opened(root: Path, mtime_ns: int) -> EmbeddingStore:
+    """A store that was pickled; jobs of one store that follow each other in a process share it while no part is added."""
+    return EmbeddingStore(root)
+
+
 class EmbeddingWriter:
     """The write side: gathers clips and commits them part by part; a killed run loses at most the open part.
 
@@ -240,7 +248,7 @@ class EmbeddingWriter:
 
     def commit_if_due(self) -> None:
         """Commit once a part's worth is gathered. Called between batches, so that a part holds whole batches only."""
-        if self._frames >= _PART_FRAMES or time.monotonic() - self._opened_sec >= _PART_SEC:
+        if self._frames >= PART_FRAMES or time.monotonic() - self._opened_sec >= _PART_SEC:
             self.commit()
 
     def commit(self) -> None:

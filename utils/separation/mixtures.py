@@ -9,8 +9,9 @@ the stamp of their task are kept.
 import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from utils.data.estimates import JOURNAL_NAME, ORDER_UNKNOWN, SAMPLE_BYTES, are_
 from utils.data.experiments import FRONTEND_OPTIONS, Experiment, experiment_name, network_path
 from utils.data.files import remove_leftovers, require_space, sha256_file
 from utils.data.fingerprints import hash_json
-from utils.data.jobs import Journal
+from utils.data.jobs import Job, Journal, work_through
 from utils.data.manifest import Manifest, Mixture, Problem
 from utils.data.progress import progress_bar
 from utils.data.validation import lengths_differ
@@ -51,8 +52,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Separator:
-    """A trained network, ready to separate."""
+    """A trained network, ready to separate; where it is pickled, it is loaded again, on the CPU."""
 
+    exp_dir: Path
     network: nn.Module  # (batch, time), (batch, n_faces, frames, dim) | None -> (batch, n_src, time)
     separated_by: str
     sha256: str  # of the file it came from
@@ -60,6 +62,9 @@ class Separator:
     needs_faces: bool
     sample_rate: int  # Hz
     fps: float
+
+    def __reduce__(self) -> tuple:
+        return _loaded_again, (self.exp_dir.absolute(), self.sha256, isinstance(self.network, FacesOnScreen))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +94,7 @@ def load_separator(exp_dir: Path, device: str) -> Separator:
     needs_faces = network.config.n_faces > 0 and not (conf.is_file() and not read_config(conf).needs_visual)
     name = experiment_name(exp_dir)
     return Separator(
+        exp_dir=exp_dir,
         network=network.to(device),
         separated_by=name if needs_faces else f"{name} {ORDER_UNKNOWN}",
         sha256=sha256_file(path),
@@ -104,6 +110,15 @@ def for_single_faces(separator: Separator) -> Separator:
     if not separator.needs_faces or separator.network.config.n_faces == 1:
         return separator
     return replace(separator, network=FacesOnScreen(separator.network))
+
+
+@lru_cache(maxsize=2)
+def _loaded_again(exp_dir: Path, sha256: str, for_single: bool) -> Separator:
+    """A network in another process, loaded once for all jobs there."""
+    separator = load_separator(exp_dir, "cpu")
+    if separator.sha256 != sha256:
+        raise UserError(f"{exp_dir}: the network has changed since the call; call again")
+    return for_single_faces(separator) if for_single else separator
 
 
 def embed_mouths(
@@ -318,7 +333,7 @@ def require_room(folders: Sequence[EstimateFolder], n_src: int, options: Separat
     require_space(folders[0].path, n_bytes, f"the estimates of {n_mixtures} mixtures", "--exp_dir")
 
 
-def separate_tasks(folder: EstimateFolder, n_src: int, options: SeparationOptions) -> Separated:
+def separate_tasks(folder: EstimateFolder, n_src: int, options: StageOptions) -> Separated:
     """Bring a folder of estimates up to date; those of mixtures that have no task any more are removed.
 
     Batches are cut before the tasks that are done are taken out: a run that goes on after a kill computes the batches
@@ -327,26 +342,58 @@ def separate_tasks(folder: EstimateFolder, n_src: int, options: SeparationOption
     path, tasks = folder.path, folder.tasks
     remove_leftovers(path)
     journal = journal_of(path)
-    for mixture_id in journal.keep_only(task.item.mixture_id for task in tasks):
-        _remove(estimate_paths(path, mixture_id, n_src))
-    pending = {task for task in tasks if not _is_done(task, journal, path, n_src)}
+    pending = {task.item.mixture_id: task for task in tasks if not _is_done(task, journal, path, n_src)}
+    named = {task.item.mixture_id for task in tasks}
+    for mixture_id in journal.keep_only(named - pending.keys()):  # a kill leaves no line of what was being made
+        if mixture_id not in named:
+            _remove(estimate_paths(path, mixture_id, n_src))
+    jobs = []
+    for batch in _batches(tasks, options):
+        if wanted := [task.item.mixture_id for task in batch if task.item.mixture_id in pending]:
+            jobs.append(Job(wanted[0], "", (), _Batch(batch, wanted, folder.store, path, n_src, options)))
     problems: list[Problem] = []
     done_sec = 0.0
-    with progress_bar(total=len(tasks), initial=len(tasks) - len(pending), unit="mix", desc=path.name) as progress:
-        for batch in _batches(tasks, options):
-            if pending.isdisjoint(batch):
-                continue
-            for task, estimates in _estimates(batch, folder.store, options):
-                if task not in pending:
-                    continue
-                try:
-                    _write(task, estimates, path, n_src, options.subtype, journal)
+    with (
+        progress_bar(total=len(tasks), initial=len(tasks) - len(pending), unit="mix", desc=path.name) as progress,
+        closing(work_through(_separate_batch, jobs, options.nj, path, in_this_process=True)) as done,
+    ):
+        for job, outcomes, death in done:
+            for mixture_id, result, reason in outcomes or [(name, {}, death) for name in job.given.wanted]:
+                task = pending[mixture_id]
+                if reason:
+                    problems.append(Problem(task.row, mixture_id, task.item.mixture_path, reason))
+                    _remove(estimate_paths(path, mixture_id, n_src))
+                else:
+                    journal.add(mixture_id, task.stamp, result)
                     done_sec += task.length / task.separator.sample_rate
-                except UserError as error:
-                    problems.append(Problem(task.row, task.item.mixture_id, task.item.mixture_path, str(error)))
-                    _remove(estimate_paths(path, task.item.mixture_id, n_src))
-                progress.update()
-    return Separated(journal, problems, done_sec)
+            progress.update(len(job.given.wanted))
+    return Separated(journal, sorted(problems, key=lambda problem: problem.row), done_sec)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A job: mixtures that go through a network together, of which the wanted are written."""
+
+    tasks: list[Task]
+    wanted: list[str]  # mixture ids
+    store: AnyStore | ShiftedStore | None
+    folder: Path
+    n_src: int
+    options: SeparationOptions
+
+
+def _separate_batch(batch: _Batch) -> list[tuple[str, dict, str]]:
+    """Write the estimates of a batch; what the journal keeps of each mixture, or the reason why there is nothing."""
+    outcomes: list[tuple[str, dict, str]] = []
+    for task, estimates in _estimates(batch.tasks, batch.store, batch.options):
+        mixture_id = task.item.mixture_id
+        if mixture_id not in batch.wanted:
+            continue
+        try:
+            outcomes.append((mixture_id, _write(task, estimates, batch.folder, batch.n_src, batch.options.subtype), ""))
+        except UserError as error:
+            outcomes.append((mixture_id, {}, str(error)))
+    return outcomes
 
 
 def _remove(paths: Iterable[Path]) -> None:
@@ -388,14 +435,11 @@ class _Estimates:
     certainty: float | None = None
 
 
-def _write(task: Task, estimates: _Estimates, folder: Path, n_src: int, subtype: str, journal: Journal) -> None:
-    """Write a mixture's estimates, and what they are into the journal."""
-    mixture_id, separated_by = task.item.mixture_id, task.separator.separated_by
-    journal.add(mixture_id, "", {})  # no stamp: a kill from here on leaves estimates that are not complete
-    paths = estimate_paths(folder, mixture_id, n_src)
+def _write(task: Task, estimates: _Estimates, folder: Path, n_src: int, subtype: str) -> dict:
+    """Write a mixture's estimates; what the journal keeps of them."""
+    paths = estimate_paths(folder, task.item.mixture_id, n_src)
     gain = write_estimates(paths, estimates.blocks, task.separator.sample_rate, subtype, task.length)
-    result = {"separated_by": separated_by, "order_certainty": estimates.certainty, "gain": gain}
-    journal.add(mixture_id, task.stamp, result)
+    return {"separated_by": task.separator.separated_by, "order_certainty": estimates.certainty, "gain": gain}
 
 
 def _estimates(

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from utils.data.devices import choose_device
 from utils.data.experiments import Experiment
 from utils.data.files import exclusive_lock
 from utils.data.fingerprints import hash_stats
-from utils.data.jobs import Job, run_jobs
+from utils.data.jobs import Job, run_jobs, work_through
 from utils.data.manifest import Manifest, Problem, Utterance, write_failed, write_manifest
 from utils.errors import UserError, is_of_machine, name_problem, printable, system_error
 from utils.separation.options import VideoSetOptions, is_video
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_FAILURES = (UserError, OSError, RuntimeError, ValueError)  # of one video: the others go on
 LANDMARK_SUFFIXES = (".npz", ".pkl", ".csv")
 
 
@@ -88,8 +90,8 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
     if any(record.is_precomputed for record in experiment.frontends.values()):
         raise UserError(f"{experiment.folder}: trained on precomputed embeddings, which videos lack; give prepared mixtures")
     from utils.separation.mixtures import load_separator  # torch comes only after what can be refused was
-    from utils.separation.on_demand import check_asr, write_on_demand
-    from utils.separation.tracks import remove_tracks, write_tracks
+    from utils.separation.on_demand import check_asr
+    from utils.separation.tracks import remove_tracks
 
     check_asr(options.asr)
     video_options = _video_options(options, experiment.face_size)
@@ -108,19 +110,19 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
         reasons |= failed
         if prepared:
             store, embed_reasons = _embed(prepared, experiment, options, set_name, device)
-        for video in videos:
-            if video.name in prepared:
-                try:
-                    _check_number(prepared[video.name], separator)
-                    _check_embedded(prepared[video.name], embed_reasons)
-                    where = prepared[video.name], folder / video.name
-                    n_made += write_tracks(video.path, *where, separator, store, options)
-                    separated.add(video.name)
-                    n_made += write_on_demand(video.path, *where, options)
-                except (UserError, OSError, RuntimeError, ValueError) as error:  # the others go on
-                    if isinstance(error, OSError) and is_of_machine(error):
-                        raise  # a full disk would end them as well; what was made stays
-                    reasons[video.name] = _as_reason(video, error)
+            jobs = [
+                Job(video.name, "", (), (video, prepared[video.name], folder, separator, store, embed_reasons, options))
+                for video in videos
+                if video.name in prepared
+            ]
+            with closing(work_through(_separate, jobs, options.nj, folder, in_this_process=True)) as done:
+                for job, result, reason in done:
+                    if not reason:
+                        made, reason = result
+                        n_made += made
+                        separated.add(job.name)
+                    if reason:
+                        reasons[job.name] = reason
         for video in videos:
             if video.name in reasons and video.name not in separated:
                 remove_tracks(video.path, folder / video.name)
@@ -137,8 +139,36 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
         logger.info("stage 4: up to date, the tracks are in %s", folder)
 
 
+def _separate(given: tuple) -> tuple[bool, str]:
+    """Write the tracks of one video, and what else was asked for, unless they exist.
+
+    Returns:
+        Whether anything was made, and why something beside the tracks could not be, or "".
+
+    Raises:
+        UserError: it cannot be separated; the others go on.
+        OSError: the others would meet it, too, as a full disk; what was made stays.
+    """
+    from utils.separation.on_demand import write_on_demand
+    from utils.separation.tracks import write_tracks
+
+    video, prepared, folder, separator, store, embed_reasons, options = given
+    try:
+        _check_number(prepared, separator)
+        _check_embedded(prepared, embed_reasons)
+        made = write_tracks(video.path, prepared, folder / video.name, separator, store, options)
+    except _FAILURES as error:
+        raise UserError(_as_reason(video, error)) from None
+    try:
+        return write_on_demand(video.path, prepared, folder / video.name, options) or made, ""
+    except _FAILURES as error:
+        return made, _as_reason(video, error)
+
+
 def _as_reason(video: Video, error: Exception) -> str:
-    """The reason of a failure, for the row of the video."""
+    """The reason of a failure, for the row of the video; what the others would meet, too, is raised again."""
+    if isinstance(error, OSError) and is_of_machine(error):
+        raise error
     if isinstance(error, UserError):
         return error.reason_for(video.path)
     if isinstance(error, OSError) and (reason := system_error(error)):

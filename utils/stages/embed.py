@@ -16,12 +16,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.data.cluster import add_cluster_option, use_cluster
 from utils.data.constants import VIEWS
 from utils.data.devices import choose_device, n_cores, process_share
 from utils.data.experiments import DLIB, weights_by_kind
 from utils.data.manifest import Manifest, find_manifests, read_manifest
 from utils.environment import add_missing
-from utils.errors import OptionParser, UserError, flag, run_cli
+from utils.errors import OptionParser, UsageError, UserError, flag, run_cli
 from utils.training.preflight import check_weights, read_train_config
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 def main() -> int:
     """Check everything that is cheap to check, then embed."""
     args = parse_args()
+    use_cluster(args.cluster)
     kinds: Sequence[str] = ("lips",)
     makes_embeddings = False
     if args.conf:
@@ -41,6 +43,8 @@ def main() -> int:
     if "face" in kinds and args.face_weights == DLIB:
         add_missing("requirements-video.txt")
     share = process_share(os.environ)
+    if args.cluster and share[1] > 1:
+        raise UsageError("--cluster shares the work itself; start one process, without srun or torchrun")
     manifests = _read_manifests(args, kinds)
 
     from utils.embedding.embed import CorpusOptions, embed_corpus  # torch comes only after the paths were found good
@@ -84,6 +88,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="the stores are dump_dir/embeddings/...")
     parser.add_argument("--embed_batch_size", dest="batch_size", type=_positive, default=16, help="clips a batch")
     parser.add_argument("--nj", type=_positive, default=n_cores(), help="threads that read ahead of the network, 8 at most")
+    add_cluster_option(parser)
     parser.add_argument("--id", default="", help="GPUs, e.g. 0 or 0,1, one a process; cpu; empty: a GPU if there is one")
     parser.add_argument("--max_failed", type=int, default=0, help="mouths that may fail before the stage does")
     parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="embed everything again")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from utils.data.cluster import add_cluster_option, use_cluster
 from utils.data.constants import ALIGNMENTS
 from utils.data.devices import n_cores
 from utils.data.fingerprints import StageMark, hash_contents, hash_stats
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 def main() -> int:
     """Cut the mouths of videos and open every mouth crop, unless nothing changed; list those that cannot be used."""
     args = _parse_args()
+    use_cluster(args.cluster)
     kinds = read_train_config(args.conf, args.train_args).kinds_of_frontends if args.conf else ("lips",)
     if "face" not in kinds and args.frontend_weights and args.frontend_weights.is_dir():
         log.info("stage 1: skipped, %s holds precomputed embeddings", args.frontend_weights)
@@ -89,6 +91,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--face_weights", default="", help="of the face frontend, which says how large faces are; or dlib")
     parser.add_argument("--frontend_weights", type=Path, help="of stage 2: a folder of precomputed embeddings needs no mouths")
     parser.add_argument("--nj", type=int, default=n_cores(), help="threads that open files")
+    add_cluster_option(parser)
     parser.add_argument("--max_failed", type=int, default=0, help="rows with broken mouths that are let pass")
     parser.add_argument("--alignment", default=ALIGNMENTS[0], choices=ALIGNMENTS, help="raw video: how mouths are aligned")
     parser.add_argument("--fix_av_offset", default="", help="raw video: auto, or FRAMES that all videos come too late")

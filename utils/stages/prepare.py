@@ -13,6 +13,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+from utils.data.cluster import add_cluster_option, use_cluster
 from utils.data.devices import n_cores
 from utils.data.files import remove_leftovers
 from utils.data.fingerprints import StageMark, hash_contents, hash_tree
@@ -29,6 +30,7 @@ OUTPUT_OPTIONS = ("--raw_dir", "--raw-dir", "--clips_dir", "--clips-dir")  # of 
 def main() -> int:
     """Run the corpus' own preparation unless nothing changed, then check its manifests."""
     args = _parse_args()
+    use_cluster(args.cluster)
     script = _find_script(args.corpus)
     corpus_args = _split(args.corpus_args)
     corpus_dir = Path(args.corpus_dir) if args.corpus_dir else None
@@ -63,6 +65,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--corpus_args", default="", help="further options of egs/<corpus>/prepare.py, as one text")
     parser.add_argument("--data_dir", default="", help="gets the manifests; empty: data/<corpus>")
     parser.add_argument("--nj", type=int, default=n_cores(), help="parallel workers")
+    add_cluster_option(parser)
     parser.add_argument("--max_failed", type=int, default=0, help="items that may be left out")
     parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="run even if nothing changed")
     return parser.parse_args()

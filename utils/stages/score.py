@@ -18,6 +18,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from utils.data.cluster import add_cluster_option, use_cluster
 from utils.data.devices import n_cores
 from utils.data.fingerprints import StageMark
 from utils.data.hub import experiment_folder
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 def main() -> int:
     """Find the estimates, score them unless nothing changed."""
     args = parse_args()
+    use_cluster(args.cluster)
     if args.exp_dir and not args.exp_dir.is_dir():
         raise UserError(f"--exp_dir {args.exp_dir}: no such folder; stage 3 (--stage 3) makes it")
     if args.exp_dir and is_voice_to_mouth(args.exp_dir):
@@ -82,6 +84,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--permute", type=flag, nargs="?", const=True, default=False,
                         help="assign estimates by the best mean SI-SNR")  # fmt: skip
     parser.add_argument("--nj", type=int, default=n_cores(), help="processes")
+    add_cluster_option(parser)
     parser.add_argument("--max_failed", type=int, default=0, help="mixtures that may fail before the stage does")
     parser.add_argument("--force", type=flag, nargs="?", const=True, default=False, help="score although nothing changed")
     args = parser.parse_args()

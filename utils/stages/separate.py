@@ -5,11 +5,9 @@ Reads   exp/<tag>/best_model.pth and frontend.json, and --test_dir: a prepared C
 Writes  exp/<tag>/separated/<test name>/: {s1,s2,...}/<mixture id>.wav, separated.csv, failed.csv; the same with other visual
         embeddings in folders below it (--cue_test, --av_offset_sweep). Of videos: a folder of tracks each.
 Run     python -m utils.stages.separate --exp_dir exp/demo_demo --test_dir data/demo/test.csv --cue_test true
-        python -m utils.stages.separate --exp_dir exp/demo_demo --test_dir /path/to/folder --subtype pcm16
         python -m utils.stages.separate --exp_dir exp/av_tfdprnn_grid --test_dir talk.mp4 --out_dir talk
 
-Estimates that exist already, made from the same files by the same network and options, are not made again. See
-utils/separation/test_sets.py and utils/separation/videos.py.
+Estimates made from the same files by the same network and options are kept (utils/separation/{test_sets,videos}.py).
 """
 
 import argparse
@@ -18,6 +16,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TypeVar
 
+from utils.data.cluster import add_cluster_option, use_cluster
 from utils.data.constants import ALIGNMENTS
 from utils.data.devices import n_cores
 from utils.data.estimates import SUBTYPES
@@ -38,6 +37,7 @@ Options = TypeVar("Options", bound=StageOptions)
 def main() -> int:
     """Open the experiments, then separate."""
     args = parse_args()
+    use_cluster(args.cluster)
     experiment = open_experiment(args.exp_dir, args.frontend_weights, face_weights=args.face_weights)
     if is_voice_to_mouth(args.exp_dir):
         if args.test_dir.suffix != ".csv":
@@ -89,6 +89,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dump_dir", type=Path, help="stores are in dump_dir/embeddings")
     parser.add_argument("--data_root_dir", type=Path, help="of a folder's manifest; <exp_dir>/data where that is read-only")
     parser.add_argument("--nj", type=int, default=n_cores(), help="processes and threads that read files")
+    add_cluster_option(parser)
     parser.add_argument("--id", dest="device", help="GPU, e.g. 0; cpu; empty: a GPU if there is one")
     parser.add_argument("--max_failed", type=int, help="mixtures that may fail before the stage does")
     parser.add_argument("--out_dir", help="videos: the tracks go here; empty: <exp_dir>/separated/<test name>")
