@@ -285,7 +285,7 @@ class Recipe:
 
 
 def test_all_stages_give_what_one_machine_gives(engine, tmp_path, monkeypatch, shared_data):
-    pytest.importorskip("mediapipe", reason="needs requirements-video.txt")
+    pytest.importorskip("ai_edge_litert", reason="needs requirements-video.txt")
     monkeypatch.delenv(CLUSTER_NAME, raising=False)
     clips = tmp_path / "clips"
     for name in ("g2brbk7n", "g3lbax4n", "g4lbbc2a"):

@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = ("egs", "local_models", "utils", "conf", "tests", "docs", "run.sh", "separate.sh", "demo.sh", "path.sh",
              "requirements.txt", "requirements-dev.txt", "requirements-video.txt", "requirements-demo.txt",
-             "requirements-cluster.txt",
+             "requirements-cluster.txt", "Dockerfile", ".dockerignore",
              "README.md", "LICENSE", ".ci/run")  # fmt: skip
 OUTPUTS = {"data", "dump", "exp"}
 STAGES = ("prepare", "mouths", "embed", "train", "separate", "score")
@@ -43,7 +43,7 @@ ALLOWED = {
 _NAMES = ("mixing", "video", "corpora", "embedding", "training", "scoring", "separation", "voice_to_mouth")
 ROOMS = {f"utils.{name}" for name in _NAMES}
 ALLOWED |= {
-    "utils.tools": GROUND | ROOMS | {"utils.tools", "local_models"},
+    "utils.tools": GROUND | ROOMS | {"utils.tools", "utils.environment", "local_models"},
     "utils.stages": GROUND | ROOMS | {"utils.environment"},  # no stage imports another
     "egs": {"egs"} | GROUND | ROOMS | {"local_models"},
 }

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import re
 import shutil
 import sys
@@ -16,16 +17,26 @@ from machine_helpers import SCRIPTS, on_small_disk, read_only, run_main, touch_a
 from separation_helpers import Stage, make_experiment, make_folder, make_lips, rows_of
 from shell_helpers import ROOT, bash
 
+from utils.data.devices import n_cores
 from utils.data.estimates import write_estimates
 from utils.data.files import atomic_path, exclusive_lock, write_text
 from utils.data.fingerprints import StageMark, hash_tree
 from utils.data.mouths import MouthWriter
 from utils.embedding.store import EmbeddingStore, EmbeddingWriter, Source
 from utils.errors import UserError, WriteError, system_error
+from utils.tools import sections
 from utils.training.experiment import _unused
 from utils.training.trainer import AtomicCheckpoints
 
 LIMIT_BYTES = 50_000
+
+
+def test_without_what_linux_tells_cores_are_counted_and_the_cpu_has_its_kind(monkeypatch, tmp_path) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert n_cores() == 7
+    monkeypatch.setattr(sections, "_CPU_FILE", tmp_path / "absent")
+    assert sections.cpu_name() == platform.machine()
 
 
 def write_sound(path: Path) -> None:

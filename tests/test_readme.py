@@ -26,7 +26,9 @@ OPTION = re.compile(r"(?<![\w-])--([a-z][a-z0-9_]*)")
 SCRIPT = re.compile(r"(?:\./)?((?:egs/[\w<>]+/)?run\.sh|separate\.sh|demo\.sh|utils/[\w/]+\.sh)")
 SECTIONS = (DataConfig, ClipsConfig, LossConfig, MotionLossConfig, TrainingConfig, OptimConfig)
 KEYS = {"name"} | {field.name for kind in (*NETWORK_CONFIGS.values(), *SECTIONS) for field in fields(kind)}
-OF_OTHER_PROGRAMS = {"nproc_per_node", "logdir", "nthreads", "nworkers", "port"}  # torchrun, tensorboard, dask
+OF_OTHER_PROGRAMS = {"nproc_per_node", "logdir", "nthreads", "nworkers", "port"} | {  # torchrun, tensorboard, dask
+    "build", "gpus", "index", "install", "prefix", "rm", "shm", "user",  # of docs/install.md docker, pip, brew
+}  # fmt: skip
 
 
 def _name(path: Path) -> str:

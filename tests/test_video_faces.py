@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +14,14 @@ import numpy as np
 import pytest
 
 from utils.errors import UserError
-from utils.video import descriptors
+from utils.video import descriptors, network_files
 from utils.video.crops import cut_piece
 from utils.video.descriptors import DESCRIPTOR_DIM, FaceDescriber, face_chip, is_turned
 from utils.video.face_networks import _quiet
 from utils.video.faces import Face, FaceFinder, points_of, tiles
 
-if importlib.util.find_spec("mediapipe") is None:
-    pytest.skip("mediapipe is not installed (requirements-video.txt)", allow_module_level=True)
+if importlib.util.find_spec("ai_edge_litert") is None:
+    pytest.skip("LiteRT is not installed (requirements-video.txt)", allow_module_level=True)
 
 STABLE = [28, 33, 36, 39, 42, 45, 48, 54]
 MIRRORED = {36: 45, 39: 42, 42: 39, 45: 36, 33: 33, 48: 54, 54: 48}
@@ -338,14 +339,41 @@ def test_points_are_means_of_mesh_points():
     assert points.shape == (68, 2) and points[8, 0] == 152 and points[36, 0] == (33 + 246) / 2
 
 
-def test_without_mediapipe_the_remedy_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mediapipe", None)
+def test_the_networks_come_out_of_their_wheel_once_and_no_others_pass(tmp_path, monkeypatch):
+    content = {name: network_files.network_file(name).read_bytes() for name in network_files._SHA256}
+    monkeypatch.setattr(network_files, "_FOLDER", tmp_path / "faces")
+    calls = []
+
+    def download(words, **_):
+        calls.append(words)
+        with zipfile.ZipFile(Path(words[-1], "m.whl"), "w") as wheel:
+            for name, data in content.items():
+                wheel.writestr(f"mediapipe/modules/{name}", data)
+        return subprocess.CompletedProcess(words, 0, "", "")
+
+    monkeypatch.setattr(network_files.subprocess, "run", download)
+    for _ in range(2):
+        assert all(network_files.network_file(name).read_bytes() == data for name, data in content.items())
+    assert len(calls) == 1 and "mediapipe==0.10.21" in calls[0]
+    content[network_files.MESH] += b"!"
+    monkeypatch.setattr(network_files, "_FOLDER", tmp_path / "others")
+    with pytest.raises(UserError, match=r"face_landmark\.tflite of mediapipe==0\.10\.21: another file"):
+        network_files.network_file(network_files.MESH)
+    assert not (tmp_path / "others" / network_files.MESH).exists()
+    failed = subprocess.CompletedProcess([], 1, "", "ERROR: no network\n")
+    monkeypatch.setattr(network_files.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(UserError, match="which pip could not fetch: ERROR: no network"):
+        network_files.network_file(network_files.MESH)
+
+
+def test_without_litert_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(UserError, match="utils/install_more.sh requirements-video.txt") as error:
         FaceFinder()
     assert "\n" not in str(error.value)
 
 
-def test_mediapipe_is_quiet_when_all_is_well_and_only_then(repo_root, capfd):
+def test_litert_is_quiet_when_all_is_well_and_only_then(repo_root, capfd):
     code = "from utils.video.faces import FaceFinder\nwith FaceFinder() as f: f.find(__import__('numpy').zeros((9,9,3),'u1'),0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, check=True)
     assert done.stderr == "" and done.stdout == ""

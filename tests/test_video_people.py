@@ -20,7 +20,7 @@ from utils.video.people import SAME_PERSON, Group, certainty, distances, find_pe
 from utils.video.preparation import VideoOptions, prepare_video
 from utils.video.tracking import Track
 
-needs_mediapipe = pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason="mediapipe is not installed")
+needs_litert = pytest.mark.skipif(importlib.util.find_spec("ai_edge_litert") is None, reason="LiteRT is not installed")
 
 
 BOX = np.array([0, 0, 80, 80], np.float32)
@@ -201,7 +201,7 @@ def scanned(video, tmp_path_factory) -> Path:
     return folder
 
 
-@needs_mediapipe
+@needs_litert
 def test_two_people_are_two_over_cuts_absences_and_exchanged_places(video, scanned):
     found = find_people(*video, scanned)
     people = found.people
@@ -212,7 +212,7 @@ def test_two_people_are_two_over_cuts_absences_and_exchanged_places(video, scann
     assert left[:25].max() < 320 < left[50:].min() and right[25:].max() < 320 < right[:25].min()
 
 
-@needs_mediapipe
+@needs_litert
 def test_a_second_search_reads_what_the_first_one_found(video, scanned, monkeypatch):
     monkeypatch.setattr(face_scan, "read_pictures", None)
     monkeypatch.setattr(face_scan, "FaceFinder", None)
@@ -222,7 +222,7 @@ def test_a_second_search_reads_what_the_first_one_found(video, scanned, monkeypa
     assert len(find_people(*video, scanned, at_most=1).left_out) == 1
 
 
-@needs_mediapipe
+@needs_litert
 def test_an_interrupted_scan_goes_on_and_ends_with_the_same_faces(video, tmp_path, monkeypatch):
     path, n_frames = video
 
@@ -263,7 +263,7 @@ def test_an_interrupted_scan_goes_on_and_ends_with_the_same_faces(video, tmp_pat
     assert scan(broken) == found and looked_at == list(range(60, 75))
 
 
-@needs_mediapipe
+@needs_litert
 def test_a_video_without_faces_has_no_people(tmp_path):
     path = tmp_path / "wall.mp4"
     with av.open(str(path), "w") as container:
@@ -311,7 +311,7 @@ def turned(picture: np.ndarray, box: np.ndarray, angle: float) -> np.ndarray:
     return head
 
 
-@needs_mediapipe
+@needs_litert
 @pytest.mark.parametrize("what", ["hand", "profile", "profile and a cut"])
 def test_an_interview_of_two_stays_one_of_two(clips, tmp_path, what):
     box = np.array([101, 120, 205, 254])  # of the left one's face
@@ -335,7 +335,7 @@ def test_an_interview_of_two_stays_one_of_two(clips, tmp_path, what):
     assert len(left.frames) < 85 and {*range(18), *range(75, 90)} <= set(left.frames.tolist())  # it was lost in between
 
 
-@needs_mediapipe
+@needs_litert
 def test_people_who_change_places_over_cuts_are_known_again(clips, tmp_path):
     pictures = []
     for k in range(75):
@@ -348,7 +348,7 @@ def test_people_who_change_places_over_cuts_are_known_again(clips, tmp_path):
     assert left[:25].max() < 360 < left[25:50].min() and right[25:50].max() < 360 < right[50:].min()
 
 
-@needs_mediapipe
+@needs_litert
 def test_three_people_in_nine_shots_are_three(shared_data, tmp_path):
     """Real people on different days, in other clothes, other light: three shots of each, in turn."""
     from utils.video.decoding import read_pictures
@@ -370,7 +370,7 @@ def test_three_people_in_nine_shots_are_three(shared_data, tmp_path):
         assert (counts > 20).sum() == 3
 
 
-@needs_mediapipe
+@needs_litert
 def test_other_people_are_asked_for_without_another_look_at_the_video(shared_data, tmp_path, monkeypatch):
     clip = shared_data / "grid_video/s1bgbh4n.mpg"
     made = prepare_video(clip, tmp_path / "a", VideoOptions())

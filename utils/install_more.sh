@@ -14,4 +14,4 @@ cd -- "$ROOT"
 if missing=$(python3 utils/environment.py check "$1"); then exit 0; fi
 log "adding to $(dirname "$(dirname "$(command -v python3)")"): ${missing//$'\n'/, }"
 python3 -m pip install --quiet --no-input --disable-pip-version-check --no-deps -r "$1" >&2 ||
-    die "pip failed (its reason is above); the packages of $1 are needed (mediapipe: Python 3.11 or 3.12)"
+    die "pip failed (its reason is above); the packages of $1 are needed"

@@ -16,9 +16,9 @@ write_mark() {
     mv "$mark.new" "$mark"
 }
 
-newest_python() { # the first usable interpreter, else python3 for the sake of the error message
+usable_python() { # the first usable interpreter, else python3 for the sake of the error message; last what nobody has tried
     local name
-    for name in python3 python3.14 python3.13 python3.12 python3.11; do
+    for name in python3 python3.13 python3.12 python3.11 python3.14; do
         if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$name"
             return
@@ -39,7 +39,7 @@ if [[ ! -w . ]]; then
     exit 1
 fi
 
-python=$(newest_python)
+python=$(usable_python)
 if ! command -v "$python" >/dev/null; then
     say "error: there is no python3; install Python 3.11 or later"
     exit 1

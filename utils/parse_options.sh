@@ -11,6 +11,11 @@
 # default that is a whole number makes an option that takes only such. Values are plain text: never evaluated as shell.
 # A wrong call prints one line on stderr and exits with 2.
 
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then # macOS comes with 3.2
+    printf '%s: this is bash %s; install bash 4.4 or later and put it first on PATH\n' "${BASH_SOURCE[1]##*/}" "$BASH_VERSION" >&2
+    exit 1
+fi
+
 _po_script=${BASH_SOURCE[1]}
 _po_names=()    # the options, in the order of the script
 _po_kinds=()    # of each: switch, number or text

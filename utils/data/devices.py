@@ -11,7 +11,9 @@ from utils.errors import UsageError, UserError
 
 def n_cores() -> int:
     """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS
 
 
 def choose_device(ids: str, environment: Mapping[str, str] = os.environ) -> str:

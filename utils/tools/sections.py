@@ -16,6 +16,8 @@ from utils.data.files import write_text
 from utils.data.reports import git_revision
 from utils.errors import UsageError, UserError
 
+_CPU_FILE = Path("/proc/cpuinfo")  # of Linux
+
 
 def add_results_options(parser: argparse.ArgumentParser, section: str | None) -> None:
     """Add --results and --section; a section that cannot be one is refused before hours of measuring.
@@ -93,6 +95,6 @@ def origin(
 
 def cpu_name() -> str:
     """The CPU's name as Linux gives it, else its kind."""
-    cpus = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    cpus = _CPU_FILE.read_text(encoding="utf-8", errors="replace") if _CPU_FILE.exists() else ""
     found = re.search(r"^model name\s*: (.*)$", cpus, re.MULTILINE)
     return found[1] if found else platform.machine()

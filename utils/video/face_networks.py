@@ -1,62 +1,31 @@
-"""The networks that find faces: two detectors of boxes and a mesh of 468 points, all in mediapipe's wheel.
+"""The networks that find faces: two detectors of boxes and a mesh of 468 points, those of mediapipe 0.10.21.
 
-mediapipe is imported here and nowhere else, and only when it is needed. The mesh runs in a graph of our own: mediapipe's
-would detect a face in every picture before it fits a mesh, at twice the time, and keeps its belief in the face to itself.
+They are run by LiteRT, which has wheels for every current Python and needs no graphics libraries: mediapipe's own later
+releases have other networks and no way to fit a mesh where the last picture had the face.
+LiteRT is imported here and nowhere else, and only when it is needed.
 """
 
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from utils.errors import UserError
 from utils.video.crops import cut_piece
+from utils.video.network_files import FAR, MESH, NEAR, network_file
 
-if TYPE_CHECKING:
-    from mediapipe.python.solution_base import SolutionBase
+_NEAR_ANCHORS, _FAR_ANCHORS = {8: 2, 16: 6}, {4: 1}  # pixels from cell to cell: anchors in each
+_MIN_NEAR, _MIN_FAR = 0.5, 0.6  # scores
+_SAME_FACE_IOU = 0.3  # of two boxes of one detector
 
-_MIN_DETECTION = 0.5
-_MESH_SIDE, _NEAR_SIDE, _FAR_SIDE = 192, 128, 192  # pixels, what the networks see
-
-# What mediapipe and its parts write to stderr though nothing is wrong.
-_NOISE = re.compile(
-    r"'MessageFactory' object has no attribute 'GetPrototype'|Created TensorFlow Lite XNNPACK delegate|"
-    r"All log messages before absl::InitializeLog|^[IW]\d{4} .*(inference_feedback_manager|landmark_projection|gl_context)|"
-    r"^\s*$"
-)
-
-_MESH_GRAPH = """
-input_stream: "image"
-output_stream: "mesh"
-output_stream: "presence"
-node {
-  calculator: "ImageToTensorCalculator"  input_stream: "IMAGE:image"  output_stream: "TENSORS:seen"
-  node_options { [type.googleapis.com/mediapipe.ImageToTensorCalculatorOptions] {
-    output_tensor_width: 192  output_tensor_height: 192  output_tensor_float_range { min: 0  max: 1 } } }
-}
-node {
-  calculator: "InferenceCalculatorCpu"  input_stream: "TENSORS:seen"  output_stream: "TENSORS:found"
-  node_options { [type.googleapis.com/mediapipe.InferenceCalculatorOptions] {
-    model_path: "mediapipe/modules/face_landmark/face_landmark.tflite"  delegate { xnnpack { num_threads: 1 } } } }
-}
-node {
-  calculator: "SplitTensorVectorCalculator"  input_stream: "found"  output_stream: "points"  output_stream: "flag"
-  options { [mediapipe.SplitVectorCalculatorOptions.ext] { ranges { begin: 0  end: 1 }  ranges { begin: 1  end: 2 } } }
-}
-node { calculator: "TensorsToFloatsCalculator"  input_stream: "TENSORS:points"  output_stream: "FLOATS:mesh" }
-node {
-  calculator: "TensorsToFloatsCalculator"  input_stream: "TENSORS:flag"  output_stream: "FLOAT:presence"
-  node_options { [type.googleapis.com/mediapipe.TensorsToFloatsCalculatorOptions] { activation: SIGMOID } }
-}
-"""
+_NOISE = re.compile(r"Created TensorFlow Lite XNNPACK delegate")  # what LiteRT writes to stderr though nothing is wrong
 
 
 Region = tuple[np.ndarray, float, float]
@@ -66,41 +35,83 @@ Fit = tuple[np.ndarray, float, np.ndarray]
 """A mesh (468, 2), the belief in it, and what was seen; see `FaceNetworks.meshes`."""
 
 
+class _Network:
+    """A network on one thread, for square pictures.
+
+    Attributes:
+        side: of the pictures, pixels.
+    """
+
+    def __init__(self, name: str) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._interpreter = Interpreter(str(network_file(name)), num_threads=1)
+        self._interpreter.allocate_tensors()
+        (entry,) = self._interpreter.get_input_details()
+        self._entry, self.side = entry["index"], int(entry["shape"][1])
+        self._exits = [exit_["index"] for exit_ in self._interpreter.get_output_details()]
+
+    def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
+        """What the network says of a picture, float32 (side, side, 3)."""
+        self._interpreter.set_tensor(self._entry, picture[None])
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(exit_)[0] for exit_ in self._exits]
+
+
+class _Detector:
+    """A detector of faces: of each of its anchors, evenly spaced over the picture, a box, six points and a score."""
+
+    def __init__(self, name: str, anchors: Mapping[int, int], min_score: float) -> None:
+        self._network, self._min_score = _Network(name), min_score
+        self.side = self._network.side
+        self._anchors = np.concatenate([_cells(self.side, stride).repeat(n, axis=0) for stride, n in anchors.items()])
+
+    def __call__(self, picture: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, float]]:
+        """Box (4,), eyes (2, 2) and score of each face, the best first; shares of the side of an RGB picture, uint8.
+
+        What lies over a better one is no other face: both are averaged, weighted by their scores.
+        """
+        places, logits = self._network(picture * np.float32(2 / 255) - 1)
+        scores = _sigmoid(logits[:, 0])
+        kept = np.flatnonzero(scores >= self._min_score)
+        kept = kept[np.argsort(-scores[kept], kind="stable")]
+        scores, places = scores[kept], places[kept].reshape(-1, 8, 2) / self.side
+        half = places[:, 1] / 2
+        places += self._anchors[kept, None]  # all but the size are relative to the anchor's middle
+        middle, eyes = places[:, 0], places[:, 2:4]
+        boxes = np.concatenate([middle - half, middle + half], axis=1)
+        faces = []
+        while len(scores):
+            same = iou(boxes[0], boxes) > _SAME_FACE_IOU
+            same[0] = True
+            box, pair = (np.average(values[same], axis=0, weights=scores[same]) for values in (boxes, eyes))
+            faces.append((box, pair, float(scores[0])))
+            boxes, eyes, scores = boxes[~same], eyes[~same], scores[~same]
+        return faces
+
+
 class FaceNetworks:
     """The far detector, the near one, and the mesh.
 
     Raises:
-        UserError: mediapipe is not installed, or another version of it.
+        UserError: LiteRT is not installed.
     """
 
     def __init__(self) -> None:
         with _quiet():
             try:
-                import mediapipe
-                from google.protobuf import text_format
-                from mediapipe.framework.calculator_pb2 import CalculatorGraphConfig
-                from mediapipe.python.solution_base import SolutionBase
-
-                detection = mediapipe.solutions.face_detection.FaceDetection
-                _ = mediapipe.solutions.face_mesh  # registers the messages that the graph below is written in
-            except (ImportError, AttributeError) as error:
+                self._near = _Detector(NEAR, _NEAR_ANCHORS, _MIN_NEAR)
+                self._far = _Detector(FAR, _FAR_ANCHORS, _MIN_FAR)
+                self._meshes = [_Network(MESH) for _ in range(2)]
+            except ImportError as error:
                 raise UserError(
-                    f"faces cannot be looked for, mediapipe is missing or another version ({error}): "
+                    f"faces cannot be looked for, LiteRT is missing ({error}): "
                     "add it with utils/install_more.sh requirements-video.txt"
                 ) from None
-            self._pool = ThreadPoolExecutor(2)
-            self._near = detection(model_selection=0, min_detection_confidence=_MIN_DETECTION)
-            self._far = detection(model_selection=1, min_detection_confidence=_MIN_DETECTION)
-            graph = text_format.Parse(_MESH_GRAPH, CalculatorGraphConfig())
-            self._meshes = [SolutionBase(graph_config=graph) for _ in range(2)]
-            sides = [(self._near, _NEAR_SIDE), (self._far, _FAR_SIDE), *((mesh, _MESH_SIDE) for mesh in self._meshes)]
-            for network, side in sides:
-                network.process(np.zeros((side, side, 3), np.uint8))  # some of the noise comes with the first picture
+        self._pool = ThreadPoolExecutor(2)
 
     def close(self) -> None:
         self._pool.shutdown()
-        for network in (self._near, self._far, *self._meshes):
-            network.close()
 
     def meshes(self, picture: np.ndarray, regions: Sequence[Region]) -> list[Fit]:
         """Fit the mesh to turned squares of a picture, two at a time: most of a video's time goes into this.
@@ -118,29 +129,42 @@ class FaceNetworks:
     ) -> list[tuple[np.ndarray, float, float]]:
         """Look for faces in a square: box in pixels of the picture, angle of the line of the eyes, score, of each."""
         left, top, side = float(round(left)), float(round(top)), float(max(1, round(side)))
-        network, network_side = (self._near, _NEAR_SIDE) if is_near else (self._far, _FAR_SIDE)
-        seen = _shrunk(picture, left, top, side, network_side)
+        detector = self._near if is_near else self._far
         faces = []
-        for detection in network.process(seen).detections or []:
-            place = detection.location_data.relative_bounding_box
-            eyes = detection.location_data.relative_keypoints[:2]
-            box = np.array([place.xmin, place.ymin, place.xmin + place.width, place.ymin + place.height]) * side
-            angle = float(np.arctan2(eyes[1].y - eyes[0].y, eyes[1].x - eyes[0].x))
-            faces.append((box + np.array([left, top, left, top]), angle, min(1.0, float(detection.score[0]))))
+        for box, (one, other), score in detector(_shrunk(picture, left, top, side, detector.side)):
+            angle = float(np.arctan2(other[1] - one[1], other[0] - one[0]))
+            faces.append((box * side + np.array([left, top, left, top]), angle, score))
         return faces
 
 
-def _fit(network: "SolutionBase", picture: np.ndarray, middle: np.ndarray, side: float, angle: float) -> Fit:
+def iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of a box (4,) with each of others (..., 4)."""
+    common = np.clip(np.minimum(box[2:], others[..., 2:]) - np.maximum(box[:2], others[..., :2]), 0, None).prod(axis=-1)
+    areas = (others[..., 2:] - others[..., :2]).prod(axis=-1)
+    return common / ((box[2:] - box[:2]).prod() + areas - common + 1e-9)
+
+
+def _cells(side: int, stride: int) -> np.ndarray:
+    """The middles (n, 2) of a picture's cells, row by row, shares of its side; x before y."""
+    middles = (np.arange(side // stride, dtype=np.float32) + 0.5) * stride / side
+    return np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-np.clip(logits, -80.0, 80.0)))
+
+
+def _fit(network: _Network, picture: np.ndarray, middle: np.ndarray, side: float, angle: float) -> Fit:
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    scale = _MESH_SIDE / side
-    shift = _MESH_SIDE / 2 - scale * turn @ middle
-    seen = cut_piece(picture, np.column_stack([scale * turn, shift]), (_MESH_SIDE, _MESH_SIDE))
-    found = network.process(seen)
-    points = np.array(found.mesh, dtype=np.float32).reshape(-1, 3)[:, :2]
+    scale = network.side / side
+    shift = network.side / 2 - scale * turn @ middle
+    seen = cut_piece(picture, np.column_stack([scale * turn, shift]), (network.side, network.side))
+    mesh, presence = network(seen / np.float32(255))
+    points = mesh.reshape(-1, 3)[:, :2]
     points = (points - shift) @ turn / scale  # the transposed turn turns back, rows on its left
     view = cv2.cvtColor(cv2.resize(seen, (16, 16), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY).astype(np.float32)
     view = view.ravel() - view.mean()
-    return points, float(found.presence), view / max(float(np.linalg.norm(view)), 1e-6)
+    return points, float(_sigmoid(presence).item()), view / max(float(np.linalg.norm(view)), 1e-6)
 
 
 def _shrunk(picture: np.ndarray, left: float, top: float, side: float, network_side: int) -> np.ndarray:
@@ -161,7 +185,7 @@ def _shrunk(picture: np.ndarray, left: float, top: float, side: float, network_s
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what mediapipe is known to write to stderr when all is well; anything else is passed on afterwards."""
+    """Keep back what LiteRT is known to write to stderr when all is well; anything else is passed on afterwards."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
         stderr = os.dup(2)

@@ -41,7 +41,7 @@ def scan_faces(
         Every frame with faces or the beginning of a shot: frame, faces, whether a shot begins.
 
     Raises:
-        UserError: no video, or one that breaks off; mediapipe is not installed.
+        UserError: no video, or one that breaks off; LiteRT is not installed.
     """
     with ExitStack() as stack:
         finder = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.video.descriptors import FaceDescriber, face_chip
-from utils.video.face_networks import FaceNetworks
+from utils.video.face_networks import FaceNetworks, iou
 
 _MIN_FACE = 20.0  # pixels, the longer side of a face's box; lips are not to be read from smaller ones
 
@@ -111,7 +111,7 @@ class FaceFinder:
     """Finds the faces of consecutive pictures; a context manager, since the networks run in threads of their own.
 
     Raises:
-        UserError: mediapipe or dlib is not installed, or another version of it.
+        UserError: LiteRT or dlib is not installed.
     """
 
     def __init__(self) -> None:
@@ -289,13 +289,6 @@ def _region_of(mesh: np.ndarray) -> tuple[np.ndarray, float, float]:
     low, high = mesh.min(axis=0), mesh.max(axis=0)
     across = mesh[_RIGHT_EYE] - mesh[_LEFT_EYE]
     return (low + high) / 2, _MESH_MARGIN * float(max(high - low)), float(np.arctan2(across[1], across[0]))
-
-
-def iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of a box (4,) with each of others (..., 4)."""
-    common = np.clip(np.minimum(box[2:], others[..., 2:]) - np.maximum(box[:2], others[..., :2]), 0, None).prod(axis=-1)
-    areas = (others[..., 2:] - others[..., :2]).prod(axis=-1)
-    return common / ((box[2:] - box[:2]).prod() + areas - common + 1e-9)
 
 
 def _apart(one: np.ndarray, other: np.ndarray) -> float:

@@ -20,8 +20,8 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
 from utils.data.constants import VIDEO_FPS
+from utils.video.face_networks import iou
 from utils.video.face_scan import scan_faces
-from utils.video.faces import iou
 from utils.video.landmarks import Person, most_present
 from utils.video.tracking import Track, follow_faces
 
@@ -72,7 +72,7 @@ def find_people(
             same time, the people with the largest faces for the longest time stay. 0: no limit.
 
     Raises:
-        UserError: no video, or one that breaks off; mediapipe or dlib is not installed.
+        UserError: no video, or one that breaks off; LiteRT or dlib is not installed.
     """
     with tempfile.TemporaryDirectory() as passing:
         tracks, n_dropped = follow_faces(scan_faces(path, n_frames, folder or passing))

