@@ -28,6 +28,7 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 from utils.data.audio import read_audio, write_wav  # noqa: E402
+from utils.page.jobs import RESULT_WORDS  # noqa: E402
 from utils.video.containers import sound_start  # noqa: E402
 from utils.video.decoding import probe_video, read_pictures  # noqa: E402
 from utils.video.preview import write_video  # noqa: E402
@@ -250,15 +251,21 @@ def test_solo_mute_level_and_blend_are_heard(browser, result):
     assert_heard(one + two + rest)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, by the names under which the page gives them."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix().replace("/", "_"): path.read_bytes() for path in paths}
+
+
 def test_downloads_are_the_files_of_separate_sh_to_the_byte(browser, result, tmp_path):
     files = {}
     for link in browser.find_elements(By.CSS_SELECTOR, "[download]"):
         with urllib.request.urlopen(link.get_attribute("href")) as answer:
             files[link.get_attribute("download")] = answer.read()
-    command = [ROOT / "separate.sh", result.video, "--out_dir", tmp_path, "--preview", "true"]
+    command = [ROOT / "separate.sh", result.video, "--out_dir", tmp_path, *RESULT_WORDS]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True)
-    expected = {path.name: path.read_bytes() for path in (tmp_path / result.video.stem).iterdir()}
-    assert {"face1.wav", "face2.wav", "rest.wav", "face1.mp4", "tracks.json"} <= expected.keys()
+    expected = contents(tmp_path / result.video.stem)
+    assert {"face1.wav", "face2.wav", "rest.wav", "face1.mp4", "stems_rest.wav", "tracks.mp4", "tracks.json"} <= expected.keys()
     for content in (files, expected):
         facts = json.loads(content["tracks.json"])
         assert facts.pop("stamp")  # it names the folder of the work files
@@ -267,7 +274,7 @@ def test_downloads_are_the_files_of_separate_sh_to_the_byte(browser, result, tmp
     assert [name for name in files.keys() | expected.keys() if files.get(name) != expected.get(name)] == []
     (tmp_path / "all.zip").write_bytes(archive)
     shutil.unpack_archive(tmp_path / "all.zip", tmp_path / "unpacked")
-    unpacked = {path.name: path.read_bytes() for path in (tmp_path / "unpacked" / result.video.stem).iterdir()}
+    unpacked = contents(tmp_path / "unpacked" / result.video.stem)
     assert unpacked == expected | {"tracks.json": (result.folder / "tracks.json").read_bytes()}
 
 

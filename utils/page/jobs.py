@@ -33,9 +33,12 @@ PHASES = {
     "faces of": "finding faces",
     "embeddings": "reading lips",
     "separating": "separating voices",
+    "stems": "writing stems",
     "preview": "drawing the preview",
 }
 """How the bars of the programs begin -> what the page calls it, in the order of a job."""
+RESULT_WORDS = ("--preview=true", "--output_rate=source", "--mux=true")
+"""What a visitor gets besides the tracks, as options of ./separate.sh."""
 _BAR = re.compile(rf"({'|'.join(PHASES)})\b.*: +(\d+)% ")
 _TOLD_SEC = "0.5"  # between two lines of progress
 _KILLED_AFTER_SEC = 5.0
@@ -92,9 +95,10 @@ class Job:
     def is_over(self) -> bool:
         return self.state in (DONE, FAILED, CANCELLED)
 
-    def results(self) -> list[Path]:
-        """The files of a job that is done."""
-        return sorted(path for path in self.tracks_dir.iterdir() if path.is_file() and not path.name.startswith("."))
+    def results(self) -> dict[str, Path]:
+        """The files of a job that is done, by the names under which they are given: stems/rest.wav as stems_rest.wav."""
+        paths = sorted(path for path in self.tracks_dir.rglob("[!.]*") if path.is_file())
+        return {path.relative_to(self.tracks_dir).as_posix().replace("/", "_"): path for path in paths}
 
     def check(self) -> None:
         """Look whether it is a video, and not too long, before it waits.
@@ -145,7 +149,7 @@ class Job:
     def _commands(self) -> list[list[str]]:
         folder, dump = self.video.parent, f"--dump_dir={self.video.parent / 'dump'}"
         separate = ["utils/stages/4_separate.sh", f"--test_dir={self.video}", f"--test_name={self.name}",
-                    f"--out_dir={folder / 'out'}", dump, "--preview=true", *self.options.stage_words]  # fmt: skip
+                    f"--out_dir={folder / 'out'}", dump, *RESULT_WORDS, *self.options.stage_words]  # fmt: skip
         program = [sys.executable, "-m", "utils.page.faces_preview"]
         draw = [*program, f"--video={self.video}", dump, f"--out={self.preview}"]
         return [separate, draw]
@@ -189,8 +193,8 @@ class Job:
     def _pack(self) -> None:
         shutil.rmtree(self.video.parent / "dump", ignore_errors=True)
         with atomic_path(self.archive) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            for path in self.results():
-                archive.write(path, f"{self.name}/{path.name}")
+            for path in self.results().values():
+                archive.write(path, Path(self.name, path.relative_to(self.tracks_dir)))
 
 
 class Line:

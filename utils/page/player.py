@@ -85,15 +85,14 @@ def _blend(tracks: list[Mapping[str, Any]]) -> str:
 
 
 def _downloads(job: Job, url: str) -> str:
-    archive = _download(job.archive, url, "All files (zip)", "all")
-    links = "".join(f"<li>{_download(path, url, path.name)}</li>" for path in job.results())
+    archive = _download(job.archive.name, job.archive, url, "All files (zip)", "all")
+    links = "".join(f"<li>{_download(name, path, url, name)}</li>" for name, path in job.results().items())
     return f'<details class="downloads" open><summary>Downloads</summary><p>{archive}</p><ul>{links}</ul></details>'
 
 
-def _download(path: Path, url: str, text: str, kind: str = "") -> str:
+def _download(name: str, path: Path, url: str, text: str, kind: str = "") -> str:
     size = readable_bytes(path.stat().st_size)
-    name = escape(path.name)
-    return f'<a class="{kind}" href="{url}{quote(path.name)}" download="{name}">{escape(text)}</a> <small>{size}</small>'
+    return f'<a class="{kind}" href="{url}{quote(name)}" download="{escape(name)}">{escape(text)}</a> <small>{size}</small>'
 
 
 def _colour(number: int) -> str:

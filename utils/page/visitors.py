@@ -52,7 +52,7 @@ class Visitor:
         """What the visitor may ask for: name -> file."""
         if self.job is None or self.job.state != DONE:
             return {}
-        return {path.name: path for path in (self.job.preview, self.job.archive, *self.job.results())}
+        return {path.name: path for path in (self.job.preview, self.job.archive)} | self.job.results()
 
 
 class Visitors:

@@ -49,7 +49,7 @@ def write_muxed(video_path: Path, out_path: Path, tracks: Sequence[tuple[str, Pa
         source = stack.enter_context(open_video(video_path))
         pictures = picture_stream(video_path, source)
         temporary = stack.enter_context(atomic_path(out_path))
-        target = stack.enter_context(av.open(str(temporary), "w", format=muxer))
+        target = stack.enter_context(av.open(str(temporary), "w", format=muxer, options={"fflags": "+bitexact"}))
         try:
             copy = target.add_stream_from_template(pictures)
             copy.metadata.update(pictures.metadata)
