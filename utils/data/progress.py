@@ -1,6 +1,6 @@
 """Progress of long work: a bar on a terminal; elsewhere, as in a log file, a line now and then.
 
-Every loop that may take longer than two seconds is wrapped in `progress_bar`; Lightning has a bar of its own.
+Every loop that may take longer than two seconds is wrapped in `progress_bar`.
 """
 
 import os
@@ -34,7 +34,7 @@ def progress_bar(iterable: Iterable | None = None, **options: Any) -> tqdm:
     `AVSEP_PROGRESS_SEC` says, and none of what takes less than that.
     """
     if sys.stderr.isatty():
-        return tqdm(iterable, delay=_DELAY_SEC, **options)
+        return tqdm(iterable, delay=_DELAY_SEC, dynamic_ncols=True, **options)
     interval_sec = float(os.environ.get(INTERVAL_NAME) or _INTERVAL_SEC)
     seldom = {"mininterval": interval_sec, "maxinterval": interval_sec, "delay": interval_sec, "leave": False}
-    return _Lines(iterable, miniters=1, ncols=0, **seldom, **options)
+    return _Lines(iterable, miniters=1, ncols=0, **options | seldom)

@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 PHASES = {
     "faces of": "finding faces",
+    "mouths of": "cutting mouths",
     "embeddings": "reading lips",
     "separating": "separating voices",
     "stems": "writing stems",

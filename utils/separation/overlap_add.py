@@ -25,6 +25,7 @@ from torch.nn.functional import avg_pool1d, normalize, pad
 
 from local_models.separator import Streams
 from utils.data.clock import frames_covering, frames_to_samples
+from utils.data.progress import progress_bar
 from utils.errors import UserError
 from utils.separation.assignment import NO_STREAM, STRETCH_FRAMES, Assignment, WindowEvidence, assign, in_stretches
 
@@ -146,7 +147,8 @@ def assign_recording(
     window, hop = check_windows(window_sec, hop_sec, fps)
     found: list[WindowEvidence] = []
     tail = torch.empty(0, 0)
-    for place in stretches(length, window, hop, sample_rate, fps):
+    places = list(stretches(length, window, hop, sample_rate, fps))
+    for place in progress_bar(places, desc="whose voices", unit="window", leave=False):
         mixture = read_mixture(place.start, place.end - place.start)[None]
         visual = read_visual(place.first_frame, place.n_frames)[None]
         streams = model.streams(*_on_device(model, mixture, visual))

@@ -21,6 +21,7 @@ import torch
 from utils.data.audio import read_audio, write_wav
 from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.files import write_text
+from utils.data.progress import progress_bar
 from utils.errors import UserError
 
 UNSEEN, STILL, MOVING = "unseen", "still", "moving"
@@ -74,7 +75,8 @@ def find_speech(track: Path, mixture: Path, n_samples: int) -> list[tuple[float,
     found: list[tuple[float, float]] = []
     start = None
     with _detector() as detector:
-        for chunk in _audible_chunks(track, mixture, n_samples):
+        chunks = _audible_chunks(track, mixture, n_samples)
+        for chunk in progress_bar(chunks, total=-(-n_samples // _CHUNK), desc=f"speech of {track.stem}", unit="chunk"):
             event = detector(torch.from_numpy(chunk)) or {}
             start = event.get("start", start)
             if "end" in event and start is not None:

@@ -3,7 +3,6 @@
 import logging
 import math
 import pickle
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +19,6 @@ from pytorch_lightning.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
     Timer,
-    TQDMProgressBar,
 )
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -30,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from local_models.networks import build_network
 from utils.data.files import atomic_path, write_json
 from utils.data.manifest import Manifest, write_failed
+from utils.data.progress import progress_bar
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.training.config import Config, TrainingConfig, write_config
@@ -186,7 +185,7 @@ def _trainer(config: Config, exp_dir: Path, resumed: dict | None, task: Task) ->
             plugins=[AtomicCheckpoints()],
             logger=loggers,
             default_root_dir=exp_dir,
-            enable_progress_bar=sys.stderr.isatty(),  # a log file gets a line for each epoch, not the bar
+            enable_progress_bar=False,  # see `Progress`
             num_sanity_val_steps=0,
             log_every_n_steps=10,
             use_distributed_sampler=False,  # EpochSampler shares out the data, without doubling the validation's tail
@@ -225,6 +224,7 @@ def _callbacks(config: Config, exp_dir: Path, task: Task) -> list[Callback]:
     training = config.training
     callbacks: list[Callback] = [
         EpochReport(exp_dir),
+        Progress(),
         RunLog(config, exp_dir),
         *task.make_callbacks(config),
         LearningRateMonitor("epoch"),
@@ -233,8 +233,6 @@ def _callbacks(config: Config, exp_dir: Path, task: Task) -> list[Callback]:
             save_on_train_epoch_end=True,
         ),
     ]  # fmt: skip
-    if sys.stderr.isatty():
-        callbacks.append(Progress())
     if training.early_stop:
         callbacks.append(EarlyStopping("val_loss", patience=training.early_stop, check_on_train_epoch_end=False))
     if training.max_minutes:
@@ -262,11 +260,40 @@ def _summary(config: Config, trainer: pl.Trainer, system: TrainedSystem, epoch_e
     }
 
 
-class Progress(TQDMProgressBar):
-    """Lightning's progress bar without the logger's version, which is always the same here."""
+class Progress(pl.Callback):
+    """How far an epoch is; Lightning's own bar shows nothing where the output is no terminal."""
 
-    def get_metrics(self, trainer: pl.Trainer, system: pl.LightningModule) -> dict[str, Any]:
-        return {name: value for name, value in super().get_metrics(trainer, system).items() if name != "v_num"}
+    def __init__(self) -> None:
+        self._bar = None
+
+    def _begin(self, trainer: pl.Trainer, what: str, total: float) -> None:
+        self._end()
+        if trainer.is_global_zero:
+            title = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, {what}"
+            self._bar = progress_bar(total=total, desc=title, unit="batch", leave=False)
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        self._begin(trainer, "training", trainer.num_training_batches)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        self._begin(trainer, "validation", sum(trainer.num_val_batches))
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    on_validation_batch_end = on_train_batch_end
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        self._end()
+
+    def on_exception(self, trainer: pl.Trainer, system: pl.LightningModule, exception: BaseException) -> None:
+        self._end()
 
 
 class EpochReport(pl.Callback):
