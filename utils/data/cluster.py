@@ -254,11 +254,11 @@ class Cluster:
         """What a task gave; None where the workers that had it died."""
         from distributed import KilledWorker
 
-        if future.status == "finished":
-            return future.result()
         if future.cancelled():
             raise self._error("the scheduler is lost; start it and its workers again, then the same command goes on")
-        error = future.exception()
+        error = future.exception()  # waits where a worker died with what it had finished, which is then done again
+        if error is None:
+            return future.result()
         if isinstance(error, KilledWorker):
             return None
         if isinstance(error, ImportError):

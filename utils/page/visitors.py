@@ -110,7 +110,8 @@ class Visitors:
             shutil.rmtree(visitor.folder, ignore_errors=True)
         for path in self.uploads.iterdir():  # uploads that were broken off
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > self._kept_sec:
+                age_sec = time.time() - path.stat().st_mtime
+                if age_sec > self._kept_sec:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def close(self) -> None:
