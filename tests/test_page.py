@@ -95,7 +95,7 @@ def test_what_the_programs_print_is_the_progress_of_the_job(tmp_path):
     with_line.submit(job)
     wait_until(lambda: job.phase != "")
     assert (job.state, job.phase, job.percent) == (RUNNING, "finding faces", 25)
-    assert "Step 1 of 4: finding faces, 25 %" in status(job, 0) and 'aria-valuenow="6"' in status(job, 0)
+    assert "Step 1 of 6: finding faces, 25 %" in status(job, 0) and 'aria-valuenow="4"' in status(job, 0)
     go.touch()
     wait_until(lambda: job.is_over)
     assert (job.phase, job.percent, job.state) == ("separating voices", 80, FAILED)
