@@ -3,9 +3,10 @@
 #
 #   ./separate.sh VIDEO [--out_dir DIR]         VIDEO: any video with sound, or a folder of videos
 #
-# Writes DIR/<video>/: face1.wav, face2.wav, ... (from left to right; as long as the video's sound to the sample, 16 kHz), rest.wav
-# (the residual: speakers off screen, noise), face1.png, ..., speech.rttm and face1.vtt, ... (who spoke when), and tracks.json
-# (who is on screen when, warnings). Together the tracks are what was heard. It is `./run.sh --stage 4 --test_dir VIDEO` with the network and the visual frontend that come with the recipe.
+# Writes DIR/<video>/: face1.wav, face2.wav, ... (from left to right; as long as the video's sound to the sample, 16 kHz),
+# rest.wav (the residual: speakers off screen, noise), face1.png, ..., speech.rttm and face1.vtt, ... (who spoke when), and
+# tracks.json (who is on screen when, warnings). Together the tracks are what was heard. It is `./run.sh --stage 4
+# --test_dir VIDEO` with the network and the visual frontend that come with the recipe.
 # What is up to date is not made again, what was interrupted goes on.
 # Work files (sound, faces, mouths) are kept in dump/ of the recipe; where that cannot be written, in
 # ${XDG_CACHE_HOME:-~/.cache}/avsep, and without a home in DIR/.cache. The log is DIR/log/4_separate.log.
@@ -42,6 +43,7 @@ for name in video out_dir exp_dir frontend_weights face_weights landmarks_dir; d
     [[ -z ${!name} || ${!name} == hf://* ]] || IFS= read -r -d '' "$name" < <(realpath -zms -- "${!name}")
 done
 caller_dir=$PWD
+if [[ $asr == ./* || $asr == ../* ]]; then asr=$(printf '%q' "$caller_dir")/$asr; fi
 cd -- "$ROOT"
 . utils/recipe.sh
 
@@ -58,6 +60,7 @@ if [[ -z $out_dir ]]; then
 else
     first_writable out_dir "$out_dir" || die "--out_dir $out_dir: cannot be made, or not be written; give another folder"
 fi
+if [[ $caller_dir != "$ROOT" && $out_dir != /* ]]; then out_dir=$ROOT/$out_dir; fi # as the caller can open it
 dump_dir="" cache_dirs=()
 if [[ ${XDG_CACHE_HOME:-} == /* ]]; then cache_dirs=("$XDG_CACHE_HOME/avsep"); fi
 if [[ -d ${HOME:-} ]]; then cache_dirs+=("$HOME/.cache/avsep"); fi # one that does not exist is not made

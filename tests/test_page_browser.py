@@ -82,7 +82,7 @@ def page(tmp_path_factory) -> Iterator[SimpleNamespace]:
     words = ("--exp_dir", "egs/own_video/pretrained", "--port", "0", "--max_minutes", "1")
     command = [sys.executable, "-m", "utils.page.server", *words]
     server = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "2"}, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
     )
     url = next(match[0] for text in server.stderr if (match := re.search(r"http://127\.0\.0\.1:\d+/", text)))
     with open(folder / "log", "w") as log:
@@ -162,8 +162,11 @@ def result(browser, page, two_faces) -> SimpleNamespace:
     upload(browser, two_faces)
     said = []
 
+    toasts = set()
+
     def is_done() -> bool:
         said.append(shown(browser))
+        toasts.update(element.text for element in browser.find_elements(By.CSS_SELECTOR, ".toast-body"))
         return bool(find(browser, ".player, .failure"))
 
     wait_until(is_done, 300)
@@ -171,12 +174,13 @@ def result(browser, page, two_faces) -> SimpleNamespace:
     browser.execute_script(BEGIN_TO_LISTEN)
     folder = next(page.root.glob("*/*/out/*/tracks.json")).parent
     tracks = {name: soundfile.read(folder / f"{name}.wav")[0] for name in ("face1", "face2", "rest")}
-    return SimpleNamespace(said=said, folder=folder, video=folder.parents[1] / two_faces.name, tracks=tracks)
+    return SimpleNamespace(said=said, toasts=toasts, folder=folder, video=folder.parents[1] / two_faces.name, tracks=tracks)
 
 
 def test_a_video_is_uploaded_and_its_progress_shown(browser, result):
     percent = [int(found[1]) for text in result.said if (found := re.search(r"Step (\d) of 6", text))]
     assert len(set(percent)) >= 2 and percent == sorted(percent)
+    assert result.toasts == set()
     rows = browser.execute_script("return player.state().tracks")
     assert [row["name"] for row in rows] == ["face1", "face2", "rest"]
     assert all(row["duration"] == pytest.approx(len(result.tracks["rest"]) / RATE_HZ, abs=1e-4) for row in rows)
@@ -263,7 +267,7 @@ def test_downloads_are_the_files_of_separate_sh_to_the_byte(browser, result, tmp
         with urllib.request.urlopen(link.get_attribute("href")) as answer:
             files[link.get_attribute("download")] = answer.read()
     command = [ROOT / "separate.sh", result.video, "--out_dir", tmp_path, *RESULT_WORDS]
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True)
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
     expected = contents(tmp_path / result.video.stem)
     assert {"face1.wav", "face2.wav", "rest.wav", "face1.mp4", "stems_rest.wav", "tracks.mp4", "tracks.json"} <= expected.keys()
     for content in (files, expected):

@@ -91,6 +91,9 @@ def test_what_cannot_be_separated_says_why(tmp_path):
         separate(broken, tmp_path / "out")
     with pytest.raises(TypeError, match="no_option"):
         separate(broken, tmp_path / "out", no_option=1)
+    for wrong in ({"output_rate": "48k"}, {"mux": "no"}, {"people": "2"}, {"subtype": "pcm24"}):
+        with pytest.raises(UserError, match=f"^{next(iter(wrong))} '.*: it is "):
+            separate(broken, tmp_path / "out", **wrong)
     with pytest.raises(UserError, match="no such experiment"):
         load_network(tmp_path / "nothing")
 

@@ -148,4 +148,8 @@ class Player {
 new MutationObserver(() => {
     const section = document.querySelector(".player");
     if (section && section !== window.player?.section) window.player = new Player(section);
+    // gradio wants to show the upload, which no longer lies where it looks for it
+    for (const toast of document.querySelectorAll(".toast-body")) {
+        if (toast.textContent.includes("Video not playable")) toast.remove();
+    }
 }).observe(document.documentElement, { childList: true, subtree: true });

@@ -106,7 +106,7 @@ def _warning(text: str) -> str:
 
 def _clock(seconds: float) -> str:
     """75.4 -> 1:15."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
 
 
 def status(job: Job, place: int) -> str:

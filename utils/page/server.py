@@ -48,6 +48,7 @@ def main() -> int:
     port = listening.getsockname()[1]
     log.info("the page is at http://%s:%d/ (Ctrl-C ends it)", f"[{args.host}]" if ":" in args.host else args.host, port)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)  # open tabs end with it: no failures
     with suppress(KeyboardInterrupt):  # Ctrl-C is how it is ended
         server.run(sockets=[listening])
     return 0

@@ -65,6 +65,7 @@ def _write_previews(video_path: Path, prepared: "PreparedVideo", folder: Path) -
         seen = people[person.name]
         boxes = dict(zip(seen.frames.tolist(), seen.boxes, strict=True))
         write_preview(video_path, folder / f"{person.name}.wav", folder / f"{person.name}.mp4", boxes, prepared.n_frames)
+        logger.info("stage 4: %s: preview -> %s", video_path, folder / f"{person.name}.mp4")
     return bool(missing)
 
 
@@ -129,7 +130,7 @@ def _write_muxed(video_path: Path, folder: Path) -> bool:
     gain = write_muxed(video_path, path, tracks)
     facts["muxed"] = {"video": path.name, "of_stems": of_stems, "gain": gain}
     write_json(folder / REPORT, facts)
-    logger.info("stage 4: %s: %s", video_path, path)
+    logger.info("stage 4: %s: all tracks in one video -> %s", video_path, path)
     return True
 
 
@@ -143,6 +144,7 @@ def _recognise(folder: Path, n_samples: int, command: str) -> bool:
     for track in facts["tracks"]:
         write_track_vtt(folder, track)
     write_json(folder / REPORT, facts | {"asr": command})
+    logger.info("stage 4: %s: texts of %d stretches of speech -> %s/*.vtt", facts["video"], len(found), folder)
     return True
 
 

@@ -3,10 +3,12 @@
 import argparse
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from utils.data.constants import ALIGNMENTS, VIDEO_SUFFIXES
+from utils.data.estimates import SUBTYPES
+from utils.errors import UserError
 
 OUTPUT_RATES = ("16k", "source")
 MAX_OFFSET_FRAMES = 50
@@ -65,6 +67,20 @@ class VideoSetOptions(StageOptions):
     audio_stream: int = 0
     min_on_screen_sec: float = 0.5
     people: int = 0  # at most; 0 is no limit
+
+    def __post_init__(self) -> None:
+        """Refuse values that no option of the command line can have.
+
+        Raises:
+            UserError: a value is of another kind, or none of the choices.
+        """
+        choices = {"subtype": tuple(SUBTYPES), "output_rate": OUTPUT_RATES, "alignment": ALIGNMENTS}
+        for field in fields(self):
+            value, wanted = getattr(self, field.name), type(field.default)
+            if field.name in choices and value not in choices[field.name]:
+                raise UserError(f"{field.name} {value!r}: it is one of {', '.join(choices[field.name])}")
+            if wanted in (bool, int) and type(value) is not wanted:
+                raise UserError(f"{field.name} {value!r}: it is {'True or False' if wanted is bool else 'a whole number'}")
 
 
 def name_of_test(test_dir: Path) -> str:

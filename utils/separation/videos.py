@@ -131,9 +131,12 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
     for problem in problems:
         logger.error("stage 4: %s: %s", printable(problem.path), problem.reason)
     if len(problems) > options.max_failed:
+        what = "could not be separated"
+        if reasons.keys() & separated:
+            what += ", or not all that was asked for could be made of them"
         raise UserError(
-            f"{len(problems)} of {len(found)} videos could not be separated, listed in {folder / 'failed.csv'}"
-            + (f"; the others are in {folder}" if len(problems) < len(found) else "")
+            f"{len(problems)} of {len(found)} videos {what}, listed in {folder / 'failed.csv'}"
+            + (f"; the tracks of the others are in {folder}" if separated else "")
         )
     if not n_made and prepared:
         logger.info("stage 4: up to date, the tracks are in %s", folder)
