@@ -163,7 +163,7 @@ def test_a_read_only_install_or_experiment_puts_the_tracks_where_the_user_is(ins
 def test_an_install_that_can_be_written_keeps_its_places_and_copies_no_network(install):
     done, options = separate(install)
     assert done.returncode == 0, done.stderr
-    assert (options["out_dir"], options["dump_dir"]) == ("exp/pretrained/separated/talk", "dump")
+    assert (options["out_dir"], options["dump_dir"]) == (str(install / "exp/pretrained/separated/talk"), "dump")
     assert not list((install / "exp/pretrained").rglob("*.pth"))
     _, options = separate(install, "--exp_dir", install / "exp/mine")
     assert options["out_dir"] == str(install / "exp/mine/separated/talk")
