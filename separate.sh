@@ -43,7 +43,6 @@ for name in video out_dir exp_dir frontend_weights face_weights landmarks_dir; d
     [[ -z ${!name} || ${!name} == hf://* ]] || IFS= read -r -d '' "$name" < <(realpath -zms -- "${!name}")
 done
 caller_dir=$PWD
-if [[ $asr == ./* || $asr == ../* ]]; then asr=$(printf '%q' "$caller_dir")/$asr; fi
 cd -- "$ROOT"
 . utils/recipe.sh
 
@@ -68,7 +67,8 @@ first_writable dump_dir dump "${cache_dirs[@]}" "$out_dir/.cache"
 exp_dir=${exp_dir:-egs/own_video/pretrained} # what is made with the latter lies elsewhere, as said above
 exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$test_name" \
     "--out_dir=$out_dir" "--dump_dir=$dump_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" \
-    "--output_rate=$output_rate" "--mux=$mux" "--asr=$asr" "--face_weights=$face_weights" "--cluster=$cluster" \
+    "--output_rate=$output_rate" "--mux=$mux" "--asr=$asr" "--asr_dir=$caller_dir" \
+    "--face_weights=$face_weights" "--cluster=$cluster" \
     "--landmarks_dir=$landmarks_dir" "--alignment=$alignment" "--audio_stream=$audio_stream" "--people=$people" \
     "--min_on_screen_sec=$min_on_screen_sec" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" \
     "--force=$force"

@@ -105,7 +105,9 @@ def test_a_recogniser_gets_the_stretch_as_a_wav_and_its_words_are_taken(tmp_path
         recognise(command, track, Speech(1.0, 2.0), 3 * len(voice))
 
 
-@pytest.mark.parametrize(("command", "why"), [("no-such-program --x", "is no program"), ("a 'b", "mind the quotes")])
+@pytest.mark.parametrize(
+    ("command", "why"), [("no-such-program --x", "is no program"), ("a 'b", "mind the quotes"), (" ", "is no program")]
+)
 def test_a_recogniser_that_cannot_be_run_is_refused_at_once(command, why):
     with pytest.raises(UserError, match=why):
         check_asr(command)

@@ -245,13 +245,73 @@ def test_stems_muxed_videos_and_what_was_said_are_made_on_demand_of_tracks_that_
     assert not (folder / "stems").exists() and not (folder / "tracks.mkv").exists()
 
 
+def test_what_is_no_fault_of_the_video_leaves_its_tracks(tmp_path, stage, monkeypatch):
+    video = make_video(tmp_path / "videos")
+    folder = stage(video) / "talk"
+    before = state_of(folder)
+    (tmp_path / "landmarks/talk.npz").write_bytes(b"no landmarks")
+    with pytest.raises(UserError, match="1 of 1 videos"):
+        stage(video)
+    assert state_of(folder) == before != {} and (folder / "tracks.json").is_file()
+
+
+def test_another_stream_of_sound_gives_other_tracks(tmp_path, stage):
+    sounds = [0.1 * np.random.default_rng(seed).standard_normal(48_000).astype(np.float32) for seed in (7, 8)]
+    video = make_video(tmp_path / "videos", sound=sounds[0], more_sounds=[sounds[1]])
+    for number, sound in enumerate(sounds, start=1):
+        folder = stage(video, "--audio_stream", str(number), "--output_rate", "source") / "talk"
+        for where in (folder, folder / "stems"):
+            tracks = [soundfile.read(str(where / f"{name}.wav"))[0] for name in ("face1", "face2", "rest")]
+            np.testing.assert_allclose(sum(tracks), sound, atol=1e-6)
+
+
+def test_levels_are_those_before_the_gain_of_full_scale(tmp_path, stage):
+    sound = 2 * np.random.default_rng(9).standard_normal(48_000).astype(np.float32)
+    video = make_video(tmp_path / "videos", sound=sound)
+    levels = []
+    for subtype in ("float", "pcm16"):
+        report = read_json(stage(video, "--subtype", subtype) / "talk/tracks.json")
+        levels.append([track["level_db"] for track in (*report["tracks"], report["rest"])])
+    assert report["gain"] < 0.5 and levels[0] == pytest.approx(levels[1], abs=0.1)
+
+
+def test_stems_that_their_owner_removed_are_not_believed(tmp_path, stage):
+    video = make_video(tmp_path / "videos")
+    folder = stage(video, "--output_rate", "source", "--mux", "true") / "talk"
+    for path in (*folder.glob("stems/*"), folder / "tracks.mkv"):
+        path.unlink()
+    stage(video, "--mux", "true")
+    assert read_json(folder / "tracks.json")["muxed"]["of_stems"] is False and (folder / "tracks.mkv").is_file()
+
+
+def test_a_recogniser_that_fails_once_costs_one_text_and_goes_on_there(tmp_path, stage, monkeypatch):
+    stretches = {"face1": [(0.5, 1.0), (1.5, 2.0)], "face2": [(2.0, 2.6)]}
+    monkeypatch.setattr("utils.separation.tracks.find_speech", lambda track, *_: stretches[track.stem])
+    program = tmp_path / "asr.py"
+    program.write_text(
+        "import sys, pathlib; n = len(list(pathlib.Path('calls').iterdir())); pathlib.Path(f'calls/{n}').touch()\n"
+        "sys.exit('broken') if n == 1 else print('word', n, '\\x1b[1m')\n"
+    )
+    (tmp_path / "calls").mkdir()
+    video = make_video(tmp_path / "videos")
+    asr = ("--asr", f"{sys.executable} ./asr.py", "--asr_dir", tmp_path, "--mux", "true")
+    with pytest.raises(UserError, match="1 of 1 videos"):
+        stage(video, *asr)
+    assert "1 of 3 stretches of speech were not recognised" in rows_of(tmp_path / "out/failed.csv")[0]["reason"]
+    folder = tmp_path / "out/talk"
+    assert (folder / "tracks.mkv").is_file() and "word 0" in (folder / "face1.vtt").read_text()
+    stage(video, *asr)
+    assert len(list((tmp_path / "calls").iterdir())) == 4  # only the one that failed was asked for again
+    assert "word 3" in (folder / "face1.vtt").read_text() and "\x1b" not in (folder / "face1.vtt").read_text()
+
+
 def test_a_recogniser_that_fails_fails_the_video_and_leaves_its_tracks(tmp_path, stage, monkeypatch):
     monkeypatch.setattr("utils.separation.tracks.find_speech", lambda *_: [(0.5, 1.5)])
     video = make_video(tmp_path / "videos")
     with pytest.raises(UserError, match="1 of 1 videos"):
         stage(video, "--asr", "false")
     (row,) = rows_of(tmp_path / "out/failed.csv")
-    assert "--asr false: ended with exit code 1" in row["reason"]
+    assert "2 of 2 stretches of speech were not recognised: --asr false: ended with exit code 1" in row["reason"]
     assert (tmp_path / "out/talk/face1.wav").is_file() and (tmp_path / "out/talk/tracks.json").is_file()
 
 

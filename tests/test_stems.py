@@ -164,6 +164,19 @@ def test_a_muxed_video_has_its_pictures_and_a_named_stream_in_time_for_each_trac
         assert sdr_db(heard[:, lag:][:, :n_samples], given[:, :n_samples]) > (60 if suffix == ".mkv" else 10)
 
 
+@pytest.mark.parametrize(("n_channels", "layout"), [(1, "mono"), (2, "stereo"), (3, "3.0"), (6, "5.1")])
+def test_channels_keep_their_places(tmp_path, n_channels, layout):
+    video = Video(n_pictures=10, sound=speech_like(19_200, 48_000)).write(tmp_path / "a.mp4")
+    voices = np.stack([speech_like(19_200, 48_000, seed) for seed in range(n_channels)])
+    soundfile.write(tmp_path / "t.wav", voices.T, 48_000, subtype="FLOAT")
+    write_muxed(video, tmp_path / "tracks.mp4", [("face1", tmp_path / "t.wav")])
+    with av.open(str(tmp_path / "tracks.mp4")) as container:
+        assert container.streams.audio[0].layout.name == layout
+    heard = np.concatenate([samples for _, samples in read_source(tmp_path / "tracks.mp4")], axis=1)[:, :19_200]
+    full = [k for k in range(n_channels) if layout != "5.1" or k != 3]  # the fourth of 5.1 is for low frequencies
+    assert all(np.corrcoef(heard[k], voices[k])[0, 1] > 0.9 for k in full)
+
+
 def test_a_turned_video_stays_turned(tmp_path):
     video = Video(n_pictures=5, rotation=90, sound=speech_like(9_600, 48_000)).write(tmp_path / "a.mp4")
     soundfile.write(tmp_path / "t.wav", speech_like(9_600, 48_000), 48_000)

@@ -26,7 +26,7 @@ from utils.data.mouths import MouthFile
 from utils.embedding.embed import embed_file
 from utils.embedding.kinds import load_kind
 from utils.errors import UserError
-from utils.separation.on_demand import REPORT
+from utils.separation.on_demand import REPORT, has_stems
 from utils.separation.options import VideoSetOptions
 from utils.separation.speech import Speech
 from utils.separation.videos import find_videos, separate_videos
@@ -124,7 +124,8 @@ def read_separated(folder: str | Path) -> SeparatedVideo:
     if not (folder / REPORT).is_file():
         raise UserError(f"holds no {REPORT}; ./separate.sh VIDEO makes it", folder)
     facts = read_json(folder / REPORT)
-    stems = {name: folder / path for name, path in facts.get("stems", {}).get("wavs", {}).items()}
+    known = facts["stems"]["wavs"] if has_stems(folder, facts) else {}
+    stems = {name: folder / path for name, path in known.items()}
     tracks = tuple(
         Track(
             name=track["name"],

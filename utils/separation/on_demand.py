@@ -9,6 +9,7 @@
 import logging
 import shlex
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,16 +37,25 @@ MUXED = "tracks"
 
 
 def write_on_demand(video_path: Path, prepared: "PreparedVideo", folder: Path, options: VideoSetOptions) -> bool:
-    """Make what the options ask for unless it is there; True if anything was made."""
-    made = False
-    if options.preview:
-        made |= _write_previews(video_path, prepared, folder)
-    if options.output_rate == "source":
-        made |= _write_stems(video_path, folder, prepared.n_samples, options)
-    if options.mux:
-        made |= _write_muxed(video_path, folder)
-    if options.asr:
-        made |= _recognise(folder, prepared.n_samples, options.asr)
+    """Make what the options ask for unless it is there; True if anything was made.
+
+    Raises:
+        UserError: some of it cannot be made; the rest was.
+    """
+    steps = [
+        (options.preview, partial(_write_previews, video_path, prepared, folder)),
+        (options.output_rate == "source", partial(_write_stems, video_path, folder, prepared.n_samples, options)),
+        (options.mux, partial(_write_muxed, video_path, folder)),
+        (bool(options.asr), partial(_recognise, folder, prepared.n_samples, options)),
+    ]
+    made, failures = False, []
+    for is_wanted, step in steps:
+        try:
+            made |= is_wanted and step()
+        except UserError as error:  # one does not keep the others from being made
+            failures.append(error.reason_for(video_path))
+    if failures:
+        raise UserError("; ".join(failures))
     return made
 
 
@@ -73,13 +83,21 @@ def _names(facts: dict[str, Any]) -> list[str]:
     return [*(track["name"] for track in facts["tracks"]), RESIDUAL]
 
 
+def has_stems(folder: Path, facts: dict[str, Any]) -> bool:
+    """Tell if the stems that a tracks.json speaks of are there and whole; their owner may have removed them."""
+    known = facts.get("stems")
+    if not known:
+        return False
+    paths = [folder / path for path in known["wavs"].values()]
+    return are_complete(paths, known["n_samples"], known["sample_rate_hz"], known["channels"])
+
+
 def _write_stems(video_path: Path, folder: Path, n_samples: int, options: VideoSetOptions) -> bool:
     from utils.video.sound import read_source
 
     facts = read_json(folder / REPORT)
     paths = [folder / STEMS / f"{name}.wav" for name in _names(facts)]
-    known = facts.get("stems", {})
-    if known and are_complete(paths, known["n_samples"], known["sample_rate_hz"], known["channels"]):
+    if has_stems(folder, facts):
         return False
     tracks = [folder / path.name for path in paths]
 
@@ -122,7 +140,7 @@ def _write_muxed(video_path: Path, folder: Path) -> bool:
 
     facts = read_json(folder / REPORT)
     path = folder / f"{MUXED}{muxed_suffix(video_path)}"
-    of_stems = "stems" in facts
+    of_stems = has_stems(folder, facts)
     known = facts.get("muxed", {})
     if known and path.is_file() and known["of_stems"] == of_stems:
         return False
@@ -134,18 +152,31 @@ def _write_muxed(video_path: Path, folder: Path) -> bool:
     return True
 
 
-def _recognise(folder: Path, n_samples: int, command: str) -> bool:
+def _recognise(folder: Path, n_samples: int, options: VideoSetOptions) -> bool:
+    """Each text is kept as it comes: what was interrupted goes on, and a stretch that fails costs no other."""
     facts = read_json(folder / REPORT)
-    if facts.get("asr") == command:
-        return False
     found = [(track, each) for track in facts["tracks"] for each in track["speech"]]
-    for track, each in progress_bar(found, desc=f"recognise {folder.name}", unit="stretch"):
-        each["text"] = recognise(command, folder / track["wav"], Speech.from_json(each), n_samples)
-    for track in facts["tracks"]:
-        write_track_vtt(folder, track)
-    write_json(folder / REPORT, facts | {"asr": command})
-    logger.info("stage 4: %s: texts of %d stretches of speech -> %s/*.vtt", facts["video"], len(found), folder)
-    return True
+    if facts.get("asr") != options.asr:  # texts are of another recogniser
+        facts["asr"] = options.asr
+        for _, each in found:
+            each.pop("text", None)
+    todo = [(track, each) for track, each in found if "text" not in each]
+    failures = []
+    for track, each in progress_bar(todo, desc=f"recognise {folder.name}", unit="stretch"):
+        try:
+            each["text"] = recognise(options.asr, folder / track["wav"], Speech.from_json(each), n_samples, options.asr_dir)
+        except UserError as error:
+            failures.append(str(error))
+        else:
+            write_json(folder / REPORT, facts)
+    if todo:
+        for track in facts["tracks"]:
+            write_track_vtt(folder, track)
+        n_made = len(todo) - len(failures)
+        logger.info("stage 4: %s: texts of %d stretches of speech -> %s/*.vtt", facts["video"], n_made, folder)
+    if failures:
+        raise UserError(f"{len(failures)} of {len(todo)} stretches of speech were not recognised: {failures[0]}")
+    return bool(todo)
 
 
 def write_track_vtt(folder: Path, track: dict[str, Any]) -> None:
@@ -153,15 +184,18 @@ def write_track_vtt(folder: Path, track: dict[str, Any]) -> None:
     write_vtt(folder / f"{track['name']}.vtt", track["name"], list(map(Speech.from_json, track["speech"])))
 
 
-def check_asr(command: str) -> None:
-    """Refuse a recogniser that cannot be run.
+def check_asr(command: str, folder: str = "") -> None:
+    """Refuse a recogniser that cannot be run from a folder.
 
     Raises:
         UserError: its first word is no program.
     """
+    if not command:
+        return
     try:
         words = shlex.split(command)
     except ValueError as error:
         raise UserError(f"--asr {command}: {error}; mind the quotes") from None
-    if words and shutil.which(words[0]) is None:
-        raise UserError(f"--asr {command}: {words[0]} is no program that could be run; give its path")
+    program = words[0] if words else ""
+    if shutil.which(Path(folder, program) if "/" in program else program) is None:
+        raise UserError(f"--asr {command}: {program or 'this'} is no program that could be run; give its path")

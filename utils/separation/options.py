@@ -62,6 +62,7 @@ class VideoSetOptions(StageOptions):
     output_rate: str = OUTPUT_RATES[0]  # "source": also stems, at the sound's own rate and with its channels
     mux: bool = False
     asr: str = ""  # command of a recogniser that gets a wav as its last word and prints what it understood
+    asr_dir: str = ""  # where it works, and relative paths in it begin; "" is the present folder
     landmarks_dir: str = ""
     alignment: str = ALIGNMENTS[0]
     audio_stream: int = 0
@@ -79,8 +80,9 @@ class VideoSetOptions(StageOptions):
             value, wanted = getattr(self, field.name), type(field.default)
             if field.name in choices and value not in choices[field.name]:
                 raise UserError(f"{field.name} {value!r}: it is one of {', '.join(choices[field.name])}")
-            if wanted in (bool, int) and type(value) is not wanted:
-                raise UserError(f"{field.name} {value!r}: it is {'True or False' if wanted is bool else 'a whole number'}")
+            kinds = {bool: "True or False", int: "a whole number, 0 or more", str: "a text"}
+            if wanted in kinds and (type(value) is not wanted or (wanted is int and value < 0)):
+                raise UserError(f"{field.name} {value!r}: it is {kinds[wanted]}")
 
 
 def name_of_test(test_dir: Path) -> str:

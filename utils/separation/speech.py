@@ -22,7 +22,7 @@ from utils.data.audio import read_audio, write_wav
 from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.files import write_text
 from utils.data.progress import progress_bar
-from utils.errors import UserError
+from utils.errors import UserError, printable
 
 UNSEEN, STILL, MOVING = "unseen", "still", "moving"
 TALKING_MOTION = 0.006  # three quarters of talking people have more, 19 of 20 pictures that stand still have less
@@ -64,18 +64,19 @@ def _detector() -> Iterator:
     yield silero_vad.VADIterator(silero_vad.load_silero_vad(), sampling_rate=SAMPLE_RATE_HZ)
 
 
-def find_speech(track: Path, mixture: Path, n_samples: int) -> list[tuple[float, float]]:
+def find_speech(track: Path, mixture: Path, n_samples: int, gain: float = 1.0) -> list[tuple[float, float]]:
     """The stretches of speech in a track, from and to in seconds, in constant memory.
 
     Args:
         track: wav of 16 kHz, mono.
         mixture: what was separated, as long.
         n_samples: of both.
+        gain: what the track was multiplied with.
     """
     found: list[tuple[float, float]] = []
     start = None
     with _detector() as detector:
-        chunks = _audible_chunks(track, mixture, n_samples)
+        chunks = _audible_chunks(track, mixture, n_samples, gain)
         for chunk in progress_bar(chunks, total=-(-n_samples // _CHUNK), desc=f"speech of {track.stem}", unit="chunk"):
             event = detector(torch.from_numpy(chunk)) or {}
             start = event.get("start", start)
@@ -87,7 +88,7 @@ def find_speech(track: Path, mixture: Path, n_samples: int) -> list[tuple[float,
     return [(max(first, 0.0), last) for first, last in found]
 
 
-def _audible_chunks(track: Path, mixture: Path, n_samples: int) -> Iterator[np.ndarray]:
+def _audible_chunks(track: Path, mixture: Path, n_samples: int, track_gain: float) -> Iterator[np.ndarray]:
     """The track in chunks, with silence where it is far below the mixture."""
     margin = _LEVEL_CHUNKS // 2
     n_chunks = -(-n_samples // _CHUNK)
@@ -95,6 +96,7 @@ def _audible_chunks(track: Path, mixture: Path, n_samples: int) -> Iterator[np.n
     for first in range(0, n_chunks, _READ_CHUNKS):
         begin, end = max(first - margin, 0), min(first + _READ_CHUNKS + margin, n_chunks)
         ours, whole = (_chunks(path, begin, end, n_samples) for path in (track, mixture))
+        ours /= np.float32(track_gain)
         levels = [_smooth(np.square(chunks).sum(axis=1)) for chunks in (ours, whole)]
         ours *= (levels[0] >= 10 ** (_AUDIBLE_DB / 10) * levels[1])[:, None] * gain
         yield from ours[first - begin : first - begin + _READ_CHUNKS][: n_chunks - first]
@@ -168,22 +170,24 @@ def _time(time_sec: float) -> str:
 
 
 def _escaped(text: str) -> str:
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def recognise(command: str, track: Path, stretch: Speech, n_samples: int) -> str:
+def recognise(command: str, track: Path, stretch: Speech, n_samples: int, folder: str = "") -> str:
     """What a recogniser prints for a stretch of a track, which it gets as the last word of its command: a wav of 16 kHz.
+
+    It works in `folder`; "" is the present one.
 
     Raises:
         UserError: it ended with an error.
     """
     start = max(round((stretch.start_sec - _ASR_MARGIN_SEC) * SAMPLE_RATE_HZ), 0)
     end = min(round((stretch.end_sec + _ASR_MARGIN_SEC) * SAMPLE_RATE_HZ), n_samples)
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "speech.wav")
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch, "speech.wav")
         write_wav(path, np.clip(read_audio(track, start, end - start, SAMPLE_RATE_HZ), -1, 1), SAMPLE_RATE_HZ, "PCM_16")
-        how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "replace"}
+        how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "replace", "cwd": folder or None}
         try:
             done = subprocess.run([*shlex.split(command), str(path)], check=False, **how)
         except OSError as error:

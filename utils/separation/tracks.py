@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_VERSION = 1  # of what is written; raise it when the same video and options would give something else
 _BLOCK_SAMPLES = 1 << 16
 _LOST_DB = 6.0  # the residual above all tracks
 _NOTHING_LEFT_DB = -20.0  # of the residual under the sound
@@ -73,12 +74,12 @@ def write_tracks(
         for person in prepared.people:
             with atomic_path(folder / f"{person.name}.png") as temporary:
                 shutil.copyfile(prepared.thumbnail_path(person), temporary)
-        speech = _speech(prepared, folder)
+        speech = _speech(prepared, folder, gain)
         facts = _report(video_path, prepared, separator, folder, gain, options.subtype, assignment, speech)
         write_rttm(folder / "speech.rttm", folder.name, [(name, each) for name, found in speech.items() for each in found])
         for track in facts["tracks"]:
             write_track_vtt(folder, track)
-        write_json(report, facts | {"stamp": stamp})
+        write_json(report, facts | {"stamp": stamp, "video_stats": _stats(video_path)})
         made = False
         logger.info("stage 4: %s: %s -> %s", video_path, _summary(prepared), folder)
         for warning in facts["warnings"]:
@@ -87,9 +88,12 @@ def write_tracks(
 
 
 def remove_tracks(video_path: Path, folder: Path) -> None:
-    """Remove the tracks that an earlier call made of a video that now cannot be separated: they would pass for its own."""
+    """Remove the tracks that an earlier call made of a video that now cannot be separated: they would pass for its own.
+
+    Those of a video that has not changed since are its own and stay, whatever this call met.
+    """
     report = folder / REPORT
-    if report.is_file() and _is_of(video_path, report):
+    if report.is_file() and _is_of(video_path, report) and read_json(report).get("video_stats") != _stats(video_path):
         report.unlink()
         _remove_other_people(folder, [])
         remove_on_demand(folder)
@@ -101,12 +105,16 @@ def _is_of(video_path: Path, report: Path) -> bool:
     return read_json(report).get("video") == str(video_path)
 
 
+def _stats(video_path: Path) -> str:
+    return hash_stats([video_path]) if video_path.is_file() else ""
+
+
 def _stamp(
     video_path: Path, prepared: "PreparedVideo", separator: Separator, store: EmbeddingStore, options: VideoSetOptions
 ) -> str:
     """Hash all that the tracks depend on."""
     visual = [(str(path), store.clip(str(path)).source_sha256) for path in map(prepared.mouth_path, prepared.people)]
-    how = (options.window_sec, options.hop_sec, options.subtype, prepared.warnings)
+    how = (_VERSION, options.audio_stream, options.window_sec, options.hop_sec, options.subtype, prepared.warnings)
     seen = ([asdict(person) for person in prepared.people], prepared.n_ignored, prepared.left_out)
     facts = [separator.sha256, store.root.parent.name, hash_stats([video_path]), how, seen, visual]
     return hash_json(facts)
@@ -160,7 +168,7 @@ def _report(
 ) -> dict[str, Any]:
     """The content of tracks.json."""
     duration_sec = round(prepared.n_samples / separator.sample_rate, 4)
-    loudness_db = partial(_level_db, prepared.sound_path)
+    loudness_db = partial(_level_db, prepared.sound_path, gain)
     tracks = [
         {
             "name": person.name,
@@ -277,13 +285,13 @@ def order_warnings(prepared: "PreparedVideo", assignment: Assignment | None, res
     return warnings
 
 
-def _speech(prepared: "PreparedVideo", folder: Path) -> dict[str, list[Speech]]:
+def _speech(prepared: "PreparedVideo", folder: Path, gain: float) -> dict[str, list[Speech]]:
     """Who spoke when, by the names of the faces."""
     seen = {person.name: person for person in prepared.landmarks()}
     speech = {}
     for person in prepared.people:
         lips = partial(lips_of, frames=seen[person.name].frames, points=seen[person.name].points)
-        stretches = find_speech(folder / f"{person.name}.wav", prepared.sound_path, prepared.n_samples)
+        stretches = find_speech(folder / f"{person.name}.wav", prepared.sound_path, prepared.n_samples, gain)
         speech[person.name] = [Speech(*each, lips(each)) for each in stretches]
     return speech
 
@@ -310,9 +318,9 @@ def _agreement(assignment: Assignment | None, prepared: "PreparedVideo", index: 
     }
 
 
-def _level_db(mixture_path: Path, path: Path) -> float | None:
-    """Energy over that of the mixture in dB, None for silence."""
-    ours, whole = _energy(path), _energy(mixture_path)
+def _level_db(mixture_path: Path, gain: float, path: Path) -> float | None:
+    """Energy over that of the mixture in dB, before the gain that the file has; None for silence."""
+    ours, whole = _energy(path) / gain**2, _energy(mixture_path)
     return round(10 * float(np.log10(ours / whole)), 1) if ours > 0 and whole > 0 else None
 
 

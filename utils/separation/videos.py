@@ -93,8 +93,12 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
     from utils.separation.on_demand import check_asr
     from utils.separation.tracks import remove_tracks
 
-    check_asr(options.asr)
+    check_asr(options.asr, options.asr_dir)
     video_options = _video_options(options, experiment.face_size)
+    if not options.landmarks_dir:
+        from utils.video.network_files import fetch_networks
+
+        fetch_networks()  # once, and before any video: that there are none is no fault of theirs
     folder = Path(options.out_dir or experiment.folder / "separated" / options.name)
     reasons = {video.name: reason for video in found if (reason := name_problem(str(video.path)))}
     videos = [video for video in found if video.name not in reasons]

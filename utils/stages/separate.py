@@ -97,6 +97,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output_rate", choices=OUTPUT_RATES, help="videos: source also writes stems like the video's sound")
     parser.add_argument("--mux", type=flag, nargs="?", const=True, help="videos: also one with a stream for each track")
     parser.add_argument("--asr", help="videos: command that prints what is said in a wav, its last word")
+    parser.add_argument("--asr_dir", help="videos: where that command works; empty: here")
     parser.add_argument("--landmarks_dir", help="videos: landmarks found before, a file named as each video")
     parser.add_argument("--alignment", choices=ALIGNMENTS, help="videos: how mouths are aligned")
     parser.add_argument("--audio_stream", type=int, help="videos: 1 is the first; 0: the default, or one with sound")

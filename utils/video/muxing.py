@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.video.containers import open_video, picture_stream, sound_start
 
 _MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}  # by the video's suffix; all others become Matroska
-_LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1")  # by the number of channels
+_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "6.1", "7.1")  # by the number of channels
 _AAC_BITS_PER_CHANNEL = 96_000  # each second
 _AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _BLOCK_SEC = 1
@@ -53,6 +53,8 @@ def write_muxed(video_path: Path, out_path: Path, tracks: Sequence[tuple[str, Pa
         try:
             copy = target.add_stream_from_template(pictures)
             copy.metadata.update(pictures.metadata)
+            if pictures.codec_context.name == "hevc" and muxer != "matroska":
+                copy.codec_context.codec_tag = "hvc1"  # FFmpeg's own choice, hev1, is not played by all
             sounds = [_Sound(target, name, path, muxer, start_sec, gain) for name, path in tracks]
             for packet in source.demux(pictures):
                 if packet.size == 0:

@@ -41,6 +41,11 @@ def network_file(name: str) -> Path:
     return path
 
 
+def fetch_networks() -> list[Path]:
+    """The files of all networks; raises as `network_file`."""
+    return [network_file(name) for name in _SHA256]
+
+
 def _fetch() -> None:
     """Write all networks."""
     any_linux = ("--python-version=3.12", "--implementation=cp", "--abi=cp312", "--platform=manylinux_2_28_x86_64")
@@ -63,8 +68,7 @@ def _fetch() -> None:
 
 def main() -> int:
     """Fetch what is missing."""
-    for name in _SHA256:
-        print(network_file(name))
+    print(*fetch_networks(), sep="\n")
     return 0
 
 
