@@ -6,14 +6,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from utils.training.loggers import is_shown, show
+from utils.training.loggers import ShownEpochs, show
 
 _SHOWN = ("mixture", "sources", "estimates")
 _FLOOR_DB = -60.0
 _WINDOW, _HOP = 512, 128
 
 
-class AudioExamples(pl.Callback):
+class AudioExamples(ShownEpochs):
     """Show the estimates for the first validation mixtures, and their spectrograms beside those of the sources.
 
     They are shown after epochs 1, 2, 4, 8, ... and after the last one; mixtures and sources, which stay, once.
@@ -26,7 +26,6 @@ class AudioExamples(pl.Callback):
     def __init__(self, count: int, sample_rate: int) -> None:
         self.count, self.sample_rate = count, sample_rate
         self.latest: dict[str, torch.Tensor] = {}
-        self.shown_epoch = -1
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, system: pl.LightningModule, outputs: Any, batch: dict, batch_idx: int, *_: Any
@@ -38,16 +37,10 @@ class AudioExamples(pl.Callback):
             estimates = system(first).float()
         self.latest = {name: value.cpu() for name, value in (first | {"estimates": estimates}).items() if name in _SHOWN}
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
-        if is_shown(trainer.current_epoch):
-            self._show(trainer, trainer.current_epoch)
-
-    def on_train_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
-        self._show(trainer, trainer.current_epoch - 1)
-
-    def _show(self, trainer: pl.Trainer, epoch: int) -> None:
-        if not self.latest or epoch <= self.shown_epoch:
-            return
+    def show_epoch(self, trainer: pl.Trainer, epoch: int) -> bool:
+        """Show the estimates of the last validation."""
+        if not self.latest:
+            return False
         sounds, pictures = {}, {}
         for number, signals in enumerate(zip(*(self.latest[name] for name in _SHOWN), strict=True)):
             mixture, sources, estimates = signals
@@ -57,7 +50,7 @@ class AudioExamples(pl.Callback):
             sounds |= {f"example_{number}/{name}": signal for name, signal in shown.items()}
             pictures[f"example_{number}/spectrograms"] = draw_spectrograms(mixture, sources, estimates, self.sample_rate)
         show(trainer, epoch, sounds, self.sample_rate, pictures)
-        self.shown_epoch = epoch
+        return True
 
 
 def draw_spectrograms(mixture: torch.Tensor, sources: torch.Tensor, estimates: torch.Tensor, sample_rate: int) -> np.ndarray:

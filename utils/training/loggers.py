@@ -119,7 +119,28 @@ def show(
                 run.log_image(picture, name, step=step)
 
 
-class RunLog(pl.Callback):
+class ShownEpochs(pl.Callback):
+    """Call `show_epoch` after each shown epoch and after the last one, once for each."""
+
+    shown_epoch = -1
+
+    def show_epoch(self, trainer: pl.Trainer, epoch: int) -> bool:
+        """Give an epoch to the loggers; tells whether there was anything to show."""
+        raise NotImplementedError
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        if is_shown(trainer.current_epoch):
+            self._show_once(trainer, trainer.current_epoch)
+
+    def on_train_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
+        self._show_once(trainer, trainer.current_epoch - 1)
+
+    def _show_once(self, trainer: pl.Trainer, epoch: int) -> None:
+        if epoch > self.shown_epoch and self.show_epoch(trainer, epoch):
+            self.shown_epoch = epoch
+
+
+class RunLog(ShownEpochs):
     """Give the loggers what they do not get by themselves: the conf, and the curves of shown epochs and of the last one.
 
     It comes after what writes curves.png.
@@ -131,23 +152,17 @@ class RunLog(pl.Callback):
 
     def __init__(self, config: Config, exp_dir: Path) -> None:
         self.config, self.curves = config, exp_dir / "curves.png"
-        self.shown_epoch = -1
 
     def on_fit_start(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
         for logger in trainer.loggers:
             logger.log_hyperparams(self.config.to_dict())
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
-        if is_shown(trainer.current_epoch):
-            self._show(trainer, trainer.current_epoch)
-
-    def on_train_end(self, trainer: pl.Trainer, system: pl.LightningModule) -> None:
-        self._show(trainer, trainer.current_epoch - 1)
-
-    def _show(self, trainer: pl.Trainer, epoch: int) -> None:
-        if trainer.is_global_zero and epoch > self.shown_epoch and self.curves.is_file():
+    def show_epoch(self, trainer: pl.Trainer, epoch: int) -> bool:
+        """Show the curves."""
+        has_curves = trainer.is_global_zero and self.curves.is_file()
+        if has_curves:
             show(trainer, epoch, pictures={"curves": (imread(self.curves)[..., :3] * 255).astype("uint8")})
-            self.shown_epoch = epoch
+        return has_curves
 
 
 def end_runs(loggers: list[Logger]) -> None:
