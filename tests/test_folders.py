@@ -198,7 +198,7 @@ def test_a_video_is_separated_by_a_read_only_checkout(tmp_path, shared_data):
                 cwd=tmp_path, timeout_sec=300, HOME=str(tmp_path / "nix"), CDPATH=".")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (out / "g2brbk7n/tracks.json").is_file() and (out / "log/4_separate.log").is_file()
-    assert "Traceback" not in done.stderr and not (tmp_path / "nix").exists()
+    assert "Traceback" not in done.stderr and not (tmp_path / "nix/.cache").exists()
 
 
 def test_a_full_temporary_folder_on_another_disk_does_no_harm(tmp_path):

