@@ -19,8 +19,8 @@ from local_models.bands import BandMerge, BandSplit
 from local_models.configs import AVTFDPRNNConfig
 from local_models.separator import AVSeparator, mean_of_others, own_and_others
 
-_SPECTRUM_FEATS = 3  # of a bin: real and imaginary part, magnitude
-_MASK_FEATS = 2  # of a bin: real and imaginary part
+SPECTRUM_FEATS = 3  # of a bin: real and imaginary part, magnitude
+MASK_FEATS = 2  # of a bin: real and imaginary part
 
 
 class FiLM(nn.Module):
@@ -135,7 +135,7 @@ class TFDPRNNMasker(nn.Module):
         self.sees_others = config.exchange and config.n_faces != 1  # an extraction network takes each face for itself
         chan = config.bn_chan
         norm = _norm(config.norm_type)
-        self.split = BandSplit(config.bands, n_bins, _SPECTRUM_FEATS, chan, config.grid_stride)
+        self.split = BandSplit(config.bands, n_bins, SPECTRUM_FEATS, chan, config.grid_stride)
         self.split_norm = norm(chan)
         rnn = (config.hid_size, norm, config.bidirectional, config.rnn_type)
         self.net = nn.ModuleList(DPRNNBlock(chan, *rnn) for _ in range(config.n_repeats))
@@ -148,11 +148,11 @@ class TFDPRNNMasker(nn.Module):
         n_exchanges = n_stream_repeats - 1 if self.sees_others and visual_chan else 0
         self.exchanges = nn.ModuleList(Exchange(chan) for _ in range(n_exchanges))
         self.merge_act = nn.PReLU()
-        self.merge = BandMerge(config.bands, n_bins, chan, n_masks * _MASK_FEATS, config.grid_stride)
+        self.merge = BandMerge(config.bands, n_bins, chan, n_masks * MASK_FEATS, config.grid_stride)
 
     def forward(self, features: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
         n_frames, n_streams = features.shape[-1], 1  # a mixture has one stream until the faces come in
-        spectrum = features.unflatten(1, (_SPECTRUM_FEATS, -1))  # (batch, 3, n_bins, frames)
+        spectrum = features.unflatten(1, (SPECTRUM_FEATS, -1))  # (batch, 3, n_bins, frames)
         grid = self.split_norm(self.split(spectrum))  # (batch, bn_chan, n_bands, grid frames)
         for index, block in enumerate(self.net):
             if visual is not None and index == self.config.n_audio_repeats:
@@ -164,7 +164,7 @@ class TFDPRNNMasker(nn.Module):
             grid = block(grid)
             grid = self.attentions[index](grid) if self.attentions else grid
         masks = self.merge(self.merge_act(grid))[..., :n_frames]  # (streams, n_masks * 2, n_bins, frames)
-        masks = masks.unflatten(1, (self.n_masks, _MASK_FEATS)).flatten(2, 3)  # (streams, n_masks, 2 * n_bins, frames)
+        masks = masks.unflatten(1, (self.n_masks, MASK_FEATS)).flatten(2, 3)  # (streams, n_masks, 2 * n_bins, frames)
         return masks.unflatten(0, (-1, n_streams)).flatten(1, 2)
 
     def _on_grid(self, visual: torch.Tensor, grid_frames: int) -> torch.Tensor:

@@ -140,8 +140,8 @@ class SeparatorConfig(Checked):
 
 
 @dataclass(frozen=True)
-class AVTFDPRNNConfig(SeparatorConfig):
-    """The default model: a dual-path RNN over bands and frames of an STFT."""
+class TFDPRNNConfig(SeparatorConfig):
+    """What the default model and its causal form have in common: a dual-path RNN over bands and frames of an STFT."""
 
     fit_to_mixture: bool = False
     """As above; this network is trained on SNR, for which level counts."""
@@ -170,11 +170,6 @@ class AVTFDPRNNConfig(SeparatorConfig):
     """Fuse the visual embeddings before every block of a stream instead of before its first one only."""
     exchange: bool = True
     """Streams exchange information before every block but their first, and get each other's visual embeddings."""
-    attention_heads: CountOrZero = 0
-    """Heads of an attention over the frames after each block; 0: none."""
-    norm_type: Literal["gLN", "cLN"] = "gLN"
-    rnn_type: Literal["LSTM", "GRU", "RNN"] = "LSTM"
-    bidirectional: bool = True
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -183,12 +178,67 @@ class AVTFDPRNNConfig(SeparatorConfig):
             yield f"n_audio_repeats ({self.n_audio_repeats}) must be below n_repeats ({self.n_repeats})"
         if self.grid_stride > 1 and self.grid_stride % 2:
             yield f"grid_stride is {self.grid_stride}; 1 or an even number"
-        if self.attention_heads and self.bn_chan % self.attention_heads:
-            yield f"attention_heads ({self.attention_heads}) must divide bn_chan ({self.bn_chan})"
         try:
             parse_bands(self.bands, self.n_filters // 2 + 1)
         except ValueError as error:
             yield str(error)
+
+
+@dataclass(frozen=True)
+class AVTFDPRNNConfig(TFDPRNNConfig):
+    """The default model."""
+
+    attention_heads: CountOrZero = 0
+    """Heads of an attention over the frames after each block; 0: none."""
+    norm_type: Literal["gLN", "cLN"] = "gLN"
+    rnn_type: Literal["LSTM", "GRU", "RNN"] = "LSTM"
+    bidirectional: bool = True
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.attention_heads and self.bn_chan % self.attention_heads:
+            yield f"attention_heads ({self.attention_heads}) must divide bn_chan ({self.bn_chan})"
+
+
+@dataclass(frozen=True)
+class CausalTFDPRNNConfig(TFDPRNNConfig):
+    """The default model's causal form: a frame of the grid is a video frame, and each estimate is known a little later."""
+
+    kernel_size: Count = 480
+    stride: Count = 160
+    grid_stride: Count = 4
+    """As above; together these are the samples of one video frame."""
+    lookahead_frames: CountOrZero = 0
+    """Video frames (40 ms each at 25 fps) of what comes after it that each estimate may depend on, besides the window."""
+    visual_delay_frames: CountOrZero = 0
+    """Video frames by which visual embeddings come late, at least what the visual frontends need of what comes after."""
+    level_frames: Positive = 50.0
+    """Video frames over which the mixture's level is averaged, exponentially."""
+
+    @property
+    def step(self) -> int:
+        """Samples of a frame of the grid."""
+        return self.stride * self.grid_stride
+
+    @property
+    def latency(self) -> int:
+        """Samples from one of the mixture to the moment at which its estimate is known, at most."""
+        return self.delay + self.step
+
+    @property
+    def delay(self) -> int:
+        """Samples by which the estimates are later than the mixture."""
+        return self.lookahead_frames * self.step + self.kernel_size - self.stride
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.grid_stride == 1:
+            yield "grid_stride is 1; an even number"
+        if abs(self.step * self.video_fps - self.sample_rate) > 1e-6 * self.sample_rate:
+            yield (
+                f"stride ({self.stride}) times grid_stride ({self.grid_stride}) must be the samples of a video frame, "
+                f"{self.sample_rate / self.video_fps:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -347,6 +397,7 @@ class VoiceToMouthConfig(Checked):
 
 NETWORK_CONFIGS: dict[str, type[SeparatorConfig | VoiceToMouthConfig]] = {
     "av_tfdprnn": AVTFDPRNNConfig,
+    "av_tfdprnn_causal": CausalTFDPRNNConfig,
     "av_dprnn": AVDPRNNConfig,
     "av_convtasnet": AVConvTasNetConfig,
     "looking_to_listen": LookingToListenConfig,

@@ -5,6 +5,7 @@ from asteroid.models import register_model
 from local_models.av_convtasnet import AVConvTasNet
 from local_models.av_dprnn import AVDPRNN
 from local_models.av_tfdprnn import AVTFDPRNN
+from local_models.causal import CausalTFDPRNN
 from local_models.configs import SeparatorConfig, VoiceToMouthConfig
 from local_models.looking_to_listen import LookingToListen
 from local_models.separator import AVSeparator
@@ -14,6 +15,7 @@ from local_models.voice_to_mouth import VoiceToMouth
 AnyNetwork = AVSeparator | VoiceToMouth
 NETWORKS: dict[str, type[AnyNetwork]] = {
     "av_tfdprnn": AVTFDPRNN,
+    "av_tfdprnn_causal": CausalTFDPRNN,
     "av_dprnn": AVDPRNN,
     "av_convtasnet": AVConvTasNet,
     "looking_to_listen": LookingToListen,

@@ -1,7 +1,7 @@
 """The visual branch: from visual embeddings at the video's rate to features on the audio encoder's frames."""
 
 import torch
-from asteroid.masknn.norms import GlobLN
+from asteroid.masknn.norms import ChanLN, GlobLN
 from torch import nn
 
 
@@ -11,28 +11,32 @@ class VisualBlock(nn.Module):
     Args:
         chan (int): Channels in and out.
         hid_chan (int): Channels of the depthwise convolution over three frames.
+        causal (bool): A frame sees itself and the two before it, and is normalised by itself; else one before and one after,
+            normalised over all frames.
 
     Shape:
-        - input, output: (batch, chan, video_frames)
+        - input, output: (batch, chan, video_frames); causal: the output lacks the first two frames
 
     References
         [1] Pan et al., "USEV: Universal speaker extraction with visual cue", IEEE/ACM TASLP 2022, Sec. III-B.
     """
 
-    def __init__(self, chan: int, hid_chan: int) -> None:
+    def __init__(self, chan: int, hid_chan: int, causal: bool = False) -> None:
         super().__init__()
+        norm = ChanLN if causal else GlobLN
+        self.n_past = 2 if causal else 0
         self.net = nn.Sequential(
             nn.PReLU(),
-            GlobLN(chan),
+            norm(chan),
             nn.Conv1d(chan, hid_chan, 1),
             nn.PReLU(),
-            GlobLN(hid_chan),
-            nn.Conv1d(hid_chan, hid_chan, 3, padding=1, groups=hid_chan),
+            norm(hid_chan),
+            nn.Conv1d(hid_chan, hid_chan, 3, padding=0 if causal else 1, groups=hid_chan),
             nn.Conv1d(hid_chan, chan, 1),
         )
 
     def forward(self, visual: torch.Tensor) -> torch.Tensor:
-        return visual + self.net(visual)
+        return visual[..., self.n_past :] + self.net(visual)
 
 
 class VisualNet(nn.Module):
@@ -51,10 +55,11 @@ class VisualNet(nn.Module):
         adds_to_position (bool): What is seen is added to the learned vector of the position instead of taking its place,
             and starts at zero: a network that was pretrained without faces starts as it is. The streams are then no
             longer those of the faces alone, and their order is to be decided otherwise.
+        causal (bool): As of `VisualBlock`; the caller puts `n_past` frames before the embeddings.
 
     Shape:
         - input: (batch, n_faces, video_frames, visual_dim)
-        - output: (batch, n_faces, out_chan, video_frames)
+        - output: (batch, n_faces, out_chan, video_frames); causal: without the `n_past` first frames
     """
 
     N_POSITIONS = 8  # faces that differ without being seen; further ones share vectors
@@ -67,9 +72,11 @@ class VisualNet(nn.Module):
         n_blocks: int,
         dropout: float = 0.0,
         adds_to_position: bool = False,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.adds_to_position = adds_to_position
+        self.n_past = 2 * n_blocks if causal else 0
         self.norm = nn.LayerNorm(visual_dim)
         self.project = nn.Conv1d(visual_dim, out_chan, 1)
         if adds_to_position:
@@ -77,7 +84,7 @@ class VisualNet(nn.Module):
             nn.init.zeros_(self.project.bias)
         self.unseen = nn.Parameter(torch.randn(self.N_POSITIONS, out_chan))
         self.dropout = nn.Dropout1d(dropout)
-        self.blocks = nn.Sequential(*(VisualBlock(out_chan, hid_chan) for _ in range(n_blocks)))
+        self.blocks = nn.Sequential(*(VisualBlock(out_chan, hid_chan, causal) for _ in range(n_blocks)))
 
     def forward(self, visual: torch.Tensor) -> torch.Tensor:
         seen = visual.ne(0).any(dim=-1).unsqueeze(2)  # (batch, n_faces, 1, video_frames)

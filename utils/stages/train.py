@@ -73,8 +73,9 @@ def main() -> int:
     frontends: dict[str, FrontendRecord] = {}
     train_stores, val_stores = [], []
     if config.needs_visual:
-        frontends, dims = _frontends(config, args)
+        frontends, dims, delay_frames = _frontends(config, args)
         config = config.with_visual_dim(sum(dims.values()), dims.get("face", 0), dims.get("shape", 0))
+        config = config.with_visual_delay(delay_frames)
         train_stores, val_stores = _stores(args.dump_dir / "embeddings", frontends, train_manifest, val_manifest)
     stores = [name for record in frontends.values() for name in record.training_stores]
     if config.makes_embeddings:
@@ -96,11 +97,12 @@ def main() -> int:
     return 0
 
 
-def _frontends(config: Config, args: argparse.Namespace) -> tuple[dict[str, FrontendRecord], dict[str, int]]:
-    """The visual frontends by what they see, and how many numbers an embedding of each has."""
-    from utils.embedding.kinds import load_kind, record_of
+def _frontends(config: Config, args: argparse.Namespace) -> tuple[dict[str, FrontendRecord], dict[str, int], int]:
+    """The visual frontends by what they see, how many numbers an embedding of each has, and by how many frames a causal
+    network must wait for them."""
+    from utils.embedding.kinds import load_kind, lookahead_frames, record_of
 
-    records, dims = {}, {}
+    records, dims, delay_frames = {}, {}, 0
     for kind in config.kinds_of_frontends:
         weights = weights_by_kind(args.frontend_weights, args.face_weights)[kind]
         views = ["centre"] if kind == "face" else args.views.split(",")
@@ -108,7 +110,9 @@ def _frontends(config: Config, args: argparse.Namespace) -> tuple[dict[str, Fron
         frontend = load_kind(kind, weights, conf, layer)
         records[kind] = record_of(frontend, weights, conf, layer, views, args.precision)
         dims[kind] = frontend.dim
-    return records, dims
+        if config.is_causal:
+            delay_frames = max(delay_frames, lookahead_frames(frontend))
+    return records, dims, delay_frames
 
 
 def _stores(folder: Path, frontends: dict[str, FrontendRecord], train: Manifest, val: Manifest) -> tuple[list, list]:

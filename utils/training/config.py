@@ -18,6 +18,7 @@ import yaml
 from local_models.configs import (
     DEFAULT_NETWORK,
     NETWORK_CONFIGS,
+    CausalTFDPRNNConfig,
     Checked,
     Count,
     CountOrZero,
@@ -256,6 +257,17 @@ class Config:
         if not self.is_voice_to_mouth:
             dims |= {"face_dim": face_dim, "shape_dim": shape_dim}
         return replace(self, model=replace(self.model, **dims))
+
+    def with_visual_delay(self, delay_frames: int) -> "Config":
+        """The same conf for visual embeddings that are known so many frames later; only causal networks mind."""
+        if not self.is_causal or delay_frames <= self.model.visual_delay_frames:
+            return self
+        return replace(self, model=replace(self.model, visual_delay_frames=delay_frames))
+
+    @property
+    def is_causal(self) -> bool:
+        """True for a network that separates while the sound comes in."""
+        return isinstance(self.model, CausalTFDPRNNConfig)
 
     @property
     def kinds_of_frontends(self) -> tuple[str, ...]:
