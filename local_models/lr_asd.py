@@ -1,5 +1,7 @@
 """The visual half of LR-ASD, a network trained to see who is speaking; its frame vectors follow the speech."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -30,22 +32,50 @@ class VisualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, frames, H, W, in_channels) -> (batch, frames, H / stride, W / stride, channels)."""
+        x, shape = self._over_pictures(x)
+        x = _convolve(x, self.t_1, self.t_norm_1)
+        x = _convolve(x, self.t_2, self.t_norm_2)
+        return x.reshape(shape)
+
+    def stream(
+        self, x: torch.Tensor, first: torch.Tensor | int, pasts: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The same for frames as they come, three frames late.
+
+        Args:
+            x: (batch, frames, H, W, in_channels).
+            first: the number of the first of these frames in the whole, below 0 for what is before it.
+            pasts: what the two convolutions over time have seen last; none at the beginning.
+        """
+        x, shape = self._over_pictures(x)
+        seen = []
+        for index, (conv, norm) in enumerate(((self.t_1, self.t_norm_1), (self.t_2, self.t_norm_2))):
+            is_there = torch.arange(x.shape[1], device=x.device) + first >= 0
+            x = x * is_there[:, None, None]  # before the beginning there is nothing, as in the whole
+            n_past = conv.kernel_size[0] - 1
+            past = pasts[index] if pasts else x.new_zeros(x.shape[0], n_past, *x.shape[2:])
+            x = torch.cat([past, x], dim=1)
+            seen.append(x[:, x.shape[1] - n_past :])
+            first = first - n_past // 2
+            x = _convolve(x, conv, norm, padding=0)
+        return x.reshape(shape), seen
+
+    def _over_pictures(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """The convolutions over the picture: (batch, frames, height * width, channels), and its shape with the picture's."""
         batch, frames = x.shape[:2]
         x = _convolve(x.flatten(0, 1), self.s_1, self.s_norm_1)
         x = _convolve(x, self.s_2, self.s_norm_2)
         _, height, width, channels = x.shape
-        x = x.reshape(batch, frames, height * width, channels)
-        x = _convolve(x, self.t_1, self.t_norm_1)
-        x = _convolve(x, self.t_2, self.t_norm_2)
-        return x.reshape(batch, frames, height, width, channels)
+        return x.reshape(batch, frames, height * width, channels), (batch, frames, height, width, channels)
 
 
-def _convolve(x: torch.Tensor, conv: nn.Conv3d, norm: nn.BatchNorm3d) -> torch.Tensor:
+def _convolve(x: torch.Tensor, conv: nn.Conv3d, norm: nn.BatchNorm3d, padding: int | None = None) -> torch.Tensor:
     """Convolution, normalisation by the stored statistics, ReLU.
 
     Args:
         x: (n, rows, columns, channels): rows and columns are those of the picture for a kernel flat in time, else time
             and the flattened picture.
+        padding: in time; None: the convolution's own.
     """
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     weight = conv.weight * scale.view(-1, 1, 1, 1, 1)
@@ -53,7 +83,7 @@ def _convolve(x: torch.Tensor, conv: nn.Conv3d, norm: nn.BatchNorm3d) -> torch.T
     if conv.kernel_size[0] == 1:
         stride, padding, weight = conv.stride[1:], conv.padding[1:], weight.squeeze(2)
     else:
-        stride, padding, weight = 1, (conv.padding[0], 0), weight.squeeze(4)
+        stride, padding, weight = 1, (conv.padding[0] if padding is None else padding, 0), weight.squeeze(4)
     out = functional.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, padding).relu_()
     return out.permute(0, 2, 3, 1).contiguous()
 
@@ -65,6 +95,7 @@ class LRASDVisual(nn.Module):
     """
 
     dim = CHANNELS[-1]
+    lookahead_frames = 9  # three in each block
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,6 +106,24 @@ class LRASDVisual(nn.Module):
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """Normalised grey frames of any size, (batch, frames, H, W) -> (batch, frames, 128)."""
         return self.last_block(self.before_last_block(clips))
+
+    def stream(self, clips: torch.Tensor, state: Sequence[torch.Tensor] = ()) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """`forward` for frames as they come: the vector of frame k comes with frame k + `lookahead_frames`.
+
+        Args:
+            clips: as of `forward`, the next frames.
+            state: of the call before; none at the beginning.
+
+        Returns:
+            (batch, frames, 128), the first `lookahead_frames` of which are no frame's, and the state for the next call.
+        """
+        first = state[0] if state else torch.zeros((), dtype=torch.long, device=clips.device)
+        pasts, x, seen = state[1:], clips.unsqueeze(-1), [first + clips.shape[1]]
+        for index, block in enumerate((self.block1, self.block2, self.block3)):
+            x, last = block.stream(x, first, pasts[2 * index : 2 * index + 2])
+            x = _halve(x) if index < 2 else x
+            first, seen = first - 3, [*seen, *last]
+        return x.amax(dim=(2, 3)), seen
 
     def before_last_block(self, clips: torch.Tensor) -> torch.Tensor:
         """Clips as of `forward` -> (batch, frames, about H / 8, about W / 8, 64)."""

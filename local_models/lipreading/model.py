@@ -1,7 +1,7 @@
 """The lip-reading network: a 3-D convolution, a trunk over each frame, a temporal network, one word for a clip."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -106,8 +106,8 @@ class Lipreading(nn.Module):
         """
         if layer not in LAYERS:
             raise ValueError(f"layer '{layer}' is none of {', '.join(LAYERS)}")
-        batch, frames = clips.shape[:2]
-        vectors = self.trunk(self._front(clips)).view(batch, frames, -1)
+        margin = self._depth // 2
+        vectors = self._trunk(functional.pad(clips, (0, 0, 0, 0, margin, margin)))
         if layer == "trunk":
             return vectors
         if self.use_boundary != (boundaries is not None):
@@ -116,17 +116,44 @@ class Lipreading(nn.Module):
             vectors = torch.cat((vectors, boundaries[..., None].to(vectors)), dim=-1)
         return self.tcn(vectors.transpose(1, 2)).transpose(1, 2)
 
+    def stream(self, clips: torch.Tensor, state: Sequence[torch.Tensor] = ()) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Vectors of the trunk for frames as they come: that of frame k comes with frame k + `lookahead_frames`.
+
+        Args:
+            clips: as of `forward`, the next frames.
+            state: of the call before; none at the beginning.
+
+        Returns:
+            (batch, frames, layer_dims["trunk"]), the first `lookahead_frames` of which are no frame's, and the state for the
+            next call.
+        """
+        batch, _, *size = clips.shape
+        clips = torch.cat([*(state or [clips.new_zeros(batch, self._depth - 1, *size)]), clips], dim=1)
+        return self._trunk(clips), [clips[:, clips.shape[1] - self._depth + 1 :]]
+
+    @property
+    def lookahead_frames(self) -> int:
+        """Frames after its own that a vector of the trunk depends on."""
+        return self._depth // 2
+
+    @property
+    def _depth(self) -> int:
+        return self.frontend3D[0].kernel_size[0]
+
+    def _trunk(self, clips: torch.Tensor) -> torch.Tensor:
+        """(batch, frames and `_depth` - 1 more, H, W) -> vectors (batch, frames, channels)."""
+        n_frames = clips.shape[1] - self._depth + 1
+        return self.trunk(self._front(clips)).view(len(clips), n_frames, -1)
+
     def _front(self, clips: torch.Tensor) -> torch.Tensor:
-        """(batch, frames, H, W) -> (batch * frames, channels, H / 4, W / 4).
+        """(batch, frames and `_depth` - 1 more, H, W) -> (batch * frames, channels, H / 4, W / 4).
 
         The 3-D convolution has one input channel, so it equals a 2-D convolution over five neighbouring frames as
         channels; from there on each frame is a clip of its own. With the channels last in memory, convolution and
         pooling so take a third of the time that the plain form takes on a CPU.
         """
         conv, *rest = self.frontend3D
-        depth = conv.kernel_size[0]
-        padded = functional.pad(clips, (0, 0, 0, 0, depth // 2, depth // 2))
-        windows = padded.unfold(1, depth, 1).flatten(0, 1).permute(0, 3, 1, 2)
+        windows = clips.unfold(1, self._depth, 1).flatten(0, 1).permute(0, 3, 1, 2)
         x = functional.conv2d(windows, conv.weight.squeeze(1), None, conv.stride[1:], conv.padding[1:]).unsqueeze(2)
         for module in rest:
             x = module(x)

@@ -7,6 +7,7 @@ fingerprint names the store that keeps them.
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,6 +180,15 @@ class _LipreadingLayer(nn.Module):
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         return self.lipreader.features(clips, self.layer)
+
+    @property
+    def lookahead_frames(self) -> int | None:
+        """Frames after its own that a vector depends on; None: not to be streamed."""
+        return self.lipreader.lookahead_frames if self.layer == "trunk" else None
+
+    def stream(self, clips: torch.Tensor, state: Sequence[torch.Tensor] = ()) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """See `Lipreading.stream`."""
+        return self.lipreader.stream(clips, state)
 
 
 def load_frontend(

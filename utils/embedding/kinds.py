@@ -12,7 +12,6 @@ from utils.embedding.frontends import Frontend, load_frontend, store_name
 from utils.embedding.landmarks import FaceKeypoints, LipShapes
 from utils.errors import UserError
 
-_PROBED_FRAMES = 48  # who needs more of what comes after is of no use to a causal network
 LANDMARK_KINDS = {"shape": LipShapes, "keypoints": FaceKeypoints}
 
 
@@ -40,22 +39,16 @@ def lookahead_frames(frontend: AnyFrontend) -> int:
     """Video frames after its own that an embedding depends on; 0 for precomputed embeddings, of which nobody knows.
 
     Raises:
-        UserError: they are two seconds or more.
+        UserError: so many that it is not to be streamed.
     """
     if not isinstance(frontend, Frontend):
         return 0  # landmarks and faces are embedded one by one
-    generator = torch.Generator().manual_seed(0)
-    clips = torch.randn(1, _PROBED_FRAMES, frontend.crop_size, frontend.crop_size, generator=generator)
-    other = clips.clone()
-    other[:, -1] += 1
-    changed = (frontend(clips) != frontend(other)).any(dim=-1)[0]
-    first = int(changed.int().argmax())
-    if first == 0:
+    if frontend.network.lookahead_frames is None:
         raise UserError(
-            f"the visual frontend {frontend.name} looks at two seconds or more of what comes after: no network can be causal "
-            "with it; take --frontend_layer trunk, or another one"
+            f"the visual frontend {frontend.name} looks at seconds of what comes after: no network can be causal with it; take "
+            "--frontend_layer trunk"
         )
-    return _PROBED_FRAMES - 1 - first
+    return frontend.network.lookahead_frames
 
 
 def record_of(frontend: AnyFrontend, weights: str, conf: str, layer: str, views: list[str], precision: str) -> FrontendRecord:
