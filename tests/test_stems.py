@@ -177,6 +177,32 @@ def test_channels_keep_their_places(tmp_path, n_channels, layout):
     assert all(np.corrcoef(heard[k], voices[k])[0, 1] > 0.9 for k in full)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "layout", "muxed"),
+    [
+        ("a.mov", "pcm_s16le", "quad", "quad"),
+        ("a.mov", "pcm_s16le", "4.0", "4.0"),
+        ("a.mov", "pcm_s16le", "5.1(side)", "5.1"),  # AAC cannot tell the places of the former
+        ("a.mkv", "flac", "5.1(side)", "5.1(side)"),
+        ("a.mkv", "flac", "6.0", "6.0"),
+        ("a.mkv", "pcm_s16le", "quad", "4.0"),  # this video does not tell them
+        ("a.mkv", "flac", "7.1", "7.1"),
+    ],
+)
+def test_channels_have_the_places_of_the_videos_sound(tmp_path, name, codec, layout, muxed):
+    n_channels = av.AudioLayout(layout).nb_channels
+    voices = np.stack([speech_like(19_200, 48_000, seed) for seed in range(n_channels)])
+    video = Video(n_pictures=10, sound=voices, sound_codec=codec, sound_layout=layout).write(tmp_path / name)
+    soundfile.write(tmp_path / "t.wav", voices.T, 48_000, subtype="FLOAT")
+    out = tmp_path / f"tracks{muxed_suffix(video)}"
+    write_muxed(video, out, [("face1", tmp_path / "t.wav")])
+    with av.open(str(out)) as container:
+        assert container.streams.audio[0].layout.name == muxed
+    heard = np.concatenate([samples for _, samples in read_source(out)], axis=1)[:, :19_200]
+    full = [k for k in range(n_channels) if (muxed, k) != ("5.1", 3)]  # the fourth of 5.1 is for low frequencies
+    assert all(np.corrcoef(heard[k], voices[k])[0, 1] > 0.9 for k in full)
+
+
 def test_a_turned_video_stays_turned(tmp_path):
     video = Video(n_pictures=5, rotation=90, sound=speech_like(9_600, 48_000)).write(tmp_path / "a.mp4")
     soundfile.write(tmp_path / "t.wav", speech_like(9_600, 48_000), 48_000)

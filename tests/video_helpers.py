@@ -69,6 +69,7 @@ class Video:
     sound_rate_hz: int = 48_000
     sound_start_sec: float = 0.0
     sound_codec: str = "aac"
+    sound_layout: str = ""  # "": the usual one of so many channels
     more_sounds: list[np.ndarray] = field(default_factory=list)
     cuts_sec: tuple[tuple[float, float], ...] = ()  # spans of the file's clock whose sound packets are left out
     container_options: dict[str, str] = field(default_factory=dict)
@@ -116,15 +117,15 @@ class Video:
         container.mux(stream.encode(None))
 
     def _add_sound(self, container, sound: np.ndarray):
-        layout = "mono" if sound.ndim == 1 or len(sound) == 1 else {2: "stereo", 6: "5.1"}[len(sound)]
+        layout = self.sound_layout or {1: "mono", 2: "stereo", 6: "5.1"}[len(np.atleast_2d(sound))]
         return container.add_stream(self.sound_codec, rate=self.sound_rate_hz, layout=layout)
 
     def _write_sound(self, container, stream, sound: np.ndarray) -> None:
-        sound = np.ascontiguousarray(np.atleast_2d(sound), dtype=np.float32)
+        sound = np.atleast_2d(sound).astype(np.float32)
         start = round(self.sound_start_sec * self.sound_rate_hz)
         converter = av.AudioResampler(format=stream.format, layout=stream.layout, rate=self.sound_rate_hz,
                                       frame_size=stream.frame_size or 1024)  # fmt: skip
-        frame = av.AudioFrame.from_ndarray(sound, format="fltp", layout=stream.layout.name)
+        frame = av.AudioFrame.from_ndarray(sound.T.reshape(1, -1), format="flt", layout=stream.layout.name)
         frame.sample_rate, frame.pts, frame.time_base = self.sound_rate_hz, start, Fraction(1, self.sound_rate_hz)
         for piece in [*converter.resample(frame), *converter.resample(None), None]:
             packets = stream.encode(piece)
