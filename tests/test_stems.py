@@ -203,6 +203,21 @@ def test_channels_have_the_places_of_the_videos_sound(tmp_path, name, codec, lay
     assert all(np.corrcoef(heard[k], voices[k])[0, 1] > 0.9 for k in full)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("stamps_sec", [[0, 20, 40], [0, 1, 59]])
+def test_what_is_played_at_one_time_lies_in_one_place_also_where_pictures_are_minutes_apart(tmp_path, suffix, stamps_sec):
+    sound = speech_like(60 * 8_000, 8_000)
+    how = {"sound": sound, "sound_rate_hz": 8_000, "b_frames": 0}
+    video = Video(n_pictures=3, stamps_sec=stamps_sec, **how).write(tmp_path / f"a{suffix}")
+    soundfile.write(tmp_path / "t.wav", sound, 8_000)
+    out = tmp_path / f"tracks{suffix}"
+    write_muxed(video, out, [(name, tmp_path / "t.wav") for name in ("face1", "face2", "rest")])
+    with av.open(str(out)) as container:
+        packets = [packet for packet in container.demux() if packet.size]
+    times_sec = [float(packet.pts * packet.time_base) for packet in sorted(packets, key=lambda packet: packet.pos)]
+    assert np.abs(np.diff(times_sec)).max() < 1.5 and times_sec[-1] > 59
+
+
 def test_a_turned_video_stays_turned(tmp_path):
     video = Video(n_pictures=5, rotation=90, sound=speech_like(9_600, 48_000)).write(tmp_path / "a.mp4")
     soundfile.write(tmp_path / "t.wav", speech_like(9_600, 48_000), 48_000)

@@ -66,11 +66,11 @@ def write_muxed(video_path: Path, out_path: Path, tracks: Sequence[tuple[str, Pa
                 time_sec = packet.dts if packet.dts is not None else packet.pts
                 packet.stream = copy
                 if time_sec is not None:
-                    for sound in sounds:
-                        sound.write_until(time_sec * pictures.time_base)
+                    _write_sounds(sounds, time_sec * pictures.time_base)
                 target.mux(packet)
+            _write_sounds(sounds, None)
             for sound in sounds:
-                sound.write_until(None)
+                sound.end()
         except (av.FFmpegError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(
@@ -131,13 +131,31 @@ class _Sound:
                 position += len(block)
                 yield frame
 
-    def write_until(self, time_sec: Fraction | None) -> None:
-        """Encode what begins before a time of the container; None: all that is left, and the end."""
-        while self.waiting is not None and (time_sec is None or self.waiting.pts * self.waiting.time_base < time_sec):
-            for frame in self.resampler.resample(self.waiting):
-                self.target.mux(self.stream.encode(frame))
-            self.waiting = next(self.frames, None)
-        if time_sec is None:
-            for frame in self.resampler.resample(None):
-                self.target.mux(self.stream.encode(frame))
-            self.target.mux(self.stream.encode(None))
+    @property
+    def waiting_sec(self) -> Fraction:
+        """When the waiting block begins on the container's clock."""
+        return self.waiting.pts * self.waiting.time_base
+
+    def write_block(self) -> None:
+        """Encode the waiting block."""
+        for frame in self.resampler.resample(self.waiting):
+            self.target.mux(self.stream.encode(frame))
+        self.waiting = next(self.frames, None)
+
+    def end(self) -> None:
+        """Encode what resampler and encoder still hold."""
+        for frame in self.resampler.resample(None):
+            self.target.mux(self.stream.encode(frame))
+        self.target.mux(self.stream.encode(None))
+
+
+def _write_sounds(sounds: Sequence[_Sound], time_sec: Fraction | None) -> None:
+    """Encode the blocks that begin before a time of the container, the earliest of all sounds first; None: all there are.
+
+    Between pictures that are far apart, too, players then find in one place what they play at one time.
+    """
+    while waiting := [sound for sound in sounds if sound.waiting is not None]:
+        earliest = min(waiting, key=lambda sound: sound.waiting_sec)
+        if time_sec is not None and earliest.waiting_sec >= time_sec:
+            return
+        earliest.write_block()
