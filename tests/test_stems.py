@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from scipy.signal import butter, resample_poly, sosfiltfilt
-from video_helpers import Video, lag_samples, speech_like, wav_of
+from video_helpers import Video, lag_samples, numbers, speech_like, wav_of
 
 from utils.errors import UserError
 from utils.separation.stems import stem_blocks
@@ -216,6 +216,20 @@ def test_what_is_played_at_one_time_lies_in_one_place_also_where_pictures_are_mi
         packets = [packet for packet in container.demux() if packet.size]
     times_sec = [float(packet.pts * packet.time_base) for packet in sorted(packets, key=lambda packet: packet.pos)]
     assert np.abs(np.diff(times_sec)).max() < 1.5 and times_sec[-1] > 59
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
+@pytest.mark.parametrize("tag", ["hev1", "hvc1"])
+def test_hevc_has_the_tag_that_apples_players_ask_for(tmp_path, name, tag):
+    hevc = {"codec": "libx265", "codec_tag": tag, "codec_options": {"preset": "ultrafast", "x265-params": "log-level=none"}}
+    video = Video(n_pictures=5, sound=speech_like(9_600, 48_000), **hevc).write(tmp_path / name)
+    soundfile.write(tmp_path / "t.wav", speech_like(9_600, 48_000), 48_000)
+    out = tmp_path / f"tracks{muxed_suffix(video)}"
+    write_muxed(video, out, [("face1", tmp_path / "t.wav")])
+    assert tag.encode() in video.read_bytes()
+    assert b"hvc1" in out.read_bytes() and b"hev1" not in out.read_bytes()
+    assert packets_of(out) == packets_of(video)
+    assert numbers(out, 5) == list(range(5))
 
 
 def test_a_turned_video_stays_turned(tmp_path):

@@ -58,6 +58,7 @@ class Video:
     stamps_sec: list[float] | None = None
     start_sec: float = 0.0  # of the pictures
     codec: str = "libx264"
+    codec_tag: str = ""  # "": the container's own
     size: tuple[int, int] = SIZE
     pix_fmt: str = "yuv420p"
     b_frames: int = 2
@@ -97,6 +98,8 @@ class Video:
             stream.codec_context.time_base = Fraction(1, _CLOCK)
         fast = {"preset": "ultrafast", "bf": str(self.b_frames)} if self.codec == "libx264" else {}
         stream.options = fast | self.codec_options
+        if self.codec_tag:
+            stream.codec_context.codec_tag = self.codec_tag
         if self.rotation or self.hflip:
             stream.set_display_rotation(self.rotation, hflip=self.hflip)
         return stream
