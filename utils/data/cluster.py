@@ -185,7 +185,7 @@ class Cluster:
         self._n_workers, self._looked_sec, self._seen_sec = 0, -_LOOK_SEC, time.monotonic()
 
     def work(
-        self, function: Callable[[Any], Any], givens: Sequence[Any], shared: Path
+        self, function: Callable[[Any], Any], givens: Sequence[Any], shared: Path, tell: Callable[[int], object]
     ) -> Generator[tuple[int, Any, str], None, None]:
         """Apply `function` to each of `givens`; what stops the reader takes back what has not begun.
 
@@ -193,6 +193,7 @@ class Cluster:
             function: picklable.
             givens: picklable.
             shared: a file that the workers must see, or the folder of the outputs, for a file that is made there.
+            tell: is told 0 every few seconds, and while nothing is finished, too.
 
         Yields:
             The place among `givens`, what the function returned, and "" or the reason why there is nothing: twice, the
@@ -205,9 +206,11 @@ class Cluster:
         with nullcontext(shared) if shared.is_file() else temporary_file(shared) as probe:
             place = _Place(_state(), os.getcwd(), str(probe.absolute()))
             self._check(place)
-            yield from self._work(functools.partial(_work, place=place, function=function), givens)
+            yield from self._work(functools.partial(_work, place=place, function=function), givens, tell)
 
-    def _work(self, work: Callable, givens: Sequence[Any]) -> Generator[tuple[int, Any, str], None, None]:
+    def _work(
+        self, work: Callable, givens: Sequence[Any], tell: Callable[[int], object]
+    ) -> Generator[tuple[int, Any, str], None, None]:
         waiting, suspects = list(range(len(givens)))[::-1], []
         running: dict[Future, list[int]] = {}
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
@@ -224,6 +227,7 @@ class Cluster:
                     running[future] = indices
                     future.add_done_callback(ended.put)
                 raised = None
+                tell(0)
                 for future in _available(ended):
                     indices = running.pop(future)
                     outcome = self._outcome(future)

@@ -366,7 +366,7 @@ def _embed_on_cluster(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, tell:
     plans = [replace(plan, groups=groups) for groups in _cut_shares(plan.groups)]
     jobs = [Job(str(number), "", (), (frontend.load_again, share)) for number, share in enumerate(plans)]
     problems: dict[str, list[Problem]] = {}
-    with closing(work_through(_embed_share, jobs, nj, plan.root.parent)) as done:
+    with closing(work_through(_embed_share, jobs, nj, plan.root.parent, tell)) as done:
         for job, failed, reason in done:
             _, share = job.given
             error = UserError(reason)
