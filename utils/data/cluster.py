@@ -217,10 +217,10 @@ class Cluster:
         task_size, tried_again = 1, False
         try:
             while waiting or running or suspects:
-                if not waiting and not running:  # only the suspects are left: each by itself, none waits behind another
+                if not waiting and not running:  # only the suspects are left: one at a time, so that a death is its own
                     waiting, suspects, task_size, tried_again = suspects, [], 1, True
                 n_workers = self._count_workers()
-                while waiting and len(running) < (1 if tried_again else 2) * n_workers:
+                while waiting and len(running) < (1 if tried_again else 2 * n_workers):
                     n_jobs = max(1, min(task_size, len(waiting) // (4 * n_workers)))
                     indices = [waiting.pop() for _ in range(n_jobs)]
                     future = self._submit(work, [givens[index] for index in indices])
