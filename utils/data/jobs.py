@@ -112,7 +112,7 @@ def run_jobs(
         OSError: the system refuses what every job needs.
     """
     todo, results = pending(jobs, journal)
-    if results:
+    if results and todo:  # where nothing is left to do the caller says so
         log.info("%s: %d of %d %ss were done before and have not changed", title, len(results), len(jobs), unit)
     _remove_leftovers(jobs)
     remove_leftovers(journal.parent, below=False)

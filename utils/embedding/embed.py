@@ -184,6 +184,8 @@ def _embed_view(plan: EmbeddingPlan, frontend: AnyFrontend, options: CorpusOptio
     rank, n_processes = options.share
     failed_path = plan.root / ("failed.csv" if n_processes == 1 else f"failed-{rank}.csv")
     problems = run_plan(plan, frontend, options.nj, failed_path.name)
+    counts = plan.n_clips, plan.n_clips - plan.n_pending, plan.n_pending - len(problems), len(problems)
+    logger.info("stage 2: %s: clips: %d, %d already there, %d embedded now, %d failed", plan.root, *counts)
     for other in plan.root.glob("failed-*.csv" if n_processes == 1 else "failed.csv"):
         other.unlink(missing_ok=True)  # of an earlier run with another number of processes
     if len(problems) > options.max_failed:
@@ -341,8 +343,6 @@ def run_plan(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, failed_name: s
         embed = _embed_on_cluster if chosen_cluster() else _embed
         problems = embed(plan, frontend, nj, progress.update)
     write_failed(plan.root / failed_name, problems)
-    counts = plan.n_clips, plan.n_clips - plan.n_pending, plan.n_pending - len(problems), len(problems)
-    logger.info("%s: clips: %d, %d already there, %d embedded now, %d failed", plan.root, *counts)
     return problems
 
 
