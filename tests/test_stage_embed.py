@@ -15,11 +15,13 @@ import pytest
 import torch
 
 from local_models.lipreading import Lipreading
+from utils.data.cluster import CLUSTER_NAME, DIED
 from utils.data.files import readable_bytes
 from utils.data.manifest import Manifest, Utterance, write_manifest
 from utils.data.mouths import read_mouths
 from utils.embedding.embed import collect_clips, embed_manifests, plan_embedding
 from utils.embedding.frontends import Frontend, load_frontend, store_name
+from utils.embedding.kinds import load_kind
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UsageError, UserError
 from utils.stages import embed
@@ -359,3 +361,29 @@ def test_a_folder_without_manifests_names_the_stage_that_makes_them(tmp_path, we
     (tmp_path / "data/tiny").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds no manifest.*stage 0"):
         run_stage(monkeypatch, arguments(tmp_path, weights))
+
+
+def test_of_a_share_whose_workers_die_only_the_clip_at_fault_is_lost(tmp_path, corpus, weights, monkeypatch):
+    """The engine is a stand-in: it does the jobs here, and says of those with one clip that their workers died."""
+    deadly, sizes = "mouths/0004.npz", []
+
+    def work_through(function, jobs, nj, shared, tell):
+        for job in jobs:
+            _, share = job.given
+            keys = [clip.key for group in share.groups for clip in group]
+            sizes.append(len(keys))
+            yield (job, None, DIED) if deadly in keys else (job, function(job.given), "")
+
+    monkeypatch.setattr("utils.embedding.embed.work_through", work_through)
+    monkeypatch.setattr("utils.embedding.embed._SHARE_FRAMES", 12)
+    monkeypatch.setenv(CLUSTER_NAME, "dask://127.0.0.1:9")
+    frontend = load_kind("lips", weights)
+    (tmp_path / "mouths/0001.npz").write_bytes(b"no zip")
+    store, problems = embed_manifests([corpus], frontend, tmp_path / "dump", batch_size=2)
+    assert {problem.path: problem.reason for problem in problems}[deadly] == DIED
+    assert sorted(problem.path for problem in problems) == ["mouths/0001.npz", deadly]
+    assert sorted(store.keys()) == sorted({item.mouth_path for item in corpus.items} - {"mouths/0001.npz", deadly})
+    assert 1 < max(sizes) < N_CLIPS and sizes.count(1) == max(sizes)
+    monkeypatch.delenv(CLUSTER_NAME)
+    whole, _ = embed_manifests([corpus], frontend, tmp_path / "here", batch_size=2)
+    assert all(store.get(key).tobytes() == whole.get(key).tobytes() for key in store.keys())  # noqa: SIM118

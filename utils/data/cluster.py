@@ -43,6 +43,8 @@ CLUSTER_NAME = "AVSEP_CLUSTER"
 """Variable of the environment: the engine that `use_cluster` chose."""
 WAIT_NAME = "AVSEP_CLUSTER_WAIT_SEC"
 """Variable of the environment: seconds after which a cluster without any worker is given up."""
+DIED = "the workers that worked on it died (out of memory, or a crash in C code)"
+"""Why there is no result of a job whose workers died, also when it was done by itself."""
 _WAIT_SEC = 600.0
 _CONNECT_SEC = 10.0
 _LOOK_SEC = 2.0  # between two looks at the workers
@@ -232,7 +234,7 @@ class Cluster:
                     indices = running.pop(future)
                     outcome = self._outcome(future)
                     if outcome is None and tried_again:
-                        yield indices[0], None, "the workers that worked on it died (out of memory, or a crash in C code)"
+                        yield indices[0], None, DIED
                     elif outcome is None:
                         suspects += indices
                     else:
