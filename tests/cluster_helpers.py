@@ -85,6 +85,11 @@ def slow_work(given: tuple[str, str]) -> dict:
     return work(given)
 
 
+def slowest_work(given: tuple[str, str]) -> dict:
+    time.sleep(1)
+    return work(given)
+
+
 def mistaken(given: tuple[str, str]) -> dict:
     return {"inverse": 1 / (given[0] != "mistake")} | work(given)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -16,13 +17,15 @@ import pytest
 import soundfile
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt")
-from cluster_helpers import ROOT, LocalEngine, jobs, mistaken, slow_work, work
-from separation_helpers import make_experiment, samples_hash
+from cluster_helpers import ROOT, LocalEngine, jobs, mistaken, slow_work, slowest_work, work
+from separation_helpers import Stage, make_experiment, make_lips, samples_hash
+from test_stage_videos import make_video
 
 from utils.data import cluster
 from utils.data.cluster import CLUSTER_NAME, WAIT_NAME, open_cluster
 from utils.data.jobs import run_jobs
 from utils.data.manifest import Utterance
+from utils.data.progress import INTERVAL_NAME
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UserError
 from utils.mixing.lists import ListedMixture, ListedSource
@@ -68,6 +71,26 @@ def test_jobs_run_in_all_workers_with_rows_for_errors_and_for_jobs_that_kill(on_
     assert len({result["pid"] for result in results.values()}) >= 3
     assert {json.loads(line)["name"] for line in (tmp_path / "j").read_text().splitlines()} == set(results)
     assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_progress_is_shown_while_nothing_is_finished(on_cluster, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "_LOOK_SEC", 0.1)
+    monkeypatch.setenv(INTERVAL_NAME, "0.25")
+    run_jobs(slowest_work, jobs(tmp_path, "some"), tmp_path / "j", 1, "videos", "video")
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if re.match(r"videos: +0% 0/1 \[00:0", line)]) >= 2
+
+
+def test_videos_show_how_many_are_prepared_and_separated(on_cluster, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "_LOOK_SEC", 0.1)
+    monkeypatch.setenv(INTERVAL_NAME, "0.1")
+    make_video(tmp_path / "videos")
+    experiment = make_experiment(tmp_path / "exp/av", make_lips(tmp_path / "lips.pth"))
+    landmarks = ("--landmarks_dir", tmp_path / "landmarks")
+    Stage(tmp_path, monkeypatch)(experiment, tmp_path / "videos", *landmarks, "--out_dir", tmp_path / "out")
+    shown = capsys.readouterr().err
+    assert re.search(r"^videos: +0% 0/1 ", shown, re.MULTILINE) and re.search(r"^tracks: +0% 0/1 ", shown, re.MULTILINE)
+    assert (tmp_path / "out/talk/tracks.json").is_file()
 
 
 def make_voices(folder: Path) -> dict[str, Utterance]:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import sys
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -84,13 +85,26 @@ def test_tables_have_the_form_that_other_programs_read(tmp_path):
     first, second = Speech(0.5, 1.25, MOVING, "a <b> & c"), Speech(3661.0, 3662.9996)
     write_rttm(tmp_path / "s.rttm", "my talk", [("face2", second), ("face1", first)])
     assert (tmp_path / "s.rttm").read_text() == (
-        "SPEAKER my_talk 1 0.500 0.750 <NA> <NA> face1 <NA> <NA>\nSPEAKER my_talk 1 3661.000 2.000 <NA> <NA> face2 <NA> <NA>\n"
+        "SPEAKER my%20talk 1 0.500 0.750 <NA> <NA> face1 <NA> <NA>\n"
+        "SPEAKER my%20talk 1 3661.000 2.000 <NA> <NA> face2 <NA> <NA>\n"
     )
     write_vtt(tmp_path / "s.vtt", "face1", [first, second])
     assert (tmp_path / "s.vtt").read_text() == (
         "WEBVTT\n\n00:00:00.500 --> 00:00:01.250\n<v face1>a &lt;b&gt; &amp; c</v>\n"
         "\n01:01:01.000 --> 01:01:03.000\n<v face1>…</v>\n"
     )
+
+
+def test_each_name_of_a_video_is_one_field_of_its_own_in_the_table_of_speech(tmp_path):
+    names = ["b c", "b_c", "b  c", "b\u00a0c", "b%20c", "Gespräch/1"]
+    fields = []
+    for name in names:
+        write_rttm(tmp_path / "s.rttm", name, [("face1", Speech(0.5, 1.0))])
+        row = (tmp_path / "s.rttm").read_text(encoding="utf-8").split()
+        assert len(row) == 10
+        fields.append(row[1])
+    assert fields == ["b%20c", "b_c", "b%20%20c", "b%C2%A0c", "b%2520c", "Gespräch/1"]
+    assert list(map(unquote, fields)) == names
 
 
 def test_a_recogniser_gets_the_stretch_as_a_wav_and_its_words_are_taken(tmp_path, voice):

@@ -15,11 +15,13 @@ import pytest
 import torch
 
 from local_models.lipreading import Lipreading
+from utils.data.cluster import CLUSTER_NAME, DIED
 from utils.data.files import readable_bytes
 from utils.data.manifest import Manifest, Utterance, write_manifest
 from utils.data.mouths import read_mouths
-from utils.embedding.embed import collect_clips, embed_manifests
+from utils.embedding.embed import collect_clips, embed_manifests, plan_embedding
 from utils.embedding.frontends import Frontend, load_frontend, store_name
+from utils.embedding.kinds import load_kind
 from utils.embedding.store import EmbeddingStore
 from utils.errors import UsageError, UserError
 from utils.stages import embed
@@ -189,8 +191,7 @@ def test_views_have_stores_and_marks_of_their_own(tmp_path, corpus, weights, fro
     assert len(list((tmp_path / "data/tiny").glob(".done-2-*.json"))) == 2
 
 
-def test_only_changed_and_new_sources_are_embedded_again(tmp_path, corpus, frontend, caplog):
-    caplog.set_level("INFO")
+def test_only_changed_and_new_sources_are_embedded_again(tmp_path, corpus, frontend):
     first = embed_manifests([corpus], frontend, tmp_path / "dump")[0]
     old = all_bytes(first.root)
     write_clip(tmp_path / "mouths/0002.npz", 99, 3)
@@ -198,9 +199,10 @@ def test_only_changed_and_new_sources_are_embedded_again(tmp_path, corpus, front
     write_clip(tmp_path / "mouths/new.npz", 100, 3)
     new_item = Utterance("new", "s", "audio/new.wav", "mouths/new.npz", 16000, 3, 25.0)
     changed = write_corpus(tmp_path, [*corpus.items, new_item])
+    plan = plan_embedding([changed], frontend, tmp_path / "dump", "centre", "float16", 16, 1)
+    assert (plan.n_clips, plan.n_pending) == (N_CLIPS + 1, 2)
     store, problems = embed_manifests([changed], frontend, tmp_path / "dump")
     assert not problems
-    assert f"{N_CLIPS - 1} already there, 2 embedded now" in caplog.text
     new = all_bytes(store.root)
     assert {key for key in new if old.get(key) != new[key]} == {"mouths/0002.npz", "mouths/new.npz"}
     assert stored_keys(store.root) == sorted(new)
@@ -359,3 +361,29 @@ def test_a_folder_without_manifests_names_the_stage_that_makes_them(tmp_path, we
     (tmp_path / "data/tiny").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds no manifest.*stage 0"):
         run_stage(monkeypatch, arguments(tmp_path, weights))
+
+
+def test_of_a_share_whose_workers_die_only_the_clip_at_fault_is_lost(tmp_path, corpus, weights, monkeypatch):
+    """The engine is a stand-in: it does the jobs here, and says of those with one clip that their workers died."""
+    deadly, sizes = "mouths/0004.npz", []
+
+    def work_through(function, jobs, nj, shared, tell):
+        for job in jobs:
+            _, share = job.given
+            keys = [clip.key for group in share.groups for clip in group]
+            sizes.append(len(keys))
+            yield (job, None, DIED) if deadly in keys else (job, function(job.given), "")
+
+    monkeypatch.setattr("utils.embedding.embed.work_through", work_through)
+    monkeypatch.setattr("utils.embedding.embed._SHARE_FRAMES", 12)
+    monkeypatch.setenv(CLUSTER_NAME, "dask://127.0.0.1:9")
+    frontend = load_kind("lips", weights)
+    (tmp_path / "mouths/0001.npz").write_bytes(b"no zip")
+    store, problems = embed_manifests([corpus], frontend, tmp_path / "dump", batch_size=2)
+    assert {problem.path: problem.reason for problem in problems}[deadly] == DIED
+    assert sorted(problem.path for problem in problems) == ["mouths/0001.npz", deadly]
+    assert sorted(store.keys()) == sorted({item.mouth_path for item in corpus.items} - {"mouths/0001.npz", deadly})
+    assert 1 < max(sizes) < N_CLIPS and sizes.count(1) == max(sizes)
+    monkeypatch.delenv(CLUSTER_NAME)
+    whole, _ = embed_manifests([corpus], frontend, tmp_path / "here", batch_size=2)
+    assert all(store.get(key).tobytes() == whole.get(key).tobytes() for key in store.keys())  # noqa: SIM118

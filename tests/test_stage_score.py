@@ -312,10 +312,11 @@ def test_a_killed_run_leaves_no_process_and_the_next_one_has_the_same_results(tm
     workers = children_of(process.pid)
     process.kill()
     process.wait()
+    n_before = journal.read_text().count("\n")
     assert workers and not (out / "all_metrics.csv").exists()
     wait_until(lambda: not any(is_running(pid) for pid in workers), seconds=20)
     assert run(monkeypatch, *options) == 0
-    assert "of 5 mixtures were done before" in caplog.text
+    assert n_before == 5 or f"{n_before} of 5 mixtures were done before" in caplog.text
     resumed = (out / "all_metrics.csv").read_text()
     assert run(monkeypatch, *options, "--force") == 0
     assert (out / "all_metrics.csv").read_text() == resumed

@@ -135,6 +135,18 @@ def test_the_report_says_who_is_on_screen_when(tmp_path, stage):
         assert track["level_db"] == pytest.approx(10 * np.log10(np.sum(samples**2) / np.sum(mixture**2)), abs=0.06)
 
 
+def test_a_call_says_what_it_made_and_the_next_one_that_nothing_was_to_be_done(tmp_path, stage, caplog):
+    caplog.set_level("INFO", "utils")
+    video = make_video(tmp_path / "videos")
+    for said in (
+        f"stage 4: {video}: 2 faces, 3.0 s -> {tmp_path}/out/talk",
+        f"stage 4: up to date, the tracks are in {tmp_path}/out",
+    ):
+        caplog.clear()
+        stage(video)
+        assert caplog.messages == [said]
+
+
 def test_no_more_people_than_asked_for_and_who_is_left_out_is_said(tmp_path, stage, caplog):
     video = make_video(tmp_path / "videos")
     folder = stage(video) / "talk"

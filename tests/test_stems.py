@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from scipy.signal import butter, resample_poly, sosfiltfilt
-from video_helpers import Video, lag_samples, speech_like, wav_of
+from video_helpers import Video, lag_samples, numbers, speech_like, wav_of
 
 from utils.errors import UserError
 from utils.separation.stems import stem_blocks
@@ -175,6 +175,61 @@ def test_channels_keep_their_places(tmp_path, n_channels, layout):
     heard = np.concatenate([samples for _, samples in read_source(tmp_path / "tracks.mp4")], axis=1)[:, :19_200]
     full = [k for k in range(n_channels) if layout != "5.1" or k != 3]  # the fourth of 5.1 is for low frequencies
     assert all(np.corrcoef(heard[k], voices[k])[0, 1] > 0.9 for k in full)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "layout", "muxed"),
+    [
+        ("a.mov", "pcm_s16le", "quad", "quad"),
+        ("a.mov", "pcm_s16le", "4.0", "4.0"),
+        ("a.mov", "pcm_s16le", "5.1(side)", "5.1"),  # AAC cannot tell the places of the former
+        ("a.mkv", "flac", "5.1(side)", "5.1(side)"),
+        ("a.mkv", "flac", "6.0", "6.0"),
+        ("a.mkv", "pcm_s16le", "quad", "4.0"),  # this video does not tell them
+        ("a.mkv", "flac", "7.1", "7.1"),
+    ],
+)
+def test_channels_have_the_places_of_the_videos_sound(tmp_path, name, codec, layout, muxed):
+    n_channels = av.AudioLayout(layout).nb_channels
+    voices = np.stack([speech_like(19_200, 48_000, seed) for seed in range(n_channels)])
+    video = Video(n_pictures=10, sound=voices, sound_codec=codec, sound_layout=layout).write(tmp_path / name)
+    soundfile.write(tmp_path / "t.wav", voices.T, 48_000, subtype="FLOAT")
+    out = tmp_path / f"tracks{muxed_suffix(video)}"
+    write_muxed(video, out, [("face1", tmp_path / "t.wav")])
+    with av.open(str(out)) as container:
+        assert container.streams.audio[0].layout.name == muxed
+    heard = np.concatenate([samples for _, samples in read_source(out)], axis=1)[:, :19_200]
+    full = [k for k in range(n_channels) if (muxed, k) != ("5.1", 3)]  # the fourth of 5.1 is for low frequencies
+    assert all(np.corrcoef(heard[k], voices[k])[0, 1] > 0.9 for k in full)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("stamps_sec", [[0, 20, 40], [0, 1, 59]])
+def test_what_is_played_at_one_time_lies_in_one_place_also_where_pictures_are_minutes_apart(tmp_path, suffix, stamps_sec):
+    sound = speech_like(60 * 8_000, 8_000)
+    how = {"sound": sound, "sound_rate_hz": 8_000, "b_frames": 0}
+    video = Video(n_pictures=3, stamps_sec=stamps_sec, **how).write(tmp_path / f"a{suffix}")
+    soundfile.write(tmp_path / "t.wav", sound, 8_000)
+    out = tmp_path / f"tracks{suffix}"
+    write_muxed(video, out, [(name, tmp_path / "t.wav") for name in ("face1", "face2", "rest")])
+    with av.open(str(out)) as container:
+        packets = [packet for packet in container.demux() if packet.size]
+    times_sec = [float(packet.pts * packet.time_base) for packet in sorted(packets, key=lambda packet: packet.pos)]
+    assert np.abs(np.diff(times_sec)).max() < 1.5 and times_sec[-1] > 59
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
+@pytest.mark.parametrize("tag", ["hev1", "hvc1"])
+def test_hevc_has_the_tag_that_apples_players_ask_for(tmp_path, name, tag):
+    hevc = {"codec": "libx265", "codec_tag": tag, "codec_options": {"preset": "ultrafast", "x265-params": "log-level=none"}}
+    video = Video(n_pictures=5, sound=speech_like(9_600, 48_000), **hevc).write(tmp_path / name)
+    soundfile.write(tmp_path / "t.wav", speech_like(9_600, 48_000), 48_000)
+    out = tmp_path / f"tracks{muxed_suffix(video)}"
+    write_muxed(video, out, [("face1", tmp_path / "t.wav")])
+    assert tag.encode() in video.read_bytes()
+    assert b"hvc1" in out.read_bytes() and b"hev1" not in out.read_bytes()
+    assert packets_of(out) == packets_of(video)
+    assert numbers(out, 5) == list(range(5))
 
 
 def test_a_turned_video_stays_turned(tmp_path):

@@ -6,12 +6,13 @@ from math import ceil
 import numpy as np
 import pytest
 import scipy.signal
+from av import AudioLayout
 from av.stream import Disposition
 from video_helpers import VP9, Video, lag_samples, speech_like, wav_of
 
 from utils.errors import UserError
 from utils.video import containers
-from utils.video.sound import extract_sound
+from utils.video.sound import extract_sound, read_source
 
 RATE_HZ = 48_000
 
@@ -70,6 +71,17 @@ def test_channels_become_their_mean_in_every_sample_format(tmp_path, codec, n_ch
     path = Video(n_pictures=2, sound=sound, sound_rate_hz=16_000, sound_codec=codec).write(tmp_path / "a.mkv")
     tolerance = 1e-6 if codec in ("pcm_f32le", "pcm_f64le") else 1 / 100 if codec == "pcm_u8" else 1 / 16_000
     assert np.abs(wav_of(path) - sound.mean(axis=0)).max() < tolerance
+
+
+@pytest.mark.parametrize(("codec", "layout"), [("aac", "7.1"), ("flac", "7.1"), ("aac", "hexadecagonal")])
+def test_of_eight_channels_and_more_each_is_read(tmp_path, codec, layout):
+    n_channels = AudioLayout(layout).nb_channels
+    sound = np.stack([speech_like(9_600, RATE_HZ, seed) for seed in range(n_channels)])
+    video = Video(n_pictures=5, sound=sound, sound_codec=codec, sound_layout=layout).write(tmp_path / "a.mkv")
+    heard = np.concatenate([samples for _, samples in read_source(video)], axis=1)[:, :9_600]
+    full = [k for k in range(n_channels) if (codec, layout, k) != ("aac", "7.1", 3)]  # that is for low frequencies
+    assert len(heard) == n_channels
+    assert all(lag_samples(sound[k], heard[k]) == 0 and np.corrcoef(sound[k], heard[k])[0, 1] > 0.9 for k in full)
 
 
 def test_missing_sound_becomes_silence_so_that_the_rest_stays_in_time(tmp_path):

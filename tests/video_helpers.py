@@ -58,6 +58,7 @@ class Video:
     stamps_sec: list[float] | None = None
     start_sec: float = 0.0  # of the pictures
     codec: str = "libx264"
+    codec_tag: str = ""  # "": the container's own
     size: tuple[int, int] = SIZE
     pix_fmt: str = "yuv420p"
     b_frames: int = 2
@@ -69,6 +70,7 @@ class Video:
     sound_rate_hz: int = 48_000
     sound_start_sec: float = 0.0
     sound_codec: str = "aac"
+    sound_layout: str = ""  # "": the usual one of so many channels
     more_sounds: list[np.ndarray] = field(default_factory=list)
     cuts_sec: tuple[tuple[float, float], ...] = ()  # spans of the file's clock whose sound packets are left out
     container_options: dict[str, str] = field(default_factory=dict)
@@ -96,6 +98,8 @@ class Video:
             stream.codec_context.time_base = Fraction(1, _CLOCK)
         fast = {"preset": "ultrafast", "bf": str(self.b_frames)} if self.codec == "libx264" else {}
         stream.options = fast | self.codec_options
+        if self.codec_tag:
+            stream.codec_context.codec_tag = self.codec_tag
         if self.rotation or self.hflip:
             stream.set_display_rotation(self.rotation, hflip=self.hflip)
         return stream
@@ -116,15 +120,15 @@ class Video:
         container.mux(stream.encode(None))
 
     def _add_sound(self, container, sound: np.ndarray):
-        layout = "mono" if sound.ndim == 1 or len(sound) == 1 else {2: "stereo", 6: "5.1"}[len(sound)]
+        layout = self.sound_layout or {1: "mono", 2: "stereo", 6: "5.1"}[len(np.atleast_2d(sound))]
         return container.add_stream(self.sound_codec, rate=self.sound_rate_hz, layout=layout)
 
     def _write_sound(self, container, stream, sound: np.ndarray) -> None:
-        sound = np.ascontiguousarray(np.atleast_2d(sound), dtype=np.float32)
+        sound = np.atleast_2d(sound).astype(np.float32)
         start = round(self.sound_start_sec * self.sound_rate_hz)
         converter = av.AudioResampler(format=stream.format, layout=stream.layout, rate=self.sound_rate_hz,
                                       frame_size=stream.frame_size or 1024)  # fmt: skip
-        frame = av.AudioFrame.from_ndarray(sound, format="fltp", layout=stream.layout.name)
+        frame = av.AudioFrame.from_ndarray(sound.T.reshape(1, -1), format="flt", layout=stream.layout.name)
         frame.sample_rate, frame.pts, frame.time_base = self.sound_rate_hz, start, Fraction(1, self.sound_rate_hz)
         for piece in [*converter.resample(frame), *converter.resample(None), None]:
             packets = stream.encode(piece)

@@ -43,6 +43,8 @@ CLUSTER_NAME = "AVSEP_CLUSTER"
 """Variable of the environment: the engine that `use_cluster` chose."""
 WAIT_NAME = "AVSEP_CLUSTER_WAIT_SEC"
 """Variable of the environment: seconds after which a cluster without any worker is given up."""
+DIED = "the workers that worked on it died (out of memory, or a crash in C code)"
+"""Why there is no result of a job whose workers died, also when it was done by itself."""
 _WAIT_SEC = 600.0
 _CONNECT_SEC = 10.0
 _LOOK_SEC = 2.0  # between two looks at the workers
@@ -185,7 +187,7 @@ class Cluster:
         self._n_workers, self._looked_sec, self._seen_sec = 0, -_LOOK_SEC, time.monotonic()
 
     def work(
-        self, function: Callable[[Any], Any], givens: Sequence[Any], shared: Path
+        self, function: Callable[[Any], Any], givens: Sequence[Any], shared: Path, tell: Callable[[int], object]
     ) -> Generator[tuple[int, Any, str], None, None]:
         """Apply `function` to each of `givens`; what stops the reader takes back what has not begun.
 
@@ -193,6 +195,7 @@ class Cluster:
             function: picklable.
             givens: picklable.
             shared: a file that the workers must see, or the folder of the outputs, for a file that is made there.
+            tell: is told 0 every few seconds, and while nothing is finished, too.
 
         Yields:
             The place among `givens`, what the function returned, and "" or the reason why there is nothing: twice, the
@@ -205,30 +208,33 @@ class Cluster:
         with nullcontext(shared) if shared.is_file() else temporary_file(shared) as probe:
             place = _Place(_state(), os.getcwd(), str(probe.absolute()))
             self._check(place)
-            yield from self._work(functools.partial(_work, place=place, function=function), givens)
+            yield from self._work(functools.partial(_work, place=place, function=function), givens, tell)
 
-    def _work(self, work: Callable, givens: Sequence[Any]) -> Generator[tuple[int, Any, str], None, None]:
+    def _work(
+        self, work: Callable, givens: Sequence[Any], tell: Callable[[int], object]
+    ) -> Generator[tuple[int, Any, str], None, None]:
         waiting, suspects = list(range(len(givens)))[::-1], []
         running: dict[Future, list[int]] = {}
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         task_size, tried_again = 1, False
         try:
             while waiting or running or suspects:
-                if not waiting and not running:  # only the suspects are left: each by itself, none waits behind another
+                if not waiting and not running:  # only the suspects are left: one at a time, so that a death is its own
                     waiting, suspects, task_size, tried_again = suspects, [], 1, True
                 n_workers = self._count_workers()
-                while waiting and len(running) < (1 if tried_again else 2) * n_workers:
+                while waiting and len(running) < (1 if tried_again else 2 * n_workers):
                     n_jobs = max(1, min(task_size, len(waiting) // (4 * n_workers)))
                     indices = [waiting.pop() for _ in range(n_jobs)]
                     future = self._submit(work, [givens[index] for index in indices])
                     running[future] = indices
                     future.add_done_callback(ended.put)
                 raised = None
+                tell(0)
                 for future in _available(ended):
                     indices = running.pop(future)
                     outcome = self._outcome(future)
                     if outcome is None and tried_again:
-                        yield indices[0], None, "the workers that worked on it died (out of memory, or a crash in C code)"
+                        yield indices[0], None, DIED
                     elif outcome is None:
                         suspects += indices
                     else:

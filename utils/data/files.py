@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 _PREFIX = ".tmp-"  # of files that are being written
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PROBE_BYTES = 1 << 20
+_WORTH_SAYING = 0.01  # of what is free
 _RESERVE, _RESERVE_BYTES = 0.05, 16 * 2**20  # of an estimate, for file systems count in blocks
 
 
@@ -204,7 +205,7 @@ def exclusive_lock(folder: Path | str, what: str, wait: bool = False) -> Iterato
 
 
 def require_space(folder: Path | str, n_bytes: int, what: str, option: str) -> None:
-    """Log how much will be written, and stop where there is less room than that.
+    """Log how much will be written, where that is much of what is free, and stop where there is less room than that.
 
     Args:
         folder: where it will be written; it need not exist yet.
@@ -218,7 +219,8 @@ def require_space(folder: Path | str, n_bytes: int, what: str, option: str) -> N
     if n_bytes <= 0:
         return
     free = free_bytes(folder)
-    log.info("%s: %s need about %s, %s are free", folder, what, readable_bytes(n_bytes), readable_bytes(free))
+    if n_bytes > _WORTH_SAYING * free:
+        log.info("%s: %s need about %s, %s are free", folder, what, readable_bytes(n_bytes), readable_bytes(free))
     if n_bytes * (1 + _RESERVE) + _RESERVE_BYTES > free:
         raise UserError(
             f"{folder}: {what} need about {readable_bytes(n_bytes)} where {readable_bytes(free)} are free; make room, or "

@@ -112,16 +112,19 @@ def run_jobs(
         OSError: the system refuses what every job needs.
     """
     todo, results = pending(jobs, journal)
-    if results:
+    if results and todo:  # where nothing is left to do the caller says so
         log.info("%s: %d of %d %ss were done before and have not changed", title, len(results), len(jobs), unit)
     _remove_leftovers(jobs)
     remove_leftovers(journal.parent, below=False)
     finished = Journal(journal)
     finished.keep_only(results)  # without stale lines and the one that a kill cut short
     reasons: dict[str, str] = {}
-    done = work_through(function, todo, nj, journal.parent, in_own_process)
-    with closing(done):  # what stops this loop stops the workers
-        for job, result, reason in progress_bar(done, total=len(todo), desc=title, unit=unit):
+    with (
+        progress_bar(total=len(todo), desc=title, unit=unit) as progress,
+        closing(work_through(function, todo, nj, journal.parent, progress.update, in_own_process)) as done,
+    ):  # what stops this loop stops the workers
+        for job, result, reason in done:
+            progress.update()
             if reason:
                 reasons[job.name] = reason
                 continue
@@ -135,6 +138,7 @@ def work_through(
     jobs: Sequence[Job],
     nj: int,
     shared: Path,
+    tell: Callable[[int], object],
     in_own_process: bool = False,
     in_this_process: bool = False,
 ) -> Generator[tuple[Job, Any, str], None, None]:
@@ -143,6 +147,7 @@ def work_through(
     Args:
         function, jobs, nj, in_own_process: as in `run_jobs`; keys of the jobs are not looked at.
         shared: the folder of the outputs, or a file, that the workers of a cluster must see.
+        tell: the `update` of a progress bar, which is told 0 while a cluster works and nothing is finished.
         in_this_process: on this machine one after the other, for a network that fills it.
 
     Yields:
@@ -153,7 +158,7 @@ def work_through(
         UserError: the cluster cannot be used.
     """
     if jobs and chosen_cluster():
-        return _on_cluster(function, jobs, nj, shared)
+        return _on_cluster(function, jobs, nj, shared, tell)
     if in_this_process or (not in_own_process and (nj <= 1 or len(jobs) < 2)):
         return _serially(function, jobs)
     return _in_processes(function, jobs, nj)
@@ -178,9 +183,9 @@ def _serially(function: Callable, jobs: Sequence[Job]) -> Generator[tuple[Job, A
 
 
 def _on_cluster(
-    function: Callable, jobs: Sequence[Job], nj: int, shared: Path
+    function: Callable, jobs: Sequence[Job], nj: int, shared: Path, tell: Callable[[int], object]
 ) -> Generator[tuple[Job, Any, str], None, None]:
-    done = open_cluster(nj).work(partial(_guarded, function), [job.given for job in jobs], shared)
+    done = open_cluster(nj).work(partial(_guarded, function), [job.given for job in jobs], shared, tell)
     with closing(done):
         for index, outcome, death in done:
             yield jobs[index], *((None, death) if death else outcome)

@@ -31,10 +31,11 @@ def progress_bar(iterable: Iterable | None = None, **options: Any) -> tqdm:
     """A `tqdm` over an iterable, or to be updated by hand, with tqdm's options `desc`, `unit`, `total`, `initial`.
 
     A terminal gets a bar once the work has taken two seconds. Any other output gets a line each half minute, or as often as
-    `AVSEP_PROGRESS_SEC` says, and none of what takes less than that.
+    `AVSEP_PROGRESS_SEC` says, and none of what takes less than that. `update(0)` shows that it still goes on.
     """
+    options |= {"miniters": 0, "smoothing": 0}  # a rate over what is new would count from the last `update(0)`
     if sys.stderr.isatty():
         return tqdm(iterable, delay=_DELAY_SEC, dynamic_ncols=True, **options)
     interval_sec = float(os.environ.get(INTERVAL_NAME) or _INTERVAL_SEC)
     seldom = {"mininterval": interval_sec, "maxinterval": interval_sec, "delay": interval_sec, "leave": False}
-    return _Lines(iterable, miniters=1, ncols=0, **options | seldom)
+    return _Lines(iterable, ncols=0, **options | seldom)

@@ -82,8 +82,12 @@ def _check_on_cluster(check: Callable[[Path], Check], paths: list[Path], nj: int
     jobs = [Job(str(path), "", (), path) for path in paths]
     there = next((path for path in paths if path.is_file()), Path())
     found: dict[Path, Check] = {}
-    with closing(work_through(check, jobs, nj, there)) as done:
-        for job, result, reason in progress_bar(done, total=len(jobs), desc=title, unit="file"):
+    with (
+        progress_bar(total=len(jobs), desc=title, unit="file") as progress,
+        closing(work_through(check, jobs, nj, there, progress.update)) as done,
+    ):
+        for job, result, reason in done:
+            progress.update()
             if reason:
                 raise UserError(reason, job.given)
             found[job.given] = result

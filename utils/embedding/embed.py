@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.data.cluster import chosen_cluster
+from utils.data.cluster import DIED, chosen_cluster
 from utils.data.crops import CropFile
 from utils.data.faces import face_path_of
 from utils.data.files import require_space, sha256_file, write_json
@@ -184,6 +184,8 @@ def _embed_view(plan: EmbeddingPlan, frontend: AnyFrontend, options: CorpusOptio
     rank, n_processes = options.share
     failed_path = plan.root / ("failed.csv" if n_processes == 1 else f"failed-{rank}.csv")
     problems = run_plan(plan, frontend, options.nj, failed_path.name)
+    counts = plan.n_clips, plan.n_clips - plan.n_pending, plan.n_pending - len(problems), len(problems)
+    logger.info("stage 2: %s: clips: %d, %d already there, %d embedded now, %d failed", plan.root, *counts)
     for other in plan.root.glob("failed-*.csv" if n_processes == 1 else "failed.csv"):
         other.unlink(missing_ok=True)  # of an earlier run with another number of processes
     if len(problems) > options.max_failed:
@@ -341,8 +343,6 @@ def run_plan(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, failed_name: s
         embed = _embed_on_cluster if chosen_cluster() else _embed
         problems = embed(plan, frontend, nj, progress.update)
     write_failed(plan.root / failed_name, problems)
-    counts = plan.n_clips, plan.n_clips - plan.n_pending, plan.n_pending - len(problems), len(problems)
-    logger.info("%s: clips: %d, %d already there, %d embedded now, %d failed", plan.root, *counts)
     return problems
 
 
@@ -362,17 +362,26 @@ def _embed(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, tell: Callable[[
 
 
 def _embed_on_cluster(plan: EmbeddingPlan, frontend: AnyFrontend, nj: int, tell: Callable[[int], object]) -> list[Problem]:
-    """The same by the workers of a cluster; the store is the journal, for a plan lacks what it holds."""
-    plans = [replace(plan, groups=groups) for groups in _cut_shares(plan.groups)]
-    jobs = [Job(str(number), "", (), (frontend.load_again, share)) for number, share in enumerate(plans)]
-    problems: dict[str, list[Problem]] = {}
-    with closing(work_through(_embed_share, jobs, nj, plan.root.parent)) as done:
-        for job, failed, reason in done:
-            _, share = job.given
-            error = UserError(reason)
-            problems[job.name] = [clip.problem(error) for group in share.groups for clip in group] if reason else failed
-            tell(share.n_pending)
-    return [problem for job in jobs for problem in problems[job.name]]
+    """The same by the workers of a cluster; the store is the journal, for a plan lacks what it holds.
+
+    A share whose workers die is done again clip by clip, so that only the clip at fault is lost.
+    """
+    shares = [replace(plan, groups=groups) for groups in _cut_shares(plan.groups)]
+    problems: dict[str, Problem] = {}
+    while shares:
+        jobs = [Job(str(number), "", (), (frontend.load_again, share)) for number, share in enumerate(shares)]
+        shares = []
+        with closing(work_through(_embed_share, jobs, nj, plan.root.parent, tell)) as done:
+            for job, failed, reason in done:
+                _, share = job.given
+                clips = [clip for group in share.groups for clip in group]
+                if reason == DIED and len(clips) > 1:
+                    shares += [replace(share, groups=[[clip]]) for clip in clips]
+                    continue
+                problems |= {problem.path: problem for problem in failed or ()}
+                problems |= {clip.key: clip.problem(UserError(reason)) for clip in clips if reason}
+                tell(len(clips))
+    return [problems[clip.key] for group in plan.groups for clip in group if clip.key in problems]
 
 
 def _cut_shares(groups: list[list[MouthClip]]) -> Iterator[list[list[MouthClip]]]:

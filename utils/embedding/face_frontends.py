@@ -5,7 +5,6 @@ file, or the word `dlib` for the network whose weights come with requirements-vi
 `utils.data.faces`, in the size that the network wants.
 """
 
-import logging
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +27,6 @@ from utils.errors import UserError
 if TYPE_CHECKING:
     from utils.video.descriptors import FaceDescriber
 
-logger = logging.getLogger(__name__)
 
 DLIB_DIM = 128
 VERSION = 1  # of the computation below: raise it when the same weights would give other vectors
@@ -168,7 +166,6 @@ def load_face_frontend(weights: Path | str, device: torch.device | str = "cpu") 
         )
     network = load_plain(_NETWORKS[family], checkpoint)
     description = {"network": family, "weights_sha256": sha256_file(weights), "layer": "trunk"}
-    logger.info("face frontend %s (%d values a frame) from %s", family, network.dim, weights)
     return FaceFrontend(network, family, network.dim, description).to(device)
 
 

@@ -5,7 +5,6 @@ embeddings (utils/embedding/precomputed.py). A frontend's description holds all 
 fingerprint names the store that keeps them.
 """
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from utils.data.mouths import MouthFile
 from utils.embedding.checkpoints import Checkpoint, load_lipreading, load_lr_asd, read_checkpoint
 from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float16", "float32")
 VERSION = 1  # of the computation below: raise it when the same weights would give other vectors
@@ -209,17 +206,13 @@ def load_frontend(
     if Path(weights).is_dir():
         if conf is not None or layer != "trunk":
             raise UserError(f"{weights}: a folder of precomputed embeddings: leave --frontend_conf and --frontend_layer out")
-        found = PrecomputedEmbeddings(weights)
-        logger.info("visual frontend %s (precomputed, %d values a frame) from %s", found.name, found.dim, weights)
-        return found
+        return PrecomputedEmbeddings(weights)
     checkpoint = read_checkpoint(weights)
     sha256 = sha256_file(weights)
     if checkpoint.family not in ("lr_asd", "lipreading"):
         raise UserError(f"--frontend_weights {weights}: is a face network ({checkpoint.family}); give it as --face_weights")
     make = _lr_asd if checkpoint.family == "lr_asd" else _lipreading
-    frontend = make(checkpoint, conf, layer, sha256)
-    logger.info("visual frontend %s (%s, %d values a frame) from %s", frontend.name, layer, frontend.dim, weights)
-    return frontend.to(device)
+    return make(checkpoint, conf, layer, sha256).to(device)
 
 
 def _lipreading(checkpoint: Checkpoint, conf: Path | str | None, layer: str, sha256: str) -> Frontend:

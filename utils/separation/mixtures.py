@@ -355,7 +355,7 @@ def separate_tasks(folder: EstimateFolder, n_src: int, options: StageOptions) ->
     done_sec = 0.0
     with (
         progress_bar(total=len(tasks), initial=len(tasks) - len(pending), unit="mix", desc=path.name) as progress,
-        closing(work_through(_separate_batch, jobs, options.nj, path, in_this_process=True)) as done,
+        closing(work_through(_separate_batch, jobs, options.nj, path, progress.update, in_this_process=True)) as done,
     ):
         for job, outcomes, death in done:
             for mixture_id, result, reason in outcomes or [(name, {}, death) for name in job.given.wanted]:

@@ -45,7 +45,7 @@ def write_on_demand(video_path: Path, prepared: "PreparedVideo", folder: Path, o
     steps = [
         (options.preview, partial(_write_previews, video_path, prepared, folder)),
         (options.output_rate == "source", partial(_write_stems, video_path, folder, prepared.n_samples, options)),
-        (options.mux, partial(_write_muxed, video_path, folder)),
+        (options.mux, partial(_write_muxed, video_path, folder, options)),
         (bool(options.asr), partial(_recognise, folder, prepared.n_samples, options)),
     ]
     made, failures = False, []
@@ -134,7 +134,7 @@ def _write_stems(video_path: Path, folder: Path, n_samples: int, options: VideoS
     return True
 
 
-def _write_muxed(video_path: Path, folder: Path) -> bool:
+def _write_muxed(video_path: Path, folder: Path, options: VideoSetOptions) -> bool:
     """Of the stems where there are any, else of the tracks."""
     from utils.video.muxing import muxed_suffix, write_muxed
 
@@ -145,7 +145,7 @@ def _write_muxed(video_path: Path, folder: Path) -> bool:
     if known and path.is_file() and known["of_stems"] == of_stems:
         return False
     tracks = [(name, folder / (STEMS if of_stems else "") / f"{name}.wav") for name in _names(facts)]
-    gain = write_muxed(video_path, path, tracks)
+    gain = write_muxed(video_path, path, tracks, options.audio_stream)
     facts["muxed"] = {"video": path.name, "of_stems": of_stems, "gain": gain}
     write_json(folder / REPORT, facts)
     logger.info("stage 4: %s: all tracks in one video -> %s", video_path, path)

@@ -5,6 +5,7 @@ in the track, and counts as silence. Each stretch is held against the lips: a mo
 speaking.
 """
 
+import re
 import shlex
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import soundfile
@@ -144,10 +146,10 @@ def write_rttm(path: Path, recording: str, speech: Iterable[tuple[str, Speech]])
 
     Args:
         path: the file.
-        recording: its name in the table; blanks are replaced.
+        recording: its name in the table, where blanks, which part its fields, and "%" are percent-encoded as in a URL.
         speech: (speaker, stretch).
     """
-    name = "_".join(recording.split())
+    name = re.sub(r"[\s%]", lambda found: quote(found[0]), recording)
     ordered = sorted(speech, key=lambda one: (one[1].start_sec, one[0]))
     rows = (
         f"SPEAKER {name} 1 {each.start_sec:.3f} {each.end_sec - each.start_sec:.3f} <NA> <NA> {speaker} <NA> <NA>\n"

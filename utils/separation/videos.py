@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.data.cluster import chosen_cluster
 from utils.data.constants import SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.devices import choose_device
 from utils.data.experiments import Experiment
@@ -28,6 +29,7 @@ from utils.data.files import exclusive_lock
 from utils.data.fingerprints import hash_stats
 from utils.data.jobs import Job, run_jobs, work_through
 from utils.data.manifest import Manifest, Problem, Utterance, write_failed, write_manifest
+from utils.data.progress import progress_bar
 from utils.errors import UserError, is_of_machine, name_problem, printable, system_error
 from utils.separation.options import VideoSetOptions, is_video
 
@@ -119,8 +121,13 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
                 for video in videos
                 if video.name in prepared
             ]
-            with closing(work_through(_separate, jobs, options.nj, folder, in_this_process=True)) as done:
+            here = not chosen_cluster()  # where each video shows a bar of its own
+            with (
+                progress_bar(total=len(jobs), desc="tracks", unit="video", disable=here) as progress,
+                closing(work_through(_separate, jobs, options.nj, folder, progress.update, in_this_process=True)) as done,
+            ):
                 for job, result, reason in done:
+                    progress.update()
                     if not reason:
                         made, reason = result
                         n_made += made

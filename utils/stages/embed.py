@@ -62,6 +62,8 @@ def main() -> int:
     weights = weights_by_kind(args.frontend_weights, args.face_weights)
     for kind in kinds:
         frontend = load_kind(kind, weights[kind], args.frontend_conf, args.frontend_layer, device)
+        where = weights[kind] or kind
+        logger.info("stage 2: visual frontend %s, %d values a frame, from %s", frontend.name, frontend.dim, where)
         embed_corpus(manifests, frontend, ["centre"] if kind == "face" else args.views, options)
     if makes_embeddings and share[0] == 0:
         wanted, found = store_name(frontend, "centre", args.precision), maker.frontends["lips"].store_name

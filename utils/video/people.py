@@ -78,7 +78,7 @@ def find_people(
         tracks, n_dropped = follow_faces(scan_faces(path, n_frames, folder or passing))
     found = to_people(group_tracks(tracks, at_most, min_sec * VIDEO_FPS), min_sec, at_most)
     dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(n_dropped.items())) or "none"
-    log.info(
+    log.debug(
         "%s: people: %d, of tracks: %d; people there for less than %g s: %d; tracks dropped: %s",
         path, len(found.people), len(tracks), min_sec, found.n_too_short, dropped,
     )  # fmt: skip

@@ -164,9 +164,12 @@ def _in_time(path, container, stream, start: Fraction, warnings: list[str]) -> I
 
 def _channels(frame: av.AudioFrame) -> np.ndarray:
     """The channels of a frame, float64 (channels, samples), full scale 1.0."""
-    data = frame.to_ndarray()
-    if not frame.format.is_planar:
-        data = data.reshape(frame.samples, -1).T
+    if frame.format.is_planar:
+        planes = frame.planes[: frame.layout.nb_channels]  # PyAV 18.1 gives nine of eight channels, the last one no memory
+        dtype = av.audio.frame.format_dtypes[frame.format.name]
+        data = np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in planes])
+    else:
+        data = frame.to_ndarray().reshape(frame.samples, -1).T
     if data.dtype == np.uint8:
         return (data.astype(np.float64) - 128) / 128
     return data / (-float(np.iinfo(data.dtype).min) if data.dtype.kind == "i" else 1.0)
