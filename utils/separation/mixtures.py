@@ -28,7 +28,7 @@ from utils.data.jobs import Job, Journal, work_through
 from utils.data.manifest import Manifest, Mixture, Problem
 from utils.data.progress import progress_bar
 from utils.data.validation import lengths_differ
-from utils.embedding.embed import embed_manifests
+from utils.embedding.embed import AnyFrontend, embed_manifests
 from utils.embedding.frontends import store_name
 from utils.embedding.joined import AnyStore, joined
 from utils.embedding.kinds import load_kind
@@ -133,6 +133,22 @@ def embed_mouths(
         UserError: a visual frontend is not the one that the network was trained with.
     """
     stores, reasons = [], {}
+    for kind, frontend in load_frontends(experiment, device).items():
+        record = experiment.frontends[kind]
+        where = {"view": record.view, "precision": record.precision, "nj": options.nj}
+        store, problems = embed_manifests([manifest], frontend, options.dump_dir, **where)
+        stores.append(store)
+        reasons |= {problem.path: problem.reason for problem in problems}
+    return joined(stores), reasons
+
+
+def load_frontends(experiment: Experiment, device: str) -> dict[str, AnyFrontend]:
+    """The visual frontends of an experiment by what they see.
+
+    Raises:
+        UserError: one is not that which the network was trained with.
+    """
+    frontends = {}
     for kind, record in experiment.frontends.items():
         frontend = load_kind(kind, record.weights, record.conf, record.layer, device)
         name = store_name(frontend, record.view, record.precision)
@@ -142,11 +158,8 @@ def embed_mouths(
                 remedy += "; precomputed embeddings are known by the name of their folder and the values of a frame"
             trained = f"{experiment.folder} was trained on {record.store_name}"
             raise UserError(f"{record.weights}: gives the embeddings {name}, but {trained}; {remedy}")
-        where = {"view": record.view, "precision": record.precision, "nj": options.nj}
-        store, problems = embed_manifests([manifest], frontend, options.dump_dir, **where)
-        stores.append(store)
-        reasons |= {problem.path: problem.reason for problem in problems}
-    return joined(stores), reasons
+        frontends[kind] = frontend
+    return frontends
 
 
 def plan_tasks(

@@ -342,9 +342,11 @@ class FacesOnScreen(nn.Module):
         Where there are two streams, one for a single face and one for who may be off screen, or one for each of two faces,
         the whole sound is a third one: perhaps only one person speaks.
         """
-        seen = _seen(visual)
-        estimates = self._estimates(mixture, visual[:, seen])
-        alone = None
+        return self.compare(self._estimates(mixture, visual[:, _seen(visual)]), mixture, visual)
+
+    def compare(self, estimates: torch.Tensor, mixture: torch.Tensor, visual: torch.Tensor) -> Streams:
+        """As `streams`, of estimates (1, n_streams, time) that are there already."""
+        seen, alone = _seen(visual), None
         if estimates.shape[1] == 2:
             alone = float(self.network.alone(estimates, mixture)[0]) + _ALONE_NATS[int(seen.sum())]
             estimates = torch.cat([estimates, mixture.unsqueeze(1)], dim=1)

@@ -55,7 +55,7 @@ DECIDED_HERE = {"epochs": "minutes", "early_stop": "minutes", "max_minutes": "mi
 TIMING_THREADS = 2  # CPU threads with which separation is timed
 MAX_EPOCHS = 100_000  # never reached: the minutes end a training
 # Given by the frontends, or no part of a score.
-MAY_DIFFER = ("visual_dim", "visual_delay_frames", "visual_delay_frames", "shape_dim", "face_dim", "num_workers", "logger", "audio_examples")
+MAY_DIFFER = ("visual_dim", "visual_delay_frames", "shape_dim", "face_dim", "num_workers", "logger", "audio_examples")
 SEARCHED = "\\*"  # marks rows for which the order of the estimates was searched
 OFF_BUDGET = 0.1  # share by which a training may miss its minutes without being named
 

@@ -15,6 +15,7 @@ Where this differs from the published programs: they give nothing for less than 
 exception and `forward5` averages over the whole run. They bridge gaps of any length; here longer ones end a run.
 """
 
+from collections import deque
 from collections.abc import Iterator
 
 import cv2
@@ -70,18 +71,52 @@ def mean_face_transforms(
     if alignment not in ALIGNMENTS:
         raise ValueError(f"alignment {alignment!r}: not one of {', '.join(ALIGNMENTS)}")
     transforms, corners = np.full((n_frames, 2, 3), np.nan), np.full((n_frames, 2), np.nan)
-    means = [part.mean(axis=1, keepdims=True, dtype=np.float64) for part in (points[:, _MOUTH], points)]
-    needed = np.concatenate([points[:, _STABLE[alignment]], *means], axis=1)  # the stable points, mouth, face
+    needed = _needed(points, alignment)
     align = _centred if alignment == "centred8" else _forward
     reference = np.array([_MEAN_FACE[point] for point in _STABLE[alignment]])
-    half = MOUTH_SIZE // 2
     for start, run in _runs(frames, needed, n_frames):
         for k in range(len(run)):
-            to_face, mouth = align(run, k, reference)
-            middle = to_face[:, :2] @ mouth + to_face[:, 2]
-            corners[start + k] = np.rint(np.clip(middle, half, FACE_SIZE - half)) - half
-            transforms[start + k] = to_face
+            transforms[start + k], mouth = align(run, k, reference)
+            corners[start + k] = _corner(transforms[start + k], mouth)
     return transforms, corners
+
+
+class StreamingAlignment:
+    """The mouth of a person whose landmarks come frame by frame: as `centred8`, averaged over the frames before only.
+
+    Args:
+        alignment: one of `ALIGNMENTS`, for its stable points.
+    """
+
+    def __init__(self, alignment: str) -> None:
+        self._alignment = alignment
+        self._reference = np.array([_MEAN_FACE[point] for point in _STABLE[alignment]])
+        self._recent: deque[np.ndarray] = deque(maxlen=_WINDOW_FRAMES // 2 + 1)
+
+    def forget(self) -> None:
+        """Begin anew: the face was lost."""
+        self._recent.clear()
+
+    def add(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The next landmarks (68, 2), pixels: transform (2, 3) to the crop, and they as of `on_mean_face`."""
+        self._recent.append(_needed(points[None], self._alignment)[0])
+        to_face, mouth = _smoothed(np.stack(self._recent), self._recent[-1], self._reference)
+        to_crop = to_face.copy()
+        to_crop[:, 2] -= _corner(to_face, mouth)
+        return to_crop, moved(points[None], to_face[None])[0] - FACE_SIZE / 2
+
+
+def _needed(points: np.ndarray, alignment: str) -> np.ndarray:
+    """Of landmarks (n, 68, 2) the stable points, and the means of the mouth and of the face: float64 (n, points, 2)."""
+    means = [part.mean(axis=1, keepdims=True, dtype=np.float64) for part in (points[:, _MOUTH], points)]
+    return np.concatenate([points[:, _STABLE[alignment]], *means], axis=1)
+
+
+def _corner(to_face: np.ndarray, mouth: np.ndarray) -> np.ndarray:
+    """The upper left corner of a crop in the mean face's frame; the mouth is a point of the picture."""
+    half = MOUTH_SIZE // 2
+    middle = to_face[:, :2] @ mouth + to_face[:, 2]
+    return np.rint(np.clip(middle, half, FACE_SIZE - half)) - half
 
 
 def on_mean_face(
@@ -159,8 +194,13 @@ def _runs(frames: np.ndarray, points: np.ndarray, n_frames: int) -> Iterator[tup
 def _centred(run: np.ndarray, k: int, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The transform of frame k of a run to the mean face's frame, and the smoothed mouth in the picture."""
     margin = min(_WINDOW_FRAMES // 2, k, len(run) - 1 - k)
-    smoothed = run[k - margin : k + margin + 1].mean(axis=0)
-    smoothed += run[k, -1] - smoothed[-1]
+    return _smoothed(run[k - margin : k + margin + 1], run[k], reference)
+
+
+def _smoothed(window: np.ndarray, now: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The transform of the mean of some frames, moved to where the face is now, and its mouth in the picture."""
+    smoothed = window.mean(axis=0)
+    smoothed += now[-1] - smoothed[-1]
     matrix, _ = cv2.estimateAffinePartial2D(smoothed[:-2], reference, method=cv2.LMEDS)
     if matrix is None:  # OpenCV finds none that fits most of the points
         matrix = similarities(smoothed[None, :-2], reference)[0]

@@ -102,6 +102,27 @@ class Track:
         return "flickers" if len(self.frames) < _MIN_SEEN * (self.frames[-1] - self.frames[0] + 1) else ""
 
 
+class FaceFollower:
+    """Joins the faces of consecutive frames to tracks, frame by frame."""
+
+    def __init__(self) -> None:
+        self._going_on: list[Track] = []
+        self._shot = 0
+
+    def follow(self, frame: int, faces: Sequence[Face], is_cut: bool) -> list[Track]:
+        """The track of each face of a frame, which it now ends with; frames ascend, `is_cut` begins a shot."""
+        self._shot += is_cut
+        self._going_on = [one for one in self._going_on if not is_cut and frame - one.frames[-1] <= _MAX_LOST_FRAMES]
+        tracks = []
+        for face, track in zip(faces, _assigned(frame, faces, self._going_on), strict=True):
+            if track is None:
+                track = Track(self._shot)
+                self._going_on.append(track)
+            track.add(frame, face)
+            tracks.append(track)
+        return tracks
+
+
 def follow_faces(frames: Iterable[tuple[int, Sequence[Face], bool]]) -> tuple[list[Track], Counter[str]]:
     """Join the faces of consecutive frames.
 
@@ -112,17 +133,9 @@ def follow_faces(frames: Iterable[tuple[int, Sequence[Face], bool]]) -> tuple[li
         The tracks, ordered by their first frame, from left to right within it; how many others were dropped, by reason.
     """
     tracks: list[Track] = []
-    going_on: list[Track] = []
-    shot = 0
+    follower = FaceFollower()
     for frame, faces, is_cut in frames:
-        shot += is_cut
-        going_on = [track for track in going_on if not is_cut and frame - track.frames[-1] <= _MAX_LOST_FRAMES]
-        for face, track in zip(faces, _assigned(frame, faces, going_on), strict=True):
-            if track is None:
-                track = Track(shot)
-                tracks.append(track)
-                going_on.append(track)
-            track.add(frame, face)
+        tracks += [track for track in follower.follow(frame, faces, is_cut) if len(track.frames) == 1]
     dropped = Counter(track.flaw for track in tracks if track.flaw)
     kept = [track for track in tracks if not track.flaw]
     return sorted(kept, key=lambda track: (track.frames[0], track.faces[0].box[0])), dropped

@@ -1,0 +1,1 @@
+"""Separation while sound and pictures come in: sources, faces, voices, files."""
