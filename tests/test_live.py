@@ -1,10 +1,5 @@
-"""Live separation: tracks that do not depend on the pieces that the sound comes in, places of people, files that are aligned."""
+"""Live separation: tracks whatever the pieces that the sound comes in, places of people, files that are aligned."""
 
-import json
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -12,11 +7,11 @@ import soundfile
 import torch
 
 from local_models.causal import CausalTFDPRNN
+from utils.errors import UserError
 from utils.live.faces import Embeddings
 from utils.live.tracks import LiveTracks
 from utils.live.voices import LiveVoices
 from utils.separation.assignment import NO_STREAM
-from utils.errors import UserError
 
 SMALL = {"bn_chan": 8, "hid_size": 6, "n_repeats": 3, "n_audio_repeats": 1, "visual_chan": 6, "visual_hid": 8,
          "visual_blocks": 2, "visual_dim": 5}  # fmt: skip

@@ -12,6 +12,7 @@ from utils.errors import UserError, system_error
 
 _BLOCK_SAMPLES = 1 << 20
 _ADD_PEAK_CHUNK = 0x1050  # SFC_SET_ADD_PEAK_CHUNK, a command of libsndfile
+_UPDATE_HEADER_NOW = 0x1060  # SFC_UPDATE_HEADER_NOW
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,12 @@ def wav_writer(
     file = soundfile.SoundFile(str(path), "w", sample_rate, channels, subtype, format=file_format)
     soundfile._snd.sf_command(file._file, _ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)  # of float files: it holds the time of day
     return file
+
+
+def flush_wav(file: soundfile.SoundFile) -> None:
+    """Have a file that is being written hold all that it was given, with a header that says so."""
+    soundfile._snd.sf_command(file._file, _UPDATE_HEADER_NOW, soundfile._ffi.NULL, 0)
+    file.flush()
 
 
 def _require_kind(path: Path | str, channels: int, rate: int, wanted_rate: int | None) -> None:

@@ -13,7 +13,7 @@ from types import TracebackType
 import numpy as np
 import soundfile
 
-from utils.data.audio import wav_writer
+from utils.data.audio import flush_wav, wav_writer
 from utils.data.constants import SAMPLE_RATE_HZ
 from utils.data.files import write_text
 from utils.errors import UserError
@@ -77,7 +77,7 @@ class LiveTracks:
     def flush(self) -> None:
         """Have the files hold all that was written, with headers that say so: a kill loses no more than came since."""
         for file in (self._sound, *self._tracks):
-            file.flush()
+            flush_wav(file)
 
     def write_seconds(self, rows: list[dict]) -> None:
         """Write live.csv."""

@@ -377,12 +377,15 @@ def read_config(path: Path | str, overrides: list[str] | None = None) -> Config:
     """
     path = Path(path)
     layers = _layers(path)
-    kinds = _sections(_network_name(layers))
+    given_words = list(_split_overrides(overrides or []))
+    kinds = _sections(_network_name([*layers, (Path("--train_args"), _name_given(given_words))]))
     values: dict[str, dict[str, Any]] = {section: {} for section in kinds}
     for file, given in layers:
         for section, key, value in _checked_keys(file, given, kinds):
             values[section][key] = _checked_value(f"{file}: {section}.{key}", kinds[section], key, value)
-    for key, text in _split_overrides(overrides or []):
+    for key, text in given_words:
+        if key == "name":
+            continue
         section = _section_of(key, kinds)
         value = _parsed(kinds[section], key, text)
         values[section][key] = _checked_value(f"--train_args: --{key}", kinds[section], key, value)
@@ -450,6 +453,11 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[s
     if base is not None and not isinstance(base, str):
         raise UserError(f"{path}: base is {base!r} where the name of a conf is expected")
     return [*(_layers(path.parent / base, (*above, path)) if base else []), (path, given)]
+
+
+def _name_given(words: list[tuple[str, str]]) -> dict[str, Any]:
+    """The network's name among overrides, as a conf has it: another network with the keys of the same conf."""
+    return next(({"model": {"name": text}} for key, text in reversed(words) if key == "name"), {})
 
 
 def _network_name(layers: list[tuple[Path, dict[str, Any]]]) -> str:
