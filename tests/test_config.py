@@ -29,7 +29,8 @@ def test_every_conf_of_the_repository_builds_its_network(path):
     assert network.config.n_src == config.model.n_src
     assert (network.visual_net is None) == (config.model.n_faces == 0)
     if network.visual_net is not None:
-        features = network.visual_net.eval()(torch.randn(1, 2, 9, 7))
+        n_past = getattr(network.visual_net, "n_past", 0)  # frames that a causal one needs before the first
+        features = network.visual_net.eval()(torch.randn(1, 2, 9 + n_past, 7))
         assert (features.shape[:2], features.shape[3]) == ((1, 2), 9)
 
 
@@ -263,7 +264,6 @@ def test_overrides_keep_their_type(tmp_path):
         (["--dynamic", "yes"], "--dynamic is 'yes'; it must be true or false"),
         (["--epochs", "1:30"], "--epochs is '1:30'; it must be a whole number"),
         (["--noise_snr_low_db", "1e999"], "a finite number"),
-        (["--name", "av_dprnn"], "choose another --conf"),
         (["--chunk_size", "3"], "unknown key 'chunk_size' of this network; it is one of av_dprnn"),
         (["--noise_prob", "0.5"], "c.yml with --train_args: data.noise_prob needs data.noise_dir"),
     ],
@@ -287,3 +287,11 @@ def test_the_published_extraction_network_has_its_size():
     assert (model.kernel_size, model.stride, len(network.visual_net.blocks), len(network.masker.net)) == (40, 20, 5, 6)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(4.12, rel=0.05)
     assert config.loss.block_weight == 0.1 and config.is_extraction
+
+
+def test_another_network_takes_the_keys_of_the_same_conf():
+    words = "--name av_tfdprnn_causal --kernel_size 480 --stride 160 --grid_stride 4".split()
+    config = read_config("conf/av_tfdprnn_pretrain.yml", words)
+    assert config.is_causal and config.model.match_chan == 64 and config.data.no_visual_prob == 1
+    with pytest.raises(UserError, match=r"--train_args: model.name is 'av_tfdprn'; did you mean 'av_tfdprnn'"):
+        read_config("conf/av_tfdprnn.yml", ["--name", "av_tfdprn"])

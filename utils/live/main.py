@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = OptionParser(prog="live", description=__doc__.partition("\n")[0])
     parser.add_argument("--source", type=Path, help="a video that is played; else camera and microphone")
-    parser.add_argument("--camera", default="", help="as FFmpeg names it")
+    parser.add_argument("--camera", default="", help="its number or path")
     parser.add_argument("--microphone", default="", help="as PortAudio names it, or its number")
     parser.add_argument("--audio_stream", type=at_least(0), default=0, help="of --source; 0: the first that has sound")
     parser.add_argument("--realtime", type=flag, default=True, help="play --source at its own pace")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
+import cv2
 import numpy as np
 
 from utils.data.audio import read_audio
@@ -25,7 +25,6 @@ from utils.video.sound import extract_sound
 
 BLOCK = 160  # samples: 10 ms
 _AHEAD_FRAMES = 4  # that a file's pictures are decoded before they are due
-_CAMERA_FORMATS = {"linux": ("v4l2", "/dev/video0"), "darwin": ("avfoundation", "0"), "win32": ("dshow", "")}
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ class DeviceSource:
     """A microphone and a camera.
 
     Args:
-        camera: as FFmpeg names it, e.g. /dev/video0; "": the first one.
+        camera: its number, or a path such as /dev/video0; "": the first one.
         microphone: as PortAudio names it, or its number; "": the system's.
         max_sec: ends after so long; 0: only when it is closed.
 
@@ -178,18 +177,14 @@ class DeviceSource:
         self._blocks.put(block[:, 0].copy())
 
     def _watch(self) -> None:
-        with self._camera as container:
-            while not self._closed.is_set():
-                try:
-                    for frame in container.decode(video=0):
-                        self._newest = (self.now_sec(), frame.to_ndarray(format="rgb24"))
-                        if self._closed.is_set():
-                            return
-                except av.BlockingIOError:  # no picture yet
-                    time.sleep(0.002)
-                except av.FFmpegError as error:
-                    log.warning("camera: %s; it is not looked at any more", error)
-                    return
+        while not self._closed.is_set():
+            is_there, picture = self._camera.read()  # waits for the next one
+            if not is_there:
+                if not self._closed.is_set():
+                    log.warning("the camera gives no more pictures: from now on nobody is seen")
+                break
+            self._newest = (self.now_sec(), cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+        self._camera.release()
 
 
 def sound_devices() -> Any:
@@ -208,12 +203,12 @@ def sound_devices() -> Any:
     return sounddevice
 
 
-def _open_camera(name: str) -> Any:
-    import sys
-
-    kind, default = _CAMERA_FORMATS.get(sys.platform, ("v4l2", "/dev/video0"))
-    where = name or default
-    try:
-        return av.open(where, format=kind, options={"framerate": "25", "video_size": "640x360"})
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise UserError(f"--camera {where}: cannot be opened ({error}); plug one in, name it, or give --source FILE") from None
+def _open_camera(name: str) -> cv2.VideoCapture:
+    """OpenCV's, as PyAV's wheels know no cameras on Linux."""
+    cv2.setLogLevel(0)
+    camera = cv2.VideoCapture(int(name or 0) if not name or name.isdigit() else name)
+    for what, value in ((cv2.CAP_PROP_FRAME_WIDTH, 640), (cv2.CAP_PROP_FRAME_HEIGHT, 360), (cv2.CAP_PROP_FPS, VIDEO_FPS)):
+        camera.set(what, value)
+    if not camera.isOpened():
+        raise UserError(f"--camera {name or 0}: cannot be opened; plug one in, name another, or give --source FILE")
+    return camera

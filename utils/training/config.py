@@ -516,8 +516,6 @@ def _split_overrides(words: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _section_of(key: str, kinds: dict[str, type]) -> str:
-    if key == "name":
-        raise UserError("--train_args: --name is the conf's own; choose another --conf")
     for section, kind in kinds.items():
         if key in _keys(kind):
             return section
