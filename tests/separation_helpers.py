@@ -16,6 +16,7 @@ from local_models.networks import build_network
 from utils.data.files import read_json, write_json
 from utils.data.manifest import Mixture
 from utils.embedding.frontends import load_frontend, store_name
+from utils.embedding.kinds import lookahead_frames
 from utils.stages import separate
 from utils.training.config import read_config, write_config
 from utils.training.experiment import save_model
@@ -44,13 +45,13 @@ def wake(network: nn.Module) -> nn.Module:
     return network
 
 
-def make_experiment(exp_dir: Path, frontend_weights: Path | None, seed: int = 0) -> Path:
+def make_experiment(exp_dir: Path, frontend_weights: Path | None, seed: int = 0, words: str = TINY) -> Path:
     """A network with random weights as stage 3 leaves one; audio-only without a visual frontend."""
     torch.manual_seed(seed)
-    config = read_config("conf/av_tfdprnn.yml" if frontend_weights else "conf/av_tfdprnn_audio_only.yml", TINY.split())
+    config = read_config("conf/av_tfdprnn.yml" if frontend_weights else "conf/av_tfdprnn_audio_only.yml", words.split())
     if frontend_weights:
         frontend = load_frontend(frontend_weights)
-        config = config.with_visual_dim(frontend.dim)
+        config = config.with_visual_dim(frontend.dim).with_visual_delay(lookahead_frames(frontend))
         name = store_name(frontend, "centre", "float32")
         facts = {"weights": str(frontend_weights), "conf": "", "layer": "trunk", "view": "centre", "precision": "float32"}
         write_json(exp_dir / "frontend.json", facts | {"store_name": name})

@@ -117,7 +117,7 @@ def test_silence_and_very_short_sounds_pass():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"stride": 80, "kernel_size": 240}, r"stride \(80\) times grid_stride \(4\) must be the samples of a video frame, 640"),
+        ({"stride": 80, "kernel_size": 240}, r"stride \(80\) times grid_stride \(4\) must be the samples of .* 640"),
         ({"video_fps": 30.0}, "533.333"),
         ({"stride": 640, "kernel_size": 640, "n_filters": 640, "bands": "10x32", "grid_stride": 1}, "an even number"),
     ],

@@ -290,7 +290,7 @@ def test_the_published_extraction_network_has_its_size():
 
 
 def test_another_network_takes_the_keys_of_the_same_conf():
-    words = "--name av_tfdprnn_causal --kernel_size 480 --stride 160 --grid_stride 4".split()
+    words = ["--name", "av_tfdprnn_causal", "--kernel_size", "480", "--stride", "160", "--grid_stride", "4"]
     config = read_config("conf/av_tfdprnn_pretrain.yml", words)
     assert config.is_causal and config.model.match_chan == 64 and config.data.no_visual_prob == 1
     with pytest.raises(UserError, match=r"--train_args: model.name is 'av_tfdprn'; did you mean 'av_tfdprnn'"):

@@ -43,6 +43,9 @@ ALLOWED = {
 _NAMES = ("mixing", "video", "corpora", "embedding", "training", "scoring", "separation", "voice_to_mouth")
 ROOMS = {f"utils.{name}" for name in _NAMES}
 ALLOWED |= {
+    "utils.live": GROUND
+    | {f"utils.{name}" for name in ("live", "environment", "separation", "embedding", "video")}
+    | {"local_models"},
     "utils.tools": GROUND | ROOMS | {"utils.tools", "utils.environment", "local_models"},
     "utils.stages": GROUND | ROOMS | {"utils.environment"},  # no stage imports another
     "egs": {"egs"} | GROUND | ROOMS | {"local_models"},

@@ -104,9 +104,9 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
         tracks = stack.enter_context(LiveTracks(args.out_dir, names, network.config.delay))
         player = stack.enter_context(_Player(names.index(args.play))) if args.play else None
         live = Live(source, faces, voices, tracks, player, network.config.step, network.config.delay)
-        with suppress(KeyboardInterrupt):
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            live.run()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: source.stop())
+        live.run()
         facts = live.finish()
         algorithmic_ms = 1000 * network.config.latency / SAMPLE_RATE_HZ
         how = {"separated_by": separator.separated_by, "algorithmic_latency_ms": algorithmic_ms, "threads": args.threads}
@@ -159,7 +159,7 @@ class Live:
                 if self._error:
                     raise self._error
         if self.source.realtime:
-            self.source.close()  # pictures that are still to come belong to no sound
+            self.source.stop()  # pictures that are still to come belong to no sound
         watching.join()
         n_missing = len(waiting) + self.delay
         self._separate(np.concatenate([waiting, np.zeros(-(-n_missing // self.step) * self.step - len(waiting), np.float32)]))

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +79,23 @@ class FileSource:
 
     def pictures(self) -> Iterator[tuple[int, Picture]]:
         """(frame, picture) in their order, none before its time."""
-        while (item := self._pictures.get()) is not None:
-            if isinstance(item, UserError):
-                raise item
-            self._wait_until(item[0] / VIDEO_FPS)
-            yield item
+        while not self._closed.is_set():
+            with suppress(queue.Empty):
+                item = self._pictures.get(timeout=0.1)
+                if item is None:
+                    return
+                if isinstance(item, UserError):
+                    raise item
+                self._wait_until(item[0] / VIDEO_FPS)
+                yield item
+
+    def stop(self) -> None:
+        """End it: what reads it ends soon."""
+        self._closed.set()
 
     def close(self) -> None:
-        """End it; what reads it ends, too."""
-        self._closed.set()
-        while not self._pictures.empty():
-            self._pictures.get_nowait()
-        self._put(None)
+        """Stop it, and remove what it made."""
+        self.stop()
         self._folder.cleanup()
 
     def _decode(self) -> None:
@@ -166,10 +172,13 @@ class DeviceSource:
             yield frame, picture if self.now_sec() - taken_sec < 1 else None
             frame += 1
 
-    def close(self) -> None:
+    def stop(self) -> None:
         self._closed.set()
-        self._stream.close()
         self._blocks.put(None)
+
+    def close(self) -> None:
+        self.stop()
+        self._stream.close()
 
     def _heard(self, block: np.ndarray, _n: int, _times: Any, status: Any) -> None:
         if status:
