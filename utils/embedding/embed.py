@@ -52,6 +52,9 @@ _LONG_FRAMES = 512  # a longer clip goes in pieces, read from disk as it goes
 _PIECE_FRAMES = 112  # LR-ASD's largest tensor stays below the 32 MB from where each would be fetched from the system anew
 _MAX_READERS = 8  # more threads wait for the interpreter and hold batches in memory
 _CONTEXT_FRAMES = 9  # that a trunk sees to either side: LR-ASD 9, lip-reading networks 2
+# From the last wanted frame to the end of what is read: more than the context and what unseen frames are filled from, and so
+# that a piece and its context begin at one of the 16th frames, at which face frontends look.
+_AHEAD_FRAMES = 39
 _BATCH_FRAMES = 2048  # frames that go through the network at once: bounds the memory
 _SHARES, _SHARE_FRAMES = 64, 1024  # of a cluster's jobs: at least so many, none of them much smaller; a part each at most
 
@@ -518,7 +521,7 @@ def _pieces(frontend: CropFrontend, file: CropFile, view: str) -> Iterator[tuple
     for block in file.blocks(_PIECE_FRAMES):
         crops = np.concatenate([crops, block])
         there = first + len(crops)
-        end = there if there == file.n_frames else there - _CONTEXT_FRAMES - FILL_FRAMES
+        end = there if there == file.n_frames else there - _AHEAD_FRAMES
         filled = fill_unseen(crops, file.mask[first:there])
         left, right = max(done - _CONTEXT_FRAMES, 0), min(end + _CONTEXT_FRAMES, there)
         yield frontend.preprocess(filled[left - first : right - first], view), slice(done - left, end - left)
