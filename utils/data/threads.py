@@ -42,7 +42,7 @@ def map_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def made_ahead(items: Iterator[Made], n_ahead: int) -> Iterator[Made]:
+def made_ahead(items: Iterator[Made], n_ahead: int = 4) -> Iterator[Made]:
     """The same items, which a thread of its own makes, `n_ahead` of them at most before they are asked for."""
     with closing(map_ahead(lambda _: next(items, _END), repeat(None), 1, n_ahead)) as made:
         for item in made:

@@ -80,6 +80,7 @@ class _Known:
     """A face that is followed from picture to picture."""
 
     mesh: np.ndarray  # (468, 2), pixels of the last picture
+    box: np.ndarray  # (4,), around it
     presence: float
     view: np.ndarray  # (256,), what the mesh network saw, in small
     confirmed: float  # score of the last detector that saw it
@@ -87,14 +88,10 @@ class _Known:
     n_described: int = 0  # descriptors since it may have become somebody else's
     described_frame: int = -(10**9)
 
-    @property
-    def box(self) -> np.ndarray:
-        return np.concatenate([self.mesh.min(axis=0), self.mesh.max(axis=0)])
-
-    def update(self, mesh: np.ndarray, presence: float, view: np.ndarray) -> None:
+    def update(self, mesh: np.ndarray, box: np.ndarray, presence: float, view: np.ndarray) -> None:
         if float(view @ self.view) < _SAME_VIEW:  # somebody else is there, or the light changed
             self.doubt()
-        self.mesh, self.presence, self.view = mesh, presence, view
+        self.mesh, self.box, self.presence, self.view = mesh, box, presence, view
 
     def doubt(self) -> None:
         """Have it looked at again whose face this is."""
@@ -150,10 +147,11 @@ class FaceFinder:
     def _follow(self, picture: np.ndarray, frame: int) -> None:
         """Fit the meshes of the last picture to this one; those that fail are lost, those that met are one."""
         followed = []
-        fits = self._networks.meshes(picture, [_region_of(known.mesh) for known in self._known])
+        fits = self._networks.meshes(picture, [_region_of(known.mesh, known.box) for known in self._known])
         for known, (mesh, presence, view) in zip(self._known, fits, strict=True):
-            if self._is_face(picture, mesh, presence):
-                known.update(mesh, presence, view)
+            box = _box_of(mesh)
+            if self._is_face(picture, mesh, box, presence):
+                known.update(mesh, box, presence, view)
                 followed.append(known)
             else:
                 self._lost.append((known.box, frame - 1))
@@ -204,9 +202,10 @@ class FaceFinder:
             ((mesh, presence, _),) = self._networks.meshes(picture, [(middle, side, angle)])
             if presence < _MIN_PRESENCE:
                 continue
-            ((mesh, presence, view),) = self._networks.meshes(picture, [_region_of(mesh)])  # as it is seen when it is followed
-            new = _Known(mesh, presence, view, score, frame)
-            is_there = self._is_face(picture, mesh, presence) and iou(box, new.box) >= _SAME_IOU
+            as_followed = [_region_of(mesh, _box_of(mesh))]
+            ((mesh, presence, view),) = self._networks.meshes(picture, as_followed)
+            new = _Known(mesh, _box_of(mesh), presence, view, score, frame)
+            is_there = self._is_face(picture, mesh, new.box, presence) and iou(box, new.box) >= _SAME_IOU
             is_new = is_there and not any(_is_same(new.box, one.box) for one in self._known)
             if is_new and self._near_score(picture, new.box) >= _MIN_CONFIRMED:
                 self._known.append(new)
@@ -235,13 +234,12 @@ class FaceFinder:
                 return score
         return 0.0
 
-    def _is_face(self, picture: np.ndarray, mesh: np.ndarray, presence: float) -> bool:
+    def _is_face(self, picture: np.ndarray, mesh: np.ndarray, box: np.ndarray, presence: float) -> bool:
         """Tell if a mesh may be a face whose mouth is in the picture."""
-        size = mesh.max(axis=0) - mesh.min(axis=0)
+        size = box[2:] - box[:2]
         if presence < _MIN_PRESENCE or not np.isfinite(mesh).all() or max(size) < _MIN_FACE:
             return False
-        points = points_of(mesh)
-        mouth = points[48:68].mean(axis=0)
+        mouth = points_of(mesh)[48:68].mean(axis=0)
         eyes = (mesh[_LEFT_EYE] + mesh[_RIGHT_EYE]) / 2
         across, down = mesh[_RIGHT_EYE] - mesh[_LEFT_EYE], mouth - eyes
         distance, drop = float(np.hypot(*across)), float(np.hypot(*down))
@@ -257,7 +255,7 @@ class FaceFinder:
         if known.is_due(frame, is_near):
             descriptor = self._describer.describe(face_chip(picture, points))
             known.n_described, known.described_frame = known.n_described + 1, frame
-        score = float(np.clip(known.presence * known.confirmed, 0.0, 1.0))
+        score = min(max(known.presence * known.confirmed, 0.0), 1.0)
         return Face(known.box.astype(np.float32), score, points.astype(np.float32), descriptor, is_followed)
 
 
@@ -284,9 +282,13 @@ def _around(width: int, height: int, scale: float) -> tuple[float, float, float]
     return (width - side) / 2, (height - side) / 2, side
 
 
-def _region_of(mesh: np.ndarray) -> tuple[np.ndarray, float, float]:
+def _box_of(mesh: np.ndarray) -> np.ndarray:
+    return np.concatenate([mesh.min(axis=0), mesh.max(axis=0)])
+
+
+def _region_of(mesh: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float, float]:
     """The square in which the mesh network looks for a face that had this mesh: middle, side in pixels, angle in radians."""
-    low, high = mesh.min(axis=0), mesh.max(axis=0)
+    low, high = box[:2], box[2:]
     across = mesh[_RIGHT_EYE] - mesh[_LEFT_EYE]
     return (low + high) / 2, _MESH_MARGIN * float(max(high - low)), float(np.arctan2(across[1], across[0]))
 
