@@ -515,7 +515,7 @@ def _forward_long(frontend: CropFrontend, file: CropFile, view: str) -> torch.Te
 
 
 def _pieces(frontend: CropFrontend, file: CropFile, view: str) -> Iterator[tuple[torch.Tensor, slice]]:
-    """The preprocessed pieces of a long clip, and which of their frames are wanted: those with all that a trunk sees of them."""
+    """The preprocessed pieces of a long clip, and which frames of each are wanted: all that a trunk sees of those is there."""
     crops, first = np.empty((0, *file.frame_shape), np.uint8), 0  # those held, and the frame of the first of them
     done = 0
     for block in file.blocks(_PIECE_FRAMES):

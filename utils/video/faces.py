@@ -6,12 +6,14 @@ times as long as following a face, so they are made at its start, where it may h
 seldom in between.
 """
 
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 
 from utils.video.descriptors import FaceDescriber, face_chip
-from utils.video.face_networks import FaceNetworks, iou
+from utils.video.face_networks import Detection, FaceNetworks, iou
 
 _MIN_FACE = 20.0  # pixels, the longer side of a face's box; lips are not to be read from smaller ones
 
@@ -139,8 +141,9 @@ class FaceFinder:
         if is_cut or frame != self._last_frame + 1:
             self.reset()
         self._last_frame = frame
+        looks = self._looks(picture, frame) if self._is_due(frame) else []
         self._follow(picture, frame)
-        self._search(picture, frame)
+        self._search(picture, frame, looks)
         self._confirm(picture, frame)
         return [self._face(picture, known, frame) for known in self._known]
 
@@ -165,35 +168,45 @@ class FaceFinder:
                 self._lost.append((known.box, frame - 1))
         self._lost = [(box, seen) for box, seen in self._lost if frame - seen <= _LOST_FRAMES]
 
-    def _search(self, picture: np.ndarray, frame: int) -> None:
-        """Look for faces that are not followed yet."""
+    def _is_due(self, frame: int) -> bool:
+        """Tell if it is time to look for faces that are not followed yet."""
         every = _SEARCH_FRAMES if self._known else _EMPTY_FRAMES
-        just_lost = any(seen == frame - 1 for _, seen in self._lost)
-        if self._lost:
-            every = min(every, _RETRY_FRAMES)
-        if not just_lost and frame - self._search_frame < every:
-            return
+        return frame - self._search_frame >= (min(every, _RETRY_FRAMES) if self._lost else every)
+
+    def _looks(self, picture: np.ndarray, frame: int) -> list[Future[list[Detection]]]:
+        """What the far detector sees in the whole picture, now and then also in the tiles of it."""
         self._search_frame = frame
         height, width = picture.shape[:2]
         regions = [(0.0, 0.0, float(max(height, width)))]
         if frame - self._tiles_frame >= _TILES_FRAMES:
             self._tiles_frame = frame
             regions += [_around(width, height, _WIDE_SCALE), *tiles(width, height)]
+        return [self._networks.detect(picture, *region, is_near=False) for region in regions]
+
+    def _search(self, picture: np.ndarray, frame: int, looks: list[Future[list[Detection]]]) -> None:
+        """Take in what was seen, look around lost faces, and where nobody was found, for faces that fill the picture."""
+        if any(seen == frame - 1 for _, seen in self._lost) and not looks:
+            looks = self._looks(picture, frame)
+        if not looks:
+            return
+        height, width = picture.shape[:2]
         for box, _ in self._lost:
             side = 5 * float(max(box[2:] - box[:2]))
             if side < 0.7 * max(height, width):
                 middle = (box[:2] + box[2:]) / 2
-                regions.append((float(middle[0]) - side / 2, float(middle[1]) - side / 2, side))
-        for region in regions:
-            self._look_at(picture, region, frame, is_near=False)
+                around = float(middle[0]) - side / 2, float(middle[1]) - side / 2, side
+                looks.append(self._networks.detect(picture, *around, is_near=False))
+        for look in looks:
+            self._take_in(picture, look.result(), frame)
         for scale, is_near in _CLOSE_UP_SEARCHES:
             if not self._known:
-                self._look_at(picture, _around(width, height, scale), frame, is_near)
+                look = self._networks.detect(picture, *_around(width, height, scale), is_near)
+                self._take_in(picture, look.result(), frame)
         self._lost = [(box, seen) for box, seen in self._lost if not any(_is_same(box, one.box) for one in self._known)]
 
-    def _look_at(self, picture: np.ndarray, region: tuple[float, float, float], frame: int, is_near: bool) -> None:
-        """Follow from now on what a detector finds in a square, if the mesh and the near detector believe in it, too."""
-        for box, angle, score in self._networks.detect(picture, *region, is_near=is_near):
+    def _take_in(self, picture: np.ndarray, detections: Sequence[Detection], frame: int) -> None:
+        """Follow from now on what a detector saw, if the mesh and the near detector believe in it, too."""
+        for box, angle, score in detections:
             known = next((one for one in self._known if iou(box, one.box) > _SAME_IOU or _is_same(box, one.box)), None)
             if known is not None:
                 known.confirmed, known.confirmed_frame = score, frame
@@ -228,7 +241,7 @@ class FaceFinder:
         left, top = (box[:2] + box[2:]) / 2 - side / 2
         is_cut = (box[:2] < 0).any() or (box[2:] > picture.shape[1::-1]).any()
         for is_near in (True, False) if is_cut else (True,):
-            found = self._networks.detect(picture, float(left), float(top), side, is_near)
+            found = self._networks.detect(picture, float(left), float(top), side, is_near).result()
             score = max((score for other, _, score in found if iou(other, box) > _SAME_IOU), default=0.0)
             if score >= _MIN_CONFIRMED:
                 return score
