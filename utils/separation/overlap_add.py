@@ -140,9 +140,7 @@ class Window(NamedTuple):
     visual: torch.Tensor | None  # (1, n_faces, frames, dim)
 
 
-def _windows(
-    places: Sequence[Stretch], read_mixture: MixtureReader, read_visual: VisualReader | None
-) -> Iterator[Window]:
+def _windows(places: Sequence[Stretch], read_mixture: MixtureReader, read_visual: VisualReader | None) -> Iterator[Window]:
     for index, place in enumerate(places):
         mixture = read_mixture(place.start, place.end - place.start)[None]
         yield Window(index, mixture, None if read_visual is None else read_visual(place.first_frame, place.n_frames)[None])

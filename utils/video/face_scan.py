@@ -24,7 +24,7 @@ from utils.video.faces import Face, FaceFinder
 from utils.video.tracking import CutDetector
 
 PART_FRAMES = 1500
-_VERSION = 2  # of what is found and how it is written; parts of another one are made again
+_VERSION = 3  # of what is found and how it is written; parts of another one are made again
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
 

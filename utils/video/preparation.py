@@ -36,7 +36,7 @@ from utils.video.preview import save_thumbnail
 from utils.video.sound import ExtractedSound, extract_sound
 
 _MOST_APART = 12  # frames of the grid that sound and pictures of one video may differ by where landmarks are given
-_VERSION = 5  # of what `prepare_video` makes; another one is made again
+_VERSION = 6  # of what `prepare_video` makes; another one is made again
 
 
 @dataclass(frozen=True)
