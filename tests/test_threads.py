@@ -51,10 +51,12 @@ def test_an_error_arrives_after_what_was_made_before_it():
 
 @pytest.mark.parametrize(("n_threads", "each"), [(1, 1), (2, 1), (3, 1), (9, 2)])
 def test_the_cores_are_shared_by_the_passes_and_given_back(n_threads, each):
+    """A single pass has all of them."""
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
-        found = list(map_on_cores(lambda _: torch.get_num_threads(), range(12), torch.device("cpu")))
-        assert found == [each] * 12 and torch.get_num_threads() == n_threads
+        for n_items, wanted in ((12, each), (1, n_threads)):
+            found = map_on_cores(lambda _: torch.get_num_threads(), range(n_items), n_items, torch.device("cpu"))
+            assert list(found) == [wanted] * n_items and torch.get_num_threads() == n_threads
     finally:
         torch.set_num_threads(before)

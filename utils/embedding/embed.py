@@ -15,6 +15,7 @@ sharded run forms the batches that an undisturbed run forms, and so the same byt
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -511,7 +512,8 @@ def _forward_long(frontend: CropFrontend, file: CropFile, view: str) -> torch.Te
         inputs, wanted = piece
         return frontend(inputs[None].to(frontend.device))[0, wanted]
 
-    return torch.cat(list(map_on_cores(forward, _pieces(frontend, file, view), frontend.device)))
+    n_pieces = math.ceil(file.n_frames / _PIECE_FRAMES)
+    return torch.cat(list(map_on_cores(forward, _pieces(frontend, file, view), n_pieces, frontend.device)))
 
 
 def _pieces(frontend: CropFrontend, file: CropFile, view: str) -> Iterator[tuple[torch.Tensor, slice]]:

@@ -12,10 +12,10 @@ from utils.data.threads import Given, Made, map_ahead
 _MOST_AT_ONCE = 4  # passes, whose memory is needed at the same time; further cores share them
 
 
-def map_on_cores(work: Callable[[Given], Made], items: Iterable[Given], device: torch.device) -> Iterator[Made]:
+def map_on_cores(work: Callable[[Given], Made], items: Iterable[Given], n_items: int, device: torch.device) -> Iterator[Made]:
     """`map(work, items)`, in order; on a CPU several at once, on as many cores as torch has threads here."""
     n_cores = torch.get_num_threads() if device.type == "cpu" else 1
-    at_once = min(n_cores, _MOST_AT_ONCE)
+    at_once = min(n_cores, n_items, _MOST_AT_ONCE)
     return map_in_threads(work, items, at_once, n_cores // at_once) if at_once > 1 else map(work, items)
 
 

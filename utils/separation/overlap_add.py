@@ -124,7 +124,7 @@ def separate_blocks(
 
     windows = _windows(places, read_mixture, read_visual)
     tail = None  # the estimates of the window before over the samples shared with the coming one
-    for place, estimates in zip(places, map_on_cores(separate, windows, _device(model)), strict=True):
+    for place, estimates in zip(places, map_on_cores(separate, windows, len(places), _device(model)), strict=True):
         estimates = estimates[:, place.fade - place.start :]
         if tail is not None:
             estimates = _joined(tail, estimates, order_known=read_visual is not None)
@@ -171,7 +171,7 @@ def assign_recording(
         return model.streams(*_on_device(model, window.mixture, window.visual))
 
     windows = _windows(places, read_mixture, read_visual)
-    separated = map_on_cores(separate, windows, _device(model))
+    separated = map_on_cores(separate, windows, len(places), _device(model))
     separated = progress_bar(separated, desc="whose voices", total=len(places), unit="window", leave=False)
     for place, streams in zip(places, separated, strict=True):
         estimates = streams.estimates[0].float().cpu()[:, place.fade - place.start :]
