@@ -53,8 +53,8 @@ _LONG_FRAMES = 512  # a longer clip goes in pieces, read from disk as it goes
 _PIECE_FRAMES = 112  # LR-ASD's largest tensor stays below the 32 MB from where each would be fetched from the system anew
 _MAX_READERS = 8  # more threads wait for the interpreter and hold batches in memory
 _CONTEXT_FRAMES = 9  # that a trunk sees to either side: LR-ASD 9, lip-reading networks 2
-# From the last wanted frame to the end of what is read: more than the context and what unseen frames are filled from, and so
-# that a piece and its context begin at one of the 16th frames, at which face frontends look.
+# From the last wanted frame to the end of what is read: more than the context and what unseen frames are filled from, and
+# such that a piece with its context begins at a multiple of 16 frames, where face frontends look.
 _AHEAD_FRAMES = 39
 _BATCH_FRAMES = 2048  # frames that go through the network at once: bounds the memory
 _SHARES, _SHARE_FRAMES = 64, 1024  # of a cluster's jobs: at least so many, none of them much smaller; a part each at most
