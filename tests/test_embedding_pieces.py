@@ -42,6 +42,7 @@ def test_a_long_clip_goes_through_in_pieces_without_a_seam(tmp_path, monkeypatch
         return forward_batch(frontend, batch)[0]
 
     whole = embed()
+    monkeypatch.setattr(embedding, "_LONG_FRAMES", 40)
     monkeypatch.setattr(embedding, "_PIECE_FRAMES", 40)
     pieces = embed()
     torch.testing.assert_close(pieces, whole, rtol=1e-4, atol=1e-5 * whole.abs().max().item())
@@ -56,7 +57,7 @@ def test_a_long_clip_that_ends_too_early_is_listed_and_the_others_are_embedded(t
     content = bytearray((tmp_path / "spoilt.npz").read_bytes())
     content[600_000] ^= 255
     (tmp_path / "spoilt.npz").write_bytes(content)
-    monkeypatch.setattr(embedding, "_PIECE_FRAMES", 40)
+    monkeypatch.setattr(embedding, "_LONG_FRAMES", 40)
     store, problems = embed_manifests([write_corpus(tmp_path, items)], frontend, tmp_path / "dump")
     assert [problem.item_id for problem in problems] == ["spoilt"] and "damaged npz" in problems[0].reason
     assert store.keys() == {"good.npz"}

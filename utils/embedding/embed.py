@@ -15,7 +15,7 @@ sharded run forms the batches that an undisturbed run forms, and so the same byt
 """
 
 import logging
-from collections import deque
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -40,6 +40,7 @@ from utils.embedding.frontends import Frontend, store_name
 from utils.embedding.landmarks import Landmarks
 from utils.embedding.precomputed import PrecomputedEmbeddings
 from utils.embedding.store import PART_FRAMES, EmbeddingStore, EmbeddingWriter, Source
+from utils.embedding.threads import map_in_threads, map_on_cores
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -48,10 +49,13 @@ StoredOnly = PrecomputedEmbeddings | Landmarks  # they give vectors as they are
 AnyFrontend = CropFrontend | StoredOnly
 Embedded = tuple["MouthClip", Source, np.ndarray]  # (frames, dim)
 
-_PIECE_FRAMES = 512  # a longer clip goes in pieces of so many, read from disk as it goes; more than the context below
+_LONG_FRAMES = 512  # a longer clip goes in pieces, read from disk as it goes
+_PIECE_FRAMES = 112  # LR-ASD's largest tensor stays below the 32 MB from where each would be fetched from the system anew
 _MAX_READERS = 8  # more threads wait for the interpreter and hold batches in memory
-# More than any trunk sees to either side (LR-ASD 9, lip-reading networks 2), and as much again to fill unseen frames from.
-_CONTEXT_FRAMES = 2 * FILL_FRAMES
+_CONTEXT_FRAMES = 9  # that a trunk sees to either side: LR-ASD 9, lip-reading networks 2
+# From the last wanted frame to the end of what is read: more than the context and what unseen frames are filled from, and
+# such that a piece with its context begins at a multiple of 16 frames, where face frontends look.
+_AHEAD_FRAMES = 39
 _BATCH_FRAMES = 2048  # frames that go through the network at once: bounds the memory
 _SHARES, _SHARE_FRAMES = 64, 1024  # of a cluster's jobs: at least so many, none of them much smaller; a part each at most
 
@@ -471,7 +475,7 @@ def load_group(group: list[MouthClip], frontend: CropFrontend, view: str) -> tup
 
 def _inputs(frontend: CropFrontend, crops: CropFile, view: str) -> torch.Tensor | None:
     """The preprocessed crops of a clip, None where it is too long to be taken whole, as a temporal network always takes it."""
-    if crops.n_frames > _PIECE_FRAMES and frontend.description["layer"] == "trunk":
+    if crops.n_frames > _LONG_FRAMES and frontend.description["layer"] == "trunk":
         return None
     return frontend.preprocess(fill_unseen(crops.all(), crops.mask), view)
 
@@ -509,42 +513,37 @@ def forward_batch(frontend: CropFrontend, batch: Batch) -> torch.Tensor:
 def _forward_long(frontend: CropFrontend, file: CropFile, view: str) -> torch.Tensor:
     """A long clip from disk through the trunk, (frames, dim).
 
-    A trunk sees a few frames around each one, so the clip goes through it in pieces that overlap by more than that: ten
-    minutes need the memory of `_PIECE_FRAMES`.
+    A trunk sees a few frames around each one, so the clip goes through it in pieces that overlap by as many: ten minutes
+    need the memory of a few pieces. On a CPU several pieces go at once.
     """
-    pieces = []
+
+    def forward(piece: tuple[torch.Tensor, slice]) -> torch.Tensor:
+        inputs, wanted = piece
+        return frontend(inputs[None].to(frontend.device))[0, wanted]
+
+    n_pieces = math.ceil(file.n_frames / _PIECE_FRAMES)
+    return torch.cat(list(map_on_cores(forward, _pieces(frontend, file, view), n_pieces, frontend.device)))
+
+
+def _pieces(frontend: CropFrontend, file: CropFile, view: str) -> Iterator[tuple[torch.Tensor, slice]]:
+    """The preprocessed pieces of a long clip, and which frames of each are wanted: all that a trunk sees of those is there."""
     crops, first = np.empty((0, *file.frame_shape), np.uint8), 0  # those held, and the frame of the first of them
     done = 0
     for block in file.blocks(_PIECE_FRAMES):
         crops = np.concatenate([crops, block])
         there = first + len(crops)
-        end = there if there == file.n_frames else there - _CONTEXT_FRAMES
+        end = there if there == file.n_frames else there - _AHEAD_FRAMES
         filled = fill_unseen(crops, file.mask[first:there])
-        vectors = frontend(frontend.preprocess(filled, view)[None].to(frontend.device))[0]
-        pieces.append(vectors[done - first : end - first])
+        left, right = max(done - _CONTEXT_FRAMES, 0), min(end + _CONTEXT_FRAMES, there)
+        yield frontend.preprocess(filled[left - first : right - first], view), slice(done - left, end - left)
         done = end
-        kept = max(done - _CONTEXT_FRAMES, 0)
+        kept = max(done - _CONTEXT_FRAMES - FILL_FRAMES, 0)
         crops, first = crops[kept - first :], kept
-    return torch.cat(pieces)
 
 
 def _read_ahead(load: Callable, groups: Iterable, nj: int) -> Iterator:
     """`map(load, groups)`, in order, computed by `nj` threads (`_MAX_READERS` at most), each of them one group ahead.
 
-    Threads do, as unzipping, hashing and arithmetic release the interpreter's lock, and nothing has to be copied
-    between processes. Each computes with one thread: the cores are the network's.
+    Threads do, and nothing has to be copied between processes. Each computes with one thread: the cores are the network's.
     """
-    n_threads = torch.get_num_threads()
-    nj = min(nj, _MAX_READERS)
-    pool = ThreadPoolExecutor(nj, initializer=torch.set_num_threads, initargs=(1,))
-    waiting: deque = deque()
-    try:
-        for group in groups:
-            waiting.append(pool.submit(load, group))
-            if len(waiting) > nj:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(n_threads)  # threads that start later take the last value set
+    return map_in_threads(load, groups, min(nj, _MAX_READERS), 1)

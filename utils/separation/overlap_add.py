@@ -26,6 +26,7 @@ from torch.nn.functional import avg_pool1d, normalize, pad
 from local_models.separator import Streams
 from utils.data.clock import frames_covering, frames_to_samples
 from utils.data.progress import progress_bar
+from utils.embedding.threads import map_on_cores
 from utils.errors import UserError
 from utils.separation.assignment import NO_STREAM, STRETCH_FRAMES, Assignment, WindowEvidence, assign, in_stretches
 
@@ -116,19 +117,35 @@ def separate_blocks(
     clocks = {"window_sec": window_sec, "hop_sec": hop_sec, "sample_rate": sample_rate, "fps": fps}
     if assignment is None and read_visual is not None and compares(model) and len(places) > 1:
         assignment = assign_recording(model, read_mixture, read_visual, length, **clocks)
+
+    def separate(window: Window) -> torch.Tensor:
+        orders = assignment.orders[window.index] if assignment else None
+        return separate_window(model, window.mixture, window.visual, orders)[0]
+
+    windows = _windows(places, read_mixture, read_visual)
     tail = None  # the estimates of the window before over the samples shared with the coming one
-    for index, place in enumerate(places):
-        mixture = read_mixture(place.start, place.end - place.start)[None]
-        visual = None if read_visual is None else read_visual(place.first_frame, place.n_frames)[None]
-        orders = assignment.orders[index] if assignment else None
-        estimates = separate_window(model, mixture, visual, orders)[0, :, place.fade - place.start :]
+    for place, estimates in zip(places, map_on_cores(separate, windows, len(places), _device(model)), strict=True):
+        estimates = estimates[:, place.fade - place.start :]
         if tail is not None:
-            estimates = _joined(tail, estimates, order_known=visual is not None)
+            estimates = _joined(tail, estimates, order_known=read_visual is not None)
         yield estimates[:, : place.kept - place.fade]
         tail = estimates[:, place.kept - place.fade :].clone()  # not a view, which would keep the whole window alive
 
 
-@torch.inference_mode()
+class Window(NamedTuple):
+    """What a network is given of a window."""
+
+    index: int
+    mixture: torch.Tensor  # (1, time)
+    visual: torch.Tensor | None  # (1, n_faces, frames, dim)
+
+
+def _windows(places: Sequence[Stretch], read_mixture: MixtureReader, read_visual: VisualReader | None) -> Iterator[Window]:
+    for index, place in enumerate(places):
+        mixture = read_mixture(place.start, place.end - place.start)[None]
+        yield Window(index, mixture, None if read_visual is None else read_visual(place.first_frame, place.n_frames)[None])
+
+
 def assign_recording(
     model: nn.Module,
     read_mixture: MixtureReader,
@@ -148,10 +165,15 @@ def assign_recording(
     found: list[WindowEvidence] = []
     tail = torch.empty(0, 0)
     places = list(stretches(length, window, hop, sample_rate, fps))
-    for place in progress_bar(places, desc="whose voices", unit="window", leave=False):
-        mixture = read_mixture(place.start, place.end - place.start)[None]
-        visual = read_visual(place.first_frame, place.n_frames)[None]
-        streams = model.streams(*_on_device(model, mixture, visual))
+
+    @torch.inference_mode()
+    def separate(window: Window) -> Streams:
+        return model.streams(*_on_device(model, window.mixture, window.visual))
+
+    windows = _windows(places, read_mixture, read_visual)
+    separated = map_on_cores(separate, windows, len(places), _device(model))
+    separated = progress_bar(separated, desc="whose voices", total=len(places), unit="window", leave=False)
+    for place, streams in zip(places, separated, strict=True):
         estimates = streams.estimates[0].float().cpu()[:, place.fade - place.start :]
         shared = estimates[:, : tail.shape[1]]
         link = (normalize(tail, dim=1) @ normalize(shared, dim=1).T).numpy().astype(float)
@@ -281,8 +303,12 @@ def compares(model: nn.Module) -> bool:
 def _on_device(
     model: nn.Module, mixture: torch.Tensor, visual: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    device = next((parameter.device for parameter in model.parameters()), mixture.device)
+    device = _device(model)
     return mixture.to(device), None if visual is None else visual.to(device)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 @torch.inference_mode()

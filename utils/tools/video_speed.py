@@ -5,10 +5,11 @@ Writes  a table to the standard output, with --results also into a section of th
 Run     python -m utils.tools.video_speed --videos A.mp4,B.mkv --exp_dir exp/av_tfdprnn_grid \\
             [--frontend_weights FILE] [--results RESULTS.md]
 
-The parts run one after the other, on --threads threads, in a process of its own for each video; seconds of a part over
-seconds of video are its real-time factor. The pictures are decoded twice, once for the faces and once for the mouth
-crops: `decoding` is both, and `faces` and `mouth crops` are without it. `memory` is the largest resident set of the
-process, with all packages loaded.
+The parts run one after the other, in a process of its own for each video; seconds of a part over seconds of video are its
+real-time factor. `all` is the time from the first to the last of them, `CPU` that of all cores together: within a part,
+threads work at once. The pictures are decoded twice, for the faces and for the mouth crops, by a thread that is ahead of
+what is done with them; `decoding` is the time to decode them once and do nothing else, and no part of `all`. `memory` is
+the largest resident set of the process, with all packages loaded.
 """
 
 import argparse
@@ -29,7 +30,8 @@ from utils.separation.options import SeparationOptions
 from utils.tools.memory import in_own_process
 from utils.tools.sections import add_results_options, origin, publish
 
-PARTS = ("sound", "decoding", "faces", "mouth crops", "visual frontend", "separation")
+PARTS = ("sound", "faces", "mouth crops", "visual frontend", "separation")
+COLUMNS = (*PARTS, "all", "CPU", "decoding")  # seconds
 
 
 def main() -> None:
@@ -63,7 +65,7 @@ def _paths(text: str) -> list[Path]:
 
 
 def measure(video: Path, experiment: Experiment, threads: int) -> dict[str, float]:
-    """Seconds of each part, those of the video, the number of faces, and the process' peak memory in MB."""
+    """Seconds of each column, those of the video, the number of faces, and the process' peak memory in MB."""
     import torch
 
     from utils.data.audio import read_audio
@@ -90,22 +92,24 @@ def measure(video: Path, experiment: Experiment, threads: int) -> dict[str, floa
         seconds[part] = time.perf_counter() - start
         return result
 
+    def embed(path: Path, n_frames: int) -> torch.Tensor:
+        lips = embed_file(frontend, MouthFile(path))
+        if "shape" not in experiment.frontends:
+            return lips
+        return torch.cat([lips, torch.from_numpy(LipShapes().read(path, n_frames, False))], dim=1)
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sound = folder / "sound.wav"
+        start_sec, start_cpu_sec = time.perf_counter(), time.process_time()
         n_samples = timed("sound", lambda: extract_sound(video, sound).n_samples)
         n_frames = math.ceil(n_samples * VIDEO_FPS / SAMPLE_RATE_HZ)
-        timed("decoding", lambda: sum(1 for _ in read_pictures(video, n_frames)))
         people = timed("faces", lambda: find_people(video, n_frames, folder / "scan")).people
         if not people:
             raise UserError(f"{video}: no face was found in it; give a video with one")
         mouths = [folder / f"{person.name}.npz" for person in people]
         timed("mouth crops", lambda: write_mouths(video, people, n_frames, mouths, VideoOptions()))
-        embedded = timed("visual frontend", lambda: [embed_file(frontend, MouthFile(path)) for path in mouths])
-        if "shape" in experiment.frontends:
-            shapes = [torch.from_numpy(LipShapes().read(path, n_frames, False)) for path in mouths]
-            embedded = [torch.cat(parts, dim=1) for parts in zip(embedded, shapes, strict=True)]
-        visual = torch.stack(embedded)
+        visual = timed("visual frontend", lambda: torch.stack([embed(path, n_frames) for path in mouths]))
         blocks = separate_blocks(
             network,
             lambda start, count: torch.from_numpy(read_audio(sound, start, count, SAMPLE_RATE_HZ)),
@@ -114,19 +118,18 @@ def measure(video: Path, experiment: Experiment, threads: int) -> dict[str, floa
             sample_rate=SAMPLE_RATE_HZ, fps=float(VIDEO_FPS),
         )  # fmt: skip
         timed("separation", lambda: sum(1 for _ in blocks))
-    for part in ("faces", "mouth crops"):
-        seconds[part] -= seconds["decoding"]
-    seconds["decoding"] *= 2
+        seconds |= {"all": time.perf_counter() - start_sec, "CPU": time.process_time() - start_cpu_sec}
+        timed("decoding", lambda: sum(1 for _ in read_pictures(video, n_frames)))
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return seconds | {"video_sec": n_samples / SAMPLE_RATE_HZ, "n_faces": len(people), "memory_mb": memory_mb}
 
 
 def table(measured: dict[str, dict[str, float]]) -> str:
     """Markdown: a row for each video, real-time factors."""
-    rows = [["video", "minutes", "faces", *PARTS, "all", "memory (MB)"]]
+    rows = [["video", "minutes", "faces", *COLUMNS, "memory (MB)"]]
     for name, found in measured.items():
-        factors = [found[part] / found["video_sec"] for part in PARTS]
-        parts = [*(f"{factor:.3f}" for factor in factors), f"**{sum(factors):.3f}**"]
+        factors = {column: f"{found[column] / found['video_sec']:.3f}" for column in COLUMNS}
+        parts = (factors | {"all": f"**{factors['all']}**"}).values()
         minutes, memory_mb = f"{found['video_sec'] / 60:.3g}", f"{found['memory_mb']:.0f}"
         rows.append([name, minutes, str(found["n_faces"]), *parts, memory_mb])
     return markdown_table(rows)

@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import zip_longest
 
@@ -33,6 +33,10 @@ Region = tuple[np.ndarray, float, float]
 
 Fit = tuple[np.ndarray, float, np.ndarray]
 """A mesh (468, 2), the belief in it, and what was seen; see `FaceNetworks.meshes`."""
+
+
+Detection = tuple[np.ndarray, float, float]
+"""A face that a detector sees: box (4,) in pixels of the picture, angle of the line of the eyes, score."""
 
 
 class _Network:
@@ -108,10 +112,11 @@ class FaceNetworks:
                     f"faces cannot be looked for, LiteRT is missing ({error}): "
                     "add it with utils/install_more.sh requirements-video.txt"
                 ) from None
-        self._pool = ThreadPoolExecutor(2)
+        self._pool, self._detecting = ThreadPoolExecutor(2), ThreadPoolExecutor(1)
 
     def close(self) -> None:
         self._pool.shutdown()
+        self._detecting.shutdown()
 
     def meshes(self, picture: np.ndarray, regions: Sequence[Region]) -> list[Fit]:
         """Fit the mesh to turned squares of a picture, two at a time: most of a video's time goes into this.
@@ -124,11 +129,12 @@ class FaceNetworks:
         fits = self._pool.map(lambda net, share: [_fit(net, picture, *region) for region in share], self._meshes, shares)
         return [fit for pair in zip_longest(*fits) for fit in pair if fit is not None]
 
-    def detect(
-        self, picture: np.ndarray, left: float, top: float, side: float, is_near: bool
-    ) -> list[tuple[np.ndarray, float, float]]:
-        """Look for faces in a square: box in pixels of the picture, angle of the line of the eyes, score, of each."""
-        left, top, side = float(round(left)), float(round(top)), float(max(1, round(side)))
+    def detect(self, picture: np.ndarray, left: float, top: float, side: float, is_near: bool) -> Future[list[Detection]]:
+        """Look for faces in a square, beside whatever else is done meanwhile."""
+        square = float(round(left)), float(round(top)), float(max(1, round(side)))
+        return self._detecting.submit(self._detect, picture, *square, is_near)
+
+    def _detect(self, picture: np.ndarray, left: float, top: float, side: float, is_near: bool) -> list[Detection]:
         detector = self._near if is_near else self._far
         faces = []
         for box, (one, other), score in detector(_shrunk(picture, left, top, side, detector.side)):

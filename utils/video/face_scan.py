@@ -9,20 +9,22 @@ the last part and ends with the same faces; people are always made of what the p
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from utils.data.files import atomic_path
 from utils.data.progress import progress_bar
+from utils.data.threads import made_ahead
 from utils.video.decoding import read_pictures
 from utils.video.descriptors import DESCRIPTOR_DIM
 from utils.video.faces import Face, FaceFinder
 from utils.video.tracking import CutDetector
 
 PART_FRAMES = 1500
-_VERSION = 2  # of what is found and how it is written; parts of another one are made again
+_VERSION = 3  # of what is found and how it is written; parts of another one are made again
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
@@ -53,7 +55,7 @@ def scan_faces(
                 if finder is None:
                     finder = stack.enter_context(FaceFinder())
                     label = f"faces of {Path(path).name}"
-                    pictures = read_pictures(path, n_frames, first_frame=start)
+                    pictures = stack.enter_context(closing(made_ahead(_pictures(path, n_frames, start, part_frames))))
                     pictures = iter(progress_bar(pictures, desc=label, total=n_frames, initial=start, unit="frame"))
                 part = _scan_part(pictures, finder, span)
                 with atomic_path(part_path) as temporary:
@@ -61,19 +63,25 @@ def scan_faces(
             yield from _frames_of(part)
 
 
+def _pictures(path: Path | str, n_frames: int, start: int, part_frames: int) -> Iterator[tuple[int, np.ndarray | None, bool]]:
+    """Frame, picture, whether it begins a shot, from `start` on, where a part begins."""
+    detector = CutDetector()
+    for frame, picture in read_pictures(path, n_frames, first_frame=start):
+        if frame % part_frames == 0:
+            detector = CutDetector()
+        yield frame, picture, picture is not None and detector.is_cut(picture)
+
+
 def _scan_part(
-    pictures: Iterator[tuple[int, np.ndarray | None]], finder: FaceFinder, span: tuple[int, int]
+    pictures: Iterator[tuple[int, np.ndarray | None, bool]], finder: FaceFinder, span: tuple[int, int]
 ) -> dict[str, np.ndarray]:
     """The arrays of a part; takes the pictures of its frames, and no more, from `pictures`."""
     finder.reset()
     cuts, found = [], []
-    detector = CutDetector()
-    for _ in range(*span):
-        frame, picture = next(pictures)
+    for frame, picture, is_cut in islice(pictures, span[1] - span[0]):
+        if is_cut:
+            cuts.append(frame)
         if picture is not None:
-            is_cut = detector.is_cut(picture)
-            if is_cut:
-                cuts.append(frame)
             found += [(frame, face) for face in finder.find(picture, frame, is_cut)]
     described = [index for index, (_, face) in enumerate(found) if face.descriptor is not None]
     return {

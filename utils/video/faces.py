@@ -6,12 +6,14 @@ times as long as following a face, so they are made at its start, where it may h
 seldom in between.
 """
 
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 
 from utils.video.descriptors import FaceDescriber, face_chip
-from utils.video.face_networks import FaceNetworks, iou
+from utils.video.face_networks import Detection, FaceNetworks, iou
 
 _MIN_FACE = 20.0  # pixels, the longer side of a face's box; lips are not to be read from smaller ones
 
@@ -80,6 +82,7 @@ class _Known:
     """A face that is followed from picture to picture."""
 
     mesh: np.ndarray  # (468, 2), pixels of the last picture
+    box: np.ndarray  # (4,), around it
     presence: float
     view: np.ndarray  # (256,), what the mesh network saw, in small
     confirmed: float  # score of the last detector that saw it
@@ -87,14 +90,10 @@ class _Known:
     n_described: int = 0  # descriptors since it may have become somebody else's
     described_frame: int = -(10**9)
 
-    @property
-    def box(self) -> np.ndarray:
-        return np.concatenate([self.mesh.min(axis=0), self.mesh.max(axis=0)])
-
-    def update(self, mesh: np.ndarray, presence: float, view: np.ndarray) -> None:
+    def update(self, mesh: np.ndarray, box: np.ndarray, presence: float, view: np.ndarray) -> None:
         if float(view @ self.view) < _SAME_VIEW:  # somebody else is there, or the light changed
             self.doubt()
-        self.mesh, self.presence, self.view = mesh, presence, view
+        self.mesh, self.box, self.presence, self.view = mesh, box, presence, view
 
     def doubt(self) -> None:
         """Have it looked at again whose face this is."""
@@ -142,18 +141,20 @@ class FaceFinder:
         if is_cut or frame != self._last_frame + 1:
             self.reset()
         self._last_frame = frame
+        looks = self._looks(picture, frame) if self._is_due(frame) else []
         self._follow(picture, frame)
-        self._search(picture, frame)
+        self._search(picture, frame, looks)
         self._confirm(picture, frame)
         return [self._face(picture, known, frame) for known in self._known]
 
     def _follow(self, picture: np.ndarray, frame: int) -> None:
         """Fit the meshes of the last picture to this one; those that fail are lost, those that met are one."""
         followed = []
-        fits = self._networks.meshes(picture, [_region_of(known.mesh) for known in self._known])
+        fits = self._networks.meshes(picture, [_region_of(known.mesh, known.box) for known in self._known])
         for known, (mesh, presence, view) in zip(self._known, fits, strict=True):
-            if self._is_face(picture, mesh, presence):
-                known.update(mesh, presence, view)
+            box = _box_of(mesh)
+            if self._is_face(picture, mesh, box, presence):
+                known.update(mesh, box, presence, view)
                 followed.append(known)
             else:
                 self._lost.append((known.box, frame - 1))
@@ -167,35 +168,45 @@ class FaceFinder:
                 self._lost.append((known.box, frame - 1))
         self._lost = [(box, seen) for box, seen in self._lost if frame - seen <= _LOST_FRAMES]
 
-    def _search(self, picture: np.ndarray, frame: int) -> None:
-        """Look for faces that are not followed yet."""
+    def _is_due(self, frame: int) -> bool:
+        """Tell if it is time to look for faces that are not followed yet."""
         every = _SEARCH_FRAMES if self._known else _EMPTY_FRAMES
-        just_lost = any(seen == frame - 1 for _, seen in self._lost)
-        if self._lost:
-            every = min(every, _RETRY_FRAMES)
-        if not just_lost and frame - self._search_frame < every:
-            return
+        return frame - self._search_frame >= (min(every, _RETRY_FRAMES) if self._lost else every)
+
+    def _looks(self, picture: np.ndarray, frame: int) -> list[Future[list[Detection]]]:
+        """What the far detector sees in the whole picture, now and then also in the tiles of it."""
         self._search_frame = frame
         height, width = picture.shape[:2]
         regions = [(0.0, 0.0, float(max(height, width)))]
         if frame - self._tiles_frame >= _TILES_FRAMES:
             self._tiles_frame = frame
             regions += [_around(width, height, _WIDE_SCALE), *tiles(width, height)]
+        return [self._networks.detect(picture, *region, is_near=False) for region in regions]
+
+    def _search(self, picture: np.ndarray, frame: int, looks: list[Future[list[Detection]]]) -> None:
+        """Take in what was seen, look around lost faces, and where nobody was found, for faces that fill the picture."""
+        if any(seen == frame - 1 for _, seen in self._lost) and not looks:
+            looks = self._looks(picture, frame)
+        if not looks:
+            return
+        height, width = picture.shape[:2]
         for box, _ in self._lost:
             side = 5 * float(max(box[2:] - box[:2]))
             if side < 0.7 * max(height, width):
                 middle = (box[:2] + box[2:]) / 2
-                regions.append((float(middle[0]) - side / 2, float(middle[1]) - side / 2, side))
-        for region in regions:
-            self._look_at(picture, region, frame, is_near=False)
+                around = float(middle[0]) - side / 2, float(middle[1]) - side / 2, side
+                looks.append(self._networks.detect(picture, *around, is_near=False))
+        for look in looks:
+            self._take_in(picture, look.result(), frame)
         for scale, is_near in _CLOSE_UP_SEARCHES:
             if not self._known:
-                self._look_at(picture, _around(width, height, scale), frame, is_near)
+                look = self._networks.detect(picture, *_around(width, height, scale), is_near)
+                self._take_in(picture, look.result(), frame)
         self._lost = [(box, seen) for box, seen in self._lost if not any(_is_same(box, one.box) for one in self._known)]
 
-    def _look_at(self, picture: np.ndarray, region: tuple[float, float, float], frame: int, is_near: bool) -> None:
-        """Follow from now on what a detector finds in a square, if the mesh and the near detector believe in it, too."""
-        for box, angle, score in self._networks.detect(picture, *region, is_near=is_near):
+    def _take_in(self, picture: np.ndarray, detections: Sequence[Detection], frame: int) -> None:
+        """Follow from now on what a detector saw, if the mesh and the near detector believe in it, too."""
+        for box, angle, score in detections:
             known = next((one for one in self._known if iou(box, one.box) > _SAME_IOU or _is_same(box, one.box)), None)
             if known is not None:
                 known.confirmed, known.confirmed_frame = score, frame
@@ -204,9 +215,10 @@ class FaceFinder:
             ((mesh, presence, _),) = self._networks.meshes(picture, [(middle, side, angle)])
             if presence < _MIN_PRESENCE:
                 continue
-            ((mesh, presence, view),) = self._networks.meshes(picture, [_region_of(mesh)])  # as it is seen when it is followed
-            new = _Known(mesh, presence, view, score, frame)
-            is_there = self._is_face(picture, mesh, presence) and iou(box, new.box) >= _SAME_IOU
+            as_followed = [_region_of(mesh, _box_of(mesh))]
+            ((mesh, presence, view),) = self._networks.meshes(picture, as_followed)
+            new = _Known(mesh, _box_of(mesh), presence, view, score, frame)
+            is_there = self._is_face(picture, mesh, new.box, presence) and iou(box, new.box) >= _SAME_IOU
             is_new = is_there and not any(_is_same(new.box, one.box) for one in self._known)
             if is_new and self._near_score(picture, new.box) >= _MIN_CONFIRMED:
                 self._known.append(new)
@@ -229,19 +241,18 @@ class FaceFinder:
         left, top = (box[:2] + box[2:]) / 2 - side / 2
         is_cut = (box[:2] < 0).any() or (box[2:] > picture.shape[1::-1]).any()
         for is_near in (True, False) if is_cut else (True,):
-            found = self._networks.detect(picture, float(left), float(top), side, is_near)
+            found = self._networks.detect(picture, float(left), float(top), side, is_near).result()
             score = max((score for other, _, score in found if iou(other, box) > _SAME_IOU), default=0.0)
             if score >= _MIN_CONFIRMED:
                 return score
         return 0.0
 
-    def _is_face(self, picture: np.ndarray, mesh: np.ndarray, presence: float) -> bool:
+    def _is_face(self, picture: np.ndarray, mesh: np.ndarray, box: np.ndarray, presence: float) -> bool:
         """Tell if a mesh may be a face whose mouth is in the picture."""
-        size = mesh.max(axis=0) - mesh.min(axis=0)
+        size = box[2:] - box[:2]
         if presence < _MIN_PRESENCE or not np.isfinite(mesh).all() or max(size) < _MIN_FACE:
             return False
-        points = points_of(mesh)
-        mouth = points[48:68].mean(axis=0)
+        mouth = points_of(mesh)[48:68].mean(axis=0)
         eyes = (mesh[_LEFT_EYE] + mesh[_RIGHT_EYE]) / 2
         across, down = mesh[_RIGHT_EYE] - mesh[_LEFT_EYE], mouth - eyes
         distance, drop = float(np.hypot(*across)), float(np.hypot(*down))
@@ -257,7 +268,7 @@ class FaceFinder:
         if known.is_due(frame, is_near):
             descriptor = self._describer.describe(face_chip(picture, points))
             known.n_described, known.described_frame = known.n_described + 1, frame
-        score = float(np.clip(known.presence * known.confirmed, 0.0, 1.0))
+        score = min(max(known.presence * known.confirmed, 0.0), 1.0)
         return Face(known.box.astype(np.float32), score, points.astype(np.float32), descriptor, is_followed)
 
 
@@ -284,9 +295,13 @@ def _around(width: int, height: int, scale: float) -> tuple[float, float, float]
     return (width - side) / 2, (height - side) / 2, side
 
 
-def _region_of(mesh: np.ndarray) -> tuple[np.ndarray, float, float]:
+def _box_of(mesh: np.ndarray) -> np.ndarray:
+    return np.concatenate([mesh.min(axis=0), mesh.max(axis=0)])
+
+
+def _region_of(mesh: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float, float]:
     """The square in which the mesh network looks for a face that had this mesh: middle, side in pixels, angle in radians."""
-    low, high = mesh.min(axis=0), mesh.max(axis=0)
+    low, high = box[:2], box[2:]
     across = mesh[_RIGHT_EYE] - mesh[_LEFT_EYE]
     return (low + high) / 2, _MESH_MARGIN * float(max(high - low)), float(np.arctan2(across[1], across[0]))
 

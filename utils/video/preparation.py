@@ -10,7 +10,7 @@ Stages 1 and 4 call this in processes of their own.
 
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from utils.data.fingerprints import hash_stats
 from utils.data.mouths import MouthWriter
 from utils.data.progress import progress_bar
 from utils.data.sound_checks import duration_warnings
+from utils.data.threads import made_ahead
 from utils.errors import UserError
 from utils.video.alignment import mean_face_transforms, on_mean_face
 from utils.video.crops import ALIGNMENTS, cut_people
@@ -35,7 +36,7 @@ from utils.video.preview import save_thumbnail
 from utils.video.sound import ExtractedSound, extract_sound
 
 _MOST_APART = 12  # frames of the grid that sound and pictures of one video may differ by where landmarks are given
-_VERSION = 5  # of what `prepare_video` makes; another one is made again
+_VERSION = 6  # of what `prepare_video` makes; another one is made again
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,8 @@ def write_mouths(
             face_path = face_path_of(mouth_path, options.face_size)
             face_path.parent.mkdir(parents=True, exist_ok=True)
             face_writers.append(stack.enter_context(FaceWriter(face_path, n_frames, options.face_size)))
-        pictures = progress_bar(read_pictures(path, n_frames), desc=f"mouths of {path.name}", total=n_frames, unit="frame")
+        pictures = stack.enter_context(closing(made_ahead(read_pictures(path, n_frames))))
+        pictures = progress_bar(pictures, desc=f"mouths of {path.name}", total=n_frames, unit="frame")
         for frame, picture, crops in cut_people(pictures, people, n_frames, options.alignment, options.face_size):
             for writer, crop in zip([*writers, *face_writers], crops, strict=True):
                 writer.add(np.zeros(writer.frame_shape, np.uint8) if crop is None else crop, crop is not None)

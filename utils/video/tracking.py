@@ -198,8 +198,10 @@ class CutDetector:
 
 def _thumbnail(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shades less their mean, and their gradients."""
-    every = max(1, min(picture.shape[:2]) // _FINEST)
-    small = cv2.resize(np.ascontiguousarray(picture[::every, ::every]), _THUMB, interpolation=cv2.INTER_AREA)
+    height, width = picture.shape[:2]
+    every = max(1, min(height, width) // _FINEST)
+    thinned = cv2.resize(picture, (-(-width // every), -(-height // every)), interpolation=cv2.INTER_NEAREST)
+    small = cv2.resize(thinned, _THUMB, interpolation=cv2.INTER_AREA)
     shades = cv2.GaussianBlur(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 1.0)
     edges = np.stack([cv2.Sobel(shades, cv2.CV_32F, 1, 0), cv2.Sobel(shades, cv2.CV_32F, 0, 1)])
     return shades - shades.mean(), edges
