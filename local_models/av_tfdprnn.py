@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool1d, scaled_dot_product_attention
 
 from local_models.bands import BandMerge, BandSplit
 from local_models.configs import AVTFDPRNNConfig
-from local_models.separator import AVSeparator, mean_of_others, own_and_others
+from local_models.separator import AVSeparator, for_each_stream, mean_of_others, own_and_others
 
 _SPECTRUM_FEATS = 3  # of a bin: real and imaginary part, magnitude
 _MASK_FEATS = 2  # of a bin: real and imaginary part
@@ -158,7 +158,7 @@ class TFDPRNNMasker(nn.Module):
             if visual is not None and index == self.config.n_audio_repeats:
                 n_streams = visual.shape[1]
                 visual = self._on_grid(visual, grid.shape[-1])  # (batch * n_faces, fused chan, grid frames)
-                grid = grid.repeat_interleave(n_streams, dim=0)  # (batch * n_faces, bn_chan, n_bands, grid frames)
+                grid = for_each_stream(grid, n_streams)  # (batch * n_faces, bn_chan, n_bands, grid frames)
             if visual is not None and index >= self.config.n_audio_repeats:
                 grid = self._steer(grid, visual, index - self.config.n_audio_repeats, n_streams)
             grid = block(grid)

@@ -182,7 +182,7 @@ class AVSeparator(BaseModel):
         self._check(mixture, visual)
         if self.has_fixed_faces and self.config.n_faces == 1 and visual.shape[1] > 1:  # each as if it were the only one
             n_faces = visual.shape[1]
-            alone = self._separate(mixture.repeat_interleave(n_faces, dim=0), visual.flatten(0, 1).unsqueeze(1), masks_of)
+            alone = self._separate(for_each_stream(mixture, n_faces), visual.flatten(0, 1).unsqueeze(1), masks_of)
             return [each.squeeze(1).unflatten(0, (-1, n_faces)) for each in alone]
         if visual is None and self.config.n_faces:
             n_frames = math.ceil(mixture.shape[-1] * self.config.video_fps / self.config.sample_rate)
@@ -247,6 +247,14 @@ class AVSeparator(BaseModel):
         # A video frame lasts 1 / fps, and its position is its middle.
         positions = samples * (config.video_fps / config.sample_rate) - 0.5
         return resample_frames(features.flatten(0, 1), positions).unflatten(0, visual.shape[:2])
+
+
+def for_each_stream(features: torch.Tensor, n_streams: int) -> torch.Tensor:
+    """Copies of each mixture's features side by side: (batch, ...) -> (batch * n_streams, ...).
+
+    As `repeat_interleave`, which makes a length that an exported network could not know beforehand.
+    """
+    return features.unsqueeze(1).expand(-1, n_streams, *features.shape[1:]).flatten(0, 1)
 
 
 def own_and_others(visual: torch.Tensor) -> torch.Tensor:
