@@ -13,7 +13,7 @@ import torch
 from asteroid.masknn import norms
 from asteroid.masknn.recurrent import DPRNNBlock
 from torch import nn
-from torch.nn.functional import avg_pool1d, scaled_dot_product_attention
+from torch.nn.functional import avg_pool1d, conv2d, scaled_dot_product_attention
 
 from local_models.bands import BandMerge, BandSplit
 from local_models.configs import AVTFDPRNNConfig
@@ -63,10 +63,9 @@ class Exchange(nn.Module):
         self.project = _zero(nn.Conv2d(chan, chan, 1))
 
     def forward(self, grid: torch.Tensor, n_streams: int) -> torch.Tensor:
-        if n_streams == 1:
-            return grid
         others = mean_of_others(grid.unflatten(0, (-1, n_streams)))  # (batch, n_streams, chan, n_bands, frames)
-        return grid + self.project(others.flatten(0, 1))
+        bias = self.project.bias * min(n_streams - 1, 1)  # no branch: an exported network holds for one stream and for more
+        return grid + conv2d(others.flatten(0, 1), self.project.weight, bias)
 
 
 class FrameAttention(nn.Module):

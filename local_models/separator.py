@@ -185,14 +185,18 @@ class AVSeparator(BaseModel):
             alone = self._separate(for_each_stream(mixture, n_faces), visual.flatten(0, 1).unsqueeze(1), masks_of)
             return [each.squeeze(1).unflatten(0, (-1, n_faces)) for each in alone]
         if visual is None and self.config.n_faces:
-            n_frames = math.ceil(mixture.shape[-1] * self.config.video_fps / self.config.sample_rate)
-            visual = mixture.new_zeros(len(mixture), self.config.n_src, n_frames, self.config.visual_dim)
+            visual = self.unseen_faces(mixture)
         level = mixture.square().mean(dim=-1, keepdim=True).sqrt() + EPS  # (batch, 1); the masker gets all at one level
         encoded = self._encode(mixture / level)  # (batch, n_feats, frames)
         if visual is not None:
             visual = self._visual_features(visual, encoded.shape[-1])  # (batch, n_faces, visual_chan, frames)
         masks = masks_of(self._features(encoded), visual)
         return [self._decoded(each, encoded, mixture, level) for each in masks]
+
+    def unseen_faces(self, mixture: torch.Tensor) -> torch.Tensor:
+        """What stands for the visual embeddings of mixtures (batch, time) of which no face is seen."""
+        n_frames = math.ceil(mixture.shape[-1] * self.config.video_fps / self.config.sample_rate)
+        return mixture.new_zeros(len(mixture), self.config.n_src, n_frames, self.config.visual_dim)
 
     def _decoded(self, masks: torch.Tensor, encoded: torch.Tensor, mixture: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """Estimates (batch, n_src, time) from masks (batch, n_src, n_feats, frames), at the mixture's level."""
