@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from utils.data.experiments import DLIB
 from utils.data.fingerprints import hash_json
+from utils.embedding.embed import AnyFrontend
 from utils.embedding.face_frontends import FaceFrontend
 from utils.embedding.frontends import Frontend
 from utils.export.graphs import Graph, OnnxModule, is_written, write_graphs
@@ -37,12 +39,19 @@ def frontend_facts(frontend: Frontend | FaceFrontend) -> dict[str, Any]:
     return {"frontend": frontend.name, "description": frontend.describe()}
 
 
-def run_by_onnx(frontend: Frontend | FaceFrontend, onnx_dir: Path) -> None:
-    """Let onnxruntime run a visual frontend's network; its graph is made in `onnx_dir` unless it is there.
+def can_be_exported(frontend: AnyFrontend) -> bool:
+    """Tell a network of torch from stored vectors, and from dlib."""
+    return isinstance(frontend, Frontend) or (isinstance(frontend, FaceFrontend) and frontend.name != DLIB)
+
+
+def run_by_onnx(frontend: AnyFrontend, onnx_dir: Path) -> None:
+    """Let onnxruntime run a visual frontend's network, if it has one; its graph is made in `onnx_dir` unless it is there.
 
     Raises:
         UserError: it cannot be exported, or its graph differs from it.
     """
+    if not can_be_exported(frontend):
+        return
     folder = onnx_dir / f"{frontend.name}-{hash_json(frontend.description)[:12]}"
     if not is_written(folder):
         write_graphs(folder, {NAME: frontend_graph(frontend)}, frontend_facts(frontend))
