@@ -222,7 +222,8 @@ class AVSeparator(BaseModel):
         """(batch, time) -> (batch, n_feats, frames); padded so that every sample is in as many frames as any other."""
         stride = self.config.stride
         margin = self.config.kernel_size - stride
-        missing = -mixture.shape[-1] % stride  # samples to a whole number of frames
+        length = mixture.shape[-1]
+        missing = (length + stride - 1) // stride * stride - length  # samples to a whole number of frames
         encoded = self.encoder(pad(mixture, (margin, missing + margin)).unsqueeze(1))
         return torch.relu(encoded) if self.fb_name == "free" else encoded
 

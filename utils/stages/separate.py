@@ -51,7 +51,7 @@ def main() -> int:
         add_missing("requirements-onnx.txt")
     if is_voice_to_mouth(args.exp_dir):
         if args.runtime == "onnx":
-            raise UserError(f"--exp_dir {args.exp_dir}: goes from a voice to a mouth, which torch alone runs; leave --runtime out")
+            raise UserError(f"--exp_dir {args.exp_dir}: from a voice to a mouth, which torch alone runs; leave --runtime out")
         if args.test_dir.suffix != ".csv":
             add_missing("requirements-video.txt")
         from utils.voice_to_mouth.predict import predict
