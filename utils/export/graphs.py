@@ -12,7 +12,7 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,8 @@ _OPSET = 20
 _ONNX_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}  # the places in torch's order of ONNX's gates
 
 Tensors = tuple[torch.Tensor, ...]
+Quantiser = Callable[[Path, Path], float]
+"""(graph, to be written): writes its form in 8 bits; gives how much louder its output is than what that changes, dB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +58,16 @@ class Graph:
     trials: Sequence[Tensors]
 
 
-def write_graphs(folder: Path, graphs: Mapping[str, Graph], facts: Mapping[str, Any]) -> dict[str, Any]:
+def write_graphs(
+    folder: Path, graphs: Mapping[str, Graph], facts: Mapping[str, Any], quantisers: Mapping[str, Quantiser] | None = None
+) -> dict[str, Any]:
     """Write graphs and what is to be known of them; nothing takes its place before all were held against torch.
 
     Args:
         folder: made if absent; other files there are left alone.
         graphs: by their names.
         facts: plain JSON for export.json.
+        quantisers: of those that are also written in 8 bits, as `<name>.int8.onnx`.
 
     Returns:
         The content of export.json.
@@ -82,6 +87,11 @@ def write_graphs(folder: Path, graphs: Mapping[str, Graph], facts: Mapping[str, 
                 "outputs": {key: list(axes) for key, axes in graph.outputs.items()},
                 "differs_from_torch_by": float(f"{check_graph(graph, temporary, name):.1e}"),
             }
+            if quantise := (quantisers or {}).get(name):
+                file = f"{name}.int8.onnx"
+                target = places.enter_context(atomic_path(folder / file))
+                sdr_db = quantise(temporary, target)
+                found[name]["int8"] = {"file": file, "sha256": sha256_file(target), "sdr_db": round(sdr_db, 1)}
         (folder / FACTS).unlink(missing_ok=True)
     everything = {**facts, "graphs": found, "opset": _OPSET, "version": VERSION, "torch": torch.__version__}
     write_json(folder / FACTS, everything)
@@ -157,7 +167,7 @@ def _export(graph: Graph, path: Path, name: str) -> None:
     shapes = tuple({axis: Dim.DYNAMIC for axis, length in enumerate(axes) if isinstance(length, str)}
                    for axes in graph.inputs.values())  # fmt: skip
     logger.info("exporting %s: it takes a minute", name)
-    with torch.no_grad(), _quietly():
+    with torch.no_grad(), quietly():
         try:
             program = torch.export.export(_in_onnx_operators(graph.network), example, dynamic_shapes=shapes, strict=False)
             names = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
@@ -268,7 +278,7 @@ class _OnnxRecurrent(nn.Module):
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without the warnings of torch's exporter, which concern its makers."""
     makers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")]
     levels = [each.level for each in makers]
@@ -287,5 +297,7 @@ def _as_tuple(outputs: torch.Tensor | Tensors) -> Tensors:
 
 
 def _line(error: Exception) -> str:
-    """The last line of an error that has many: the first are advice."""
+    """The first line of what an error comes from; torch's exporter wraps it in advice."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
