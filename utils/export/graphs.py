@@ -92,10 +92,19 @@ def write_graphs(
                 target = places.enter_context(atomic_path(folder / file))
                 sdr_db = quantise(temporary, target)
                 found[name]["int8"] = {"file": file, "sha256": sha256_file(target), "sdr_db": round(sdr_db, 1)}
-        (folder / FACTS).unlink(missing_ok=True)
+        _remove_earlier(folder)
     everything = {**facts, "graphs": found, "opset": _OPSET, "version": VERSION, "torch": torch.__version__}
     write_json(folder / FACTS, everything)
     return everything
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Remove export.json and the files that it names."""
+    if (folder / FACTS).is_file():
+        for graph in read_json(folder / FACTS)["graphs"].values():
+            for file in (graph["file"], graph.get("int8", graph)["file"]):
+                (folder / Path(file).name).unlink(missing_ok=True)
+        (folder / FACTS).unlink()
 
 
 def is_written(folder: Path) -> bool:

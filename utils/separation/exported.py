@@ -75,15 +75,16 @@ class OnnxSeparator(AVSeparator):
     Args:
         network: the same in torch, of which only the config is kept.
         folder: of its graphs.
+        file: of the one that separates.
 
     Shape:
         as of `AVSeparator`
     """
 
-    def __init__(self, network: AVSeparator, folder: Path) -> None:
+    def __init__(self, network: AVSeparator, folder: Path, file: str = "model.onnx") -> None:
         BaseModel.__init__(self, sample_rate=network.config.sample_rate, in_channels=None)  # no layers
         self.config, self.has_fixed_faces = network.config, network.has_fixed_faces
-        self.graph = OnnxModule(folder / "model.onnx")
+        self.graph = OnnxModule(folder / file)
         self.matcher = None if network.matcher is None else OnnxModule(folder / "matcher.onnx")
         self.eval()
 

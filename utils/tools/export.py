@@ -68,7 +68,7 @@ def _mouths(folder: Path, frontend: Frontend) -> list[Tensors]:
     """Clips of mouth files below a folder, spread over all of them, preprocessed."""
     paths = sorted(folder.rglob("mouths/**/*.npz"))
     if len(paths) < 2:
-        raise UserError(f"--mouths_dir {folder}: {len(paths)} mouth files (mouths/*.npz) below it, and --int8 needs two or more")
+        raise UserError(f"--mouths_dir {folder}: {len(paths)} mouth files (mouths/*.npz) below it; --int8 needs two or more")
     clips = []
     for path in paths[:: -(-len(paths) // _MOUTHS)]:
         file = frontend.crop_file(path)
