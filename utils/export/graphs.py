@@ -9,6 +9,7 @@ replaced by other operators before.
 """
 
 import copy
+import importlib
 import logging
 import math
 import warnings
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -73,8 +75,10 @@ def write_graphs(
         The content of export.json.
 
     Raises:
-        UserError: a graph differs from torch by more than `TOLERANCE`, or cannot be made.
+        UserError: a graph differs from torch by more than `TOLERANCE`, or cannot be made, or packages are missing.
     """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _package(name)
     found = {}
     with ExitStack() as places:
         for name, graph in graphs.items():
@@ -146,13 +150,12 @@ class OnnxModule(nn.Module):
         path: the file.
 
     Raises:
-        UserError: it is missing, or onnxruntime cannot run it.
+        UserError: it or onnxruntime is missing, or the one cannot read the other.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        import onnxruntime
-
+        onnxruntime = _package("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors; they are raised, too
@@ -188,9 +191,7 @@ def _export(graph: Graph, path: Path, name: str) -> None:
         for value, axes in values:  # torch calls them s0, s1, ...
             value.shape = type(value.shape)(axes)
         exported.save(path)
-    import onnx
-
-    onnx.checker.check_model(str(path))
+    _package("onnx").checker.check_model(str(path))
 
 
 def _in_onnx_operators(network: nn.Module) -> nn.Module:
@@ -284,6 +285,15 @@ class _OnnxRecurrent(nn.Module):
             after.append(states)
         joined = tuple(torch.cat(parts) for parts in zip(*after, strict=True))
         return sequence.transpose(0, 1) if self.batch_first else sequence, joined if is_lstm else joined[0]
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"ONNX needs more packages ({error}); add them with utils/install_more.sh requirements-onnx.txt"
+        ) from None
 
 
 @contextmanager
