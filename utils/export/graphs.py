@@ -183,7 +183,9 @@ def _export(graph: Graph, path: Path, name: str) -> None:
         try:
             program = torch.export.export(_in_onnx_operators(graph.network), example, dynamic_shapes=shapes, strict=False)
             names = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
-            exported = torch.onnx.export(program, example, **names, opset_version=_OPSET, dynamo=True, verbose=False)
+            how = {"opset_version": _OPSET, "dynamo": True, "verbose": False}
+            # onnxscript's optimiser takes 1e-8 for zero, and removes what keeps silence from being divided by it
+            exported = torch.onnx.export(program, example, **names, **how, optimize=False)
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             raise UserError(f"{name}: this network cannot be exported ({_line(error)})") from error
         values = (*zip(exported.model.graph.inputs, graph.inputs.values(), strict=True),

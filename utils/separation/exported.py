@@ -58,9 +58,11 @@ def run_by_onnx(network: AVSeparator, sha256: str, onnx_dir: Path) -> "OnnxSepar
 
 
 def _trial(network: AVSeparator, n_mixtures: int, n_faces: int, seconds: float) -> Tensors:
-    """Random mixtures, and embeddings of their faces; the last face goes off screen."""
+    """Random mixtures that end in silence, the last of several nothing else; their faces, the last of which goes off screen."""
     config = network.config
     mixture = torch.randn(n_mixtures, round(seconds * config.sample_rate))
+    mixture[:, 3 * mixture.shape[1] // 4 :] = 0
+    mixture[1:][-1:] = 0
     if not config.n_faces:
         return (mixture,)
     n_faces = config.n_faces if network.has_fixed_faces and config.n_faces > 1 else n_faces
