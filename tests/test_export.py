@@ -22,7 +22,7 @@ from utils.embedding.embed import embed_file
 from utils.embedding.kinds import load_kind
 from utils.errors import UsageError, UserError
 from utils.export import graphs
-from utils.export.graphs import FACTS, Graph, OnnxModule, check_graph, write_graphs
+from utils.export.graphs import FACTS, Graph, OnnxModule, check_graph, is_written, write_graphs
 from utils.separation.exported import OnnxSeparator, separator_graphs
 from utils.separation.overlap_add import FacesOnScreen
 from utils.tools import export
@@ -150,6 +150,9 @@ def test_a_visual_frontend_gives_the_same_embeddings_whatever_runs_it(experiment
     again = frontend.load_again()  # as in another process: what is there is not made anew
     torch.testing.assert_close(embed_file(again, MouthFile(path)), wanted, atol=1e-4, rtol=0)
     assert facts.stat().st_mtime_ns == before
+    (facts.parent / "frontend.onnx").write_bytes(b"damaged")
+    assert not is_written(facts.parent)
+    shutil.rmtree(facts.parent)
 
 
 def test_the_tracks_of_a_video_are_those_of_torch(experiment, onnx_dir, shared_data, tmp_path, monkeypatch):
@@ -223,7 +226,7 @@ def test_what_cannot_be_exported_or_read_is_said_in_one_line(experiment, tmp_pat
     with pytest.raises(UserError, match=r"^solver: this network cannot be exported \(.*linalg_solve.*\)$"):
         write_graphs(tmp_path, {"solver": square}, {})
     (tmp_path / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(UserError, match=r"model\.onnx: onnxruntime cannot read it .* remove it"):
+    with pytest.raises(UserError, match=r"model\.onnx: onnxruntime cannot read it .* make it again"):
         OnnxModule(tmp_path / "model.onnx")
     with pytest.raises(UserError, match=r"nothing\.onnx: no such file"):
         OnnxModule(tmp_path / "nothing.onnx")

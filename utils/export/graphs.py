@@ -112,8 +112,11 @@ def _remove_earlier(folder: Path) -> None:
 
 
 def is_written(folder: Path) -> bool:
-    """Tell if a folder holds whole graphs, as this version writes them."""
-    return (folder / FACTS).is_file() and read_json(folder / FACTS).get("version") == VERSION
+    """Tell if a folder holds whole graphs, as this version writes them; a damaged file is not."""
+    facts = read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
+    files = {folder / graph["file"]: graph["sha256"] for graph in facts.get("graphs", {}).values()}
+    is_whole = all(path.is_file() and sha256_file(path) == sha256 for path, sha256 in files.items())
+    return facts.get("version") == VERSION and is_whole
 
 
 def check_graph(graph: Graph, path: Path, name: str, tolerance: float = TOLERANCE) -> float:
@@ -164,7 +167,7 @@ class OnnxModule(nn.Module):
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base
-            raise UserError(f"{path}: onnxruntime cannot read it ({_line(error)}); remove it, and it is made again") from None
+            raise UserError(f"{path}: onnxruntime cannot read it ({_line(error)}); make it again") from None
         self.names = [each.name for each in self.session.get_inputs()]
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor | Tensors:
