@@ -34,6 +34,7 @@ def separator_graphs(network: AVSeparator) -> dict[str, Graph]:
         axes = {"estimates": ("batch", "sources", "time"), **axes}
         outputs = {"evidence": ("batch", "sources", "faces", "frames"), "alone": ("batch",)}
         voiced = [(torch.rand_like(visual[:, :, :1, 0]) * mixture.unsqueeze(1), mixture, visual) for mixture, visual in trials]
+        voiced.append((*voiced[1][:2], voiced[1][2][:, :1]))  # of one face, beside which there is an unseen stream
         graphs["matcher"] = Graph(_Matcher(network.matcher), axes, outputs, voiced)
     return graphs
 
