@@ -60,6 +60,7 @@ preview=false       # videos: also write them again with each face's track
 output_rate=16k     # videos: source also writes stems at the sound's own rate and with its channels
 mux=false           # videos: also write one video with a named stream of sound for each track
 asr=                # videos: command that prints what is said in a wav, its last word; for the WebVTT and tracks.json
+runtime=torch       # what runs the networks in stage 4: torch, or onnx (onnxruntime, on the CPU; docs/export.md)
 subtype=float       # sample format of the estimates: float or pcm16
 
 COMMAND=("$0" "$@")
@@ -137,6 +138,6 @@ run_stage 3 train conf data_dir exp_dir init_exp_dir train_args frontend_weights
     frontend_layer views embedding_dtype dump_dir id force
 frontend_weights=$own_weights face_weights=$own_face_weights
 run_stage 4 separate exp_dir test_dir test_name cue_test av_offset_sweep fallback_exp_dir frontend_weights face_weights \
-    subtype window_sec hop_sec batch_size out_dir preview output_rate mux asr landmarks_dir alignment audio_stream \
+    runtime subtype window_sec hop_sec batch_size out_dir preview output_rate mux asr landmarks_dir alignment audio_stream \
     min_on_screen_sec people dump_dir data_root_dir nj cluster id max_failed force
 run_stage 5 score exp_dir test_dir test_name permute nj cluster max_failed force

@@ -31,6 +31,7 @@ subtype=float      # sample format of the tracks: float or pcm16
 nj=$(nproc)        # videos prepared at once
 cluster=           # where they are prepared and separated: dask://HOST:PORT, slurm (docs/cluster.md); empty: here
 id=                # GPU, e.g. 0; cpu: none; empty: the first that is visible
+runtime=torch      # what runs the networks: torch, or onnx (onnxruntime, on the CPU; docs/export.md)
 max_failed=0       # videos that may fail before this does
 force=false        # separate again although nothing changed
 
@@ -70,5 +71,5 @@ exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test
     "--output_rate=$output_rate" "--mux=$mux" "--asr=$asr" "--asr_dir=$caller_dir" \
     "--face_weights=$face_weights" "--cluster=$cluster" \
     "--landmarks_dir=$landmarks_dir" "--alignment=$alignment" "--audio_stream=$audio_stream" "--people=$people" \
-    "--min_on_screen_sec=$min_on_screen_sec" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--max_failed=$max_failed" \
-    "--force=$force"
+    "--min_on_screen_sec=$min_on_screen_sec" "--subtype=$subtype" "--nj=$nj" "--id=$id" "--runtime=$runtime" \
+    "--max_failed=$max_failed" "--force=$force"

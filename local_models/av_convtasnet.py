@@ -11,7 +11,7 @@ from asteroid.masknn.convolutional import TDConvNet
 from torch import nn
 
 from local_models.configs import AVConvTasNetConfig
-from local_models.separator import AVSeparator, own_and_others
+from local_models.separator import AVSeparator, for_each_stream, own_and_others
 
 
 class TDConvNetMasker(TDConvNet):
@@ -52,8 +52,8 @@ class TDConvNetMasker(TDConvNet):
             if visual is not None and index == self.n_audio_blocks:
                 n_streams = visual.shape[1]
                 visual = (own_and_others(visual) if self.see_others else visual).flatten(0, 1)
-                stream = stream.repeat_interleave(n_streams, dim=0)
-                skips = skips.repeat_interleave(n_streams, dim=0) if index else skips
+                stream = for_each_stream(stream, n_streams)
+                skips = for_each_stream(skips, n_streams) if index else skips
                 stream = stream + self.fusion(torch.cat([stream, visual], dim=1))  # (streams, bn_chan, frames)
             residual, skip = layer(stream)
             stream, skips = stream + residual, skips + skip

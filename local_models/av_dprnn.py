@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import fold, unfold
 
 from local_models.configs import AVDPRNNConfig
-from local_models.separator import AVSeparator, own_and_others
+from local_models.separator import AVSeparator, for_each_stream, own_and_others
 
 
 class DPRNNMasker(DPRNN):
@@ -73,7 +73,7 @@ class DPRNNMasker(DPRNN):
         if visual is not None:
             n_streams = visual.shape[1]
             visual = (own_and_others(visual) if self.see_others else visual).flatten(0, 1)  # (streams, chan, frames)
-            stream = stream.repeat_interleave(n_streams, dim=0)  # (batch * n_faces, bn_chan, frames)
+            stream = for_each_stream(stream, n_streams)  # (batch * n_faces, bn_chan, frames)
             stream = stream + self.fusions[0](torch.cat([stream, visual], dim=1))
         chunks, found = self._segment(stream), []  # (streams, bn_chan, chunk_size, n_chunks)
         for index, block in enumerate(self.net):

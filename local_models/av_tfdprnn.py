@@ -13,11 +13,11 @@ import torch
 from asteroid.masknn import norms
 from asteroid.masknn.recurrent import DPRNNBlock
 from torch import nn
-from torch.nn.functional import avg_pool1d, scaled_dot_product_attention
+from torch.nn.functional import avg_pool1d, conv2d, scaled_dot_product_attention
 
 from local_models.bands import BandMerge, BandSplit
 from local_models.configs import AVTFDPRNNConfig
-from local_models.separator import AVSeparator, mean_of_others, own_and_others
+from local_models.separator import AVSeparator, for_each_stream, mean_of_others, own_and_others
 
 SPECTRUM_FEATS = 3  # of a bin: real and imaginary part, magnitude
 MASK_FEATS = 2  # of a bin: real and imaginary part
@@ -63,10 +63,9 @@ class Exchange(nn.Module):
         self.project = _zero(nn.Conv2d(chan, chan, 1))
 
     def forward(self, grid: torch.Tensor, n_streams: int) -> torch.Tensor:
-        if n_streams == 1:
-            return grid
         others = mean_of_others(grid.unflatten(0, (-1, n_streams)))  # (batch, n_streams, chan, n_bands, frames)
-        return grid + self.project(others.flatten(0, 1))
+        bias = self.project.bias * min(n_streams - 1, 1)  # no branch: an exported network holds for one stream and for more
+        return grid + conv2d(others.flatten(0, 1), self.project.weight, bias)
 
 
 class FrameAttention(nn.Module):
@@ -158,7 +157,7 @@ class TFDPRNNMasker(nn.Module):
             if visual is not None and index == self.config.n_audio_repeats:
                 n_streams = visual.shape[1]
                 visual = self._on_grid(visual, grid.shape[-1])  # (batch * n_faces, fused chan, grid frames)
-                grid = grid.repeat_interleave(n_streams, dim=0)  # (batch * n_faces, bn_chan, n_bands, grid frames)
+                grid = for_each_stream(grid, n_streams)  # (batch * n_faces, bn_chan, n_bands, grid frames)
             if visual is not None and index >= self.config.n_audio_repeats:
                 grid = self._steer(grid, visual, index - self.config.n_audio_repeats, n_streams)
             grid = block(grid)

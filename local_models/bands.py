@@ -36,7 +36,8 @@ class BandSplit(nn.Module):
         self.place = nn.Parameter(torch.zeros(chan, self.n_bands, 1))  # tells the bands apart
 
     def forward(self, spectrum: torch.Tensor) -> torch.Tensor:
-        missing_frames = -spectrum.shape[-1] % self.grid_stride
+        n_frames = spectrum.shape[-1]
+        missing_frames = (n_frames + self.grid_stride - 1) // self.grid_stride * self.grid_stride - n_frames
         spectrum = pad(spectrum, (0, missing_frames, *self.margins))
         parts, start = [], self.margins[0]
         for conv, (count, width) in zip(self.convs, self.sizes, strict=True):

@@ -16,7 +16,7 @@ from torch.nn.functional import layer_norm, pad
 from local_models.av_tfdprnn import MASK_FEATS, SPECTRUM_FEATS, Exchange, FiLM
 from local_models.bands import BandMerge, BandSplit
 from local_models.configs import CausalTFDPRNNConfig
-from local_models.separator import EPS, AVSeparator, own_and_others
+from local_models.separator import EPS, AVSeparator, for_each_stream, own_and_others
 from local_models.visual import VisualNet
 
 
@@ -117,7 +117,7 @@ class CausalMasker(nn.Module):
         if visual is not None:
             n_streams = visual.shape[1]
             visual = (own_and_others(visual) if self.sees_others else visual).flatten(0, 1)
-            grid = grid.repeat_interleave(n_streams, dim=0)  # (batch * n_faces, grid frames, n_bands, chan)
+            grid = for_each_stream(grid, n_streams)  # (batch * n_faces, grid frames, n_bands, chan)
         for index, (block, past) in enumerate(zip(self.net[n_audio:], state.stream_hidden, strict=True)):
             if visual is not None:
                 grid = self._steer(grid.permute(0, 3, 2, 1), visual, index, n_streams).permute(0, 3, 2, 1)

@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.nn.functional import adaptive_max_pool2d
 
 from local_models.lipreading.resnet import BasicBlock
 
@@ -35,4 +34,4 @@ class IdentityResNet(nn.Module):
         self.fc = nn.Linear(512, self.dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(adaptive_max_pool2d(self.feature_extraction(x), 1).flatten(1))
+        return self.fc(self.feature_extraction(x).amax(dim=(2, 3)))

@@ -51,11 +51,10 @@ class FaceVoiceMatcher(nn.Module):
         self.visual_dim, self.shape_dim = visual_dim, shape_dim
         self.sample_rate, self.video_fps = sample_rate, video_fps
         self.window, self.hop = round(_WINDOW_SEC * sample_rate), round(_HOP_SEC * sample_rate)
-        self.n_fft = 1 << (self.window - 1).bit_length()
+        self.power = PowerSpectrum(self.window, self.hop)
         highest_hz = min(_HIGHEST_HZ, sample_rate / 2)
-        mels = torchaudio.functional.melscale_fbanks(self.n_fft // 2 + 1, _LOWEST_HZ, highest_hz, _N_MELS, sample_rate)
+        mels = torchaudio.functional.melscale_fbanks(self.power.n_fft // 2 + 1, _LOWEST_HZ, highest_hz, _N_MELS, sample_rate)
         self.register_buffer("mels", mels, persistent=False)
-        self.register_buffer("taper", torch.hann_window(self.window), persistent=False)
 
         self.scale = nn.Parameter(torch.ones(()))
         self.own_stream = nn.Parameter(torch.zeros(()))
@@ -209,12 +208,33 @@ class FaceVoiceMatcher(nn.Module):
         both = torch.stack([signals, mixture - signals], dim=1)  # (n, 2, time)
         both = both / (mixture.square().mean(dim=-1, keepdim=True).sqrt() + 1e-8).unsqueeze(1)
         margin = (self.window - self.hop) // 2
-        frames = pad(both, (margin, self.window)).unfold(-1, self.window, self.hop)  # (n, 2, sound frames, window)
-        power = torch.fft.rfft(frames * self.taper, self.n_fft).abs().square()
-        energies = power @ self.mels + _FLOOR * self.window / 2 * self.mels.sum(dim=0)
+        energies = self.power(pad(both, (margin, self.window))) @ self.mels + _FLOOR * self.window / 2 * self.mels.sum(dim=0)
         logs = energies.log()
         logs = 0.5 * (logs - logs[:, :1].mean(dim=(2, 3), keepdim=True))
         return logs.transpose(2, 3).flatten(1, 2)
+
+
+class PowerSpectrum(nn.Module):
+    """Power of each bin in windows of a signal that are tapered by a cosine.
+
+    Args:
+        window (int): Samples of a window.
+        hop (int): Samples from one to the next.
+
+    Shape:
+        - input: (..., time)
+        - output: (..., frames, n_fft / 2 + 1)
+    """
+
+    def __init__(self, window: int, hop: int) -> None:
+        super().__init__()
+        self.window, self.hop = window, hop
+        self.n_fft = 1 << (window - 1).bit_length()
+        self.register_buffer("taper", torch.hann_window(window), persistent=False)
+
+    def forward(self, signals: torch.Tensor) -> torch.Tensor:
+        frames = signals.unfold(-1, self.window, self.hop)  # (..., frames, window)
+        return torch.fft.rfft(frames * self.taper, self.n_fft).abs().square()
 
 
 def _with_deviation(embeddings: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:

@@ -182,17 +182,21 @@ class AVSeparator(BaseModel):
         self._check(mixture, visual)
         if self.has_fixed_faces and self.config.n_faces == 1 and visual.shape[1] > 1:  # each as if it were the only one
             n_faces = visual.shape[1]
-            alone = self._separate(mixture.repeat_interleave(n_faces, dim=0), visual.flatten(0, 1).unsqueeze(1), masks_of)
+            alone = self._separate(for_each_stream(mixture, n_faces), visual.flatten(0, 1).unsqueeze(1), masks_of)
             return [each.squeeze(1).unflatten(0, (-1, n_faces)) for each in alone]
         if visual is None and self.config.n_faces:
-            n_frames = math.ceil(mixture.shape[-1] * self.config.video_fps / self.config.sample_rate)
-            visual = mixture.new_zeros(len(mixture), self.config.n_src, n_frames, self.config.visual_dim)
+            visual = self.unseen_faces(mixture)
         level = mixture.square().mean(dim=-1, keepdim=True).sqrt() + EPS  # (batch, 1); the masker gets all at one level
         encoded = self._encode(mixture / level)  # (batch, n_feats, frames)
         if visual is not None:
             visual = self._visual_features(visual, encoded.shape[-1])  # (batch, n_faces, visual_chan, frames)
         masks = masks_of(self._features(encoded), visual)
         return [self._decoded(each, encoded, mixture, level) for each in masks]
+
+    def unseen_faces(self, mixture: torch.Tensor) -> torch.Tensor:
+        """What stands for the visual embeddings of mixtures (batch, time) of which no face is seen."""
+        n_frames = math.ceil(mixture.shape[-1] * self.config.video_fps / self.config.sample_rate)
+        return mixture.new_zeros(len(mixture), self.config.n_src, n_frames, self.config.visual_dim)
 
     def _decoded(self, masks: torch.Tensor, encoded: torch.Tensor, mixture: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """Estimates (batch, n_src, time) from masks (batch, n_src, n_feats, frames), at the mixture's level."""
@@ -218,7 +222,8 @@ class AVSeparator(BaseModel):
         """(batch, time) -> (batch, n_feats, frames); padded so that every sample is in as many frames as any other."""
         stride = self.config.stride
         margin = self.config.kernel_size - stride
-        missing = -mixture.shape[-1] % stride  # samples to a whole number of frames
+        length = mixture.shape[-1]
+        missing = (length + stride - 1) // stride * stride - length  # samples to a whole number of frames
         encoded = self.encoder(pad(mixture, (margin, missing + margin)).unsqueeze(1))
         return torch.relu(encoded) if self.fb_name == "free" else encoded
 
@@ -247,6 +252,14 @@ class AVSeparator(BaseModel):
         # A video frame lasts 1 / fps, and its position is its middle.
         positions = samples * (config.video_fps / config.sample_rate) - 0.5
         return resample_frames(features.flatten(0, 1), positions).unflatten(0, visual.shape[:2])
+
+
+def for_each_stream(features: torch.Tensor, n_streams: int) -> torch.Tensor:
+    """Copies of each mixture's features side by side: (batch, ...) -> (batch * n_streams, ...).
+
+    As `repeat_interleave`, which makes a length that an exported network could not know beforehand.
+    """
+    return features.unsqueeze(1).expand(-1, n_streams, *features.shape[1:]).flatten(0, 1)
 
 
 def own_and_others(visual: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import avg_pool1d, normalize, pad, scaled_dot_product_attention
 
 from local_models.configs import VisualVoiceConfig
-from local_models.separator import EPS, AVSeparator, own_and_others
+from local_models.separator import EPS, AVSeparator, for_each_stream, own_and_others
 from local_models.visual import VisualNet
 
 _SLOPE = 0.2  # of LeakyReLU
@@ -84,10 +84,10 @@ class UNetMasker(nn.Module):
         if visual is not None:
             n_streams = visual.shape[1]
             seen = avg_pool1d(pad(visual.flatten(0, 1), (0, missing), "replicate"), _TIME_STRIDE)
-            x = torch.cat([x.repeat_interleave(n_streams, dim=0), seen], dim=1)
+            x = torch.cat([for_each_stream(x, n_streams), seen], dim=1)
         x = self.attention(x).unsqueeze(2)  # (streams, 8 chan + visual_chan, 1, frames / 4)
         for layer in self.up:
-            beside = passed.pop().repeat_interleave(n_streams, dim=0)
+            beside = for_each_stream(passed.pop(), n_streams)
             x = torch.cat([layer(x), beside], dim=1)
         masks = self.mask_limit * torch.tanh(self.masks(x))[..., :n_frames]  # (streams, n_masks * 2, n_bins - 1, frames)
         masks = torch.cat([masks, masks[:, :, -1:]], dim=2)

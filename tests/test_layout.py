@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = ("egs", "local_models", "utils", "conf", "tests", "docs", "run.sh", "separate.sh", "demo.sh", "live.sh", "path.sh",
              "requirements.txt", "requirements-dev.txt", "requirements-video.txt", "requirements-demo.txt",
-             "requirements-cluster.txt", "requirements-live.txt", "Dockerfile", ".dockerignore",
+             "requirements-cluster.txt", "requirements-live.txt", "requirements-onnx.txt", "Dockerfile", ".dockerignore",
              "README.md", "LICENSE", ".ci/run")  # fmt: skip
 OUTPUTS = {"data", "dump", "exp"}
 STAGES = ("prepare", "mouths", "embed", "train", "separate", "score")
@@ -30,7 +30,8 @@ ALLOWED = {
     "utils.mixing": GROUND | {"utils.mixing"},
     "utils.video": GROUND | {"utils.video"},
     "utils.corpora": GROUND | {"utils.corpora", "utils.mixing", "utils.video"},
-    "utils.embedding": GROUND | {"utils.embedding", "utils.video", "local_models"},
+    "utils.export": GROUND | {"utils.export", "local_models"},
+    "utils.embedding": GROUND | {"utils.embedding", "utils.export", "utils.video", "local_models"},
     "utils.training": GROUND | {"utils.training", "utils.mixing", "utils.embedding", "local_models"},
     "utils.scoring": GROUND | {"utils.scoring"},
     "utils.page": GROUND | {"utils.page", "utils.video"},  # the stage it runs is a program of its own
@@ -38,9 +39,10 @@ ALLOWED = {
     | {f"utils.{name}" for name in ("voice_to_mouth", "training", "embedding", "corpora", "separation", "scoring", "video")}
     | {"local_models"},
     "utils.separation": GROUND
-    | {"utils.separation", "utils.embedding", "utils.training", "utils.corpora", "utils.video", "local_models"},
+    | {f"utils.{name}" for name in ("separation", "embedding", "export", "training", "corpora", "video")}
+    | {"local_models"},
 }
-_NAMES = ("mixing", "video", "corpora", "embedding", "training", "scoring", "separation", "voice_to_mouth")
+_NAMES = ("mixing", "video", "corpora", "export", "embedding", "training", "scoring", "separation", "voice_to_mouth")
 ROOMS = {f"utils.{name}" for name in _NAMES}
 ALLOWED |= {
     "utils.live": GROUND

@@ -20,7 +20,7 @@ if ! missing=$(python3 utils/environment.py check requirements-dev.txt); then
     log "adding the test tools to $(dirname "$(dirname "$(command -v python3)")"): ${missing//$'\n'/, }"
     python3 -m pip install --quiet --no-input --disable-pip-version-check -r requirements-dev.txt
 fi
-for file in requirements-{cluster,demo}.txt egs/{avspeech,voxceleb2,wav2kp}/requirements.txt; do # with -video
+for file in requirements-{cluster,demo,onnx}.txt egs/{avspeech,voxceleb2,wav2kp}/requirements.txt; do # with -video
     utils/install_more.sh "$file"
 done
 

@@ -53,7 +53,7 @@ class Frontend(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return next((each.device for each in self.network.parameters()), torch.device("cpu"))  # of onnxruntime: none
 
     def train(self, mode: bool = True) -> "Frontend":
         """Stay in eval mode, whatever the model around is set to: stored and fresh vectors must agree."""

@@ -7,6 +7,7 @@ import torch
 
 from utils.data.experiments import FrontendRecord
 from utils.embedding.embed import AnyFrontend
+from utils.embedding.exported import run_by_onnx
 from utils.embedding.face_frontends import load_face_frontend
 from utils.embedding.frontends import Frontend, load_frontend, store_name
 from utils.embedding.landmarks import FaceKeypoints, LipShapes
@@ -16,14 +17,15 @@ LANDMARK_KINDS = {"shape": LipShapes, "keypoints": FaceKeypoints}
 
 
 def load_kind(
-    kind: str, weights: str | Path, conf: str = "", layer: str = "trunk", device: torch.device | str = "cpu"
-) -> AnyFrontend:
+    kind: str, weights: str | Path, conf: str = "", layer: str = "trunk", device: torch.device | str = "cpu",
+    onnx_dir: Path | None = None,
+) -> AnyFrontend:  # fmt: skip
     """Load the visual frontend of lips, their shape, keypoints or faces; `conf` and `layer` are for lips.
 
-    Its `load_again` loads it in another process, on the CPU.
+    Its `load_again` loads it in another process, on the CPU. With `onnx_dir` onnxruntime runs it, and its graph is kept there.
 
     Raises:
-        UserError: as `load_frontend` and `load_face_frontend`.
+        UserError: as `load_frontend` and `load_face_frontend`; or it cannot be exported.
     """
     if kind in LANDMARK_KINDS:
         frontend = LANDMARK_KINDS[kind]()
@@ -31,7 +33,9 @@ def load_kind(
         frontend = load_face_frontend(weights, device)
     else:
         frontend = load_frontend(weights, conf or None, layer, device)
-    frontend.load_again = partial(load_kind, kind, weights, conf, layer)
+    if onnx_dir is not None:
+        run_by_onnx(frontend, onnx_dir)
+    frontend.load_again = partial(load_kind, kind, weights, conf, layer, onnx_dir=onnx_dir and onnx_dir.absolute())
     return frontend
 
 

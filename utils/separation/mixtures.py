@@ -33,6 +33,8 @@ from utils.embedding.frontends import store_name
 from utils.embedding.joined import AnyStore, joined
 from utils.embedding.kinds import load_kind
 from utils.errors import UserError
+from utils.export.graphs import VERSION
+from utils.separation.exported import run_by_onnx
 from utils.separation.offsets import ShiftedStore
 from utils.separation.options import SeparationOptions, StageOptions
 from utils.separation.overlap_add import (
@@ -62,9 +64,16 @@ class Separator:
     needs_faces: bool
     sample_rate: int  # Hz
     fps: float
+    onnx_dir: Path | None = None  # of exported networks; None: torch runs it
 
     def __reduce__(self) -> tuple:
-        return _loaded_again, (self.exp_dir.absolute(), self.sha256, isinstance(self.network, FacesOnScreen))
+        onnx_dir = self.onnx_dir and self.onnx_dir.absolute()
+        return _loaded_again, (self.exp_dir.absolute(), self.sha256, isinstance(self.network, FacesOnScreen), onnx_dir)
+
+    @property
+    def stamp(self) -> str:
+        """What its estimates depend on: the network, and what runs it."""
+        return self.sha256 if self.onnx_dir is None else f"{self.sha256} onnx {VERSION}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,27 +90,33 @@ class Task:
     repeats_faces: bool = False  # embeddings of other mixtures, which start again where they end too early
 
 
-def load_separator(exp_dir: Path, device: str) -> Separator:
+def load_separator(exp_dir: Path, device: str, onnx_dir: Path | None = None) -> Separator:
     """Load the network of an experiment.
 
+    Args:
+        exp_dir: its folder.
+        device: where torch runs it.
+        onnx_dir: let onnxruntime run it, on the CPU; its graphs are kept there.
+
     Raises:
-        UserError: there is none, or it cannot be loaded.
+        UserError: there is none, or it cannot be loaded or exported.
     """
     path = network_path(exp_dir)
-    network = load_model(path)
+    network, sha256 = load_model(path), sha256_file(path)
     conf = exp_dir / "conf.yml"
     # An audio-visual network that was only pretrained without faces separates without them.
     needs_faces = network.config.n_faces > 0 and not (conf.is_file() and not read_config(conf).needs_visual)
     name = experiment_name(exp_dir)
     return Separator(
         exp_dir=exp_dir,
-        network=network.to(device),
+        network=network.to(device) if onnx_dir is None else run_by_onnx(network, sha256, onnx_dir),
         separated_by=name if needs_faces else f"{name} {ORDER_UNKNOWN}",
-        sha256=sha256_file(path),
+        sha256=sha256,
         n_src=network.config.n_src,
         needs_faces=needs_faces,
         sample_rate=network.config.sample_rate,
         fps=network.config.video_fps,
+        onnx_dir=onnx_dir,
     )
 
 
@@ -113,9 +128,9 @@ def for_single_faces(separator: Separator) -> Separator:
 
 
 @lru_cache(maxsize=2)
-def _loaded_again(exp_dir: Path, sha256: str, for_single: bool) -> Separator:
+def _loaded_again(exp_dir: Path, sha256: str, for_single: bool, onnx_dir: Path | None) -> Separator:
     """A network in another process, loaded once for all jobs there."""
-    separator = load_separator(exp_dir, "cpu")
+    separator = load_separator(exp_dir, "cpu", onnx_dir)
     if separator.sha256 != sha256:
         raise UserError(f"{exp_dir}: the network has changed since the call; call again")
     return for_single_faces(separator) if for_single else separator
@@ -133,7 +148,7 @@ def embed_mouths(
         UserError: a visual frontend is not the one that the network was trained with.
     """
     stores, reasons = [], {}
-    for kind, frontend in load_frontends(experiment, device).items():
+    for kind, frontend in load_frontends(experiment, device, options.onnx_dir).items():
         record = experiment.frontends[kind]
         where = {"view": record.view, "precision": record.precision, "nj": options.nj}
         store, problems = embed_manifests([manifest], frontend, options.dump_dir, **where)
@@ -142,15 +157,15 @@ def embed_mouths(
     return joined(stores), reasons
 
 
-def load_frontends(experiment: Experiment, device: str) -> dict[str, AnyFrontend]:
-    """The visual frontends of an experiment by what they see.
+def load_frontends(experiment: Experiment, device: str, onnx_dir: Path | None = None) -> dict[str, AnyFrontend]:
+    """The visual frontends of an experiment by what they see; arguments as of `load_separator`.
 
     Raises:
         UserError: one is not that which the network was trained with.
     """
     frontends = {}
     for kind, record in experiment.frontends.items():
-        frontend = load_kind(kind, record.weights, record.conf, record.layer, device)
+        frontend = load_kind(kind, record.weights, record.conf, record.layer, device, onnx_dir)
         name = store_name(frontend, record.view, record.precision)
         if name != record.store_name:
             remedy = f"give the weights it was trained with, {FRONTEND_OPTIONS[kind]}"
@@ -292,7 +307,7 @@ def _stamp(separator: Separator, options: SeparationOptions, path: Path, faces: 
     status = path.stat()
     how = (options.window_sec, options.hop_sec, options.subtype)
     visual = [(store.root.parent.name, face, store.clip(face).source_sha256) for face in faces]
-    return hash_json([separator.sha256, separator.separated_by, how, status.st_size, status.st_mtime_ns, visual])
+    return hash_json([separator.stamp, separator.separated_by, how, status.st_size, status.st_mtime_ns, visual])
 
 
 def _with_faces(task: Task, faces: tuple[str, ...], repeats_faces: bool) -> Task:

@@ -11,6 +11,7 @@ from utils.data.estimates import SUBTYPES
 from utils.errors import UserError
 
 OUTPUT_RATES = ("16k", "source")
+RUNTIMES = ("torch", "onnx")
 MAX_OFFSET_FRAMES = 50
 
 
@@ -33,8 +34,14 @@ class StageOptions(SeparationOptions):
     dump_dir: Path = Path("dump")
     nj: int = 2
     device: str = ""  # as `utils.data.devices.choose_device` takes it
+    runtime: str = RUNTIMES[0]  # what runs the networks; "onnx" is onnxruntime, on the CPU
     max_failed: int = 0
     force: bool = False
+
+    @property
+    def onnx_dir(self) -> Path | None:
+        """Where exported networks are kept; None where torch runs them."""
+        return self.dump_dir / "onnx" if self.runtime == "onnx" else None
 
     @property
     def name(self) -> str:
@@ -75,7 +82,7 @@ class VideoSetOptions(StageOptions):
         Raises:
             UserError: a value is of another kind, or none of the choices.
         """
-        choices = {"subtype": tuple(SUBTYPES), "output_rate": OUTPUT_RATES, "alignment": ALIGNMENTS}
+        choices = {"subtype": tuple(SUBTYPES), "output_rate": OUTPUT_RATES, "alignment": ALIGNMENTS, "runtime": RUNTIMES}
         for field in fields(self):
             value, wanted = getattr(self, field.name), type(field.default)
             if field.name in choices and value not in choices[field.name]:

@@ -112,6 +112,7 @@ def _inputs(experiment: Experiment, fallback: Experiment | None, test_set: TestS
         "test set": hash_contents([manifest.path, manifest.path.with_suffix(".json")]),
         "files of the test set": hash_stats(files),
         "window and hop": f"{options.window_sec:g} s, {options.hop_sec:g} s",
+        "runtime": options.runtime,
         "subtype": options.subtype,
         "cue_test": str(options.cue_test).lower(),
         "av_offset_sweep": ",".join(f"{offset:+d}" for offset in options.av_offset_sweep),
@@ -155,13 +156,13 @@ def _separate(
     )
     from utils.separation.offsets import ShiftedStore
 
-    device = choose_device(options.device)
-    separator = load_separator(experiment.folder, device)
+    device = choose_device(options.device) if options.onnx_dir is None else "cpu"
+    separator = load_separator(experiment.folder, device, options.onnx_dir)
     if separator.needs_faces and not experiment.frontends:
         raise UserError(f"{experiment.folder / 'frontend.json'}: missing, but the network needs it; run stage 3 again")
     if test_set.manifest.n_src == 1:
         separator = for_single_faces(separator)
-    instead = load_separator(fallback.folder, device) if fallback else None
+    instead = load_separator(fallback.folder, device, options.onnx_dir) if fallback else None
     store, reasons = None, {}
     if experiment.frontends:
         store, reasons = embed_mouths(experiment, test_set.manifest, options, device)

@@ -116,7 +116,7 @@ def _stamp(
     visual = [(str(path), store.clip(str(path)).source_sha256) for path in map(prepared.mouth_path, prepared.people)]
     how = (_VERSION, options.audio_stream, options.window_sec, options.hop_sec, options.subtype, prepared.warnings)
     seen = ([asdict(person) for person in prepared.people], prepared.n_ignored, prepared.left_out)
-    facts = [separator.sha256, store.root.parent.name, hash_stats([video_path]), how, seen, visual]
+    facts = [separator.stamp, store.root.parent.name, hash_stats([video_path]), how, seen, visual]
     return hash_json(facts)
 
 
@@ -189,6 +189,7 @@ def _report(
     return {
         "video": str(video_path),
         "separated_by": separator.separated_by,
+        "runtime": "torch" if separator.onnx_dir is None else "onnx",
         "sample_rate_hz": separator.sample_rate,
         "n_samples": prepared.n_samples,
         "duration_sec": duration_sec,

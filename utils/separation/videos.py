@@ -104,8 +104,8 @@ def separate_videos(experiment: Experiment, options: VideoSetOptions) -> None:
     folder = Path(options.out_dir or experiment.folder / "separated" / options.name)
     reasons = {video.name: reason for video in found if (reason := name_problem(str(video.path)))}
     videos = [video for video in found if video.name not in reasons]
-    device = choose_device(options.device)
-    separator = load_separator(experiment.folder, device)
+    device = choose_device(options.device) if options.onnx_dir is None else "cpu"
+    separator = load_separator(experiment.folder, device, options.onnx_dir)
     _check_clocks(experiment.folder, separator)
     # the same name elsewhere is another video, and what is prepared once serves every experiment
     set_name = f"{options.name}-{hashlib.sha256(os.fsencode(options.test_dir.absolute())).hexdigest()[:8]}"

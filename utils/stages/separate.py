@@ -24,7 +24,15 @@ from utils.data.experiments import DLIB, open_experiment
 from utils.data.hub import experiment_folder
 from utils.environment import add_missing
 from utils.errors import OptionParser, UserError, flag, run_cli
-from utils.separation.options import OUTPUT_RATES, StageOptions, TestSetOptions, VideoSetOptions, is_video_set, offsets
+from utils.separation.options import (
+    OUTPUT_RATES,
+    RUNTIMES,
+    StageOptions,
+    TestSetOptions,
+    VideoSetOptions,
+    is_video_set,
+    offsets,
+)
 from utils.separation.test_sets import separate_test_set
 from utils.separation.videos import separate_videos
 from utils.training.config import is_voice_to_mouth
@@ -39,7 +47,11 @@ def main() -> int:
     args = parse_args()
     use_cluster(args.cluster)
     experiment = open_experiment(args.exp_dir, args.frontend_weights, face_weights=args.face_weights)
+    if args.runtime == "onnx":
+        add_missing("requirements-onnx.txt")
     if is_voice_to_mouth(args.exp_dir):
+        if args.runtime == "onnx":
+            raise UserError(f"--exp_dir {args.exp_dir}: from a voice to a mouth, which torch alone runs; leave --runtime out")
         if args.test_dir.suffix != ".csv":
             add_missing("requirements-video.txt")
         from utils.voice_to_mouth.predict import predict
@@ -91,6 +103,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--nj", type=int, default=n_cores(), help="processes and threads that read files")
     add_cluster_option(parser)
     parser.add_argument("--id", dest="device", help="GPU, e.g. 0; cpu; empty: a GPU if there is one")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="what runs the networks; onnx: onnxruntime, on the CPU")
     parser.add_argument("--max_failed", type=int, help="mixtures that may fail before the stage does")
     parser.add_argument("--out_dir", help="videos: the tracks go here; empty: <exp_dir>/separated/<test name>")
     parser.add_argument("--preview", type=flag, nargs="?", const=True, help="videos: also each again with each face's track")
@@ -108,6 +121,8 @@ def parse_args() -> argparse.Namespace:
     for name in ("nj", "batch_size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)} must be at least 1")
+    if args.runtime == "onnx" and args.device not in ("", "cpu"):
+        parser.error(f"--id {args.device}: with --runtime onnx the CPU does the work; leave it out")
     if args.audio_stream < 0:
         parser.error(f"--audio_stream {args.audio_stream} must be 0 or more")
     if not 0 <= args.min_on_screen_sec < float("inf"):
