@@ -24,7 +24,8 @@ frontend_weights=  # the visual frontend's file, if it is not where the experime
 alignment=centred8 # how mouths are aligned: centred8 or forward5
 audio_stream=0     # of --source: which audio stream, 1 is the first; 0: the first that has sound
 max_sec=0          # end after so many seconds; 0: do not
-threads=1          # of separation; faces and comparison have one each
+runtime=onnx       # what runs the separation network: onnx (the first call exports it), or torch, five times as slow
+threads=1          # of torch; faces and comparison have a thread each
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 . "$ROOT/utils/parse_options.sh"
@@ -47,7 +48,9 @@ check_experiment "$exp_dir"
 . ./path.sh
 fetch_experiment exp_dir exp/hub "$caller_dir/exp/hub"
 if [[ -n $source && -z $play ]]; then utils/install_more.sh requirements-video.txt; else utils/install_more.sh requirements-live.txt; fi
+dump_dir=""
+work_dir dump_dir "$out_dir"
 exec python3 -m utils.live.main ${source:+"--source=$source"} "--realtime=$realtime" "--camera=$camera" \
     "--microphone=$microphone" "--play=$play" "--people=$people" "--out_dir=$out_dir" "--exp_dir=$exp_dir" \
     "--frontend_weights=$frontend_weights" "--alignment=$alignment" "--audio_stream=$audio_stream" "--max_sec=$max_sec" \
-    "--threads=$threads"
+    "--threads=$threads" "--runtime=$runtime" "--dump_dir=$dump_dir"

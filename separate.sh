@@ -61,10 +61,8 @@ else
     first_writable out_dir "$out_dir" || die "--out_dir $out_dir: cannot be made, or not be written; give another folder"
 fi
 if [[ $caller_dir != "$ROOT" && $out_dir != /* ]]; then out_dir=$ROOT/$out_dir; fi # as the caller can open it
-dump_dir="" cache_dirs=()
-if [[ ${XDG_CACHE_HOME:-} == /* ]]; then cache_dirs=("$XDG_CACHE_HOME/avsep"); fi
-if [[ -d ${HOME:-} ]]; then cache_dirs+=("$HOME/.cache/avsep"); fi # one that does not exist is not made
-first_writable dump_dir dump "${cache_dirs[@]}" "$out_dir/.cache"
+dump_dir=""
+work_dir dump_dir "$out_dir"
 exp_dir=${exp_dir:-egs/own_video/pretrained} # what is made with the latter lies elsewhere, as said above
 exec utils/stages/4_separate.sh "--exp_dir=$exp_dir" "--test_dir=$video" "--test_name=$test_name" \
     "--out_dir=$out_dir" "--dump_dir=$dump_dir" "--preview=$preview" "--frontend_weights=$frontend_weights" \

@@ -28,8 +28,8 @@ class State(NamedTuple):
     spectrum: torch.Tensor  # (batch, n_feats, lookahead frames): what no mask is known for yet
     features: torch.Tensor  # (batch, 3, n_bins, grid_stride): of the last frame of the grid
     visual: torch.Tensor  # (batch, n_faces, n_past, visual_dim): the last embeddings
-    hidden: torch.Tensor  # (n_audio_repeats, 2, batch * n_bands, hid_size): of the blocks on the mixture
-    stream_hidden: torch.Tensor  # (further blocks, 2, streams * n_bands, hid_size)
+    hidden: torch.Tensor  # (n_audio_repeats, 2, batch, n_bands, hid_size): of the blocks on the mixture
+    stream_hidden: torch.Tensor  # (further blocks, 2, streams, n_bands, hid_size)
     grid: torch.Tensor  # (streams, bn_chan, n_bands, 1): the last frame before the masks
     overlap: torch.Tensor  # (batch, n_src, kernel_size - stride): what later frames add to
 
@@ -51,7 +51,7 @@ class CausalBlock(DPRNNBlock):
 
     Shape:
         - grid: (streams, frames, n_bands, chan); output the same
-        - state: (2, streams * n_bands, hid_size), of the LSTM along time; output the same
+        - state: (2, streams, n_bands, hid_size), of the LSTM along time; output the same
     """
 
     def __init__(self, chan: int, hid_size: int) -> None:
@@ -62,9 +62,10 @@ class CausalBlock(DPRNNBlock):
         across = self.intra_linear(self.intra_RNN.rnn(grid.flatten(0, 1))[0])  # (streams * frames, n_bands, chan)
         grid = grid + self.intra_norm(across.unflatten(0, (n_streams, n_frames)))
         along = grid.transpose(1, 2).flatten(0, 1)  # (streams * n_bands, frames, chan)
-        along, (hidden, cell) = self.inter_RNN.rnn(along, (state[:1].contiguous(), state[1:].contiguous()))
+        hidden, cell = state.flatten(1, 2).split(1)
+        along, last = self.inter_RNN.rnn(along, (hidden.contiguous(), cell.contiguous()))
         along = self.inter_linear(along).unflatten(0, (n_streams, n_bands)).transpose(1, 2)
-        return grid + self.inter_norm(along), torch.cat([hidden, cell])
+        return grid + self.inter_norm(along), torch.cat(last).unflatten(1, (n_streams, n_bands))
 
 
 class CausalMasker(nn.Module):
@@ -181,8 +182,8 @@ class CausalTFDPRNN(AVSeparator):
             spectrum=zeros(batch, self.n_feats, config.lookahead_frames * config.grid_stride),
             features=zeros(batch, SPECTRUM_FEATS, n_bins, config.grid_stride),
             visual=zeros(batch, n_faces, n_past, config.visual_dim),
-            hidden=zeros(config.n_audio_repeats, 2, batch * n_bands, config.hid_size),
-            stream_hidden=zeros(config.n_repeats - config.n_audio_repeats, 2, n_streams * n_bands, config.hid_size),
+            hidden=zeros(config.n_audio_repeats, 2, batch, n_bands, config.hid_size),
+            stream_hidden=zeros(config.n_repeats - config.n_audio_repeats, 2, n_streams, n_bands, config.hid_size),
             grid=zeros(n_streams, config.bn_chan, n_bands, 1),
             overlap=zeros(batch, n_src, overlap),
         )

@@ -9,9 +9,10 @@ import pytest
 import separation_helpers
 import soundfile
 import torch
-from separation_helpers import TINY, Stage, make_experiment
+from separation_helpers import TINY, Stage, make_experiment, wake
 from torch import nn
 
+from local_models.causal import CausalTFDPRNN
 from local_models.lr_asd import LRASDVisual
 from local_models.separator import AVSeparator
 from utils.data.experiments import network_path
@@ -23,7 +24,7 @@ from utils.embedding.kinds import load_kind
 from utils.errors import UsageError, UserError
 from utils.export import graphs
 from utils.export.graphs import FACTS, Graph, OnnxModule, check_graph, is_written, write_graphs
-from utils.separation.exported import OnnxSeparator, separator_graphs
+from utils.separation.exported import OnnxSeparator, run_by_onnx, separator_graphs, stream_by_onnx
 from utils.separation.overlap_add import FacesOnScreen
 from utils.tools import export
 from utils.training.experiment import load_model, save_model
@@ -235,3 +236,27 @@ def test_what_cannot_be_exported_or_read_is_said_in_one_line(experiment, tmp_pat
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"utils/install_more\.sh requirements-onnx\.txt$"):
         write_graphs(tmp_path, separator_graphs(network_of(experiment)), {})
+
+
+@pytest.mark.parametrize("more", [{}, {"n_src": 1, "n_faces": 1}, {"n_faces": 0}, {"lookahead_frames": 1, "match_chan": 4}])
+def test_a_stream_by_onnxruntime_is_that_of_torch(tmp_path, more):
+    torch.manual_seed(0)
+    sizes = {"bn_chan": 8, "hid_size": 6, "n_repeats": 2, "n_audio_repeats": 1, "visual_chan": 4, "visual_blocks": 1}
+    network = wake(CausalTFDPRNN(**sizes, **more, visual_dim=5).eval())
+    step = stream_by_onnx(network, "0" * 64, tmp_path)
+    batch, n_faces = (2, 1) if more.get("n_faces") == 1 else (1, 2 if network.config.n_faces else 0)
+    mixture = torch.cat([torch.randn(batch, 640 * 9), torch.zeros(batch, 640 * 3)], dim=1)
+    visual = torch.randn(batch, n_faces, 12, 5) if n_faces else None
+    states = [network.initial_state(batch, n_faces)] * 2
+    parts = [[], []]
+    with torch.inference_mode():
+        for start in (0, 5):  # several frames at a time
+            stop = 5 if start == 0 else 12
+            seen = None if visual is None else visual[:, :, start:stop]
+            for index, run in enumerate((network.step, step)):
+                estimates, states[index] = run(mixture[:, 640 * start : 640 * stop], seen, states[index])
+                parts[index].append(estimates)
+    torch_estimates, onnx_estimates = (torch.cat(each, dim=-1) for each in parts)
+    assert (torch_estimates - onnx_estimates).abs().max() < 1e-4 * torch_estimates.abs().max()
+    with pytest.raises(UserError, match=r"in ./live.sh only; separate whole recordings with --runtime torch"):
+        run_by_onnx(network, "0" * 64, tmp_path)

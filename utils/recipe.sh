@@ -26,6 +26,13 @@ first_writable() { # NAME FOLDER...: the first folder that exists or can be made
     return 1
 }
 
+work_dir() { # NAME OUT_DIR: the folder of work files -> NAME: dump, the user's cache, or below OUT_DIR
+    local -a _dirs=(dump)
+    [[ ${XDG_CACHE_HOME:-} != /* ]] || _dirs+=("$XDG_CACHE_HOME/avsep")
+    [[ ! -d ${HOME:-} ]] || _dirs+=("$HOME/.cache/avsep") # one that does not exist is not made
+    first_writable "$1" "${_dirs[@]}" "$2/.cache"
+}
+
 check_corpus() { # CORPUS CORPUS_DIR
     [[ -f egs/$1/prepare.py ]] || die "--corpus $1: there is no egs/$1/prepare.py; corpora: $(names_in egs/*/prepare.py)"
     [[ -z $2 || -e $2 ]] || die "--corpus_dir $2: no such folder"

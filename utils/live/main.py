@@ -28,6 +28,7 @@ from utils.data.hub import experiment_folder
 from utils.data.progress import progress_bar
 from utils.environment import add_missing
 from utils.errors import OptionParser, UserError, at_least, flag, run_cli
+from utils.separation.options import RUNTIMES
 
 _BEHIND_FRAMES = 2  # pictures that come so much too late are not searched for faces
 _MOST_AT_ONCE_FRAMES = 25
@@ -40,6 +41,8 @@ def main() -> int:
     """Separate until the source ends, or until Ctrl-C."""
     args = parse_args()
     add_missing("requirements-video.txt")
+    if args.runtime == "onnx":
+        add_missing("requirements-onnx.txt")
     experiment = open_experiment(args.exp_dir, args.frontend_weights)
     if "lips" not in experiment.frontends:
         raise UserError(f"--exp_dir {args.exp_dir}: sees no lips, so nobody knows whose voice is whose; give another one")
@@ -62,6 +65,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out_dir", type=Path, required=True, help="for the tracks")
     parser.add_argument("--play", default="", help="track that is played, e.g. face1")
     parser.add_argument("--max_sec", type=float, default=0.0, help="end after so long; 0: do not")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="onnx", help="what runs the separation network")
+    parser.add_argument("--dump_dir", type=Path, default=Path("dump"), help="for the network as ONNX")
     parser.add_argument("--threads", type=at_least(1), default=1, help="of PyTorch, for separation")
     return parser.parse_args()
 
@@ -79,6 +84,7 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     from utils.live.sources import DeviceSource, FileSource
     from utils.live.tracks import REPORT, RESIDUAL, LiveTracks
     from utils.live.voices import LiveVoices
+    from utils.separation.exported import stream_by_onnx
     from utils.separation.mixtures import load_frontends, load_separator
 
     torch.set_num_threads(args.threads)
@@ -100,7 +106,10 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
         if source.realtime:
             worker = stack.enter_context(ThreadPoolExecutor(1, initializer=_be_nice, initargs=("comparison",)))
         faces = stack.enter_context(LiveFaces(frontends, args.people, experiment.frontends["lips"].view, args.alignment))
-        voices = LiveVoices(network, faces.embeddings, args.people, worker, wait=not source.realtime)
+        step = None
+        if args.runtime == "onnx":
+            step = stream_by_onnx(network, separator.sha256, args.dump_dir / "onnx")
+        voices = LiveVoices(network, faces.embeddings, args.people, worker, wait=not source.realtime, step=step)
         tracks = stack.enter_context(LiveTracks(args.out_dir, names, network.config.delay))
         player = stack.enter_context(_Player(names.index(args.play))) if args.play else None
         live = Live(source, faces, voices, tracks, player, network.config.step, network.config.delay)
@@ -109,7 +118,7 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
         live.run()
         facts = live.finish()
         algorithmic_ms = 1000 * network.config.latency / SAMPLE_RATE_HZ
-        how = {"separated_by": separator.separated_by, "algorithmic_latency_ms": algorithmic_ms, "threads": args.threads}
+        how = {"separated_by": separator.separated_by, "algorithmic_latency_ms": algorithmic_ms, "runtime": args.runtime}
         write_json(args.out_dir / REPORT, how | facts)
     log.info("live: %s", live.summary(facts, algorithmic_ms))
     log.info("live: tracks are in %s", args.out_dir)

@@ -12,6 +12,7 @@ import torch
 from local_models.causal import CausalTFDPRNN
 from utils.live.faces import Embeddings
 from utils.separation.assignment import NO_STREAM, WindowEvidence, assign, in_stretches
+from utils.separation.exported import Step
 from utils.separation.overlap_add import FacesOnScreen
 
 _COMPARED_FRAMES = 150  # of the past, by which it is decided whose the streams are
@@ -30,6 +31,7 @@ class LiveVoices:
         n_people: places; as many tracks, and the residual.
         worker: compares faces with voices beside separation; None: it is done at once, before the next frame.
         wait: for embeddings that are due; else a face whose embedding is late is not seen in that frame.
+        step: runs the network in place of torch.
 
     Attributes:
         certainties: of each person, how likely the track is this face's voice, by the last comparison; empty before it, and
@@ -38,8 +40,15 @@ class LiveVoices:
     """
 
     def __init__(
-        self, network: CausalTFDPRNN, embeddings: Embeddings, n_people: int, worker: Executor | None, wait: bool
+        self,
+        network: CausalTFDPRNN,
+        embeddings: Embeddings,
+        n_people: int,
+        worker: Executor | None,
+        wait: bool,
+        step: Step | None = None,
     ) -> None:
+        self._step = step or network.step
         self._network, self._config = network, network.config
         self._embeddings, self._n_people = embeddings, n_people
         self._worker, self._wait = worker, wait
@@ -94,10 +103,10 @@ class LiveVoices:
     def _separated(self, mixture: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
         """The next estimates, (n_streams, samples)."""
         if self._extracts:
-            estimates, self._state = self._network.step(mixture.expand(len(visual), -1), visual.unsqueeze(1), self._state)
+            estimates, self._state = self._step(mixture.expand(len(visual), -1), visual.unsqueeze(1), self._state)
             return estimates[:, 0]
         nobody = visual.new_zeros(self._n_streams - len(visual), *visual.shape[1:])
-        estimates, self._state = self._network.step(mixture[None], torch.cat([visual, nobody])[None], self._state)
+        estimates, self._state = self._step(mixture[None], torch.cat([visual, nobody])[None], self._state)
         return estimates[0]
 
     def _remember(self, mixture: torch.Tensor, estimates: torch.Tensor) -> None:
