@@ -78,6 +78,7 @@ class LiveFaces:
     Attributes:
         embeddings: of the people.
         n_ignored: faces that found no place.
+        n_on_screen: people who were seen in the last picture that was looked at.
 
     Raises:
         UserError: a frontend that cannot be streamed, or whole faces are looked at.
@@ -90,7 +91,7 @@ class LiveFaces:
         self._frontends = list(frontends.values())
         self._people = [_Person(frontends, view, alignment) for _ in range(n_people)]
         self.embeddings = Embeddings(n_people, sum(frontend.dim for frontend in frontends.values()))
-        self.n_ignored = 0
+        self.n_ignored = self.n_on_screen = 0
         self._finder, self._follower, self._cuts = FaceFinder(), FaceFollower(), CutDetector()
         self._n_looked = 0
 
@@ -100,11 +101,6 @@ class LiveFaces:
     def __exit__(self, *_: object) -> None:
         self.embeddings.end()
         self._finder.__exit__()
-
-    @property
-    def n_on_screen(self) -> int:
-        """People who are seen now."""
-        return sum(person.is_seen for person in self._people)
 
     @torch.inference_mode()
     def add(self, frame: int, picture: np.ndarray | None, look: bool = True) -> None:
@@ -117,6 +113,7 @@ class LiveFaces:
         """
         if look:
             self._find(frame, picture)
+            self.n_on_screen = sum(person.is_seen for person in self._people)
         vectors = [person.add(frame, picture, frame - self._late_frames) for person in self._people]
         if frame >= self._late_frames:
             self.embeddings.set(frame - self._late_frames, np.stack(vectors))
