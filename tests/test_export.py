@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import separation_helpers
 import soundfile
 import torch
 from separation_helpers import TINY, Stage, make_experiment, wake
@@ -45,11 +44,9 @@ def one_thread():
 def experiment(tmp_path_factory) -> Path:
     """A network that compares faces with voices, and never finds that a single voice is all that is heard."""
     folder = tmp_path_factory.mktemp("experiment")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(separation_helpers, "TINY", f"{TINY} --match_chan 4 --match_hid 8")
-        state = {f"{LR_ASD_PREFIX}{name}": tensor for name, tensor in LRASDVisual().state_dict().items()}
-        torch.save(state, folder / "lips.pth")
-        make_experiment(folder / "exp", folder / "lips.pth")
+    state = {f"{LR_ASD_PREFIX}{name}": tensor for name, tensor in LRASDVisual().state_dict().items()}
+    torch.save(state, folder / "lips.pth")
+    make_experiment(folder / "exp", folder / "lips.pth", words=f"{TINY} --match_chan 4 --match_hid 8")
     network = load_model(network_path(folder / "exp"))
     network.matcher.alone_out.bias.data.fill_(-50.0)
     save_model(network_path(folder / "exp"), network, {})

@@ -163,7 +163,7 @@ def test_stage_4_with_a_folder_separates_and_scores_it_with_the_default_experime
     assert result.returncode == 0, result.stderr
     assert "experiment exp/demo_demo" in result.stderr
     separate, score = calls(recipe)
-    assert "--exp_dir=exp/demo_demo --test_dir=my meetings/ --cue_test=false --subtype=float" in separate
+    assert "--exp_dir=exp/demo_demo --test_dir=my meetings/ --cue_test=false --runtime=torch --subtype=float" in separate
     assert "--exp_dir=exp/demo_demo --test_dir=my meetings/" in score
 
 
