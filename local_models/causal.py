@@ -17,7 +17,6 @@ from local_models.av_tfdprnn import MASK_FEATS, SPECTRUM_FEATS, Exchange, FiLM
 from local_models.bands import BandMerge, BandSplit
 from local_models.configs import CausalTFDPRNNConfig
 from local_models.separator import EPS, AVSeparator, for_each_stream, own_and_others
-from local_models.visual import VisualNet
 
 
 class State(NamedTuple):
@@ -151,17 +150,12 @@ class CausalTFDPRNN(AVSeparator):
 
     config_type = CausalTFDPRNNConfig
     fb_name = "stft"
+    is_causal = True
 
     def __init__(self, config: CausalTFDPRNNConfig | None = None, **arguments: object) -> None:
         super().__init__(config, **arguments)
         self.masker = CausalMasker(self.config, self.n_feats // 2, self.n_masks, self.masker_visual_chan)
         self.decay = math.exp(-1 / self.config.level_frames)
-
-    def make_visual_net(self) -> nn.Module:
-        config = self.config
-        sizes = (config.visual_chan, config.visual_hid, config.visual_blocks, config.visual_dropout)
-        adds_to_position = config.match_chan > 0 and config.n_faces > 1
-        return VisualNet(config.visual_dim, *sizes, adds_to_position=adds_to_position, causal=True)
 
     def initial_state(self, batch: int = 1, n_faces: int | None = None) -> State:
         """The state before the first sample.

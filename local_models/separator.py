@@ -61,6 +61,8 @@ class AVSeparator(BaseModel):
     """Power to which the magnitudes of a spectrum are raised before the masker gets it."""
     has_fixed_faces = False
     """The masker needs exactly `n_faces` faces."""
+    is_causal = False
+    """The visual branch sees no frame before its time."""
 
     def __init__(self, config: SeparatorConfig | None = None, **arguments: Any) -> None:
         config = config or self.config_type(**arguments)
@@ -84,7 +86,8 @@ class AVSeparator(BaseModel):
         """The visual branch: embeddings (batch, n_faces, video_frames, visual_dim) -> (batch, n_faces, chan, video_frames)."""
         config = self.config
         sizes = (config.visual_chan, config.visual_hid, config.visual_blocks, config.visual_dropout)
-        return VisualNet(config.visual_dim, *sizes, adds_to_position=config.match_chan > 0 and config.n_faces > 1)
+        adds_to_position = config.match_chan > 0 and config.n_faces > 1
+        return VisualNet(config.visual_dim, *sizes, adds_to_position=adds_to_position, causal=self.is_causal)
 
     @property
     def n_masks(self) -> int:
