@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import avg_pool1d, conv2d, scaled_dot_product_attention
 
 from local_models.bands import BandMerge, BandSplit
-from local_models.configs import AVTFDPRNNConfig
+from local_models.configs import AVTFDPRNNConfig, TFDPRNNConfig
 from local_models.separator import AVSeparator, for_each_stream, mean_of_others, own_and_others
 
 SPECTRUM_FEATS = 3  # of a bin: real and imaginary part, magnitude
@@ -107,7 +107,65 @@ class FrameAttention(nn.Module):
         return part.unflatten(1, (self.n_heads, -1)).flatten(2, 3).transpose(2, 3)
 
 
-class TFDPRNNMasker(nn.Module):
+class GridMasker(nn.Module):
+    """What maskers on a grid of bands and frames have in common: the grid, what steers streams, and the masks.
+
+    Args:
+        config: see `AVTFDPRNNConfig` or `CausalTFDPRNNConfig`.
+        n_bins (int): Frequency bins of the spectrum.
+        n_masks (int): Masks that each stream gives: 1 with faces (a stream for each), n_src without.
+        visual_chan (int): Channels of a face's visual features; 0 makes the audio-only network.
+        norm (callable): A norm for so many channels.
+        block (callable): A dual-path block.
+        causal (bool): As of `BandSplit`.
+    """
+
+    def __init__(
+        self,
+        config: TFDPRNNConfig,
+        n_bins: int,
+        n_masks: int,
+        visual_chan: int,
+        norm: Callable[[int], nn.Module],
+        block: Callable[[], nn.Module],
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config, self.n_masks = config, n_masks
+        self.sees_others = config.exchange and config.n_faces != 1  # an extraction network takes each face for itself
+        chan, stride = config.bn_chan, config.grid_stride
+        self.split = BandSplit(config.bands, n_bins, SPECTRUM_FEATS, chan, stride, causal)
+        self.split_norm = norm(chan)
+        self.net = nn.ModuleList(block() for _ in range(config.n_repeats))
+        n_stream_repeats = config.n_repeats - config.n_audio_repeats
+        n_fusions = (n_stream_repeats if config.fuse_every_block else 1) if visual_chan else 0
+        fused_chan = visual_chan * (2 if self.sees_others else 1)
+        self.fusions = nn.ModuleList(FiLM(chan, self.split.n_bands, fused_chan) for _ in range(n_fusions))
+        n_exchanges = n_stream_repeats - 1 if self.sees_others and visual_chan else 0
+        self.exchanges = nn.ModuleList(Exchange(chan) for _ in range(n_exchanges))
+        self.merge_act = nn.PReLU()
+        self.merge = BandMerge(config.bands, n_bins, chan, n_masks * MASK_FEATS, stride, causal)
+
+    def steer(self, grid: torch.Tensor, visual: torch.Tensor, stream_block: int, n_streams: int) -> torch.Tensor:
+        """Exchange between the streams, then fuse the visual features, as a block of the streams has it.
+
+        Args:
+            grid: (streams, chan, n_bands, grid frames), and so is the output.
+            visual: (streams, fused chan, grid frames).
+            stream_block: which of the blocks after the first `n_audio_repeats`.
+            n_streams: of each mixture.
+        """
+        if 0 < stream_block <= len(self.exchanges):
+            grid = self.exchanges[stream_block - 1](grid, n_streams)
+        return self.fusions[stream_block](grid, visual) if stream_block < len(self.fusions) else grid
+
+    def masks_of(self, merged: torch.Tensor, n_streams: int) -> torch.Tensor:
+        """What `merge` gives, as masks: (batch, n_faces or n_masks, 2 * n_bins, frames)."""
+        masks = merged.unflatten(1, (self.n_masks, MASK_FEATS)).flatten(2, 3)  # (streams, n_masks, 2 * n_bins, frames)
+        return masks.unflatten(0, (-1, n_streams)).flatten(1, 2)
+
+
+class TFDPRNNMasker(GridMasker):
     """Complex masks from a grid of bands and frames, by dual-path blocks over frequency (intra) and time (inter).
 
     Args:
@@ -129,25 +187,11 @@ class TFDPRNNMasker(nn.Module):
     """
 
     def __init__(self, config: AVTFDPRNNConfig, n_bins: int, n_masks: int, visual_chan: int) -> None:
-        super().__init__()
-        self.config, self.n_masks = config, n_masks
-        self.sees_others = config.exchange and config.n_faces != 1  # an extraction network takes each face for itself
-        chan = config.bn_chan
-        norm = _norm(config.norm_type)
-        self.split = BandSplit(config.bands, n_bins, SPECTRUM_FEATS, chan, config.grid_stride)
-        self.split_norm = norm(chan)
-        rnn = (config.hid_size, norm, config.bidirectional, config.rnn_type)
-        self.net = nn.ModuleList(DPRNNBlock(chan, *rnn) for _ in range(config.n_repeats))
+        chan, norm = config.bn_chan, _norm(config.norm_type)
+        block = partial(DPRNNBlock, chan, config.hid_size, norm, config.bidirectional, config.rnn_type)
+        super().__init__(config, n_bins, n_masks, visual_chan, norm, block)
         n_attentions = config.n_repeats if config.attention_heads else 0
         self.attentions = nn.ModuleList(FrameAttention(chan, config.attention_heads) for _ in range(n_attentions))
-        n_stream_repeats = config.n_repeats - config.n_audio_repeats
-        n_fusions = (n_stream_repeats if config.fuse_every_block else 1) if visual_chan else 0
-        fused_chan = visual_chan * (2 if self.sees_others else 1)
-        self.fusions = nn.ModuleList(FiLM(chan, self.split.n_bands, fused_chan) for _ in range(n_fusions))
-        n_exchanges = n_stream_repeats - 1 if self.sees_others and visual_chan else 0
-        self.exchanges = nn.ModuleList(Exchange(chan) for _ in range(n_exchanges))
-        self.merge_act = nn.PReLU()
-        self.merge = BandMerge(config.bands, n_bins, chan, n_masks * MASK_FEATS, config.grid_stride)
 
     def forward(self, features: torch.Tensor, visual: torch.Tensor | None = None) -> torch.Tensor:
         n_frames, n_streams = features.shape[-1], 1  # a mixture has one stream until the faces come in
@@ -159,12 +203,10 @@ class TFDPRNNMasker(nn.Module):
                 visual = self._on_grid(visual, grid.shape[-1])  # (batch * n_faces, fused chan, grid frames)
                 grid = for_each_stream(grid, n_streams)  # (batch * n_faces, bn_chan, n_bands, grid frames)
             if visual is not None and index >= self.config.n_audio_repeats:
-                grid = self._steer(grid, visual, index - self.config.n_audio_repeats, n_streams)
+                grid = self.steer(grid, visual, index - self.config.n_audio_repeats, n_streams)
             grid = block(grid)
             grid = self.attentions[index](grid) if self.attentions else grid
-        masks = self.merge(self.merge_act(grid))[..., :n_frames]  # (streams, n_masks * 2, n_bins, frames)
-        masks = masks.unflatten(1, (self.n_masks, MASK_FEATS)).flatten(2, 3)  # (streams, n_masks, 2 * n_bins, frames)
-        return masks.unflatten(0, (-1, n_streams)).flatten(1, 2)
+        return self.masks_of(self.merge(self.merge_act(grid))[..., :n_frames], n_streams)
 
     def _on_grid(self, visual: torch.Tensor, grid_frames: int) -> torch.Tensor:
         """Visual features of each stream on the frames of the grid, with those of the other faces if it gets them."""
@@ -172,12 +214,6 @@ class TFDPRNNMasker(nn.Module):
         if self.config.grid_stride > 1:
             visual = avg_pool1d(visual, self.config.grid_stride, ceil_mode=True)
         return visual[..., :grid_frames]
-
-    def _steer(self, grid: torch.Tensor, visual: torch.Tensor, stream_block: int, n_streams: int) -> torch.Tensor:
-        """Exchange between the streams, then fuse the visual features, as a block of the streams has it."""
-        if 0 < stream_block <= len(self.exchanges):
-            grid = self.exchanges[stream_block - 1](grid, n_streams)
-        return self.fusions[stream_block](grid, visual) if stream_block < len(self.fusions) else grid
 
 
 class AVTFDPRNN(AVSeparator):

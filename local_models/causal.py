@@ -6,6 +6,7 @@ network over a whole recording is the same step over all of its frames, so that 
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,7 @@ from asteroid.masknn.recurrent import DPRNNBlock
 from torch import nn
 from torch.nn.functional import layer_norm, pad
 
-from local_models.av_tfdprnn import MASK_FEATS, SPECTRUM_FEATS, Exchange, FiLM
-from local_models.bands import BandMerge, BandSplit
+from local_models.av_tfdprnn import SPECTRUM_FEATS, GridMasker
 from local_models.configs import CausalTFDPRNNConfig
 from local_models.separator import EPS, AVSeparator, for_each_stream, own_and_others
 
@@ -67,7 +67,7 @@ class CausalBlock(DPRNNBlock):
         return grid + self.inter_norm(along), torch.cat(last).unflatten(1, (n_streams, n_bands))
 
 
-class CausalMasker(nn.Module):
+class CausalMasker(GridMasker):
     """Complex masks as of `TFDPRNNMasker`, frame by frame of the grid.
 
     Args:
@@ -78,21 +78,8 @@ class CausalMasker(nn.Module):
     """
 
     def __init__(self, config: CausalTFDPRNNConfig, n_bins: int, n_masks: int, visual_chan: int) -> None:
-        super().__init__()
-        self.config, self.n_masks = config, n_masks
-        self.sees_others = config.exchange and config.n_faces != 1  # an extraction network takes each face for itself
-        chan, stride = config.bn_chan, config.grid_stride
-        self.split = BandSplit(config.bands, n_bins, SPECTRUM_FEATS, chan, stride, causal=True)
-        self.split_norm = FrameNorm(chan)
-        self.net = nn.ModuleList(CausalBlock(chan, config.hid_size) for _ in range(config.n_repeats))
-        n_stream_repeats = config.n_repeats - config.n_audio_repeats
-        n_fusions = (n_stream_repeats if config.fuse_every_block else 1) if visual_chan else 0
-        fused_chan = visual_chan * (2 if self.sees_others else 1)
-        self.fusions = nn.ModuleList(FiLM(chan, self.split.n_bands, fused_chan) for _ in range(n_fusions))
-        n_exchanges = n_stream_repeats - 1 if self.sees_others and visual_chan else 0
-        self.exchanges = nn.ModuleList(Exchange(chan) for _ in range(n_exchanges))
-        self.merge_act = nn.PReLU()
-        self.merge = BandMerge(config.bands, n_bins, chan, n_masks * MASK_FEATS, stride, causal=True)
+        block = partial(CausalBlock, config.bn_chan, config.hid_size)
+        super().__init__(config, n_bins, n_masks, visual_chan, FrameNorm, block, causal=True)
 
     def forward(
         self, features: torch.Tensor, visual: torch.Tensor | None, state: State
@@ -120,21 +107,14 @@ class CausalMasker(nn.Module):
             grid = for_each_stream(grid, n_streams)  # (batch * n_faces, grid frames, n_bands, chan)
         for index, (block, past) in enumerate(zip(self.net[n_audio:], state.stream_hidden, strict=True)):
             if visual is not None:
-                grid = self._steer(grid.permute(0, 3, 2, 1), visual, index, n_streams).permute(0, 3, 2, 1)
+                grid = self.steer(grid.permute(0, 3, 2, 1), visual, index, n_streams).permute(0, 3, 2, 1)
             grid, last = block(grid, past)
             stream_hidden.append(last)
         grid = self.merge_act(grid.permute(0, 3, 2, 1))  # (streams, chan, n_bands, grid frames)
         stride = self.config.grid_stride
         masks = self.merge(torch.cat([state.grid, grid], dim=-1))[..., stride:-stride]
-        masks = masks.unflatten(1, (self.n_masks, MASK_FEATS)).flatten(2, 3)  # (streams, n_masks, 2 * n_bins, frames)
-        masks = masks.unflatten(0, (-1, n_streams)).flatten(1, 2)
+        masks = self.masks_of(masks, n_streams)
         return masks, _stacked(hidden, state.hidden), torch.stack(stream_hidden), grid[..., -1:]
-
-    def _steer(self, grid: torch.Tensor, visual: torch.Tensor, index: int, n_streams: int) -> torch.Tensor:
-        """Exchange between the streams, then fuse the visual features: (streams, chan, n_bands, grid frames)."""
-        if 0 < index <= len(self.exchanges):
-            grid = self.exchanges[index - 1](grid, n_streams)
-        return self.fusions[index](grid, visual) if index < len(self.fusions) else grid
 
 
 class CausalTFDPRNN(AVSeparator):
