@@ -8,7 +8,7 @@ ARG TORCH=cuda
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /avsep
-COPY requirements.txt requirements-video.txt ./
+COPY requirements.txt requirements-video.txt requirements-onnxruntime.txt ./
 RUN python3 -m venv /opt/venv && \
     if [ "$TORCH" = cpu ]; then \
         grep -E '^(torch|torchaudio)==' requirements.txt >torch.txt && \

@@ -13,7 +13,8 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = ("egs", "local_models", "utils", "conf", "tests", "docs", "run.sh", "separate.sh", "demo.sh", "live.sh", "path.sh",
              "requirements.txt", "requirements-dev.txt", "requirements-video.txt", "requirements-demo.txt",
-             "requirements-cluster.txt", "requirements-live.txt", "requirements-onnx.txt", "Dockerfile", ".dockerignore",
+             "requirements-cluster.txt", "requirements-live.txt", "requirements-onnx.txt", "requirements-onnxruntime.txt",
+             "Dockerfile", ".dockerignore",
              "README.md", "LICENSE", ".ci/run")  # fmt: skip
 OUTPUTS = {"data", "dump", "exp"}
 STAGES = ("prepare", "mouths", "embed", "train", "separate", "score")

@@ -202,6 +202,37 @@ def test_colours_are_red_green_blue_in_this_order(tmp_path, monkeypatch):
     assert np.abs(picture[:, 72:120].mean(axis=(0, 1)) - [0, 0, 150]).max() < 8
 
 
+@pytest.mark.parametrize(
+    "video",
+    [
+        Video(size=(1366, 768), pix_fmt="yuv420p"),
+        Video(size=(1366, 768), pix_fmt="yuv444p"),
+        Video(size=(1366, 768), codec="mjpeg", pix_fmt="yuvj420p"),
+        Video(size=(768, 1366), rotation=90),
+        Video(size=(1282, 802), hflip=True),
+        Video(size=(1281, 803), codec="ffv1"),
+    ],
+    ids=lambda video: f"{video.codec}-{video.pix_fmt}-{video.size[0]}",
+)
+def test_parts_of_large_pictures_are_those_of_the_whole(tmp_path, video, monkeypatch):
+    rng = np.random.default_rng(1)
+    monkeypatch.setattr("video_helpers.numbered_picture", lambda _, size: rng.integers(0, 256, (*size[::-1], 3), np.uint8))
+    video.n_pictures = 3
+    path = video.write(tmp_path / "a.mkv")
+    for (_, whole), (_, picture) in zip(read_pictures(path, 3), read_pictures(path, 3, in_parts=True), strict=True):
+        height, width = whole.shape[:2]
+        assert not isinstance(picture, np.ndarray) and picture.shape == whole.shape
+        places = [(0, height, 0, width), (height - 3, height, width - 2, width), (0, 1, 0, 1)]
+        places += [(*sorted(rng.choice(height, 2, False)), *sorted(rng.choice(width, 2, False))) for _ in range(20)]
+        for top, bottom, left, right in places:
+            assert np.array_equal(picture[top:bottom, left:right], whole[top:bottom, left:right])
+
+
+def test_small_pictures_come_whole_also_in_parts(tmp_path):
+    path = Video(n_pictures=2).write(tmp_path / "a.mp4")
+    assert all(isinstance(picture, np.ndarray) for _, picture in read_pictures(path, 2, in_parts=True))
+
+
 def test_a_size_that_changes_in_the_middle_leaves_all_pictures_of_one_size(tmp_path):
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:

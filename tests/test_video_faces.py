@@ -71,6 +71,27 @@ def test_every_picture_of_every_clip_has_its_one_face(fresh, clips):
             assert (face.points.min(axis=0) >= face.box[:2] - 1).all() and (face.points.max(axis=0) <= face.box[2:] + 1).all()
 
 
+def test_pictures_that_are_known_ahead_change_nothing_but_the_time(fresh, clips):
+    """Two faces, one of which is hidden for a while, and a cut."""
+    names = list(clips)
+    pictures = [np.hstack([clips[names[0]][k], clips[names[-1]][k]]) for k in range(25)]
+    for k in range(8, 14):
+        pictures[k] = pictures[k].copy()
+        pictures[k][:, :360] = 0
+    pictures += clips[names[5]][:12]
+    alone = [fresh.find(picture, k, is_cut=k == 25) for k, picture in enumerate(pictures)]
+    fresh.reset()
+    for k, picture in enumerate(pictures):
+        upcoming = pictures[k + 1 : min(k + 9, 25 if k < 25 else len(pictures))]
+        found = fresh.find(picture, k, k == 25, upcoming)
+        assert len(found) == len(alone[k])
+        for one, other in zip(found, alone[k], strict=True):
+            assert np.array_equal(one.points, other.points) and np.array_equal(one.box, other.box)
+            assert (one.score, one.is_followed) == (other.score, other.is_followed)
+            assert (one.descriptor is None) == (other.descriptor is None)
+    assert {len(faces) for faces in alone} == {1, 2}
+
+
 def test_points_lie_in_their_order(fresh, clips):
     (face,) = fresh.find(clips["s1bgbh4n"][0], 0)
     x, y = face.points.T

@@ -39,6 +39,7 @@ class FrontendRecord:
     view: str  # of the mouth crops, for everything but training
     precision: str  # of the stored embeddings
     store_name: str  # folder below <dump_dir>/embeddings
+    int8: str = ""  # the same network in 8 bits, for the CPU: an ONNX file, in frontend.json named as from its folder
     conf: str = ""  # conf/lipreading/*.json; "" is found out from the weights
     training_stores: list[str] = field(default_factory=list)  # one for each view
     description: dict[str, Any] = field(default_factory=dict)
@@ -129,4 +130,6 @@ def _frontend(path: Path, weights: str) -> FrontendRecord:
         raise UserError(f"{path}: does not name {', '.join(wanted)}; run stage 3 again")
     known = {entry.name: found[entry.name] for entry in fields(FrontendRecord) if entry.name in found}
     beside = path.parent / found["weights"]  # of a published network
+    int8 = path.parent / str(found.get("int8", ""))
+    known["int8"] = str(int8) if int8.is_file() and not weights else ""  # weights that are given are taken as they are
     return FrontendRecord(**known | {"weights": weights or (str(beside) if beside.is_file() else found["weights"])})

@@ -503,11 +503,17 @@ def forward_batch(frontend: CropFrontend, batch: Batch) -> torch.Tensor:
     if batch.inputs is None:
         output = _forward_long(frontend, frontend.crop_file(batch.clips[0].path), batch.view)[None]
     else:
-        output = frontend(batch.inputs.to(frontend.device))
+        output = _forward_whole(frontend, batch.inputs)
     for vectors, mask in zip(output, batch.masks, strict=True):
         if not mask.all():
             vectors[torch.from_numpy(~mask).to(vectors.device)] = 0  # what the networks know as "no mouth here"
     return output
+
+
+def _forward_whole(frontend: CropFrontend, inputs: torch.Tensor) -> torch.Tensor:
+    """Clips (batch, frames, ...) through the network: on a CPU one by one, several at once, with the same result."""
+    passes = inputs.split(1) if frontend.device.type == "cpu" else [inputs.to(frontend.device)]
+    return torch.cat(list(map_on_cores(frontend, passes, len(passes), frontend.device)))
 
 
 def _forward_long(frontend: CropFrontend, file: CropFile, view: str) -> torch.Tensor:

@@ -1,14 +1,18 @@
-"""Visual frontends as ONNX graphs, and run by onnxruntime: `--runtime onnx`.
+"""Visual frontends as ONNX graphs, and run by onnxruntime: `--runtime onnx`, and those that an experiment brings in 8 bits.
 
 Vectors of the two runtimes differ by less than what float16 keeps of them, as do those of a CPU and a GPU: they share a store.
+Those of 8 bits have a store of their own.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from utils.data.experiments import DLIB
+from utils.data.files import sha256_file
 from utils.data.fingerprints import hash_json
 from utils.embedding.embed import AnyFrontend
 from utils.embedding.face_frontends import FaceFrontend
@@ -55,4 +59,25 @@ def run_by_onnx(frontend: AnyFrontend, onnx_dir: Path) -> None:
     folder = onnx_dir / f"{frontend.name}-{hash_json(frontend.description)[:12]}"
     if not is_written(folder):
         write_graphs(folder, {NAME: frontend_graph(frontend)}, frontend_facts(frontend))
-    frontend.network = OnnxModule(folder / f"{NAME}.onnx")
+    frontend.network = OnnxModule(folder / f"{NAME}.onnx", n_threads=1)  # several clips go through it at once
+
+
+def run_in_8_bits(frontend: Frontend, path: Path) -> None:
+    """Let onnxruntime run a visual frontend in 8 bits; its vectors are other ones, and their store has another name.
+
+    Args:
+        frontend: as it was loaded.
+        path: of its graph, as `utils.tools.export` writes it.
+
+    Raises:
+        UserError: the graph cannot be read.
+    """
+    frontend.network = OnnxModule(path, n_threads=1)
+    frontend.description |= {"graph_sha256": sha256_file(path)}
+    frontend.load_again = partial(_loaded_in_8_bits, frontend.load_again, path.absolute())
+
+
+def _loaded_in_8_bits(load: Callable[[], Frontend], path: Path) -> Frontend:
+    frontend = load()
+    run_in_8_bits(frontend, path)
+    return frontend

@@ -149,20 +149,21 @@ def check_graph(graph: Graph, path: Path, name: str, tolerance: float = TOLERANC
 
 
 class OnnxModule(nn.Module):
-    """An ONNX file as a module: float32 tensors on the CPU in and out, as many threads as torch has.
+    """An ONNX file as a module: float32 tensors on the CPU in and out.
 
     Args:
         path: the file.
+        n_threads: that work for one call; None: as many as torch has.
 
     Raises:
         UserError: it or onnxruntime is missing, or the one cannot read the other.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, n_threads: int | None = None) -> None:
         super().__init__()
         onnxruntime = _package("onnxruntime")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = n_threads or torch.get_num_threads()
         options.log_severity_level = 3  # errors; they are raised, too
         if not path.is_file():
             raise UserError(f"{path}: no such file; python -m utils.tools.export makes it")

@@ -95,7 +95,7 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     names = [*(f"face{number}" for number in range(1, args.people + 1)), RESIDUAL]
     if args.play and args.play not in names:
         raise UserError(f"--play {args.play}: it is one of {', '.join(names)}")
-    frontends = load_frontends(experiment, "cpu")
+    frontends = load_frontends(experiment, "cpu", in_float=True)
     with ExitStack() as stack:
         if args.source:
             source = FileSource(args.source, args.realtime, args.audio_stream, args.max_sec)

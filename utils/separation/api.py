@@ -24,8 +24,8 @@ from utils.data.files import read_json
 from utils.data.hub import experiment_folder
 from utils.data.mouths import MouthFile
 from utils.embedding.embed import embed_file
-from utils.embedding.kinds import load_kind
 from utils.errors import UserError
+from utils.separation.mixtures import load_frontends
 from utils.separation.on_demand import REPORT, has_stems
 from utils.separation.options import VideoSetOptions
 from utils.separation.speech import Speech
@@ -169,8 +169,8 @@ def embed_mouths(mouth_path: str | Path, exp_dir: str | Path = PRETRAINED, front
     if "face" in experiment.frontends:
         raise UserError(f"{experiment.folder}: sees faces besides mouths; let separate() make the embeddings")
     path, parts = Path(mouth_path), []
-    for kind, record in experiment.frontends.items():
-        frontend = load_kind(kind, record.weights, record.conf, record.layer)
+    for kind, frontend in load_frontends(experiment, "cpu").items():
+        record = experiment.frontends[kind]
         if kind == "lips":
             vectors = embed_file(frontend, MouthFile(path), record.view).numpy()
         else:

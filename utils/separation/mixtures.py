@@ -29,6 +29,7 @@ from utils.data.manifest import Manifest, Mixture, Problem
 from utils.data.progress import progress_bar
 from utils.data.validation import lengths_differ
 from utils.embedding.embed import AnyFrontend, embed_manifests
+from utils.embedding.exported import run_in_8_bits
 from utils.embedding.frontends import store_name
 from utils.embedding.joined import AnyStore, joined
 from utils.embedding.kinds import load_kind
@@ -157,8 +158,12 @@ def embed_mouths(
     return joined(stores), reasons
 
 
-def load_frontends(experiment: Experiment, device: str, onnx_dir: Path | None = None) -> dict[str, AnyFrontend]:
+def load_frontends(
+    experiment: Experiment, device: str, onnx_dir: Path | None = None, in_float: bool = False
+) -> dict[str, AnyFrontend]:
     """The visual frontends of an experiment by what they see; arguments as of `load_separator`.
+
+    On the CPU those that the experiment also brings in 8 bits are run so, unless `in_float`.
 
     Raises:
         UserError: one is not that which the network was trained with.
@@ -173,6 +178,8 @@ def load_frontends(experiment: Experiment, device: str, onnx_dir: Path | None = 
                 remedy += "; precomputed embeddings are known by the name of their folder and the values of a frame"
             trained = f"{experiment.folder} was trained on {record.store_name}"
             raise UserError(f"{record.weights}: gives the embeddings {name}, but {trained}; {remedy}")
+        if record.int8 and device == "cpu" and not in_float:
+            run_in_8_bits(frontend, Path(record.int8))
         frontends[kind] = frontend
     return frontends
 

@@ -72,6 +72,8 @@ def main() -> int:
         )
     if any(record.weights == DLIB for record in experiment.frontends.values()):
         add_missing("requirements-video.txt")
+    if any(record.int8 for record in experiment.frontends.values()):
+        add_missing("requirements-onnxruntime.txt")
     fallback = open_experiment(args.fallback_exp_dir, option="--fallback_exp_dir") if args.fallback_exp_dir else None
     if fallback and fallback.frontends:
         raise UserError(f"--fallback_exp_dir {fallback.folder}: needs visual embeddings itself; give an audio-only experiment")

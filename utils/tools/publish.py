@@ -62,6 +62,7 @@ def main() -> int:
         (args.out_dir / name).unlink(missing_ok=True)
     for kind in experiment.frontends:
         facts = read_json(args.exp_dir / FRONTEND_FILES[kind])
+        facts.pop("int8", None)  # the graph stays behind
         if weights and kind == "lips":
             facts |= _write_lr_asd(args.out_dir, weights, facts)
         elif kind == "lips":

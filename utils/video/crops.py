@@ -14,21 +14,22 @@ import numpy as np
 
 from utils.data.mouths import MOUTH_SIZE
 from utils.video.alignment import ALIGNMENTS, face_transforms, mouth_transforms
+from utils.video.decoding import Picture
 from utils.video.landmarks import Person
 
 
 def cut_people(
-    pictures: Iterable[tuple[int, np.ndarray | None]],
+    pictures: Iterable[tuple[int, np.ndarray | Picture | None]],
     people: Sequence[Person],
     n_frames: int,
     alignment: str = ALIGNMENTS[0],
     face_size: int = 0,
-) -> Iterator[tuple[int, np.ndarray | None, list[np.ndarray | None]]]:
+) -> Iterator[tuple[int, np.ndarray | Picture | None, list[np.ndarray | None]]]:
     """Cut the mouths, and on wish the faces, of several people in one pass over the pictures.
 
     Args:
         pictures: (frame, picture) with ascending frames of the 25 fps grid; RGB uint8 (height, width, 3) of the size in
-            which the landmarks were found, or None where the video shows nothing.
+            which the landmarks were found, or None where the video shows nothing. Faces need whole ones.
         people: landmarks of all frames.
         n_frames: of the whole video, where people's landmarks end.
         alignment: of mouths, that of the visual frontend, see `utils.video.alignment`.
@@ -53,7 +54,7 @@ def _cut_face(picture: np.ndarray, transform: np.ndarray, size: int) -> np.ndarr
     return cut_piece(picture, transform, (size, size), cv2.BORDER_REPLICATE)
 
 
-def cut_crop(picture: np.ndarray, transform: np.ndarray) -> np.ndarray | None:
+def cut_crop(picture: np.ndarray | Picture, transform: np.ndarray) -> np.ndarray | None:
     """One crop, as OpenCV's: grey by luma, bilinear, black outside the picture.
 
     Args:

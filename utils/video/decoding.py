@@ -20,6 +20,8 @@ from utils.data.constants import VIDEO_FPS
 from utils.errors import UserError
 from utils.video.containers import decoded, ends_early, open_video, picture_stream, sound_start
 
+_TILE = 16  # pixels; the conversion to RGB computes so many at once, a rest of them otherwise
+_LARGE = 1_000_000  # pixels, from where parts are faster: those of smaller pictures keep the caller from its work
 _RESTART_SEC = 1  # time stamps that go back further belong to another recording
 _log = logging.getLogger(__name__)
 
@@ -58,9 +60,24 @@ def probe_video(path: Path | str) -> VideoInfo:
         )
 
 
+class Picture:
+    """A picture of which only the parts that are asked for become RGB: `picture[top:bottom, left:right]`, read-only.
+
+    Attributes:
+        shape: height, width, 3.
+    """
+
+    def __init__(self, frame: av.VideoFrame, conversion: "_Conversion") -> None:
+        self._frame, self._conversion = frame, conversion
+        self.shape = conversion.shape
+
+    def __getitem__(self, place: tuple[slice, slice]) -> np.ndarray:
+        return self._conversion.part(self._frame, *place)
+
+
 def read_pictures(
-    path: Path | str, n_frames: int, first_frame: int = 0, start_sec: Fraction = Fraction(0)
-) -> Iterator[tuple[int, np.ndarray | None]]:
+    path: Path | str, n_frames: int, first_frame: int = 0, start_sec: Fraction = Fraction(0), in_parts: bool = False
+) -> Iterator[tuple[int, np.ndarray | Picture | None]]:
     """The picture of each grid frame, in order, one decoded at a time.
 
     Where there is no sound, time zero is the first picture. The shape of pixels is not looked at: a picture is as wide as
@@ -72,6 +89,7 @@ def read_pictures(
         first_frame: where to begin. All pictures before are decoded, too: seeks would be inexact in many containers, and
             decoding takes little beside what is done with the pictures.
         start_sec: where the grid's frame 0 begins, for a part of a video.
+        in_parts: give large pictures as `Picture` instead of an array: their conversion takes as long as decoding.
 
     Yields:
         (grid frame, RGB uint8 (height, width, 3) or None); read-only, and the same array for frames that show the same.
@@ -95,7 +113,8 @@ def read_pictures(
                 yield frame, None
                 continue
             if shown is not current:
-                shown, rgb = current, conversion(current.frame)
+                is_whole = not in_parts or conversion.shape[0] * conversion.shape[1] < _LARGE
+                shown, rgb = current, conversion(current.frame) if is_whole else Picture(current.frame, conversion)
             yield frame, rgb
 
 
@@ -158,11 +177,16 @@ def _measured_sec(path: Path | str) -> float:
 
 
 class _Conversion:
-    """Decoded frames as RGB arrays of the size of the first one, turned as a player would show them."""
+    """Decoded frames as RGB arrays of the size of the first one, turned as a player would show them.
+
+    Attributes:
+        shape: of the arrays.
+    """
 
     def __init__(self, first: av.VideoFrame) -> None:
         self._width, self._height, self._turn = first.width, first.height, _turn(first)
-        self._reformatter = VideoReformatter()
+        self.shape = (self._width, self._height, 3) if self._turn[0] else (self._height, self._width, 3)
+        self._reformatter, self._pieces = VideoReformatter(), VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         how = "AREA" if self._height < frame.height else "BILINEAR"
@@ -173,6 +197,25 @@ class _Conversion:
         rgb = np.ascontiguousarray(rgb[:: -1 if upended else 1, :: -1 if mirrored else 1])
         rgb.flags.writeable = False
         return rgb
+
+    def part(self, frame: av.VideoFrame, rows: slice, columns: slice) -> np.ndarray:
+        """The same pixels as of the whole, converted alone where planes can be cut without resampling."""
+        bounds = [(int(each.start) // _TILE * _TILE, -(-int(each.stop) // _TILE) * _TILE) for each in (rows, columns)]
+        (top, bottom), (left, right) = bounds
+        bottom, right = min(bottom, frame.height), min(right, frame.width)
+        is_as_first = (frame.width, frame.height) == (self._width, self._height) and not any(self._turn)
+        if not is_as_first or frame.format.name != "yuv420p" or frame.width % 2 or frame.height % 2:
+            return self(frame)[rows, columns]
+        planes = []
+        for plane, every in zip(frame.planes, (1, 2, 2), strict=True):
+            pixels = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+            planes.append(pixels[top // every : bottom // every, left // every : right // every].ravel())
+        height, width = bottom - top, right - left
+        piece = av.VideoFrame.from_ndarray(np.concatenate(planes).reshape(-1, width), format="yuv420p")
+        piece.colorspace, piece.color_range = frame.colorspace, frame.color_range
+        how = {"interpolation": "BILINEAR", "threads": 1}
+        rgb = self._pieces.reformat(piece, width, height, "rgb24", **how).to_ndarray()
+        return rgb[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
 
 
 def _turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:

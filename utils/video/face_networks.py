@@ -9,10 +9,9 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import zip_longest
 
 import cv2
 import numpy as np
@@ -25,6 +24,7 @@ _NEAR_ANCHORS, _FAR_ANCHORS = {8: 2, 16: 6}, {4: 1}  # pixels from cell to cell:
 _MIN_NEAR, _MIN_FAR = 0.5, 0.6  # scores
 _SAME_FACE_IOU = 0.3  # of two boxes of one detector
 
+N_LANES = 2  # threads that fit meshes beside the caller's: most of a video's time goes into these
 _NOISE = re.compile(r"Created TensorFlow Lite XNNPACK delegate")  # what LiteRT writes to stderr though nothing is wrong
 
 
@@ -106,28 +106,35 @@ class FaceNetworks:
             try:
                 self._near = _Detector(NEAR, _NEAR_ANCHORS, _MIN_NEAR)
                 self._far = _Detector(FAR, _FAR_ANCHORS, _MIN_FAR)
-                self._meshes = [_Network(MESH) for _ in range(2)]
+                self._mesh, *self._lanes = (_Network(MESH) for _ in range(1 + N_LANES))
             except ImportError as error:
                 raise UserError(
                     f"faces cannot be looked for, LiteRT is missing ({error}): "
                     "add it with utils/install_more.sh requirements-video.txt"
                 ) from None
-        self._pool, self._detecting = ThreadPoolExecutor(2), ThreadPoolExecutor(1)
+        self._following, self._detecting = [ThreadPoolExecutor(1) for _ in self._lanes], ThreadPoolExecutor(1)
 
     def close(self) -> None:
-        self._pool.shutdown()
-        self._detecting.shutdown()
+        for thread in (*self._following, self._detecting):
+            thread.shutdown(cancel_futures=True)
 
-    def meshes(self, picture: np.ndarray, regions: Sequence[Region]) -> list[Fit]:
-        """Fit the mesh to turned squares of a picture, two at a time: most of a video's time goes into this.
+    def fit(self, picture: np.ndarray, region: Region) -> Fit:
+        """Fit the mesh to a turned square of a picture.
 
         Returns:
-            For each: points (468, 2) in pixels of the picture; belief in a face there, 0..1; and the square itself, shrunk
-            and grey, less its mean and of length one (256,), so that products of two are correlations.
+            Points (468, 2) in pixels of the picture; belief in a face there, 0..1; and the square itself, shrunk and grey,
+            less its mean and of length one (256,), so that products of two are correlations.
         """
-        shares = (regions[::2], regions[1::2])
-        fits = self._pool.map(lambda net, share: [_fit(net, picture, *region) for region in share], self._meshes, shares)
-        return [fit for pair in zip_longest(*fits) for fit in pair if fit is not None]
+        return _fit(self._mesh, picture, *region)
+
+    def fit_beside(self, lane: int, picture: np.ndarray, region: Callable[[], Region]) -> Future[Fit]:
+        """As `fit`, in one of `N_LANES` threads, each of which does one after the other what it was given.
+
+        Args:
+            region: is called in that thread.
+        """
+        network = self._lanes[lane]
+        return self._following[lane].submit(lambda: _fit(network, picture, *region()))
 
     def detect(self, picture: np.ndarray, left: float, top: float, side: float, is_near: bool) -> Future[list[Detection]]:
         """Look for faces in a square, beside whatever else is done meanwhile."""

@@ -8,9 +8,10 @@ the last part and ends with the same faces; people are always made of what the p
 
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from utils.video.faces import Face, FaceFinder
 from utils.video.tracking import CutDetector
 
 PART_FRAMES = 1500
+_UPCOMING = 8  # pictures that are held in memory ahead
 _VERSION = 3  # of what is found and how it is written; parts of another one are made again
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
@@ -55,7 +57,7 @@ def scan_faces(
                 if finder is None:
                     finder = stack.enter_context(FaceFinder())
                     label = f"faces of {Path(path).name}"
-                    pictures = stack.enter_context(closing(made_ahead(_pictures(path, n_frames, start, part_frames))))
+                    pictures = stack.enter_context(closing(made_ahead(_pictures(path, n_frames, start, part_frames), 8)))
                     pictures = iter(progress_bar(pictures, desc=label, total=n_frames, initial=start, unit="frame"))
                 part = _scan_part(pictures, finder, span)
                 with atomic_path(part_path) as temporary:
@@ -78,11 +80,11 @@ def _scan_part(
     """The arrays of a part; takes the pictures of its frames, and no more, from `pictures`."""
     finder.reset()
     cuts, found = [], []
-    for frame, picture, is_cut in islice(pictures, span[1] - span[0]):
+    for frame, picture, is_cut, upcoming in _with_upcoming(islice(pictures, span[1] - span[0])):
         if is_cut:
             cuts.append(frame)
         if picture is not None:
-            found += [(frame, face) for face in finder.find(picture, frame, is_cut)]
+            found += [(frame, face) for face in finder.find(picture, frame, is_cut, upcoming)]
     described = [index for index, (_, face) in enumerate(found) if face.descriptor is not None]
     return {
         "version": np.int64(_VERSION),
@@ -96,6 +98,18 @@ def _scan_part(
         "described": np.array(described, np.int64),
         "descriptors": _stacked([found[index][1].descriptor for index in described], DESCRIPTOR_DIM),
     }
+
+
+def _with_upcoming(
+    pictures: Iterator[tuple[int, np.ndarray | None, bool]],
+) -> Iterator[tuple[int, np.ndarray | None, bool, list[np.ndarray]]]:
+    """The same, each with the next pictures of its shot, `_UPCOMING` at most."""
+    window = deque(islice(pictures, _UPCOMING))
+    while window:
+        now = window.popleft()
+        window.extend(islice(pictures, 1))
+        going_on = takewhile(lambda each: each[1] is not None and not each[2], window)
+        yield *now, [picture for _, picture, _ in going_on]
 
 
 def _stacked(arrays: Sequence[np.ndarray], *shape: int) -> np.ndarray:

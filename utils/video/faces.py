@@ -6,14 +6,16 @@ times as long as following a face, so they are made at its start, where it may h
 seldom in between.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from utils.video.descriptors import FaceDescriber, face_chip
-from utils.video.face_networks import Detection, FaceNetworks, iou
+from utils.video.face_networks import N_LANES, Detection, FaceNetworks, Fit, Region, iou
 
 _MIN_FACE = 20.0  # pixels, the longer side of a face's box; lips are not to be read from smaller ones
 
@@ -89,6 +91,23 @@ class _Known:
     confirmed_frame: int
     n_described: int = 0  # descriptors since it may have become somebody else's
     described_frame: int = -(10**9)
+    lane: int = 0  # in which it is followed
+    ahead: deque[Future[Fit]] = field(default_factory=deque)  # into the next pictures
+
+    def look_ahead(self, networks: FaceNetworks, pictures: Sequence[np.ndarray]) -> None:
+        """Begin to follow it into the next pictures, as far as that has not begun yet."""
+        for picture in pictures[len(self.ahead) :]:
+            last = self.ahead[-1] if self.ahead else None
+            self.ahead.append(networks.fit_beside(self.lane, picture, partial(self._region_after, last)))
+
+    def _region_after(self, last: Future[Fit] | None) -> Region:
+        """Where to look for it after the last picture, or after that of a fit which the same lane has just done."""
+        return _region_of(self.mesh if last is None else last.result()[0])
+
+    def stop(self) -> None:
+        """It is not followed any more."""
+        for fit in self.ahead:
+            fit.cancel()
 
     def update(self, mesh: np.ndarray, box: np.ndarray, presence: float, view: np.ndarray) -> None:
         if float(view @ self.view) < _SAME_VIEW:  # somebody else is there, or the light changed
@@ -116,6 +135,7 @@ class FaceFinder:
     def __init__(self) -> None:
         self._describer = FaceDescriber()
         self._networks = FaceNetworks()
+        self._known: list[_Known] = []
         self.reset()
 
     def __enter__(self) -> "FaceFinder":
@@ -126,37 +146,48 @@ class FaceFinder:
 
     def reset(self) -> None:
         """Forget every face; the next picture is searched as the first one is."""
-        self._known: list[_Known] = []
+        for known in self._known:
+            known.stop()
+        self._known = []
         self._lost: list[tuple[np.ndarray, int]] = []  # box, frame in which it was last seen
+        self._ahead: tuple[int, list[Future[list[Detection]]]] = -1, []  # looks at an upcoming frame that were begun
         self._last_frame = self._search_frame = self._tiles_frame = -(10**9)
 
-    def find(self, picture: np.ndarray, frame: int, is_cut: bool = False) -> list[Face]:
+    def find(
+        self, picture: np.ndarray, frame: int, is_cut: bool = False, upcoming: Sequence[np.ndarray] = ()
+    ) -> list[Face]:
         """The faces of a picture, in no particular order.
 
         Args:
             picture: uint8 (height, width, 3), RGB.
             frame: grid frame; where it does not follow the last one, all is searched anew.
             is_cut: this picture begins a new shot.
+            upcoming: the pictures of the next frames, of the same shot, with which the next calls go on: known faces are
+                followed into them beside whatever else is done. It saves time and changes nothing else.
         """
         if is_cut or frame != self._last_frame + 1:
             self.reset()
         self._last_frame = frame
         looks = self._looks(picture, frame) if self._is_due(frame) else []
-        self._follow(picture, frame)
+        self._follow([picture, *upcoming], frame)
         self._search(picture, frame, looks)
         self._confirm(picture, frame)
+        self._look_ahead(upcoming, frame)
         return [self._face(picture, known, frame) for known in self._known]
 
-    def _follow(self, picture: np.ndarray, frame: int) -> None:
-        """Fit the meshes of the last picture to this one; those that fail are lost, those that met are one."""
-        followed = []
-        fits = self._networks.meshes(picture, [_region_of(known.mesh, known.box) for known in self._known])
-        for known, (mesh, presence, view) in zip(self._known, fits, strict=True):
+    def _follow(self, pictures: Sequence[np.ndarray], frame: int) -> None:
+        """Fit the meshes of the last picture to the first of these; those that fail are lost, those that met are one."""
+        picture, followed = pictures[0], []
+        for known in self._known:
+            known.look_ahead(self._networks, pictures)
+        for known in self._known:
+            mesh, presence, view = known.ahead.popleft().result()
             box = _box_of(mesh)
             if self._is_face(picture, mesh, box, presence):
                 known.update(mesh, box, presence, view)
                 followed.append(known)
             else:
+                known.stop()
                 self._lost.append((known.box, frame - 1))
         self._known = []
         for known in sorted(followed, key=lambda one: -one.confirmed * one.presence):
@@ -165,6 +196,7 @@ class FaceFinder:
                 self._known.append(known)
             else:
                 rival.doubt()
+                known.stop()
                 self._lost.append((known.box, frame - 1))
         self._lost = [(box, seen) for box, seen in self._lost if frame - seen <= _LOST_FRAMES]
 
@@ -175,13 +207,25 @@ class FaceFinder:
 
     def _looks(self, picture: np.ndarray, frame: int) -> list[Future[list[Detection]]]:
         """What the far detector sees in the whole picture, now and then also in the tiles of it."""
+        ahead_frame, looks = self._ahead
+        if ahead_frame != frame:
+            looks = self._begin_looks(picture, frame)
         self._search_frame = frame
+        self._tiles_frame = frame if len(looks) > 1 else self._tiles_frame
+        return looks
+
+    def _begin_looks(self, picture: np.ndarray, frame: int) -> list[Future[list[Detection]]]:
         height, width = picture.shape[:2]
         regions = [(0.0, 0.0, float(max(height, width)))]
         if frame - self._tiles_frame >= _TILES_FRAMES:
-            self._tiles_frame = frame
             regions += [_around(width, height, _WIDE_SCALE), *tiles(width, height)]
         return [self._networks.detect(picture, *region, is_near=False) for region in regions]
+
+    def _look_ahead(self, upcoming: Sequence[np.ndarray], frame: int) -> None:
+        """Begin the next looks, if they are where they are due while no face is lost."""
+        due = self._search_frame + _SEARCH_FRAMES
+        if self._known and frame < due <= frame + len(upcoming) and self._ahead[0] != due:
+            self._ahead = due, self._begin_looks(upcoming[due - frame - 1], due)
 
     def _search(self, picture: np.ndarray, frame: int, looks: list[Future[list[Detection]]]) -> None:
         """Take in what was seen, look around lost faces, and where nobody was found, for faces that fill the picture."""
@@ -212,16 +256,20 @@ class FaceFinder:
                 known.confirmed, known.confirmed_frame = score, frame
                 continue
             middle, side = (box[:2] + box[2:]) / 2, _MESH_MARGIN * float(max(box[2:] - box[:2]))
-            ((mesh, presence, _),) = self._networks.meshes(picture, [(middle, side, angle)])
+            mesh, presence, _ = self._networks.fit(picture, (middle, side, angle))
             if presence < _MIN_PRESENCE:
                 continue
-            as_followed = [_region_of(mesh, _box_of(mesh))]
-            ((mesh, presence, view),) = self._networks.meshes(picture, as_followed)
-            new = _Known(mesh, _box_of(mesh), presence, view, score, frame)
+            mesh, presence, view = self._networks.fit(picture, _region_of(mesh))
+            new = _Known(mesh, _box_of(mesh), presence, view, score, frame, lane=self._free_lane())
             is_there = self._is_face(picture, mesh, new.box, presence) and iou(box, new.box) >= _SAME_IOU
             is_new = is_there and not any(_is_same(new.box, one.box) for one in self._known)
             if is_new and self._near_score(picture, new.box) >= _MIN_CONFIRMED:
                 self._known.append(new)
+
+    def _free_lane(self) -> int:
+        """The one that follows the fewest faces."""
+        lanes = [known.lane for known in self._known]
+        return min(range(N_LANES), key=lanes.count)
 
     def _confirm(self, picture: np.ndarray, frame: int) -> None:
         """Drop faces that no detector has seen for long and that the near one does not see, either."""
@@ -230,6 +278,7 @@ class FaceFinder:
             if frame - known.confirmed_frame >= _CONFIRM_FRAMES:
                 score = self._near_score(picture, known.box)
                 if score < _MIN_CONFIRMED:
+                    known.stop()
                     continue
                 known.confirmed, known.confirmed_frame = score, frame
             kept.append(known)
@@ -299,9 +348,9 @@ def _box_of(mesh: np.ndarray) -> np.ndarray:
     return np.concatenate([mesh.min(axis=0), mesh.max(axis=0)])
 
 
-def _region_of(mesh: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """The square in which the mesh network looks for a face that had this mesh: middle, side in pixels, angle in radians."""
-    low, high = box[:2], box[2:]
+def _region_of(mesh: np.ndarray) -> Region:
+    """The square in which the mesh network looks for a face that had this mesh."""
+    low, high = np.split(_box_of(mesh), 2)
     across = mesh[_RIGHT_EYE] - mesh[_LEFT_EYE]
     return (low + high) / 2, _MESH_MARGIN * float(max(high - low)), float(np.arctan2(across[1], across[0]))
 

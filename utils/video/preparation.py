@@ -274,7 +274,8 @@ def write_mouths(
             face_path = face_path_of(mouth_path, options.face_size)
             face_path.parent.mkdir(parents=True, exist_ok=True)
             face_writers.append(stack.enter_context(FaceWriter(face_path, n_frames, options.face_size)))
-        pictures = stack.enter_context(closing(made_ahead(read_pictures(path, n_frames))))
+        pictures = read_pictures(path, n_frames, in_parts=not options.face_size)
+        pictures = stack.enter_context(closing(made_ahead(pictures)))
         pictures = progress_bar(pictures, desc=f"mouths of {path.name}", total=n_frames, unit="frame")
         for frame, picture, crops in cut_people(pictures, people, n_frames, options.alignment, options.face_size):
             for writer, crop in zip([*writers, *face_writers], crops, strict=True):

@@ -15,7 +15,7 @@ from utils.data.constants import FACE_COLOURS, SAMPLE_RATE_HZ, VIDEO_FPS
 from utils.data.files import atomic_path
 from utils.data.progress import progress_bar
 from utils.errors import UserError
-from utils.video.decoding import probe_video, read_pictures
+from utils.video.decoding import Picture, probe_video, read_pictures
 
 _FRAME_SAMPLES = SAMPLE_RATE_HZ // VIDEO_FPS
 _MARGIN = 0.25  # of the face's size, that a thumbnail shows on each side
@@ -151,7 +151,7 @@ def write_video(
             container.mux(heard.encode(None))
 
 
-def save_thumbnail(picture: np.ndarray, box: np.ndarray, path: Path | str, size: int = 160) -> None:
+def save_thumbnail(picture: np.ndarray | Picture, box: np.ndarray, path: Path | str, size: int = 160) -> None:
     """Write a square picture of a face with some margin, as PNG or JPEG by the path's suffix.
 
     At the borders the square is moved inwards; where the picture is too small for it, it is made smaller.
