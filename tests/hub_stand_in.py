@@ -66,9 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
             name, kind, revision = found.groups()
             if repository := self._repository(name, revision or "main"):
                 sha, files = repository
-                listed = [
-                    {"type": "file", "path": file, "size": len(data), "oid": _etag(data)} for file, data in files.items()
-                ]
+                listed = [{"type": "file", "path": file, "size": len(data), "oid": _etag(data)} for file, data in files.items()]
                 about = {"_id": "0", "id": name, "modelId": name, "sha": sha, "tags": [], "private": False, "siblings": []}
                 self._json(listed if kind == "tree" else about)
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):

@@ -1,6 +1,5 @@
 """Live separation: tracks whatever the pieces that the sound comes in, places of people, files that are aligned."""
 
-
 import numpy as np
 import pytest
 import soundfile

@@ -29,9 +29,7 @@ def frontend_graph(frontend: Frontend | FaceFrontend) -> Graph:
     if isinstance(frontend, FaceFrontend):
         size = frontend.kind.size
         trials = [(torch.randn(count, 3, size, size),) for count in _N_PICTURES]
-        return Graph(
-            frontend.network, {"pictures": ("batch", 3, size, size)}, {"embeddings": ("batch", frontend.dim)}, trials
-        )
+        return Graph(frontend.network, {"pictures": ("batch", 3, size, size)}, {"embeddings": ("batch", frontend.dim)}, trials)
     size = frontend.crop_size
     trials = [(torch.randn(*count, size, size),) for count in _TRIALS]
     axes = {"clips": ("batch", "frames", size, size)}

@@ -4,6 +4,8 @@ Both were chosen by measurement (docs/export.md): the integer forms of other ope
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -44,9 +46,9 @@ def quantise_convolutions(path: Path, target: Path, typical: Sequence[Tensors], 
 
     Args:
         path, target, inputs: see there.
-        typical: other inputs, whose largest values decide what 8 bits stand for.
+        typical: other inputs of one shape, whose largest values (all but one in 100,000) decide what 8 bits stand for.
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
@@ -57,10 +59,13 @@ def quantise_convolutions(path: Path, target: Path, typical: Sequence[Tensors], 
             return next(self.left, None)
 
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
-    with quietly(), TemporaryDirectory() as scratch:
+    ranges = {"calibrate_method": CalibrationMethod.Percentile, "extra_options": {"CalibPercentile": 99.999}}
+    # CPUs without VNNI add two products in 16 bits: weights of 7 bits keep them from overflowing, and cost 0.1 dB
+    how = types | ranges | {"op_types_to_quantize": ["Conv"], "reduce_range": True}
+    with quietly(), TemporaryDirectory() as scratch, redirect_stdout(StringIO()):  # where onnxruntime writes what it does
         prepared = Path(scratch, "prepared.onnx")
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
-        quantize_static(prepared, target, Reader(), QuantFormat.QDQ, op_types_to_quantize=["Conv"], **types)
+        quantize_static(prepared, target, Reader(), QuantFormat.QDQ, **how)
     return _sdr_db(path, target, inputs)
 
 

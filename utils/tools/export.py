@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def _mouths(folder: Path, frontend: Frontend) -> list[Tensors]:
-    """Clips of mouth files below a folder, spread over all of them, preprocessed."""
+    """Clips of mouth files below a folder, spread over all of them, preprocessed, as long as the shortest."""
     paths = sorted(folder.rglob("mouths/**/*.npz"))
     if len(paths) < 2:
         raise UserError(f"--mouths_dir {folder}: {len(paths)} mouth files (mouths/*.npz) below it; --int8 needs two or more")
@@ -74,7 +74,8 @@ def _mouths(folder: Path, frontend: Frontend) -> list[Tensors]:
         file = frontend.crop_file(path)
         crops = next(file.blocks(_MOUTH_FRAMES))
         clips.append((frontend.preprocess(fill_unseen(crops, file.mask[: len(crops)]))[None],))
-    return clips
+    shortest = min(clip.shape[1] for (clip,) in clips)
+    return [(clip[:, :shortest],) for (clip,) in clips]
 
 
 def _tell(path: Path, what: str) -> None:

@@ -71,9 +71,8 @@ def measure(video: Path, experiment: Experiment, threads: int) -> dict[str, floa
     from utils.data.audio import read_audio
     from utils.data.mouths import MouthFile
     from utils.embedding.embed import embed_file
-    from utils.embedding.frontends import load_frontend
     from utils.embedding.landmarks import LipShapes
-    from utils.separation.mixtures import load_separator
+    from utils.separation.mixtures import load_frontends, load_separator
     from utils.separation.overlap_add import FacesOnScreen, separate_blocks
     from utils.video.decoding import read_pictures
     from utils.video.people import find_people
@@ -81,8 +80,7 @@ def measure(video: Path, experiment: Experiment, threads: int) -> dict[str, floa
     from utils.video.sound import extract_sound
 
     torch.set_num_threads(threads)
-    record = experiment.frontends["lips"]
-    frontend = load_frontend(record.weights, record.conf or None, record.layer)
+    frontend = load_frontends(experiment, "cpu")["lips"]
     network = FacesOnScreen(load_separator(experiment.folder, "cpu").network)
     seconds: dict[str, float] = {}
 

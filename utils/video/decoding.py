@@ -21,7 +21,7 @@ from utils.errors import UserError
 from utils.video.containers import decoded, ends_early, open_video, picture_stream, sound_start
 
 _TILE = 16  # pixels; the conversion to RGB computes so many at once, a rest of them otherwise
-_LARGE = 1_000_000  # pixels, from where parts are faster: those of smaller pictures keep the caller from its work
+_LARGE = 800_000  # pixels, from where parts are faster: those of smaller pictures keep the caller from its work
 _RESTART_SEC = 1  # time stamps that go back further belong to another recording
 _log = logging.getLogger(__name__)
 

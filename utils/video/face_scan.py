@@ -26,7 +26,7 @@ from utils.video.tracking import CutDetector
 
 PART_FRAMES = 1500
 _UPCOMING = 8  # pictures that are held in memory ahead
-_VERSION = 3  # of what is found and how it is written; parts of another one are made again
+_VERSION = 4  # of what is found and how it is written; parts of another one are made again
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
 

@@ -25,7 +25,7 @@ _EMPTY_FRAMES = 5  # ... while nobody is there
 _TILES_FRAMES = 50  # between two looks at tiles
 _LOST_FRAMES = 25  # for so long a lost face is looked for where it was
 _CONFIRM_FRAMES = 25  # a face that no detector has seen for so long is looked at by the near one
-_DESCRIBE_AFTER_FRAMES = (12, 60, 250)  # from each descriptor of a face to the next one; the last from then on
+_DESCRIBE_AFTER_FRAMES = (12, 60, 250, 1000)  # from each descriptor of a face to the next one; the last from then on
 _DESCRIBE_NEAR_FRAMES = 25  # ... at most, while another face overlaps
 _DESCRIBE_DOUBT_FRAMES = 5  # ... at least, where it may have become somebody else's: a flickering light would take all the time
 _SAME_VIEW = 0.9  # correlation with the last view of a face; below it, it may be somebody else's
@@ -55,6 +55,7 @@ _MESH_OF_POINT = (
 # fmt: on
 _FIRST = np.array([indices[0] for indices in _MESH_OF_POINT])
 _SECOND = np.array([indices[-1] for indices in _MESH_OF_POINT])
+_MOUTH = np.concatenate([_FIRST[48:], _SECOND[48:]])
 _LEFT_EYE, _RIGHT_EYE = 33, 263  # outer corners in the mesh
 
 
@@ -153,9 +154,7 @@ class FaceFinder:
         self._ahead: tuple[int, list[Future[list[Detection]]]] = -1, []  # looks at an upcoming frame that were begun
         self._last_frame = self._search_frame = self._tiles_frame = -(10**9)
 
-    def find(
-        self, picture: np.ndarray, frame: int, is_cut: bool = False, upcoming: Sequence[np.ndarray] = ()
-    ) -> list[Face]:
+    def find(self, picture: np.ndarray, frame: int, is_cut: bool = False, upcoming: Sequence[np.ndarray] = ()) -> list[Face]:
         """The faces of a picture, in no particular order.
 
         Args:
@@ -301,7 +300,7 @@ class FaceFinder:
         size = box[2:] - box[:2]
         if presence < _MIN_PRESENCE or not np.isfinite(mesh).all() or max(size) < _MIN_FACE:
             return False
-        mouth = points_of(mesh)[48:68].mean(axis=0)
+        mouth = mesh[_MOUTH].mean(axis=0)
         eyes = (mesh[_LEFT_EYE] + mesh[_RIGHT_EYE]) / 2
         across, down = mesh[_RIGHT_EYE] - mesh[_LEFT_EYE], mouth - eyes
         distance, drop = float(np.hypot(*across)), float(np.hypot(*down))
