@@ -218,14 +218,14 @@ def test_a_failed_chain_stops_names_its_last_line_and_leaves_the_others_alone(tm
     say = f"import os; open({str(tmp_path / 'threads')!r}, 'w').write(os.environ['OMP_NUM_THREADS'])"
     fail = "import sys; print('start', file=sys.stderr); exit('error: no luck')"
     chains = [
-        Chain("bad", tmp_path / "bad", {"1": program(fail), "2": program(say)}),
+        Chain("bad", tmp_path / "bad" / "log", {"1": program(fail), "2": program(say)}),
         Chain("good", tmp_path / "good", {"1": program("print('fine')"), "2": program(say)}),
         Chain("silent", tmp_path / "silent", {"1": program("import os; os.kill(os.getpid(), 9)")}),
     ]
     failures = run_chains(chains, jobs=2, threads=3)
     assert set(failures) == {"bad", "silent"}
     assert failures["bad"].startswith("1: error: no luck (log: ") and "exit code 137" in failures["silent"]
-    assert not (tmp_path / "bad" / "2.log").exists() and (tmp_path / "threads").read_text() == "3"
+    assert not (tmp_path / "bad" / "log" / "2.log").exists() and (tmp_path / "threads").read_text() == "3"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -62,6 +62,7 @@ async def _run_all(chains: Sequence[Chain], jobs: int, environment: dict[str, st
 
     async def run(chain: Chain) -> None:
         async with turns:
+            chain.log_dir.mkdir(parents=True, exist_ok=True)  # what is refused before it writes anything is in the log, too
             for name, command in chain.commands.items():
                 path = chain.log_dir / f"{name}.log"
                 log.info("%s: %s, log: %s", chain.name, name, path)
