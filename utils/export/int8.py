@@ -42,12 +42,15 @@ def quantise_lstms(path: Path, target: Path, inputs: Sequence[Tensors]) -> float
 
 
 def quantise_convolutions(path: Path, target: Path, typical: Sequence[Tensors], inputs: Sequence[Tensors]) -> float:
-    """Write a graph whose convolutions compute in 8 bits; arguments, result and errors as of `quantise_lstms`.
+    """Write a graph whose convolutions but the first compute in 8 bits; arguments, result and errors as of `quantise_lstms`.
+
+    The first one sees the picture: in 8 bits it cost 1.4 dB of SDR, and no time was gained.
 
     Args:
         path, target, inputs: see there.
         typical: other inputs of one shape, whose largest values (all but one in 100,000) decide what 8 bits stand for.
     """
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -65,7 +68,8 @@ def quantise_convolutions(path: Path, target: Path, typical: Sequence[Tensors], 
     with quietly(), TemporaryDirectory() as scratch, redirect_stdout(StringIO()):  # where onnxruntime writes what it does
         prepared = Path(scratch, "prepared.onnx")
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
-        quantize_static(prepared, target, Reader(), QuantFormat.QDQ, **how)
+        first = next(node.name for node in onnx.load(prepared).graph.node if node.op_type == "Conv")
+        quantize_static(prepared, target, Reader(), QuantFormat.QDQ, nodes_to_exclude=[first], **how)
     return _sdr_db(path, target, inputs)
 
 
