@@ -6,8 +6,9 @@
 #   ./live.sh --source VIDEO [--realtime false]                  a file, as if it were heard and seen now; or as fast as it goes
 #
 # Writes DIR/face1.wav, face2.wav, ..., rest.wav (the residual) and sound.wav (what was heard), 16 kHz, in step with each other
-# to the sample; live.csv (a row each second) and live.json (how late, how busy, how certain). A person keeps the number that
-# was free when the face appeared, and gets it back after an absence. Each second is on disk when it is over.
+# to the sample; live.csv (a row each second), live.png (a picture of it) and live.json (how late, how busy, how certain). A
+# person keeps the number that was free when the face appeared, and gets it back after an absence. Each second is on disk when
+# it is over.
 # The network must be causal (conf/av_tfdprnn_causal.yml). See docs/live.md.
 # Exit codes: 0 done or ended by Ctrl-C, 1 failed, 2 wrong usage.
 set -euo pipefail

@@ -14,21 +14,25 @@ from torch import nn
 from local_models.causal import CausalTFDPRNN
 from local_models.lr_asd import LRASDVisual
 from local_models.separator import AVSeparator
-from utils.data.experiments import network_path
+from utils.data.experiments import network_path, open_experiment
 from utils.data.files import read_json, sha256_file
 from utils.data.mouths import MouthFile
 from utils.embedding.checkpoints import LR_ASD_PREFIX
 from utils.embedding.embed import embed_file
+from utils.embedding.frontends import store_name
 from utils.embedding.kinds import load_kind
 from utils.errors import UsageError, UserError
 from utils.export import graphs
 from utils.export.graphs import FACTS, Graph, OnnxModule, check_graph, is_written, write_graphs
 from utils.separation.exported import OnnxSeparator, run_by_onnx, separator_graphs, stream_by_onnx
+from utils.separation.mixtures import load_frontends
 from utils.separation.overlap_add import FacesOnScreen
 from utils.tools import export
 from utils.training.experiment import load_model, save_model
 
 pytest.importorskip("onnxruntime", reason="needs requirements-onnx.txt")
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +155,24 @@ def test_a_visual_frontend_gives_the_same_embeddings_whatever_runs_it(experiment
     (facts.parent / "frontend.onnx").write_bytes(b"damaged")
     assert not is_written(facts.parent)
     shutil.rmtree(facts.parent)
+
+
+def test_the_recipes_own_frontend_in_8_bits_is_nearly_the_same_and_has_a_store_of_its_own(shared_data):
+    own = ROOT / "egs/own_video/pretrained"
+    record = open_experiment(own).frontends["lips"]
+    assert Path(record.int8) == own / "frontend.int8.onnx"
+    wanted, found = (load_frontends(open_experiment(own), "cpu", in_float=in_float)["lips"] for in_float in (True, False))
+    assert store_name(wanted, record.view, record.precision) == record.store_name
+    assert store_name(found, record.view, record.precision) != record.store_name
+    noise = signal = 0.0
+    for path in sorted((shared_data / "grid_dla/mouths").glob("*.npz"))[::40]:
+        one, other = (embed_file(frontend, MouthFile(path)) for frontend in (wanted, found))
+        signal, noise = signal + one.square().sum(), noise + (one - other).square().sum()
+        torch.testing.assert_close(embed_file(found.load_again(), MouthFile(path)), other)  # as in another process
+    assert 20 < 10 * torch.log10(signal / noise) < 60
+    assert found.load_again().describe() == found.describe()
+    given = open_experiment(own, frontend_weights=str(own / "frontend.pth"))  # weights that are named are taken as they are
+    assert load_frontends(given, "cpu")["lips"].describe() == wanted.describe()
 
 
 def test_the_tracks_of_a_video_are_those_of_torch(experiment, onnx_dir, shared_data, tmp_path, monkeypatch):

@@ -192,6 +192,7 @@ def test_a_file_is_separated_in_step_and_the_same_again(shared_data, tmp_path):
     assert facts["algorithmic_latency_ms"] == 60 and facts["pictures_not_searched"] == 0
     with open(tmp_path / "one/live.csv", newline="") as file:
         assert [row["second"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert not (tmp_path / "one/live.png").exists()  # there was no clock to keep up with
 
 
 def test_ctrl_c_ends_a_recording_whole(shared_data, tmp_path):
@@ -209,6 +210,8 @@ def test_ctrl_c_ends_a_recording_whole(shared_data, tmp_path):
     lengths = {path.name: soundfile.info(path).frames for path in (tmp_path / "out").glob("*.wav")}
     assert len(set(lengths.values())) == 1 and 16000 <= lengths["sound.wav"] < 60 * 16000
     assert (tmp_path / "out/live.json").is_file() and "Traceback" not in stderr
+    height, width, _ = cv2.imread(str(tmp_path / "out/live.png")).shape
+    assert (width, height) == (1200, 900)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     from local_models.causal import CausalTFDPRNN
     from utils.live.faces import LiveFaces
     from utils.live.sources import DeviceSource, FileSource
-    from utils.live.tracks import REPORT, RESIDUAL, LiveTracks
+    from utils.live.tracks import PICTURE, REPORT, RESIDUAL, LiveTracks
     from utils.live.voices import LiveVoices
     from utils.separation.exported import stream_by_onnx
     from utils.separation.mixtures import load_frontends, load_separator
@@ -118,6 +118,10 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
         live.run()
         facts = live.finish()
         algorithmic_ms = 1000 * network.config.latency / SAMPLE_RATE_HZ
+        if source.realtime and live.rows:
+            from utils.live.plots import plot_seconds
+
+            plot_seconds(live.rows, facts["latency_ms"], algorithmic_ms, args.out_dir / PICTURE)
         how = {"separated_by": separator.separated_by, "algorithmic_latency_ms": algorithmic_ms, "runtime": args.runtime}
         write_json(args.out_dir / REPORT, how | facts)
     log.info("live: %s", live.summary(facts, algorithmic_ms))
@@ -132,12 +136,15 @@ class Live:
         player: where a track is heard; None: nowhere.
         step: samples that are separated at a time.
         delay: samples by which tracks are later than the sound.
+
+    Attributes:
+        rows: of live.csv.
     """
 
     def __init__(self, source, faces, voices, tracks, player, step: int, delay: int) -> None:
         self.source, self.faces, self.voices, self.tracks, self.player = source, faces, voices, tracks, player
         self.step, self.delay = step, delay
-        self._rows: list[dict] = []
+        self.rows: list[dict] = []
         self._late_sec: list[float] = []  # of all steps
         self._busy_sec: list[float] = []  # for each video frame of them
         self._vision_sec: list[float] = []
@@ -162,7 +169,7 @@ class Live:
                     n_ready = len(waiting) // self.step * self.step
                     self._separate(waiting[:n_ready])
                     waiting = waiting[n_ready:]
-                if self._n_in // SAMPLE_RATE_HZ > len(self._rows):
+                if self._n_in // SAMPLE_RATE_HZ > len(self.rows):
                     progress.set_postfix_str(self._second())
                     progress.update()
                 if self._error:
@@ -175,20 +182,20 @@ class Live:
 
     def finish(self) -> dict:
         """Write what there is to say of the whole; the content of live.json."""
-        self.tracks.write_seconds(self._rows)
+        self.tracks.write_seconds(self.rows)
         return {
             "duration_sec": round(self._n_in / SAMPLE_RATE_HZ, 3),
             "realtime": self.source.realtime,
             "latency_ms": _percentiles_ms(self._late_sec),
             "separation_ms_per_frame": _percentiles_ms(self._busy_sec),
             "faces_ms_per_frame": _percentiles_ms(self._vision_sec),
-            "load": _mean([row["load"] for row in self._rows]),
-            "most_backlog_ms": max((row["backlog_ms"] for row in self._rows), default=0.0),
+            "load": _mean([row["load"] for row in self.rows]),
+            "most_backlog_ms": max((row["backlog_ms"] for row in self.rows), default=0.0),
             "pictures_not_searched": self._n_skipped,
             "late_embeddings": self.voices.n_late,
             "faces_without_place": self.faces.n_ignored,
             "voice_certainty": [round(value, 3) for value in self.voices.certainties],
-            "most_memory_mb": max((row["memory_mb"] for row in self._rows), default=0.0),
+            "most_memory_mb": max((row["memory_mb"] for row in self.rows), default=0.0),
             "definitions": {
                 "latency_ms": "from a sample to its estimate being written, of the oldest sample of each step",
                 "algorithmic_latency_ms": "what of it no computer could save",
@@ -248,7 +255,7 @@ class Live:
         recent = self._late_sec[self._last[2] :]
         backlog_sec = self.source.now_sec() - self._n_in / SAMPLE_RATE_HZ if self.source.realtime else 0.0
         row = {
-            "second": len(self._rows) + 1,
+            "second": len(self.rows) + 1,
             "latency_ms": round(1000 * max(recent, default=0.0), 1),
             "load": round(cpu_sec / max(wall_sec, 1e-3), 3),
             "backlog_ms": round(1000 * max(backlog_sec, 0.0), 1),
@@ -257,7 +264,7 @@ class Live:
             "late_embeddings": late,
             "memory_mb": _resident_mb(),
         }
-        self._rows.append(row)
+        self.rows.append(row)
         self._last = now
         self.tracks.flush()
         said = f"latency {row['latency_ms']:.0f} ms, load {row['load']:.2f}, people {row['people']}"

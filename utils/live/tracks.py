@@ -1,7 +1,8 @@
 """The files of a live separation, which grow while it runs.
 
 Writes DIR/face1.wav, ..., rest.wav and sound.wav (what was heard), as long as each other to the sample, live.csv (a row each
-second) and live.json (what it was made with, how late and how busy it was), which is written last.
+second), live.png (drawn of it, where there was a clock to keep up with) and live.json (what it was made with, how late and how
+busy it was), which is written last.
 """
 
 import csv
@@ -18,7 +19,7 @@ from utils.data.constants import SAMPLE_RATE_HZ
 from utils.data.files import write_text
 from utils.errors import UserError
 
-REPORT, SECONDS = "live.json", "live.csv"
+REPORT, SECONDS, PICTURE = "live.json", "live.csv", "live.png"
 RESIDUAL, SOUND = "rest", "sound"
 
 
@@ -41,7 +42,7 @@ class LiveTracks:
         if folder.exists() and any(folder.iterdir()) and not (folder / f"{SOUND}.wav").is_file():
             raise UserError(f"--out_dir {folder}: holds something else; give a folder of its own")
         folder.mkdir(parents=True, exist_ok=True)
-        for path in [*folder.glob("face*.wav"), folder / REPORT, folder / SECONDS]:
+        for path in [*folder.glob("face*.wav"), *(folder / name for name in (REPORT, SECONDS, PICTURE))]:
             path.unlink(missing_ok=True)
         self._left_out = delay
         self._n_heard = 0
