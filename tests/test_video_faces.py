@@ -4,8 +4,10 @@ import csv
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 from utils.errors import UserError
 from utils.video import descriptors, network_files
 from utils.video.crops import cut_piece
-from utils.video.descriptors import DESCRIPTOR_DIM, FaceDescriber, face_chip, is_turned
+from utils.video.descriptors import DESCRIPTOR_DIM, DescriberProcess, FaceDescriber, face_chip, is_turned
 from utils.video.face_networks import _quiet
 from utils.video.faces import Face, FaceFinder, points_of, tiles
 
@@ -432,3 +434,34 @@ def test_litert_is_quiet_when_all_is_well_and_only_then(repo_root, capfd):
         os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nout of memory\n")
         _ = 1 / 0
     assert capfd.readouterr().err == "out of memory\n"
+
+
+def test_a_process_of_its_own_describes_the_same(clips, fresh):
+    picture = clips["s1bgbh4n"][0]
+    (face,) = fresh.find(picture, 0)
+    process = DescriberProcess()
+    try:
+        chip = face_chip(picture, face.points)
+        assert np.array_equal(process.describe(chip), FaceDescriber().describe(chip))
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(UserError, match="ended from outside"):
+            process.describe(chip)
+    finally:
+        process.close()
+
+
+def test_the_process_ends_with_its_caller(tmp_path):
+    caller = tmp_path / "caller.py"
+    caller.write_text(
+        "import os\nfrom utils.video.descriptors import DescriberProcess\n"
+        "if __name__ == '__main__':\n    print(DescriberProcess().pid, flush=True)\n    os.kill(os.getpid(), 9)\n"
+    )
+    there = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    done = subprocess.run([sys.executable, caller], capture_output=True, text=True, env=there)
+    assert done.returncode == -signal.SIGKILL
+    pid = int(done.stdout)
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it is still there")

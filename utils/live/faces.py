@@ -18,6 +18,7 @@ from utils.embedding.landmarks import LipShapes
 from utils.errors import UserError
 from utils.video.alignment import StreamingAlignment
 from utils.video.crops import cut_crop
+from utils.video.descriptors import DescriberProcess
 from utils.video.faces import Face, FaceFinder
 from utils.video.people import SAME_PERSON
 from utils.video.tracking import CutDetector, FaceFollower, Track
@@ -77,6 +78,7 @@ class LiveFaces:
 
     Attributes:
         embeddings: of the people.
+        describer: a process beside this one.
         n_ignored: faces that found no place.
         n_on_screen: people who were seen in the last picture that was looked at.
 
@@ -92,7 +94,8 @@ class LiveFaces:
         self._people = [_Person(frontends, view, alignment) for _ in range(n_people)]
         self.embeddings = Embeddings(n_people, sum(frontend.dim for frontend in frontends.values()))
         self.n_ignored = self.n_on_screen = 0
-        self._finder, self._follower, self._cuts = FaceFinder(), FaceFollower(), CutDetector()
+        self.describer = DescriberProcess()
+        self._finder, self._follower, self._cuts = FaceFinder(self.describer), FaceFollower(), CutDetector()
         self._n_looked = 0
 
     def __enter__(self) -> "LiveFaces":
@@ -101,6 +104,7 @@ class LiveFaces:
     def __exit__(self, *_: object) -> None:
         self.embeddings.end()
         self._finder.__exit__()
+        self.describer.close()
 
     @torch.inference_mode()
     def add(self, frame: int, picture: np.ndarray | None, look: bool = True) -> None:

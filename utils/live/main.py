@@ -159,7 +159,7 @@ class Live:
         watching.start()
         waiting = np.zeros(0, np.float32)
         n_sec = None if self.source.n_samples is None else self.source.n_samples // SAMPLE_RATE_HZ
-        self._last = (time.monotonic(), time.process_time(), 0, 0, 0)
+        self._last = (time.monotonic(), self._cpu_sec(), 0, 0, 0)
         with progress_bar(total=n_sec, unit="s", desc="live") as progress:
             for block in self.source.sound():
                 self.tracks.hear(block)
@@ -199,7 +199,7 @@ class Live:
             "definitions": {
                 "latency_ms": "from a sample to its estimate being written, of the oldest sample of each step",
                 "algorithmic_latency_ms": "what of it no computer could save",
-                "load": "CPU time of this program over time, one core is 1",
+                "load": "CPU time of the program and of the process that tells faces apart over time, one core is 1",
                 "pictures_not_searched": "pictures that came too late, in which faces were taken to be where they were",
                 "late_embeddings": "frames in which a network that is steered by faces had to do without them",
             },
@@ -250,7 +250,7 @@ class Live:
 
     def _second(self) -> str:
         """Note the last second; what is shown of it."""
-        now = (time.monotonic(), time.process_time(), len(self._late_sec), self._n_skipped, self.voices.n_late)
+        now = (time.monotonic(), self._cpu_sec(), len(self._late_sec), self._n_skipped, self.voices.n_late)
         wall_sec, cpu_sec, first, skipped, late = (new - old for new, old in zip(now, self._last, strict=True))
         recent = self._late_sec[self._last[2] :]
         backlog_sec = self.source.now_sec() - self._n_in / SAMPLE_RATE_HZ if self.source.realtime else 0.0
@@ -262,13 +262,16 @@ class Live:
             "people": self.faces.n_on_screen,
             "pictures_not_searched": skipped,
             "late_embeddings": late,
-            "memory_mb": _resident_mb(),
+            "memory_mb": round(sum(map(_resident_mb, ("self", self.faces.describer.pid))), 1),
         }
         self.rows.append(row)
         self._last = now
         self.tracks.flush()
         said = f"latency {row['latency_ms']:.0f} ms, load {row['load']:.2f}, people {row['people']}"
         return f"{said}, {skipped} pictures not searched" if skipped else said
+
+    def _cpu_sec(self) -> float:
+        return time.process_time() + _cpu_sec(self.faces.describer.pid)
 
 
 class _Player:
@@ -313,11 +316,19 @@ def _mean(values: list[float]) -> float:
     return round(float(np.mean(values)), 3) if values else 0.0
 
 
-def _resident_mb() -> float:
-    """Memory of this process; 0 where the system does not say."""
+def _resident_mb(pid: int | str) -> float:
+    """Memory of a process; 0 where the system does not say."""
     with suppress(OSError, ValueError):
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return 0.0
+
+
+def _cpu_sec(pid: int) -> float:
+    """CPU time of a process; 0 where the system does not say."""
+    with suppress(OSError, ValueError):
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return 0.0
 
 

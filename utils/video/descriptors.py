@@ -6,7 +6,12 @@ its folder is looked up. dlib is imported here and nowhere else, and only when i
 """
 
 import importlib.util
+import multiprocessing
+import signal
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -44,6 +49,59 @@ class FaceDescriber:
     def describe(self, chip: np.ndarray) -> np.ndarray:
         """The descriptor, float32 (128,), of a face as `face_chip` cuts it."""
         return np.array(self._network.compute_face_descriptor(chip), np.float32)
+
+
+class DescriberProcess:
+    """A `FaceDescriber` in a process of its own, for a caller with threads that must not wait: dlib keeps Python's lock for as
+    long as it computes, some 75 ms. The process ends with the caller's.
+
+    Attributes:
+        pid: of the process.
+
+    Raises:
+        UserError: as of `FaceDescriber`.
+    """
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_describe_all, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.pid = self._process.pid
+        if problem := self._answer():
+            raise UserError(problem)
+
+    def describe(self, chip: np.ndarray) -> np.ndarray:
+        """As `FaceDescriber.describe`."""
+        with suppress(BrokenPipeError):
+            self._pipe.send(chip)
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            raise UserError("the process that tells faces apart was ended from outside; call again") from None
+
+
+def _describe_all(pipe: Connection) -> None:
+    """The process: says why there is no describer, or "", then gives a descriptor for each chip until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's, who closes the pipe
+    try:
+        describer = FaceDescriber()
+    except UserError as error:
+        pipe.send(str(error))
+        return
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        pipe.send("")
+        while True:
+            pipe.send(describer.describe(pipe.recv()))
 
 
 def is_turned(points: np.ndarray) -> bool:

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from utils.video.descriptors import FaceDescriber, face_chip
+from utils.video.descriptors import DescriberProcess, FaceDescriber, face_chip
 from utils.video.face_networks import N_LANES, Detection, FaceNetworks, Fit, Region, iou
 
 _MIN_FACE = 20.0  # pixels, the longer side of a face's box; lips are not to be read from smaller ones
@@ -129,12 +129,15 @@ class _Known:
 class FaceFinder:
     """Finds the faces of consecutive pictures; a context manager, since the networks run in threads of their own.
 
+    Args:
+        describer: None: one that works in the caller's thread.
+
     Raises:
         UserError: LiteRT or dlib is not installed.
     """
 
-    def __init__(self) -> None:
-        self._describer = FaceDescriber()
+    def __init__(self, describer: FaceDescriber | DescriberProcess | None = None) -> None:
+        self._describer = describer or FaceDescriber()
         self._networks = FaceNetworks()
         self._known: list[_Known] = []
         self.reset()
