@@ -154,7 +154,8 @@ class FaceFinder:
             known.stop()
         self._known = []
         self._lost: list[tuple[np.ndarray, int]] = []  # box, frame in which it was last seen
-        self._ahead: tuple[int, list[Future[list[Detection]]]] = -1, []  # looks at an upcoming frame that were begun
+        # looks that were begun: the upcoming frame, when there were tiles last, what they see
+        self._ahead: tuple[tuple[int, int], list[Future[list[Detection]]]] = (-1, -1), []
         self._last_frame = self._search_frame = self._tiles_frame = -(10**9)
 
     def find(self, picture: np.ndarray, frame: int, is_cut: bool = False, upcoming: Sequence[np.ndarray] = ()) -> list[Face]:
@@ -209,8 +210,8 @@ class FaceFinder:
 
     def _looks(self, picture: np.ndarray, frame: int) -> list[Future[list[Detection]]]:
         """What the far detector sees in the whole picture, now and then also in the tiles of it."""
-        ahead_frame, looks = self._ahead
-        if ahead_frame != frame:
+        begun, looks = self._ahead
+        if begun != (frame, self._tiles_frame):
             looks = self._begin_looks(picture, frame)
         self._search_frame = frame
         self._tiles_frame = frame if len(looks) > 1 else self._tiles_frame
@@ -226,8 +227,8 @@ class FaceFinder:
     def _look_ahead(self, upcoming: Sequence[np.ndarray], frame: int) -> None:
         """Begin the next looks, if they are where they are due while no face is lost."""
         due = self._search_frame + _SEARCH_FRAMES
-        if self._known and frame < due <= frame + len(upcoming) and self._ahead[0] != due:
-            self._ahead = due, self._begin_looks(upcoming[due - frame - 1], due)
+        if self._known and frame < due <= frame + len(upcoming) and self._ahead[0] != (due, self._tiles_frame):
+            self._ahead = (due, self._tiles_frame), self._begin_looks(upcoming[due - frame - 1], due)
 
     def _search(self, picture: np.ndarray, frame: int, looks: list[Future[list[Detection]]]) -> None:
         """Take in what was seen, look around lost faces, and where nobody was found, for faces that fill the picture."""
