@@ -221,7 +221,8 @@ def test_parts_of_large_pictures_are_those_of_the_whole(tmp_path, video, monkeyp
     path = video.write(tmp_path / "a.mkv")
     for (_, whole), (_, picture) in zip(read_pictures(path, 3), read_pictures(path, 3, in_parts=True), strict=True):
         height, width = whole.shape[:2]
-        assert not isinstance(picture, np.ndarray) and picture.shape == whole.shape
+        has_parts = video.pix_fmt == "yuv420p" and not (video.rotation or video.hflip or width % 2)
+        assert isinstance(picture, np.ndarray) != has_parts and picture.shape == whole.shape
         places = [(0, height, 0, width), (height - 3, height, width - 2, width), (0, 1, 0, 1)]
         places += [(*sorted(rng.choice(height, 2, False)), *sorted(rng.choice(width, 2, False))) for _ in range(20)]
         for top, bottom, left, right in places:

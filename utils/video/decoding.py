@@ -89,7 +89,7 @@ def read_pictures(
         first_frame: where to begin. All pictures before are decoded, too: seeks would be inexact in many containers, and
             decoding takes little beside what is done with the pictures.
         start_sec: where the grid's frame 0 begins, for a part of a video.
-        in_parts: give large pictures as `Picture` instead of an array: their conversion takes as long as decoding.
+        in_parts: give large pictures as `Picture` instead of an array where that can be: conversion takes as long as decoding.
 
     Yields:
         (grid frame, RGB uint8 (height, width, 3) or None); read-only, and the same array for frames that show the same.
@@ -113,7 +113,7 @@ def read_pictures(
                 yield frame, None
                 continue
             if shown is not current:
-                is_whole = not in_parts or conversion.shape[0] * conversion.shape[1] < _LARGE
+                is_whole = not in_parts or not conversion.is_worth_parts(current.frame)
                 shown, rgb = current, conversion(current.frame) if is_whole else Picture(current.frame, conversion)
             yield frame, rgb
 
@@ -198,14 +198,18 @@ class _Conversion:
         rgb.flags.writeable = False
         return rgb
 
+    def is_worth_parts(self, frame: av.VideoFrame) -> bool:
+        """Tell if `part` may be used: a large picture whose planes can be cut without resampling."""
+        width, height = frame.width, frame.height
+        is_plain = (width, height) == (self._width, self._height) and not any(self._turn) and frame.format.name == "yuv420p"
+        is_even = width % 2 == 0 and height % 2 == 0
+        return width * height >= _LARGE and is_plain and is_even and all(each.line_size > 0 for each in frame.planes)
+
     def part(self, frame: av.VideoFrame, rows: slice, columns: slice) -> np.ndarray:
-        """The same pixels as of the whole, converted alone where planes can be cut without resampling."""
+        """The same pixels as of the whole, converted alone."""
         bounds = [(int(each.start) // _TILE * _TILE, -(-int(each.stop) // _TILE) * _TILE) for each in (rows, columns)]
         (top, bottom), (left, right) = bounds
         bottom, right = min(bottom, frame.height), min(right, frame.width)
-        is_as_first = (frame.width, frame.height) == (self._width, self._height) and not any(self._turn)
-        if not is_as_first or frame.format.name != "yuv420p" or frame.width % 2 or frame.height % 2:
-            return self(frame)[rows, columns]
         planes = []
         for plane, every in zip(frame.planes, (1, 2, 2), strict=True):
             pixels = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
