@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from utils.data.manifest import Utterance, read_manifest, write_manifest, write_
 from utils.data.mouths import MouthFile
 from utils.errors import UsageError, UserError, WriteError
 from utils.separation.options import is_video_set
-from utils.separation.tracks import lost_speakers, people_warnings
+from utils.separation.tracks import crowd_warnings, lost_speakers, people_warnings
 from utils.separation.videos import find_videos
 from utils.stages import mouths
 from utils.video.landmarks import Person, write_people
@@ -180,6 +181,14 @@ def test_uncertain_joins_are_warned_of():
     people = (SeenPerson("face1", *seen, 3, 0.55), SeenPerson("face2", *seen, 9, 0.97))
     (warning,) = people_warnings(PreparedVideo(Path(), 1, 1, 1, 1, people, 0, ()))
     assert warning.startswith("face1: joined of 3 parts") and "0.55" in warning and "--people" in warning
+
+
+@pytest.mark.parametrize(("n_people", "n_trained", "is_said"), [(3, 2, True), (2, 2, False), (3, 1, False)])
+def test_more_people_than_the_network_was_trained_on_are_warned_of(n_people, n_trained, is_said):
+    people = [SeenPerson(f"face{k}", [[0.0, 1.0]], 0.9, 1.0, 0.02) for k in range(n_people)]
+    separator = SimpleNamespace(network=SimpleNamespace(config=SimpleNamespace(n_faces=n_trained)))
+    warnings = crowd_warnings(PreparedVideo(Path(), 1, 1, 1, 1, people, 0, ()), separator)
+    assert [warning.startswith("3 people") for warning in warnings] == [True] * is_said
 
 
 def test_a_face_that_left_is_silent_and_what_it_says_later_is_in_the_residual(tmp_path, stage):

@@ -95,6 +95,9 @@ def run(experiment: Experiment, args: argparse.Namespace) -> None:
     names = [*(f"face{number}" for number in range(1, args.people + 1)), RESIDUAL]
     if args.play and args.play not in names:
         raise UserError(f"--play {args.play}: it is one of {', '.join(names)}")
+    if 1 < network.config.n_faces < args.people:
+        trained = f"was trained on {network.config.n_faces} voices at once"
+        log.warning("live: --people %d: the network %s; tracks of more are worse", args.people, trained)
     frontends = load_frontends(experiment, "cpu", in_float=True)
     with ExitStack() as stack:
         if args.source:

@@ -203,6 +203,7 @@ def _report(
         "warnings": [
             *prepared.warnings,
             *people_warnings(prepared),
+            *crowd_warnings(prepared, separator),
             *lost_speakers(prepared, separator.sample_rate, folder),
             *order_warnings(prepared, assignment, loudness_db(folder / f"{RESIDUAL}.wav")),
             *speech_warnings(speech),
@@ -259,6 +260,17 @@ def people_warnings(prepared: "PreparedVideo") -> list[str]:
         times = "; ".join(", ".join(f"{first:g} to {last:g} s" for first, last in one) for one in prepared.left_out)
         warnings.append(f"left out because of --people: {len(prepared.left_out)} more, on screen {times}")
     return warnings
+
+
+def crowd_warnings(prepared: "PreparedVideo", separator: Separator) -> list[str]:
+    """A warning of more people than the network heard at once in training, wherever they are in the video."""
+    n_people, n_trained = len(prepared.people), separator.network.config.n_faces
+    if not 1 < n_trained < n_people:
+        return []
+    return [
+        f"{n_people} people, and the network was trained on {n_trained} voices at once: where more of them speak together, the "
+        "tracks are worse"
+    ]
 
 
 def order_warnings(prepared: "PreparedVideo", assignment: Assignment | None, residual_db: float | None) -> list[str]:
