@@ -1,6 +1,8 @@
 """Networks as ONNX graphs: they are torch's for every length and number of faces, or are not written; stage 4 runs them."""
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -192,6 +194,17 @@ def test_the_tracks_of_a_video_are_those_of_torch(experiment, onnx_dir, shared_d
         assert np.abs(sound).max() > 0.01
         np.testing.assert_allclose(sounds["onnx"][name], sound, atol=1e-3)
     assert len(list(tmp_path.glob("dump/embeddings/*"))) == 1  # one store for both
+
+
+def test_onnxruntime_keeps_and_reports_nothing_about_its_use(exported, tmp_path):
+    """Not for continuous integration, where it keeps nothing anyway."""
+    code = (
+        "from pathlib import Path\nimport torch\nfrom utils.export.graphs import OnnxModule\n"
+        f"OnnxModule(Path({str(exported / 'frontend.onnx')!r}))(torch.randn(1, 5, 88, 88))"
+    )
+    there = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=there | {"HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
 
 
 class Recurrent(nn.Module):

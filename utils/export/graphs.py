@@ -12,6 +12,7 @@ import copy
 import importlib
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,8 @@ from torch.nn.functional import conv1d
 from local_models.matching import PowerSpectrum
 from utils.data.files import atomic_path, read_json, sha256_file, write_json
 from utils.errors import UserError
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before onnxruntime is imported, which else reports its use to its makers
 
 logger = logging.getLogger(__name__)
 
